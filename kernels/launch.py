@@ -1,0 +1,56 @@
+"""The one door to the device: every Triton kernel of the package starts here.
+
+By default a launch is `kernel[grid](...)`. Tests install another executor (one that compiles for a given target, one that
+runs compiled code elsewhere) and the kernels then take CPU or meta tensors.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+
+Executor = Callable[..., Any]
+
+_executor: Executor | None = None
+
+
+def launch(kernel: Any, grid: tuple[int, ...], *args: Any, num_warps: int = 4, num_stages: int = 2, **constexprs: Any) -> None:
+    """Run `kernel` over `grid` on the device of its first tensor argument."""
+    if _executor is not None:
+        _executor(kernel, grid, *args, num_warps=num_warps, num_stages=num_stages, **constexprs)
+        return
+    with _on_device_of(args):
+        kernel[grid](*args, num_warps=num_warps, num_stages=num_stages, **constexprs)
+
+
+def _on_device_of(args: tuple[Any, ...]) -> Any:
+    """Triton launches on the current device, which need not be the tensors' own."""
+    for value in args:
+        if isinstance(value, torch.Tensor):
+            return torch.cuda.device(value.device) if value.is_cuda else nullcontext()
+    return nullcontext()
+
+
+@contextmanager
+def executor(fn: Executor) -> Iterator[None]:
+    """Send every launch inside the block to `fn(kernel, grid, *args, num_warps=, num_stages=, **constexprs)`."""
+    global _executor
+    previous, _executor = _executor, fn
+    try:
+        yield
+    finally:
+        _executor = previous
+
+
+def accepts_any_device() -> bool:
+    """Whether launches take tensors that are not on a GPU: an executor is installed, or Triton interprets."""
+    return _executor is not None or os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def multiprocessor_count(device: torch.device) -> int:
+    """Streaming multiprocessors of `device`; where there is no GPU, those of an A100, so that plans are realistic."""
+    if device.type == "cuda" and torch.cuda.is_available():
+        return torch.cuda.get_device_properties(device).multi_processor_count
+    return 108

@@ -1,0 +1,1 @@
+"""Public functions: they check arguments, pick the implementation and know the gradients."""

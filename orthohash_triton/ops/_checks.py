@@ -1,0 +1,86 @@
+"""Argument checks. Every message names the op, the argument, what came, what was expected and what to do."""
+
+import os
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def describe(value: Any) -> str:
+    """What came, in a few words: "float32 [3, 4] on cpu" for a tensor, the type and value otherwise."""
+    if isinstance(value, Tensor):
+        return f"{dtype_name(value.dtype)} {list(value.shape)} on {value.device}"
+    return f"{type(value).__name__} {value!r:.80}"
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def full_validation() -> bool:
+    """ORTHOHASH_VALIDATE=1 also checks values that live on a GPU, which stalls its stream."""
+    return os.environ.get("ORTHOHASH_VALIDATE") == "1"
+
+
+def may_read_values(tensor: Tensor) -> bool:
+    """Whether looking at the values is free of a device synchronisation (or asked for)."""
+    if tensor.device.type == "meta" or torch.compiler.is_compiling():
+        return False
+    return tensor.device.type == "cpu" or full_validation()
+
+
+def tensor(op: str, name: str, value: Any, *, dtypes: tuple[torch.dtype, ...], ndim: int, shape: str) -> Tensor:
+    """`value` as a tensor of one of `dtypes` with `ndim` dimensions; `shape` is its name in words, as "[N, K]"."""
+    expected = f"a tensor {shape} of {' or '.join(dtype_name(d) for d in dtypes)}"
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{op}: {name} must be {expected}; got {describe(value)}")
+    if value.dtype not in dtypes:
+        raise TypeError(f"{op}: {name} must be {expected}; got {describe(value)}. Convert it with .to(torch.{dtype_name(dtypes[0])})")
+    if value.ndim != ndim:
+        raise ValueError(f"{op}: {name} must be {expected}; got {describe(value)}")
+    return value
+
+
+def same_device(op: str, name: str, value: Tensor, other_name: str, other: Tensor) -> None:
+    if value.device != other.device:
+        raise ValueError(
+            f"{op}: {name} is on {value.device}, {other_name} on {other.device}; "
+            f"both must be on one device. Move {name} with .to({str(other.device)!r})"
+        )
+
+
+def codes(op: str, name: str, value: Any) -> Tensor:
+    """Packed codes, uint8 [N, ceil(K/8)]."""
+    checked = tensor(op, name, value, dtypes=(torch.uint8,), ndim=2, shape="[N, bits/8] of packed codes (see pack_codes)")
+    if checked.shape[1] == 0:
+        raise ValueError(f"{op}: {name} has codes of zero bits; got {describe(checked)}")
+    return checked
+
+
+def code_pair(op: str, queries: Any, gallery: Any) -> tuple[Tensor, Tensor]:
+    """Two sets of packed codes of one width, on one device."""
+    queries, gallery = codes(op, "queries", queries), codes(op, "gallery", gallery)
+    if queries.shape[1] != gallery.shape[1]:
+        raise ValueError(
+            f"{op}: queries have {8 * queries.shape[1]} bits, the gallery has {8 * gallery.shape[1]}; "
+            "both must be packed from the same number of bits"
+        )
+    same_device(op, "queries", queries, "gallery", gallery)
+    return queries, gallery
+
+
+def integer(op: str, name: str, value: Any, *, minimum: int, maximum: int | None = None) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) and not hasattr(value, "__index__"):
+        raise TypeError(f"{op}: {name} must be an integer; got {describe(value)}")
+    value = int(value)
+    if value < minimum or (maximum is not None and value > maximum):
+        bounds = f"at least {minimum}" if maximum is None else f"between {minimum} and {maximum}"
+        raise ValueError(f"{op}: {name} must be {bounds}; got {value}")
+    return value
+
+
+def choice(op: str, name: str, value: Any, options: tuple[str, ...]) -> str:
+    if value not in options:
+        raise ValueError(f"{op}: {name} must be one of {', '.join(map(repr, options))}; got {value!r}")
+    return value
