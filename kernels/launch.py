@@ -49,6 +49,13 @@ def accepts_any_device() -> bool:
     return _executor is not None or os.environ.get("TRITON_INTERPRET") == "1"
 
 
+def backend() -> str:
+    """ "cuda" or "hip": what the launches compile for. An executor that compiles for one says so in its attribute `backend`."""
+    if _executor is not None:
+        return getattr(_executor, "backend", "cuda")
+    return "hip" if torch.version.hip else "cuda"
+
+
 def multiprocessor_count(device: torch.device) -> int:
     """Streaming multiprocessors of `device`; where there is no GPU, those of an A100, so that plans are realistic."""
     if device.type == "cuda" and torch.cuda.is_available():

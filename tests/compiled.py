@@ -57,7 +57,9 @@ class Compiled:
     def check_budget(self) -> None:
         assert self.spilled == 0, f"{self.kernel} on {self.target} spills {self.spilled} bytes: {self.constexprs}"
         limit = SHARED_LIMIT[self.target]
-        assert self.shared <= limit, f"{self.kernel} on {self.target}: {self.shared} bytes of shared memory, limit {limit}: {self.constexprs}"
+        assert self.shared <= limit, (
+            f"{self.kernel} on {self.target}: {self.shared} bytes of shared memory, limit {limit}: {self.constexprs}"
+        )
         assert not self.contains(r"\b(atom|red)\.|(global|flat|buffer)_atomic"), f"{self.kernel} on {self.target} has atomics"
 
 
@@ -74,6 +76,7 @@ def compile_launches(target: str, call: Callable[[], Any]) -> list[Compiled]:
             registers, spilled = _resources(target, result.asm)
             done[key] = Compiled(kernel.fn.__name__, target, result.asm, result.metadata.shared, registers, spilled, constexprs)
 
+    compile_one.backend = gpu_target(target).backend
     with launch.executor(compile_one):
         call()
     return list(done.values())

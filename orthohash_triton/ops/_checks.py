@@ -36,7 +36,9 @@ def tensor(op: str, name: str, value: Any, *, dtypes: tuple[torch.dtype, ...], n
     if not isinstance(value, Tensor):
         raise TypeError(f"{op}: {name} must be {expected}; got {describe(value)}")
     if value.dtype not in dtypes:
-        raise TypeError(f"{op}: {name} must be {expected}; got {describe(value)}. Convert it with .to(torch.{dtype_name(dtypes[0])})")
+        raise TypeError(
+            f"{op}: {name} must be {expected}; got {describe(value)}. Convert it with .to(torch.{dtype_name(dtypes[0])})"
+        )
     if value.ndim != ndim:
         raise ValueError(f"{op}: {name} must be {expected}; got {describe(value)}")
     return value
@@ -58,20 +60,20 @@ def codes(op: str, name: str, value: Any) -> Tensor:
     return checked
 
 
-def code_pair(op: str, queries: Any, gallery: Any) -> tuple[Tensor, Tensor]:
-    """Two sets of packed codes of one width, on one device."""
-    queries, gallery = codes(op, "queries", queries), codes(op, "gallery", gallery)
+def code_pair(op: str, queries: Any, gallery: Any, names: tuple[str, str] = ("queries", "gallery")) -> tuple[Tensor, Tensor]:
+    """Two sets of packed codes of one width, on one device; `names` are those of the arguments."""
+    queries, gallery = codes(op, names[0], queries), codes(op, names[1], gallery)
     if queries.shape[1] != gallery.shape[1]:
         raise ValueError(
-            f"{op}: queries have {8 * queries.shape[1]} bits, the gallery has {8 * gallery.shape[1]}; "
+            f"{op}: {names[0]} have {8 * queries.shape[1]} bits, {names[1]} {8 * gallery.shape[1]}; "
             "both must be packed from the same number of bits"
         )
-    same_device(op, "queries", queries, "gallery", gallery)
+    same_device(op, names[0], queries, names[1], gallery)
     return queries, gallery
 
 
 def integer(op: str, name: str, value: Any, *, minimum: int, maximum: int | None = None) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) and not hasattr(value, "__index__"):
+    if isinstance(value, bool) or (not isinstance(value, int) and not hasattr(value, "__index__")):
         raise TypeError(f"{op}: {name} must be an integer; got {describe(value)}")
     value = int(value)
     if value < minimum or (maximum is not None and value > maximum):

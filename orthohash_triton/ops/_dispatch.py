@@ -47,7 +47,9 @@ def choose(op: str, impl: str, tensor: torch.Tensor) -> Impl:
 def _require_triton(op: str, tensor: torch.Tensor) -> None:
     cause = triton_import_error()
     if cause is not None:
-        raise RuntimeError(f'{op}: impl="triton" needs Triton, which cannot be imported ({cause}). Install it, or use impl="reference"')
+        raise RuntimeError(
+            f'{op}: impl="triton" needs Triton, which cannot be imported ({cause}). Install it, or use impl="reference"'
+        )
     from ..kernels import launch
 
     if not tensor.is_cuda and not launch.accepts_any_device():

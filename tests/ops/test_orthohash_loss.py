@@ -1,0 +1,207 @@
+"""orthohash_loss against batch_norm + the float64 reference: every gradient, and the running statistics."""
+
+import os
+import socket
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+import torch.nn.functional as F
+
+from orthohash_triton import reference
+from orthohash_triton.nn import HashHead, OrthoHashLoss
+from orthohash_triton.ops import _batch_norm  # noqa: F401  (registers the ops)
+from orthohash_triton.ops.orthohash_loss import orthohash_loss
+from tests.implementations import BOTH
+from tests.ops.test_cosine_codebook_loss import problem, relative_error
+
+
+def normalisation(bits, device):
+    """running_mean, running_var, bn_weight, bn_bias."""
+    generator = torch.Generator().manual_seed(bits)
+    numbers = torch.rand(4, bits, generator=generator) + 0.5
+    return [row.clone().to(device) for row in numbers]
+
+
+def gradients(function, latent, weight, bias, upstream, *arguments, **keywords):
+    leaves = [tensor.detach().clone().requires_grad_() for tensor in (latent, weight, bias)]
+    running = [tensor.clone() for tensor in arguments[2:]]
+    loss = function(leaves[0], *arguments[:2], *running, *leaves[1:], reduction="none", **keywords)
+    (loss * upstream).sum().backward()
+    return [loss.detach(), *(leaf.grad for leaf in leaves), *running]
+
+
+@pytest.mark.parametrize("impl", BOTH)
+@pytest.mark.parametrize("training", [True, False])
+# Ragged everything; whole tiles and more rows than a program takes at once.
+@pytest.mark.parametrize(("rows", "classes", "bits"), [(37, 101, 24), (150, 20, 64)])
+def test_loss_gradients_and_running_statistics(rows, classes, bits, training, impl, device):
+    latent, target, codebook = problem(rows, classes, bits, device=device)
+    latent = 3 * latent + torch.arange(bits, device=device)
+    running_mean, running_var, weight, bias = normalisation(bits, device)
+    upstream = torch.randn(rows, device=device)
+    inputs = (target, codebook, running_mean, running_var)
+    wide = (target, codebook, running_mean.double(), running_var.double())
+    exact = gradients(
+        reference.orthohash_loss, latent.double(), weight.double(), bias.double(), upstream.double(), *wide, training=training
+    )
+    found = gradients(orthohash_loss, latent, weight, bias, upstream, *inputs, training=training, impl=impl)
+    for name, ours, true in zip(("loss", "latent", "weight", "bias", "mean", "var"), found, exact, strict=True):
+        assert relative_error(ours, true) < 4e-6, name
+
+
+@pytest.mark.parametrize("impl", BOTH)
+def test_without_affine_and_running_statistics(impl, device):
+    latent, target, codebook = problem(37, 101, 24, device=device)
+    exact = reference.orthohash_loss(latent.double(), target, codebook)
+    torch.testing.assert_close(orthohash_loss(latent, target, codebook, impl=impl).double(), exact, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("impl", BOTH)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_no_worse_than_eager(dtype, impl, device):
+    latent, target, codebook = problem(37, 101, 24, device=device)
+    latent = latent.to(dtype)
+    leaf, eager, exact = latent.clone().requires_grad_(), latent.clone().requires_grad_(), latent.double().requires_grad_()
+    orthohash_loss(leaf, target, codebook, reduction="sum", impl=impl).backward()
+    reference.orthohash_loss(eager, target, codebook, reduction="sum").backward()
+    reference.orthohash_loss(exact, target, codebook, reduction="sum").backward()
+    assert leaf.grad.dtype == dtype
+    ulp = torch.finfo(dtype).eps * exact.grad.abs()
+    assert ((leaf.grad.double() - exact.grad).abs() <= (eager.grad.double() - exact.grad).abs() + ulp + 1e-6).all()
+
+
+def test_constant_column_stays_finite():
+    latent, target, codebook = problem(37, 101, 24)
+    latent[:, 3] = 2.0
+    latent.requires_grad_()
+    loss = orthohash_loss(latent, target, codebook)
+    loss.backward()
+    assert loss.isfinite()
+    assert latent.grad.isfinite().all()
+
+
+def test_module_follows_the_batch_norm():
+    head, criterion = HashHead(12, 24), OrthoHashLoss(problem(37, 101, 24)[2], margin=0.3)
+    features, target = torch.randn(37, 12), problem(37, 101, 24)[1]
+    twin = torch.nn.BatchNorm1d(24)
+    loss = criterion(head.latent(features), target, head.batch_norm)
+    loss.backward()
+    expected = reference.cosine_codebook_loss(twin(head.latent(features)), target, criterion.codebook, margin=0.3)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(head.batch_norm.state_dict(), twin.state_dict())
+    assert head.linear.weight.grad is not None
+    head.eval()
+    before = {name: value.clone() for name, value in head.batch_norm.state_dict().items()}
+    loss = criterion(head.latent(features), target, head.batch_norm)
+    torch.testing.assert_close(loss, reference.cosine_codebook_loss(head(features), target, criterion.codebook, margin=0.3))
+    torch.testing.assert_close(head.batch_norm.state_dict(), before)
+    assert "margin=0.3" in repr(criterion)
+
+
+def test_module_with_a_cumulative_average():
+    criterion = OrthoHashLoss(problem(37, 101, 24)[2])
+    ours, twin = torch.nn.BatchNorm1d(24, momentum=None), torch.nn.BatchNorm1d(24, momentum=None)
+    for seed in range(3):
+        latent = torch.randn(37, 24, generator=torch.Generator().manual_seed(seed))
+        criterion(latent, problem(37, 101, 24)[1], ours)
+        twin(latent)
+    torch.testing.assert_close(ours.state_dict(), twin.state_dict())
+
+
+def test_compiles_into_one_graph():
+    latent, target, codebook = problem(37, 101, 24)
+    layers = [torch.nn.BatchNorm1d(24) for _ in range(2)]
+    criterion = OrthoHashLoss(codebook)
+    results = []
+    for layer, wrap in zip(layers, (lambda f: f, lambda f: torch.compile(f, fullgraph=True, backend="aot_eager")), strict=True):
+        leaf = latent.clone().requires_grad_()
+        wrap(criterion)(leaf, target, layer).backward()
+        results.append((leaf.grad, layer.weight.grad, layer.bias.grad))
+    torch.testing.assert_close(results[1], results[0])
+    torch.testing.assert_close(layers[1].state_dict(), layers[0].state_dict())
+
+
+@pytest.mark.parametrize("op", ["batch_norm_statistics", "batch_norm_sums", "batch_norm_backward"])
+def test_opcheck_of_the_parts(op):
+    latent, rows = torch.randn(2, 9, 16)
+    mean, rstd, weight = torch.rand(3, 16)
+    arguments = {
+        "batch_norm_statistics": (latent, "cpu"),
+        "batch_norm_sums": (rows, latent, mean, rstd, "cpu"),
+        "batch_norm_backward": (rows, latent, mean, rstd, weight, torch.rand(2, 16), "cpu"),
+    }[op]
+    torch.library.opcheck(getattr(torch.ops.orthohash, op).default, arguments)
+
+
+def _half_of_the_batch(rank, port, latent, target, codebook, results):
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    half = slice(0, 15) if rank == 0 else slice(15, None)  # halves of different size
+    leaf, weight, bias = latent[half].clone().requires_grad_(), torch.ones(24).requires_grad_(), torch.zeros(24).requires_grad_()
+    mean, var = torch.zeros(24), torch.ones(24)
+    loss = orthohash_loss(leaf, target[half], codebook, mean, var, weight, bias, reduction="none", process_group=dist.group.WORLD)
+    loss.sum().backward()
+    results[rank] = (loss.detach(), leaf.grad, weight.grad, bias.grad, mean, var)
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one():
+    latent, target, codebook = problem(37, 101, 24)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with mp.Manager() as manager:
+        results = manager.dict()
+        mp.spawn(_half_of_the_batch, (port, latent, target, codebook, results), nprocs=2)
+        first, second = results[0], results[1]
+    leaf, weight, bias = latent.clone().requires_grad_(), torch.ones(24).requires_grad_(), torch.zeros(24).requires_grad_()
+    mean, var = torch.zeros(24), torch.ones(24)
+    loss = orthohash_loss(leaf, target, codebook, mean, var, weight, bias, reduction="none")
+    loss.sum().backward()
+    torch.testing.assert_close(torch.cat((first[0], second[0])), loss.detach())
+    torch.testing.assert_close(torch.cat((first[1], second[1])), leaf.grad)
+    torch.testing.assert_close(first[2] + second[2], weight.grad)
+    torch.testing.assert_close(first[3] + second[3], bias.grad)
+    for stats in (first[4:], second[4:]):
+        torch.testing.assert_close(stats, (mean, var))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        (
+            dict(latent=torch.zeros(1, 16), target=torch.zeros(1, dtype=torch.int64)),
+            ValueError,
+            r"Expected more than 1 value per channel",
+        ),
+        (dict(running_mean=torch.zeros(16)), ValueError, r"running_mean and running_var must be given together"),
+        (dict(training=False), ValueError, r"training=False needs running_mean and running_var"),
+        (dict(bn_weight=torch.zeros(8)), ValueError, r"bn_weight must be \[16\], one per bit; got float32 \[8\]"),
+        (dict(bn_bias=torch.zeros(16, dtype=torch.int64)), TypeError, r"bn_bias must be.*int64"),
+        (dict(eps=0.0), ValueError, r"eps must be positive"),
+        (dict(latent=torch.zeros(5, 16, dtype=torch.int32)), TypeError, r"latent must be"),
+    ],
+)
+def test_bad_input(changes, error, message):
+    latent, target, codebook = problem(5, 7, 16)
+    arguments = {"latent": latent, "target": target} | changes
+    with pytest.raises(error, match=message):
+        orthohash_loss(arguments.pop("latent"), arguments.pop("target"), codebook, **arguments)
+
+
+def test_one_row_has_the_message_of_batch_norm():
+    with pytest.raises(ValueError) as theirs:
+        F.batch_norm(torch.zeros(1, 16), None, None, training=True)
+    with pytest.raises(ValueError) as ours:
+        orthohash_loss(torch.zeros(1, 16), torch.zeros(1, dtype=torch.int64), torch.ones(3, 16, dtype=torch.int8))
+    assert str(ours.value) == str(theirs.value)
+
+
+def test_module_wants_a_batch_norm():
+    with pytest.raises(TypeError, match=r"batch_norm must be the BatchNorm1d.*Linear"):
+        OrthoHashLoss(torch.ones(3, 16, dtype=torch.int8))(
+            torch.zeros(4, 16), torch.zeros(4, dtype=torch.int64), torch.nn.Linear(1, 1)
+        )
