@@ -25,6 +25,7 @@ import triton
 import triton.language as tl
 
 from .launch import backend, launch, multiprocessor_count
+from .pack_codes import pack_codes
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
@@ -57,12 +58,8 @@ class Plan(NamedTuple):
 def prepare(codebook: torch.Tensor) -> Prepared:
     """Pack an int8 +-1 codebook [C, K]; done once per codebook."""
     classes, bits = codebook.shape
-    packed = torch.zeros(classes, 4 * triton.cdiv(bits, 32), dtype=torch.uint8, device=codebook.device)
-    bits8 = torch.zeros(classes, packed.shape[1] * 8, dtype=torch.uint8, device=codebook.device)
-    bits8[:, :bits] = codebook > 0
-    packed.copy_(
-        (bits8.view(classes, -1, 8) << torch.arange(8, dtype=torch.uint8, device=codebook.device)).sum(2, dtype=torch.uint8)
-    )
+    packed = torch.empty(classes, 4 * triton.cdiv(bits, 32), dtype=torch.uint8, device=codebook.device)
+    pack_codes(codebook, 0.0, packed)
     return Prepared(packed.view(torch.int32), codebook.sum(0, dtype=torch.float32))
 
 

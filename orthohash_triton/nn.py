@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from .ops.cosine_codebook_loss import cosine_codebook_loss
@@ -62,9 +63,17 @@ class OrthoHashLoss(_CodebookLoss):
             training=training,
             momentum=0.0 if momentum is None else momentum,
             eps=batch_norm.eps,
-            process_group=getattr(batch_norm, "process_group", None),
+            process_group=_shared_by(batch_norm) if training else None,
             **self.keywords,
         )
+
+
+def _shared_by(batch_norm: nn.Module) -> Any:
+    """The process group that shares the statistics, or None: as SyncBatchNorm decides it."""
+    if not isinstance(batch_norm, nn.SyncBatchNorm) or not dist.is_initialized():
+        return None
+    group = batch_norm.process_group or dist.group.WORLD
+    return group if dist.get_world_size(group) > 1 else None
 
 
 class HashHead(nn.Module):

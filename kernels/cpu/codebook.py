@@ -1,0 +1,78 @@
+"""Distances inside a codebook of packed codes, without a [C, C] matrix."""
+
+import numpy as np
+
+from ._bits import compiled, load_block, popcount
+from ._ranges import over_ranges
+
+_BLOCK = 256  # codes whose distances are computed together: the buffer stays in the first-level cache
+
+
+@compiled
+def _nearest_in_block(code, planes, start, stop, distances):
+    """Smallest distance from `code` [W] to the codes `start` to `stop` of `planes` [W, C], at most _BLOCK of them."""
+    for j in range(stop - start):
+        distances[j] = 0
+    for word in range(code.size):
+        plane = planes[word, start:stop]
+        for j in range(plane.size):
+            distances[j] += popcount(plane[j] ^ code[word])
+    nearest = distances[0]
+    for j in range(1, stop - start):
+        nearest = min(nearest, distances[j])
+    return nearest
+
+
+@compiled
+def extend_far_codes(candidates, planes, count, min_distance, patience):
+    """Append each candidate that is at least `min_distance` from all rows so far: the greedy search of OrthoHash.
+
+    candidates: uint64 [M, W], tried in order; planes: uint64 [W, C], a column per row of the codebook, filled from column
+    `count` on. Ends with the candidates, with a full codebook, or after `patience` rejections.
+
+    Returns (count, tried, rejected).
+    """
+    distances = np.empty(_BLOCK, dtype=np.int64)
+    tried = 0
+    rejected = 0
+    while tried < candidates.shape[0] and count < planes.shape[1] and rejected < patience:
+        candidate = candidates[tried]
+        tried += 1
+        if _is_far(candidate, planes, count, min_distance, distances):
+            for word in range(candidate.size):
+                planes[word, count] = candidate[word]
+            count += 1
+        else:
+            rejected += 1
+    return count, tried, rejected
+
+
+@compiled
+def _is_far(code, planes, count, min_distance, distances):
+    for start in range(0, count, _BLOCK):
+        stop = min(start + _BLOCK, count)
+        if _nearest_in_block(code, planes, start, stop, distances) < min_distance:
+            return False
+    return True
+
+
+@compiled
+def _min_distances(planes, start, stop, nearest):
+    """nearest[i] = the smallest distance from code i to any code behind it, for i from `start` to `stop`."""
+    distances = np.empty(_BLOCK, dtype=np.int64)
+    for row in range(start, stop):
+        code = planes[:, row].copy()
+        for block in range(row + 1, planes.shape[1], _BLOCK):
+            end = min(block + _BLOCK, planes.shape[1])
+            nearest[row] = min(nearest[row], _nearest_in_block(code, planes, block, end, distances))
+
+
+def min_distance(codes: np.ndarray) -> int:
+    """Smallest Hamming distance between two rows of packed codes, uint8 [C, B] with C of at least 2."""
+    count, width = codes.shape
+    planes = np.empty((-(-width // 8), count), dtype=np.uint64)
+    load_block(codes, 0, count, planes)
+    nearest = np.full(count, 8 * width, dtype=np.int64)
+    # A row meets only the rows behind it, so the first ranges hold the most work: several a thread even that out.
+    over_ranges(lambda start, stop: _min_distances(planes, start, stop, nearest), count, parts_per_thread=16)
+    return int(nearest.min())

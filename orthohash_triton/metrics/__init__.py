@@ -1,0 +1,30 @@
+"""How good is the retrieval: figures computed from packed codes and labels, exactly and without sorting on a CPU.
+
+All functions take codes as `pack_codes` makes them (uint8 [Q, bits/8] and [N, bits/8]) and labels of one of two kinds:
+
+- class ids, integers [Q] and [N]: an item is relevant to a query of the same class;
+- multi-hot rows, [Q, C] and [N, C] of 0 and 1 in any dtype: an item is relevant when it shares a class with the query.
+
+Torch tensors (on one device) or numpy arrays. Items rank by (Hamming distance, position in the gallery), as everywhere in this
+package. Nothing is removed: a query that is itself in the gallery finds itself.
+"""
+
+from .average_precision import (
+    average_precision,
+    average_precision_from_scores,
+    mean_average_precision,
+    mean_average_precision_from_scores,
+)
+from .precision_recall import PrecisionRecallCurve, precision_at_k, precision_at_radius, precision_recall_curve, recall_at_k
+
+__all__ = [
+    "PrecisionRecallCurve",
+    "average_precision",
+    "average_precision_from_scores",
+    "mean_average_precision",
+    "mean_average_precision_from_scores",
+    "precision_at_k",
+    "precision_at_radius",
+    "precision_recall_curve",
+    "recall_at_k",
+]

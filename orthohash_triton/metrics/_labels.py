@@ -1,0 +1,81 @@
+"""Who is relevant to whom."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..ops import _checks
+
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+_FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+_KINDS = "integer class ids [N], or multi-hot rows [N, C] of 0 and 1"
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Checked labels of queries and gallery: int64 class ids [Q], [N], or bool multi-hot rows [Q, C], [N, C]."""
+
+    queries: Tensor
+    gallery: Tensor
+
+    @property
+    def shared(self) -> bool:
+        """Whether labels are sets of classes, which are relevant when they share one."""
+        return self.queries.ndim == 2
+
+    def relevance(self, start: int, stop: int) -> Tensor:
+        """Which gallery items are relevant to the queries [start, stop): bool [stop - start, N]."""
+        chunk = self.queries[start:stop]
+        if self.shared:
+            return (chunk.float() @ self.gallery.float().T) > 0
+        return chunk[:, None] == self.gallery
+
+    def words(self) -> tuple[np.ndarray, np.ndarray]:
+        """Both sides as the uint64 [rows, L] of the CPU kernels: one word a class id, one bit a class of a multi-hot row."""
+        return _words(self.queries), _words(self.gallery)
+
+
+Rows = tuple[str, int]  # what a label is needed for each of, in words, and how many there are
+
+
+def check(op: str, queries: Any, gallery: Any, ranked: Tensor, query_rows: Rows, gallery_rows: Rows) -> Labels:
+    """Labels for both sides of a ranking, on the device of `ranked`."""
+    labels = Labels(
+        _check(op, "query_labels", queries, ranked, query_rows), _check(op, "gallery_labels", gallery, ranked, gallery_rows)
+    )
+    if labels.queries.shape[1:] != labels.gallery.shape[1:]:
+        raise ValueError(
+            f"{op}: query_labels and gallery_labels must be of one kind, {_KINDS} with one C; "
+            f"got {_checks.describe(queries)} and {_checks.describe(gallery)}"
+        )
+    return labels
+
+
+def _check(op: str, name: str, labels: Any, ranked: Tensor, rows: Rows) -> Tensor:
+    if not isinstance(labels, Tensor):
+        raise TypeError(f"{op}: {name} must be a tensor or numpy array: {_KINDS}; got {_checks.describe(labels)}")
+    if labels.ndim not in (1, 2):
+        raise ValueError(f"{op}: {name} must be {_KINDS}; got {_checks.describe(labels)}")
+    allowed = _INTEGERS if labels.ndim == 1 else (*_INTEGERS, torch.bool, *_FLOATS)
+    if labels.dtype not in allowed:
+        raise TypeError(f"{op}: {name} must be {_KINDS}; got {_checks.describe(labels)}. Convert class ids with .long()")
+    _checks.same_device(op, name, labels, rows[0], ranked)
+    if len(labels) != rows[1]:
+        raise ValueError(f"{op}: {name} must have one row for each of the {rows[1]} {rows[0]}; got {_checks.describe(labels)}")
+    if labels.ndim == 1:
+        return labels.long()
+    if _checks.may_read_values(labels) and not ((labels == 0) | (labels == 1)).all():
+        raise ValueError(f"{op}: multi-hot {name} must hold only 0 and 1; got other values in {_checks.describe(labels)}")
+    return labels != 0
+
+
+def _words(labels: Tensor) -> np.ndarray:
+    if labels.ndim == 1:
+        return labels.contiguous().numpy().view(np.uint64)[:, None]
+    packed = np.packbits(labels.numpy(), axis=1, bitorder="little")
+    padded = np.zeros((len(packed), max(1, -(-packed.shape[1] // 8)) * 8), dtype=np.uint8)
+    padded[:, : packed.shape[1]] = packed
+    return padded.view(np.uint64)

@@ -1,0 +1,5 @@
+"""Exact search in Hamming space."""
+
+from .index import HammingIndex
+
+__all__ = ["HammingIndex"]

@@ -1,0 +1,302 @@
+import math
+from itertools import permutations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orthohash_triton.metrics import (
+    _labels,
+    _ranking,
+    average_precision,
+    average_precision_from_scores,
+    mean_average_precision,
+    mean_average_precision_from_scores,
+)
+from orthohash_triton.reference.average_precision import average_precision as reference
+
+TIES = ("stable", "expected")
+DENOMINATORS = ("hits", "min", "relevant")
+
+
+def at_distances(distances, bits=16):
+    """A query of zeros and gallery codes at the given distances from it."""
+    ones = np.arange(bits) < np.array(distances)[:, None]
+    return np.zeros((1, bits // 8), np.uint8), np.packbits(ones, axis=1, bitorder="little")
+
+
+def ap(distances, relevant, **options):
+    """AP of one query of class 1."""
+    query, gallery = at_distances(distances)
+    return float(average_precision(query, gallery, np.array([1]), np.array(relevant), **options)[0])
+
+
+def distances_of(queries, gallery):
+    return np.unpackbits(queries[:, None] ^ gallery[None], axis=2).sum(axis=2, dtype=np.int64)
+
+
+def random_case(seed, queries=5, gallery=40, bits=16, classes=3, multi_hot=False):
+    rng = np.random.default_rng(seed)
+    codes = [rng.integers(0, 256, (n, bits // 8), dtype=np.uint8) for n in (queries, gallery)]
+    shapes = [(n, classes) if multi_hot else (n,) for n in (queries, gallery)]
+    labels = [rng.integers(0, 2 if multi_hot else classes, shape) for shape in shapes]
+    relevant = labels[0] @ labels[1].T > 0 if multi_hot else labels[0][:, None] == labels[1]
+    return codes, labels, torch.from_numpy(distances_of(*codes)), torch.from_numpy(relevant)
+
+
+@pytest.mark.parametrize(
+    ("relevant", "options", "expected"),
+    [
+        ([1, 0, 1], {}, 5 / 6),  # (1/1 + 2/3) / 2
+        ([1, 0, 0], {}, 1.0),
+        ([0, 0, 1], {}, 1 / 3),
+        ([0, 0, 0], {}, 0.0),
+        ([1, 0, 1, 1], {"k": 3}, 5 / 6),  # by the two hits within 3
+        ([1, 0, 1, 1], {"k": 3, "denominator": "min"}, 5 / 9),  # by min(3, 3)
+        ([1, 0, 1, 1], {"k": 2, "denominator": "min"}, 1 / 2),
+        ([1, 0, 1, 1], {"k": 2, "denominator": "relevant"}, 1 / 3),
+        ([0, 0, 1], {"k": 2, "denominator": "relevant"}, 0.0),
+    ],
+)
+@pytest.mark.parametrize("ties", TIES)
+def test_by_hand_without_ties(relevant, options, expected, ties):
+    distances = [1, 4, 6, 7][: len(relevant)]
+    assert ap(distances, relevant, ties=ties, **options) == pytest.approx(expected, abs=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("relevant", "ties", "options", "expected"),
+    [
+        ([0, 1], "stable", {}, 1 / 2),
+        ([1, 0], "stable", {}, 1.0),
+        ([0, 1], "expected", {}, 3 / 4),
+        ([1, 1], "expected", {}, 1.0),
+        ([0, 1], "expected", {"k": 1}, 1 / 2),
+        ([0, 1, 1], "expected", {"k": 1, "denominator": "relevant"}, 1 / 3),  # 2/3 of the orders have half the relevant
+    ],
+)
+def test_by_hand_all_tied(relevant, ties, options, expected):
+    assert ap([3] * len(relevant), relevant, ties=ties, **options) == pytest.approx(expected, abs=1e-15)
+
+
+def test_position_breaks_ties_and_distance_comes_first():
+    assert ap([5, 2, 5, 2], [1, 0, 0, 1]) == pytest.approx((1 / 2 + 2 / 3) / 2)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    groups=st.lists(st.tuples(st.integers(0, 2), st.booleans()), min_size=1, max_size=5),
+    k=st.one_of(st.none(), st.integers(1, 7)),
+    denominator=st.sampled_from(DENOMINATORS),
+)
+def test_expected_is_the_mean_over_every_order(groups, k, denominator):
+    orders = list(permutations(groups))
+    values = [ap([d for d, _ in order], [int(r) for _, r in order], k=k, denominator=denominator) for order in orders]
+    expected = ap([d for d, _ in groups], [int(r) for _, r in groups], k=k, denominator=denominator, ties="expected")
+    assert expected == pytest.approx(math.fsum(values) / len(values), abs=1e-12)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    queries=st.integers(1, 6),
+    gallery=st.integers(1, 70),
+    # 8 bits tie nearly everything; 72 bits and 70 classes cross the 64-bit words.
+    bits=st.sampled_from([8, 16, 72]),
+    classes=st.sampled_from([1, 3, 70]),
+    multi_hot=st.booleans(),
+    k=st.one_of(st.none(), st.integers(1, 80)),
+    ties=st.sampled_from(TIES),
+    denominator=st.sampled_from(DENOMINATORS),
+)
+def test_against_reference(seed, queries, gallery, bits, classes, multi_hot, k, ties, denominator):
+    codes, labels, distances, relevant = random_case(seed, queries, gallery, bits, classes, multi_hot)
+    options = {"k": k, "ties": ties, "denominator": denominator}
+    expected = reference(distances, relevant, **options)
+    torch.testing.assert_close(torch.from_numpy(average_precision(*codes, *labels, **options)), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("denominator", DENOMINATORS)
+@pytest.mark.parametrize("k", [1, 700, None])
+def test_large_tied_groups(k, denominator):
+    # 8 bits and 3,000 items: groups of hundreds of ties, where hypergeometric weights span hundreds of orders of magnitude.
+    codes, labels, distances, relevant = random_case(1, queries=2, gallery=3000, bits=8, classes=4)
+    values = average_precision(*codes, *labels, k=k, ties="expected", denominator=denominator)
+    expected = reference(distances, relevant, k=k, ties="expected", denominator=denominator)
+    np.testing.assert_allclose(values, expected.numpy(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("multi_hot", [False, True])
+def test_gpu_path_counts_the_same(multi_hot, monkeypatch):
+    # The PyTorch path serves GPUs; on CPU tensors it must agree with the Numba one. Small chunks, so that there are several.
+    monkeypatch.setattr(_ranking, "_CHUNK", 100)
+    codes, labels, _, _ = random_case(3, queries=7, gallery=41, bits=24, classes=5, multi_hot=multi_hot)
+    ranking = _ranking.check("test", *map(torch.from_numpy, [*codes, *labels]))
+    for k in (1, 10, 41):
+        for ours, other in zip(ranking.ranked_hits(k), ranking.ranked_hits_torch(k), strict=True):
+            torch.testing.assert_close(ours, other, rtol=0, atol=1e-12)
+    chunks = [torch.cat(parts) for parts in zip(*ranking.histograms(), strict=True)]
+    for ours, other in zip(chunks, ranking.histograms_torch(0, 7), strict=True):
+        assert torch.equal(ours, other)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu(device):
+    codes, labels, distances, relevant = random_case(4, queries=30, gallery=3000, bits=64)
+    tensors = [torch.from_numpy(array).to(device) for array in [*codes, *labels]]
+    for ties in TIES:
+        values = average_precision(*tensors, ties=ties, k=500)
+        assert values.device.type == device.type
+        torch.testing.assert_close(values.cpu(), reference(distances, relevant, ties=ties, k=500), rtol=0, atol=1e-12)
+
+
+def test_zero_hits():
+    query, gallery = at_distances([1, 2])
+    queries, labels = np.repeat(query, 2, axis=0), np.array([1, 7])  # nothing is relevant to the second
+    arguments = (queries, gallery, labels, np.array([1, 0]))
+    for ties in TIES:
+        assert mean_average_precision(*arguments, ties=ties) == 0.5
+        assert mean_average_precision(*arguments, ties=ties, zero_hits="skip") == 1.0
+    assert math.isnan(mean_average_precision(queries, gallery, np.array([8, 9]), np.array([1, 0]), zero_hits="skip"))
+
+
+def test_skip_counts_hits_within_k_only():
+    query, gallery = at_distances([1, 2])
+    arguments = (np.repeat(query, 2, axis=0), gallery, np.array([0, 1]), np.array([0, 1]))
+    assert mean_average_precision(*arguments, k=1) == 0.5
+    assert mean_average_precision(*arguments, k=1, zero_hits="skip") == 1.0
+
+
+@pytest.mark.parametrize("ties", TIES)
+def test_mean_kind_and_threads(ties):
+    codes, labels, _, _ = random_case(5, queries=9)
+    arrays = [*codes, *labels]
+    tensors = [torch.from_numpy(array) for array in arrays]
+    values = average_precision(*tensors, ties=ties)
+    assert isinstance(values, torch.Tensor)
+    assert values.dtype == torch.float64
+    assert isinstance(average_precision(*arrays, ties=ties), np.ndarray)
+    mean = mean_average_precision(*arrays, ties=ties)
+    assert type(mean) is float
+    assert mean == mean_average_precision(*tensors, ties=ties) == float(values.mean())
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(before + 2)
+        assert torch.equal(average_precision(*tensors, ties=ties), values)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64, torch.float32, torch.bfloat16])
+def test_multi_hot_dtypes(dtype):
+    codes, labels, distances, relevant = random_case(6, multi_hot=True)
+    tensors = [*map(torch.from_numpy, codes), *(torch.from_numpy(label).to(dtype) for label in labels)]
+    torch.testing.assert_close(average_precision(*tensors), reference(distances, relevant), rtol=0, atol=1e-12)
+
+
+def test_labels_are_not_changed_and_layouts_do_not_matter():
+    codes, labels, distances, relevant = random_case(7, queries=6)
+    strided = [np.repeat(array, 2, axis=0)[::2] for array in [*codes, *labels]]
+    copies = [array.copy() for array in strided]
+    torch.testing.assert_close(torch.from_numpy(average_precision(*strided)), reference(distances, relevant), rtol=0, atol=1e-12)
+    for array, copy in zip(strided, copies, strict=True):
+        assert (array == copy).all()
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    gallery=st.integers(1, 50),
+    k=st.one_of(st.none(), st.integers(1, 60)),
+    denominator=st.sampled_from(DENOMINATORS),
+    dtype=st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]),
+    levels=st.sampled_from([2, 1000]),
+)
+def test_scores_against_reference(seed, gallery, k, denominator, dtype, levels):
+    generator = torch.Generator().manual_seed(seed)
+    scores = ((torch.randint(-levels, levels + 1, (4, gallery), generator=generator)) / levels).to(dtype)
+    labels = [torch.randint(0, 3, (n,), generator=generator) for n in (4, gallery)]
+    values = average_precision_from_scores(scores, *labels, k=k, denominator=denominator)
+    expected = reference(-scores.double(), labels[0][:, None] == labels[1], k=k, denominator=denominator)
+    torch.testing.assert_close(values, expected, rtol=0, atol=1e-12)
+
+
+def test_scores_of_every_magnitude():
+    # Both zeros tie, so position decides between them; infinities and subnormals keep their place.
+    scores = np.array([[-0.0, 0.0, np.inf, -np.inf, 1e-45, -1e-45, 3e38, -3e38]], np.float32)
+    order = [2, 6, 4, 0, 1, 5, 7, 3]
+    for hit in range(8):
+        labels = (np.arange(8) == hit).astype(int)
+        assert average_precision_from_scores(scores, np.array([1]), labels)[0] == pytest.approx(1 / (order.index(hit) + 1))
+    assert mean_average_precision_from_scores(scores, np.array([5]), labels) == 0.0
+
+
+def bad(**changes):
+    codes, labels, _, _ = random_case(0)
+    arguments = dict(zip(("query_codes", "gallery_codes", "query_labels", "gallery_labels"), [*codes, *labels], strict=True))
+    return {**arguments, **changes}
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        (
+            {"query_labels": np.zeros(4, np.int64)},
+            ValueError,
+            "query_labels must have one row for each of the 5 rows of query_codes",
+        ),
+        ({"gallery_labels": np.zeros(5, np.int64)}, ValueError, "gallery_labels must have one row for each of the 40 rows"),
+        ({"query_labels": np.zeros(5)}, TypeError, "query_labels must be integer class ids .* Convert class ids with .long"),
+        ({"query_labels": np.zeros(5, bool)}, TypeError, "query_labels must be integer class ids"),
+        ({"query_labels": [0] * 5}, TypeError, "query_labels must be a tensor or numpy array"),
+        ({"query_labels": np.zeros((5, 1, 1), int)}, ValueError, "query_labels must be integer class ids"),
+        ({"query_labels": np.ones((5, 3), int)}, ValueError, "must be of one kind"),
+        ({"query_labels": np.ones((5, 3), int), "gallery_labels": np.ones((40, 4), int)}, ValueError, "must be of one kind"),
+        ({"query_labels": np.full((5, 3), 2), "gallery_labels": np.ones((40, 3), int)}, ValueError, "only 0 and 1"),
+        ({"query_codes": np.zeros((5, 3), np.uint8)}, ValueError, "query_codes have 24 bits, gallery_codes 16"),
+        ({"query_codes": np.zeros((5, 2), np.int8)}, TypeError, "query_codes must be"),
+        (
+            {"query_codes": np.zeros((0, 2), np.uint8), "query_labels": np.zeros(0, int)},
+            ValueError,
+            "query_codes must hold at least one",
+        ),
+        (
+            {"gallery_codes": np.zeros((0, 2), np.uint8), "gallery_labels": np.zeros(0, int)},
+            ValueError,
+            "gallery_codes must hold",
+        ),
+        ({"k": 0}, ValueError, "k must be at least 1; got 0"),
+        ({"k": 2.5}, TypeError, "k must be an integer"),
+        ({"ties": "random"}, ValueError, "ties must be one of 'stable', 'expected'; got 'random'"),
+        ({"denominator": "all"}, ValueError, "denominator must be one of 'hits', 'min', 'relevant'; got 'all'"),
+        ({"zero_hits": "drop"}, ValueError, "zero_hits must be one of 'zero', 'skip'; got 'drop'"),
+    ],
+)
+def test_bad_arguments(changes, error, message):
+    with pytest.raises(error, match=rf"mean_average_precision: .*{message}"):
+        mean_average_precision(**bad(**changes))
+
+
+@pytest.mark.parametrize(
+    ("scores", "error", "message"),
+    [
+        (np.zeros((2, 3), int), TypeError, "scores must be a tensor"),
+        (np.zeros(3), ValueError, r"scores must be a tensor \[Q, N\]"),
+        (np.array([[0.0, np.nan, 1.0]] * 2), ValueError, "must not hold NaN"),
+        (np.zeros((0, 3)), ValueError, "at least one row"),
+        (np.zeros((2, 4)), ValueError, "gallery_labels must have one row for each of the 4 columns of scores"),
+        (np.zeros((3, 3)), ValueError, "query_labels must have one row for each of the 3 rows of scores"),
+    ],
+)
+def test_bad_scores(scores, error, message):
+    with pytest.raises(error, match=message):
+        average_precision_from_scores(scores, np.array([0, 1]), np.array([0, 1, 1]))
+
+
+def test_words_hold_every_class():
+    labels = torch.eye(130, dtype=torch.bool)
+    words, _ = _labels.Labels(labels, labels).words()
+    assert words.shape == (130, 3)
+    assert [int(word).bit_count() for word in words.sum(axis=1, dtype=np.uint64)] == [1] * 130

@@ -1,0 +1,233 @@
+import os
+import signal
+import struct
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pytest
+
+from orthohash_triton.search import HammingIndex, faiss_io
+
+HEADER = struct.Struct("<4siiqBiQ")
+
+
+def codes(count, bits=64, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, bits // 8), dtype=np.uint8)
+
+
+def filled(count=300, bits=64):
+    index = HammingIndex(bits)
+    index.add(codes(count, bits))
+    return index
+
+
+def test_layout_by_hand(tmp_path):
+    index = HammingIndex(16)
+    index.add(np.array([[1, 2], [3, 4], [5, 6]], np.uint8))
+    index.save(tmp_path / "index")
+    expected = b"IBxF\x10\0\0\0\x02\0\0\0\x03\0\0\0\0\0\0\0\x01\x01\0\0\0\x06\0\0\0\0\0\0\0\x01\x02\x03\x04\x05\x06"
+    assert (tmp_path / "index").read_bytes() == expected
+
+
+@pytest.mark.parametrize(("count", "bits"), [(0, 64), (1, 8), (300, 72), (70_000, 64)])
+def test_round_trip(tmp_path, count, bits):
+    filled(count, bits).save(tmp_path / "index")
+    loaded = HammingIndex.load(tmp_path / "index")
+    assert (loaded.bits, loaded.ntotal) == (bits, count)
+    np.testing.assert_array_equal(loaded.codes, codes(count, bits))
+    loaded.add(codes(2, bits, seed=1))
+    assert loaded.ntotal == count + 2
+
+
+@pytest.mark.parametrize(("count", "bits"), [(0, 64), (300, 24), (300, 128)])
+def test_faiss_reads_and_writes_the_same_file(tmp_path, count, bits):
+    faiss = pytest.importorskip("faiss")
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    index = filled(count, bits)
+    index.save(ours)
+    opened = faiss.read_index_binary(str(ours))
+    assert (opened.d, opened.ntotal) == (bits, count)
+    faiss.write_index_binary(opened, str(theirs))
+    assert ours.read_bytes() == theirs.read_bytes()
+    loaded = HammingIndex.load(theirs)
+    if count:
+        queries = codes(20, bits, seed=1)
+        expected = opened.search(queries, 30)
+        for answer in (index.search(queries, 30), loaded.search(queries, 30)):
+            for part, right in zip(answer, expected, strict=True):
+                np.testing.assert_array_equal(part, right)
+
+
+@pytest.mark.parametrize("count", [0, 50])
+def test_faiss_objects(count):
+    faiss = pytest.importorskip("faiss")
+    index = filled(count)
+    theirs = index.to_faiss()
+    assert isinstance(theirs, faiss.IndexBinaryFlat)
+    back = HammingIndex.from_faiss(theirs)
+    np.testing.assert_array_equal(back.codes, codes(count))
+    back.add(codes(1))
+    assert theirs.ntotal == count
+
+
+def test_other_faiss_indexes_are_named(tmp_path):
+    faiss = pytest.importorskip("faiss")
+    flat = faiss.IndexBinaryFlat(64)
+    others = {
+        "IBwF": faiss.IndexBinaryIVF(flat, 64, 4),
+        "IBHf": faiss.IndexBinaryHNSW(64, 8),
+        "IBHh": faiss.IndexBinaryHash(64, 8),
+        "IBHm": faiss.IndexBinaryMultiHash(64, 2, 8),
+        "IBMp": faiss.IndexBinaryIDMap(flat),
+        "IBM2": faiss.IndexBinaryIDMap2(flat),
+        "IBFf": faiss.IndexBinaryFromFloat(faiss.IndexFlatL2(64)),
+    }
+    path = tmp_path / "index"
+    for fourcc, index in others.items():
+        faiss.write_index_binary(index, str(path))
+        with pytest.raises(ValueError, match=rf"{path} is a binary .*\('{fourcc}'\); expected a flat binary index \('IBxF'\)"):
+            HammingIndex.load(path)
+        with pytest.raises(ValueError, match=rf"from_faiss: {type(index).__name__} is a binary .*\('{fourcc}'\)"):
+            HammingIndex.from_faiss(index)
+    faiss.write_index(faiss.IndexFlatL2(64), str(path))
+    with pytest.raises(ValueError, match=r"is a FAISS index over float vectors \('IxF2'\)"):
+        HammingIndex.load(path)
+    with pytest.raises(TypeError, match=r"index must be a faiss\.IndexBinaryFlat; got IndexFlatL2"):
+        HammingIndex.from_faiss(faiss.IndexFlatL2(64))
+
+
+def test_without_faiss(monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(ImportError, match=r"HammingIndex\.to_faiss needs faiss\. Install it with: pip install faiss-cpu"):
+        filled(1).to_faiss()
+    with pytest.raises(ImportError, match=r"HammingIndex\.from_faiss needs faiss"):
+        HammingIndex.from_faiss(None)
+
+
+def header(fourcc=b"IBxF", bits=64, code_size=8, count=2, trained=1, metric=1, payload=16):
+    return HEADER.pack(fourcc, bits, code_size, count, trained, metric, payload)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is truncated: it has 0 bytes, the header alone takes 33"),
+        (b"IBx", "is truncated: it has 3 bytes"),
+        (header()[:32], "is truncated: it has 32 bytes"),
+        (header() + b"x" * 15, "is truncated: it has 48 bytes; expected 49 for 2 codes of 64 bits"),
+        (header() + b"x" * 17, "is damaged: it has 50 bytes; expected 49"),
+        (b"\x89PNG\r\n\x1a\n" + b"x" * 50, "is no FAISS binary index .it starts with "),
+        (header(bits=60) + b"x" * 16, "is damaged: its header says 60 bits in 8 bytes a code"),
+        (header(bits=0, code_size=0, payload=0), "is damaged: its header says 0 bits"),
+        (header(bits=-8, code_size=-1), "is damaged: its header says -8 bits"),
+        (header(code_size=4) + b"x" * 16, "is damaged: its header says 64 bits in 4 bytes a code"),
+        (header(count=-2) + b"x" * 16, "is damaged: its header says -2 codes of 8 bytes in a payload of 16 bytes; expected 0"),
+        (header(count=3) + b"x" * 16, "is damaged: its header says 3 codes of 8 bytes in a payload of 16 bytes; expected 24"),
+        (header(count=2**60, payload=2**63), r"is truncated: it has 33 bytes; expected"),
+    ],
+)
+def test_damaged_files(tmp_path, content, message):
+    path = tmp_path / "broken.index"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"index file {path} {message}"):
+        HammingIndex.load(path)
+
+
+def test_every_truncation_is_noticed(tmp_path):
+    path = tmp_path / "index"
+    filled(3).save(path)
+    whole = path.read_bytes()
+    for size in range(len(whole)):
+        path.write_bytes(whole[:size])
+        with pytest.raises(ValueError, match="is truncated"):
+            HammingIndex.load(path)
+
+
+def test_missing_file_and_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there is no index file .*nothing"):
+        HammingIndex.load(tmp_path / "nothing")
+    with pytest.raises(FileNotFoundError, match=r"does not exist\. Create it first"):
+        filled(1).save(tmp_path / "nowhere" / "index")
+
+
+def test_file_that_shrinks_while_it_is_read(tmp_path, monkeypatch):
+    path = tmp_path / "index"
+    filled(70_000).save(path)  # more than a buffer of the file object holds
+    shape = faiss_io._shape
+
+    def shrink(*arguments):
+        os.truncate(path, 100)
+        return shape(*arguments)
+
+    monkeypatch.setattr(faiss_io, "_shape", shrink)
+    with pytest.raises(ValueError, match="became shorter while it was read"):
+        HammingIndex.load(path)
+
+
+def test_save_that_fails_half_way_keeps_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "index"
+    filled(3).save(path)
+    before = path.read_bytes()
+
+    def no_space(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", no_space)
+    with pytest.raises(OSError, match="No space left"):
+        filled(5).save(path)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["index"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
+def test_killed_save_keeps_the_old_file(tmp_path):
+    path = tmp_path / "index"
+    filled(3).save(path)
+    before = path.read_bytes()
+    child = textwrap.dedent(f"""
+        import os, time
+        import numpy as np
+        from orthohash_triton.search import HammingIndex
+
+        def wait(descriptor):  # the payload is written, the new file not yet in place
+            print("written", flush=True)
+            time.sleep(60)
+
+        os.fsync = wait
+        index = HammingIndex(64)
+        index.add(np.zeros((100_000, 8), np.uint8))
+        index.save({str(path)!r})
+    """)
+    with subprocess.Popen([sys.executable, "-c", child], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "written\n"
+        process.send_signal(signal.SIGKILL)
+        assert process.wait(timeout=10) == -signal.SIGKILL
+    assert path.read_bytes() == before
+    assert HammingIndex.load(path).ntotal == 3
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
+def test_save_killed_at_any_time_leaves_a_whole_file(tmp_path):
+    path = tmp_path / "index"
+    child = textwrap.dedent(f"""
+        import numpy as np
+        from orthohash_triton.search import faiss_io
+
+        versions = [np.full((200_000, 8), value, np.uint8) for value in (1, 2)]
+        faiss_io.write({str(path)!r}, versions[0])
+        print("ready", flush=True)
+        while True:
+            for codes in versions:
+                faiss_io.write({str(path)!r}, codes)
+    """)
+    with subprocess.Popen([sys.executable, "-c", child], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.wait(timeout=10)
+    loaded = HammingIndex.load(path)
+    assert loaded.ntotal == 200_000
+    assert len(loaded.codes.unique()) == 1
