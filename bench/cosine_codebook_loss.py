@@ -4,23 +4,20 @@
     python -m bench.cosine_codebook_loss --quick    # the smallest problem, nothing written
 
 Peers, in the same run and taking turns: the naive version (normalise, matmul, margin by scatter, cross entropy; the reference of
-the tests) with a float32 codebook at hand, and `torch.nn.functional.linear_cross_entropy` where torch has it (no margin: it can not
-have one).
+the tests) with a float32 codebook at hand, and `torch.nn.functional.linear_cross_entropy` where torch has it (without a margin:
+it cannot have one).
 """
 
 import argparse
 import math
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
 import orthohash_triton as oht
+from bench._harness import RESULTS, append_csv, environment, peak_extra_memory, percentiles, timings
 from orthohash_triton import reference
 
-from ._harness import append_csv, environment, peak_extra_memory, timings
-
-RESULTS = Path(__file__).parent / "results" / "cosine_codebook_loss.csv"
 # (N, C, K): the size of image data sets, the memory-bound middle, instance retrieval (the classes of GLDv2-clean), a million.
 GRID = [(64, 10, 16), (256, 100, 64), (256, 1000, 64), (256, 10_000, 128), (256, 81_313, 512), (256, 1_000_000, 128)]
 NAIVE_LIMIT = 10**8  # logits; beyond, the peers that keep them are left out
@@ -53,11 +50,6 @@ def steps(rows: int, classes: int, bits: int, device: str) -> dict:
     return found
 
 
-def peak_of(peer: str, *shape) -> float:
-    """Growth of the peak memory over one step, bytes."""
-    return peak_extra_memory(lambda: steps(*shape)[peer])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="the smallest problem only, nothing written")
@@ -67,20 +59,19 @@ def main() -> None:
     rows = []
     for shape in options.shape or (GRID[:1] if options.quick else GRID):
         peers = steps(*shape, options.device)
+        repeats = 5 if options.quick else max(5, min(200, 2 * 10**9 // (shape[0] * shape[1] * shape[2])))
         if "naive" in peers:
             torch.testing.assert_close(peers["orthohash_triton"](), peers["naive"](), rtol=1e-4, atol=1e-7)
-        times = timings(peers, seconds=1 if options.quick else 20)
-        for peer, (low, median, high) in times.items():
-            memory = peak_of(peer, *shape, options.device)
-            ratio = median / times["orthohash_triton"][1]
-            rows.append({"op": "cosine_codebook_loss", "peer": peer, "n": shape[0], "classes": shape[1], "bits": shape[2],
-                         "mode": "forward+backward", "ms_20": low * 1e3, "ms_50": median * 1e3, "ms_80": high * 1e3,
-                         "extra_mb": memory / 1e6, "time_over_ours": ratio} | environment())  # fmt: skip
-            print(
-                f"N={shape[0]} C={shape[1]} K={shape[2]} {peer:22} {median * 1e3:10.2f} ms  {memory / 1e6:8.1f} MB  {ratio:5.2f}x"
-            )
+        times = {peer: percentiles(seconds) for peer, seconds in timings(peers, repeats).items()}
+        for peer, milliseconds in times.items():
+            memory = peak_extra_memory(peers[peer])
+            ratio = milliseconds["ms_50"] / times["orthohash_triton"]["ms_50"]
+            row = {"peer": peer, "rows": shape[0], "classes": shape[1], "bits": shape[2], "repeats": repeats, **milliseconds}
+            row |= {"extra_mb": round(memory / 1e6, 1), "time_over_ours": round(ratio, 2)}
+            rows.append(row | environment())
+            print(f"{shape}  {peer:22} {row['ms_50']:10.2f} ms  {row['extra_mb']:8.1f} MB  {ratio:5.2f} x", flush=True)
     if not options.quick:
-        append_csv(RESULTS, rows)
+        append_csv(RESULTS / "cosine_codebook_loss.csv", rows)
 
 
 if __name__ == "__main__":

@@ -6,15 +6,16 @@ z_c = (s / sqrt(K)) v^ . o_c, a running (max, sum_c e^(z_c), sum_c e^(z_c) o_c) 
   sweep    program = (block of rows, slice of the bits, part of the classes); writes the partial (max, sum, weighted codes).
   finish   program = block of rows; merges the parts in their order, adds the positive class, goes back through v / |v|.
 
-Numerics. Codes are exact in fp16, so only v^ and p = e^(z - max) are rounded. Each is carried by one fp16 part or by two (high and
-low half), scaled by powers of two to stay clear of fp16's subnormals; two parts are as good as a float32 product, and both run on
-tensor cores with float32 accumulation. Exponentials are powers of two of logits premultiplied by log2(e).
+Numerics. Codes are exact in fp16, so only v^ and p = e^(z - max) are rounded. Each is carried by one fp16 part or by two (high
+and low half), scaled by powers of two to stay clear of fp16's subnormals; two parts are as good as a float32 product, and both
+run on tensor cores with float32 accumulation. Exponentials are powers of two of logits premultiplied by log2(e).
 
 Positive classes. With one id per row the sweep leaves the row's own class out (and so knows no margin), and `finish` adds it in
-closed form from a float32 dot product: softmax minus target is never computed by cancellation. With a [N, C] target the margin is
-part of the sweep, which then also sums q_c o_c and q_c z_c.
+closed form from a float32 dot product: softmax minus target is never computed by cancellation. With a [N, C] target the margin
+is part of the sweep, which then also sums q_c o_c and q_c z_c.
 
-Bits beyond 512 are swept in slices: every slice recomputes the logits from all bits and accumulates its own part of the gradient.
+More than ONE_SLICE bits are swept in slices: every slice recomputes the logits from all bits and accumulates its own part of
+the gradient.
 """
 
 import math
@@ -33,6 +34,8 @@ ROW_SCALE = tl.constexpr(256.0)  # |v^| <= 1: its low half stays a normal fp16 n
 PROBABILITY_SCALE = tl.constexpr(32768.0)  # p <= 1, and 2^15 is below fp16's largest number
 NO_CLASS_YET = tl.constexpr(-1e30)  # a running maximum that is finite: -inf - -inf would be NaN
 SINE_FLOOR = tl.constexpr(1e-6)  # of sin^2(theta), as the reference
+
+ONE_SLICE = 512  # bits whose gradient accumulates in registers at once
 
 
 class Prepared(NamedTuple):
@@ -65,17 +68,18 @@ def prepare(codebook: torch.Tensor) -> Prepared:
 
 def plan(rows: int, classes: int, bits: int, parts: int, dense: bool, hip: bool, processors: int) -> Plan:
     """Tiles whose accumulators fit the registers (tests compile every one and allow no spill), split until the device is full."""
-    slice_bits = min(max(triton.next_power_of_2(bits), 16), 512)
+    slice_bits = max(triton.next_power_of_2(bits), 16) if bits <= ONE_SLICE else ONE_SLICE // 2
     slices = triton.cdiv(bits, slice_bits)
-    block_rows, block_classes, warps = _tile(slice_bits, slices, parts, dense, hip)
+    block_rows, block_classes, warps = _tile(slice_bits, parts, dense, slices > 1, hip)
     blocks = triton.cdiv(classes, block_classes)
     programs = triton.cdiv(rows, block_rows) * slices
     blocks_per_split = triton.cdiv(blocks, min(blocks, max(1, 2 * processors // programs)))
     splits = triton.cdiv(blocks, blocks_per_split)
-    return Plan(block_rows, block_classes, slice_bits, slices, splits, blocks_per_split, warps, stages=2)
+    stages = 2 if slices == 1 else 1  # prefetching slices of the rows would take the registers of their accumulators
+    return Plan(block_rows, block_classes, slice_bits, slices, splits, blocks_per_split, warps, stages)
 
 
-def _tile(slice_bits: int, slices: int, parts: int, dense: bool, hip: bool) -> tuple[int, int, int]:
+def _tile(slice_bits: int, parts: int, dense: bool, sliced: bool, hip: bool) -> tuple[int, int, int]:
     """(rows, classes, warps). A dense target keeps a second accumulator; AMD gives four waves twice the registers of eight."""
     if slice_bits <= 64:
         return (32, 32, 4) if dense else (64, 64, 4)
@@ -83,10 +87,10 @@ def _tile(slice_bits: int, slices: int, parts: int, dense: bool, hip: bool) -> t
     if slice_bits <= 128:
         return 16 if dense else 64, 32, warps
     if slice_bits <= 256:
-        return 16 if dense else 32, 32, warps
+        return 16 if dense or sliced else 32, 32, warps
     if hip:
-        return 16, 16 if parts == 2 and (dense or slices > 1) else 32, warps
-    return 16 if dense or parts == 1 or slices > 1 else 32, 32, warps
+        return 16, 16 if dense and parts == 2 else 32, warps
+    return 16 if dense or parts == 1 else 32, 32, warps
 
 
 def cosine_codebook_loss(
@@ -257,12 +261,18 @@ def _sweep_kernel(
     lane = tl.arange(0, BITS)
 
     # 1. The rows: their norm over all bits, and, where one slice holds all bits, v^ itself for the whole sweep.
-    square = tl.zeros((ROWS,), tl.float32)
-    for s in tl.static_range(SLICES):
-        v = _load_rows(v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, row, s * BITS + lane, in_rows, n_bits, v_stride, HAS_NORM)
-        square += tl.sum(v * v, 1)
-    inverse_norm = _inverse_norm(square)[:, None]
-    v *= inverse_norm
+    if SLICES == 1:
+        v = _load_rows(v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, row, lane, in_rows, n_bits, v_stride, HAS_NORM)
+        inverse_norm = _inverse_norm(tl.sum(v * v, 1))[:, None]
+        v *= inverse_norm
+    else:
+        square = tl.zeros((ROWS,), tl.float32)
+        for s in range(SLICES):
+            part = _load_rows(
+                v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, row, s * BITS + lane, in_rows, n_bits, v_stride, HAS_NORM
+            )
+            square += tl.sum(part * part, 1)
+        inverse_norm = _inverse_norm(square)[:, None]
 
     if DENSE:
         weight = tl.load(target_total_ptr + row, mask=in_rows, other=0.0)
@@ -289,7 +299,7 @@ def _sweep_kernel(
             dot = _dot_rows(v, codes, PARTS)
         else:
             dot = tl.zeros((ROWS, CLASSES), tl.float32)
-            for s in tl.static_range(SLICES):
+            for s in range(SLICES):
                 part = _load_rows(
                     v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, row, s * BITS + lane, in_rows, n_bits, v_stride, HAS_NORM
                 )

@@ -14,10 +14,9 @@ from typing import Any
 
 import torch
 import triton
+from orthohash_triton.kernels import launch
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-
-from orthohash_triton.kernels import launch
 
 # Dynamic shared memory that one block may ask for, bytes, and the width of a warp.
 SHARED_LIMIT = {"sm_80": 166_912, "sm_86": 101_376, "sm_89": 101_376, "sm_90": 232_448, "sm_100": 232_448, "sm_120": 101_376,
@@ -88,7 +87,7 @@ def _specialise(kernel: Any, args: tuple[Any, ...], constexprs: dict[str, Any]) 
     signature, constants, attrs = {}, {}, {}
     for position, parameter in enumerate(kernel.params):
         name = parameter.name
-        value = values[name] if name in values else parameter.default
+        value = values.get(name, parameter.default)
         if parameter.is_constexpr or value is None or (type(value) is int and value == 1):
             signature[name], constants[(position,)] = "constexpr", value
         elif isinstance(value, torch.Tensor):
@@ -105,7 +104,10 @@ def _specialise(kernel: Any, args: tuple[Any, ...], constexprs: dict[str, Any]) 
 def _resources(target: str, asm: dict[str, Any]) -> tuple[int, int]:
     if target.startswith("sm_"):
         usage = _cuda_tool("cuobjdump", "--dump-resource-usage", asm["cubin"])
-        return int(re.search(r"REG:(\d+)", usage)[1]), int(re.search(r"STACK:(\d+)", usage)[1])
+        registers, stack = (int(re.search(rf"{name}:(\d+)", usage)[1]) for name in ("REG", "STACK"))
+        if stack and not re.search(r"\b(LDL|STL)\b", _cuda_tool("nvdisasm", "-c", asm["cubin"])):
+            stack = 0  # ptxas sometimes reserves a few bytes that no instruction touches
+        return registers, stack
     text = asm["amdgcn"]
     registers = int(re.search(r"\.vgpr_count:\s+(\d+)", text)[1])
     return registers, int(re.search(r"\.private_segment_fixed_size:\s+(\d+)", text)[1])

@@ -9,11 +9,9 @@ and is skipped, with this reason, where there is none of the three.
 
 import importlib
 import os
-from collections.abc import Iterator
 
 import pytest
 import torch
-
 from orthohash_triton.kernels import launch
 
 
@@ -51,12 +49,11 @@ def seeded() -> None:
 
 
 @pytest.fixture(autouse=True)
-def poisoned(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def poisoned(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """In kernel tests fresh memory holds NaN or a sentinel, so that an element nobody wrote is seen."""
     if "kernel" in request.keywords and not os.environ.get("ORTHOHASH_TEST_UNPOISONED"):
         for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
             monkeypatch.setattr(owner, name, _poisoning(getattr(owner, name)))
-    yield
 
 
 def _poisoning(allocate):

@@ -8,13 +8,16 @@ sum_c e^(z_c) o_c, which are the loss and its gradient. Two things keep the swee
 - A column of ones beside the codes, and of minus the bound beside v^, makes the first product subtract the bound and the
   second one sum the exponentials.
 
-With one label per row the positive class is left out of the sweep and added in closed form, margin and all.
+With one label per row the positive class is left out of the sweep and added in closed form, margin and all. What is done once
+a row rather than once a logit is compiled by Numba: dozens of small PyTorch calls would cost more than a small problem.
 """
 
 import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numba
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,6 +25,9 @@ LOGITS_AT_A_TIME = 1 << 19  # elements; with the codes, what a last-level cache 
 CODES_AT_A_TIME = 1 << 20  # elements of the expanded codes
 SINE_FLOOR = 1e-6  # of sin^2(theta), as the reference
 TINY_SUM = 1e-25  # a sum of exponentials under this has lost digits to underflow
+
+# Sums may be reordered, which vectorises them; NaN and infinity keep their meaning.
+_compiled = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
 
 
 class Problem(NamedTuple):
@@ -37,12 +43,18 @@ class Problem(NamedTuple):
     need_grad: bool
 
 
+class Rows(NamedTuple):
+    """What a sweep reads of the rows."""
+
+    extended: Tensor  # [N, K + 1]: step v^ and minus the bound, so that its product with [codes, 1] is logits minus the bound
+    target: Tensor  # int64 [N] or float [N, C]
+
+
 class Swept(NamedTuple):
     """Sums over the classes, of e^(z - bound) and of the smoothed target q."""
 
-    total: Tensor  # [N, 1]: sum_c e_c
-    pulled: Tensor  # [N, K]: sum_c e_c z'_c o_c, with z' the slope of the margin
-    target_logit: Tensor  # [N, 1]: sum_c q_c z_c
+    sums: Tensor  # [N, K + 1]: sum_c e_c z'_c o_c, with z' the slope of the margin; the last column is sum_c e_c
+    target_logit: Tensor  # [N]: sum_c q_c (z_c - bound)
     target_pull: Tensor  # [N, K]: sum_c q_c z'_c o_c
 
 
@@ -58,139 +70,112 @@ def cosine_codebook_loss(
     ignore_index: int,
     need_grad: bool,
     need_lse_grad: bool,
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Per row: loss [N], log-sum-exp [N], d loss / d v [N, K], d lse / d v [N, K]; None for a gradient that is not needed."""
-    step = scale / math.sqrt(v.shape[1])
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Per row: loss [N], log-sum-exp [N], d loss / d v [N, K], d lse / d v [N, K]; a gradient that is not needed is empty."""
+    count, bits = v.shape
+    step = scale / math.sqrt(bits)
     problem = Problem(codebook, scale, step, margin, angular, label_smoothing, ignore_index, need_grad or need_lse_grad)
-    square = torch.linalg.vecdot(v, v)[:, None]  # [N, 1]
-    inverse_norm = torch.where(square == 0, 0.0, square.rsqrt())
-    unit = v * inverse_norm  # [N, K]
-    bound = step * unit.abs().sum(1, keepdim=True)  # [N, 1]
+    inverse_norm, extended = v.new_empty(count), v.new_empty(count, bits + 1)
+    _extend_rows(v.numpy(), step, inverse_norm.numpy(), extended.numpy())
+    rows = Rows(extended, target)
 
     sweep = _sweep_ids if target.ndim == 1 else _sweep_dense
-    swept = sweep(problem, unit, target, bound)
-    lost = swept.total[:, 0] < TINY_SUM
+    swept = sweep(problem, rows)
+    lost = swept.sums[:, bits] < TINY_SUM
     if lost.any():
-        bound[lost] = _largest_logit(problem, unit[lost], target[lost])
-        again = sweep(problem, unit[lost], target[lost], bound[lost])
-        for whole, part in zip(swept, again, strict=True):
+        again = Rows(extended[lost], target[lost])
+        extended[lost, bits] = again.extended[:, bits] = -_largest_logit(problem, again)
+        for whole, part in zip(swept, sweep(problem, again), strict=True):
             whole[lost] = part
 
-    lse = bound + swept.total.log()  # [N, 1]
-    labelled = (target != ignore_index if target.ndim == 1 else target.sum(1) > 0)[:, None]
-    loss = torch.where(labelled, lse - swept.target_logit, 0.0)
-
-    def through_norm(pull: Tensor) -> Tensor:
-        """The gradient with respect to v, from one with respect to v^ that still lacks the factor `step`."""
-        along = torch.linalg.vecdot(pull, unit)[:, None]
-        return pull.addcmul_(along, unit, value=-1).mul_(step * inverse_norm)
-
-    grad = lse_grad = None
-    if problem.need_grad:
-        mean_code = swept.pulled / swept.total  # [N, K]
-        if need_grad:
-            grad = through_norm(mean_code - swept.target_pull).masked_fill_(~labelled, 0.0)
-        if need_lse_grad:
-            lse_grad = through_norm(mean_code)
-    return loss[:, 0], lse[:, 0], grad, lse_grad
+    labelled = target != ignore_index if target.ndim == 1 else target.sum(1) > 0
+    loss, lse = v.new_empty(count), v.new_empty(count)
+    grad, lse_grad = (v.new_empty(count, bits) if needed else v.new_empty(0, bits) for needed in (need_grad, need_lse_grad))
+    arrays = (inverse_norm, extended, *swept, labelled, loss, lse, grad, lse_grad)
+    _finish_rows(step, *(tensor.numpy() for tensor in arrays))
+    return loss, lse, grad, lse_grad
 
 
-def _sweep_ids(problem: Problem, unit: Tensor, target: Tensor, bound: Tensor) -> Swept:
+def _sweep_ids(problem: Problem, rows: Rows) -> Swept:
     """One positive class per row: every other class by the sweep, the positive one in closed form."""
-    classes, bits = problem.codebook.shape
-    sums = unit.new_zeros(len(unit), bits + 1)
-    for logits, codes in _other_logits(problem, unit, target, bound):
+    extended, target = rows
+    count, bits = len(extended), extended.shape[1] - 1
+    sums = torch.zeros_like(extended)
+    for logits, codes in _other_logits(problem, rows):
         _accumulate(problem, sums, logits.exp_(), codes)
-    pulled, total = sums[:, :bits], sums[:, bits:]
-
-    positive_code, cosine, moved, slope = _positive_class(problem, unit, target)
-    labelled = (target != problem.ignore_index)[:, None]
-    weight = (problem.scale * moved - bound).exp() * labelled
-    total = total + weight
-    pulled.addcmul_(weight * slope, positive_code)
-
-    smoothing = problem.label_smoothing
-    target_logit = (1 - smoothing) * problem.scale * moved
-    target_pull = (1 - smoothing) * slope * positive_code
-    if smoothing:
-        every_code = problem.codebook.sum(0).to(unit.dtype)  # [K]
-        every_logit = problem.step * (unit @ every_code)[:, None] + problem.scale * (moved - cosine)
-        target_logit += smoothing / classes * every_logit
-        target_pull += smoothing / classes * (every_code + (slope - 1) * positive_code)
-    return Swept(total, pulled, target_logit, target_pull)
+    target_logit, target_pull = extended.new_empty(count), extended.new_empty(count, bits)
+    every_code = problem.codebook.sum(0) if problem.label_smoothing else problem.codebook[0].long()  # [K]; unread without
+    arrays = (extended, target, problem.codebook, every_code, sums, target_logit, target_pull)
+    options = (problem.scale, problem.step, problem.margin, problem.angular, problem.label_smoothing, problem.ignore_index)
+    _add_positive_class(*options, *(tensor.numpy() for tensor in arrays))
+    return Swept(sums, target_logit, target_pull)
 
 
-def _sweep_dense(problem: Problem, unit: Tensor, target: Tensor, bound: Tensor) -> Swept:
+def _sweep_dense(problem: Problem, rows: Rows) -> Swept:
     """A distribution over the classes per row: the margin, the target and its pull are part of the sweep."""
+    extended, target = rows
     classes, bits = problem.codebook.shape
-    weight = target.sum(1, keepdim=True, dtype=unit.dtype)  # [N, 1]
+    weight = target.sum(1, keepdim=True, dtype=extended.dtype)  # [N, 1]
     weight = (1 - problem.label_smoothing) / weight.where(weight > 0, 1)
-    sums, target_sums = unit.new_zeros(len(unit), bits + 1), unit.new_zeros(len(unit), bits + 1)
-    target_logit = bound.clone()  # the smoothed target sums to one
-    total = torch.zeros_like(bound)
-    for first, logits, slope, codes in _margined_logits(problem, unit, target, bound):
+    sums, target_sums = torch.zeros_like(extended), torch.zeros_like(extended)
+    target_logit, total = extended.new_zeros(len(extended)), extended.new_zeros(len(extended))
+    for first, logits, slope, codes in _margined_logits(problem, rows):
         q = weight * target[:, first : first + len(codes)] + problem.label_smoothing / classes
-        target_logit += (q * logits).sum(1, keepdim=True)
+        target_logit += (q * logits).sum(1)
         e = logits.exp_()
-        total += e.sum(1, keepdim=True)
+        total += e.sum(1)
         _accumulate(problem, sums, e * slope, codes)
         _accumulate(problem, target_sums, q * slope, codes)
-    return Swept(total, sums[:, :bits], target_logit, target_sums[:, :bits])
+    sums[:, bits] = total  # behind an angular margin the column of ones has summed slopes
+    return Swept(sums, target_logit, target_sums[:, :bits])
 
 
-def _largest_logit(problem: Problem, unit: Tensor, target: Tensor) -> Tensor:
-    """The largest logit of every row, margin included.  [N, 1]"""
-    no_bound = torch.zeros_like(unit[:, :1])
-    if target.ndim == 1:
-        largest = problem.scale * _positive_class(problem, unit, target)[2]
-        blocks = (logits for logits, _ in _other_logits(problem, unit, target, no_bound))
+def _largest_logit(problem: Problem, rows: Rows) -> Tensor:
+    """The largest logit of every row, margin included.  [N]"""
+    extended = rows.extended.clone()
+    extended[:, -1] = 0
+    rows = Rows(extended, rows.target)
+    if rows.target.ndim == 1:
+        own = problem.codebook[rows.target.where(rows.target != problem.ignore_index, 0)]  # [N, K]
+        cosine = torch.linalg.vecdot(extended[:, :-1], own.to(extended.dtype)) / problem.scale
+        largest = problem.scale * _with_margin(problem, cosine)[0]
+        blocks = (logits for logits, _ in _other_logits(problem, rows))
     else:
-        largest = torch.full_like(no_bound, -math.inf)
-        blocks = (logits for _, logits, _, _ in _margined_logits(problem, unit, target, no_bound))
+        largest = torch.full_like(extended[:, 0], -math.inf)
+        blocks = (logits for _, logits, _, _ in _margined_logits(problem, rows))
     for logits in blocks:
-        largest = torch.maximum(largest, logits.amax(1, keepdim=True))
+        largest = torch.maximum(largest, logits.amax(1))
     return largest
 
 
-def _positive_class(problem: Problem, unit: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Code [N, K], cosine, cosine behind the margin and slope [N, 1] of each row's class (class 0 where it has none)."""
-    code = problem.codebook[target.where(target != problem.ignore_index, 0)].to(unit.dtype)
-    cosine = torch.linalg.vecdot(unit, code)[:, None] / math.sqrt(unit.shape[1])
-    return code, cosine, *_with_margin(problem, cosine)
-
-
-def _other_logits(problem: Problem, unit: Tensor, target: Tensor, bound: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def _other_logits(problem: Problem, rows: Rows) -> Iterator[tuple[Tensor, Tensor]]:
     """Blocks of logits minus bound [N, B], -inf for the row's own class, with their codes."""
-    column, row = target.where(target != problem.ignore_index, -1).sort()
-    hits = int(torch.searchsorted(column, 0))
-    for first, logits, codes in _logits(problem, unit, bound):
-        passed, hits = hits, int(torch.searchsorted(column, first + len(codes)))
-        if hits > passed:
-            logits[row[passed:hits], column[passed:hits] - first] = -math.inf
+    own = rows.target.numpy()
+    for first, logits, codes in _logits(problem, rows):
+        _leave_out(own, problem.ignore_index, first, logits.numpy())
         yield logits, codes
 
 
-def _margined_logits(
-    problem: Problem, unit: Tensor, target: Tensor, bound: Tensor
-) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
+def _margined_logits(problem: Problem, rows: Rows) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
     """First class, logits minus bound [N, B] with the margin on every positive, its slope [N, B], and the codes."""
-    for first, logits, codes in _logits(problem, unit, bound):
-        positive = target[:, first : first + len(codes)] > 0
+    bound = -rows.extended[:, -1:]
+    for first, logits, codes in _logits(problem, rows):
+        positive = rows.target[:, first : first + len(codes)] > 0
         moved, slope = _with_margin(problem, (logits + bound) / problem.scale)
         yield first, torch.where(positive, problem.scale * moved - bound, logits), torch.where(positive, slope, 1.0), codes
 
 
-def _logits(problem: Problem, unit: Tensor, bound: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
+def _logits(problem: Problem, rows: Rows) -> Iterator[tuple[int, Tensor, Tensor]]:
     """First class, logits minus bound [N, B], and [codes, 1] [B, K + 1]; the next block overwrites the tensors of this one."""
-    classes, bits = problem.codebook.shape
-    size = max(64, min(LOGITS_AT_A_TIME // max(len(unit), 1), CODES_AT_A_TIME // bits, classes))
-    extended = torch.cat((problem.step * unit, -bound), 1)  # [N, K + 1]
-    codes = unit.new_ones(size, bits + 1)
-    logits = unit.new_empty(len(unit) * size)
+    extended = rows.extended
+    count, (classes, bits) = len(extended), problem.codebook.shape
+    size = min(classes, max(64, min(LOGITS_AT_A_TIME // max(count, 1), CODES_AT_A_TIME // bits)))
+    codes = extended.new_ones(size, bits + 1)
+    logits = extended.new_empty(count * size)
     for first in range(0, classes, size):
         block = codes[: min(size, classes - first)]
         block[:, :bits] = problem.codebook[first : first + size]
-        yield first, torch.mm(extended, block.T, out=logits[: len(unit) * len(block)].view(len(unit), len(block))), block
+        yield first, torch.mm(extended, block.T, out=logits[: count * len(block)].view(count, len(block))), block
 
 
 def _accumulate(problem: Problem, sums: Tensor, weights: Tensor, codes: Tensor) -> None:
@@ -202,13 +187,119 @@ def _accumulate(problem: Problem, sums: Tensor, weights: Tensor, codes: Tensor) 
 
 
 def _with_margin(problem: Problem, cosine: Tensor) -> tuple[Tensor, Tensor]:
+    """Positive classes' cosines behind their margin, and the slope d moved / d cosine."""
+    moved, slope = torch.empty_like(cosine), torch.empty_like(cosine)
+    arrays = (cosine.contiguous().view(-1), moved.view(-1), slope.view(-1))
+    _fill_margin(problem.margin, problem.angular, *(tensor.numpy() for tensor in arrays))
+    return moved, slope
+
+
+@_compiled
+def _margin_of(cosine, margin, angular):
     """A positive class's cosine behind its margin, and the slope d moved / d cosine."""
-    margin = problem.margin
-    if not problem.angular:
-        return cosine - margin, torch.ones_like(cosine)
-    square = 1 - cosine.square()
-    sine = square.clamp(min=SINE_FLOOR).sqrt()
-    moved = cosine * math.cos(margin) - sine * math.sin(margin)
-    slope = math.cos(margin) + torch.where(square > SINE_FLOOR, math.sin(margin) * cosine / sine, 0.0)
-    past_pi = cosine < math.cos(math.pi - margin)
-    return torch.where(past_pi, cosine - margin * math.sin(math.pi - margin), moved), torch.where(past_pi, 1.0, slope)
+    if not angular:
+        return cosine - margin, 1.0
+    if cosine < math.cos(math.pi - margin):
+        return cosine - margin * math.sin(math.pi - margin), 1.0
+    square = 1.0 - cosine * cosine
+    sine = math.sqrt(max(square, SINE_FLOOR))
+    slope = math.cos(margin)
+    if square > SINE_FLOOR:
+        slope += math.sin(margin) * cosine / sine
+    return cosine * math.cos(margin) - sine * math.sin(margin), slope
+
+
+@_compiled
+def _fill_margin(margin, angular, cosine, moved, slope):
+    for i in range(cosine.size):
+        moved[i], slope[i] = _margin_of(cosine[i], margin, angular)
+
+
+@_compiled
+def _extend_rows(v, step, inverse_norm, extended):
+    """1 / |v| [N], 0 for a zero row; and `Rows.extended`."""
+    count, bits = v.shape
+    for n in range(count):
+        square = v.dtype.type(0)
+        for k in range(bits):
+            square += v[n, k] * v[n, k]
+        inverse_norm[n] = 0.0 if square == 0 else 1.0 / np.sqrt(square)
+        bound = v.dtype.type(0)
+        for k in range(bits):
+            extended[n, k] = step * inverse_norm[n] * v[n, k]
+            bound += abs(extended[n, k])
+        extended[n, bits] = -bound
+
+
+@_compiled
+def _leave_out(own, ignore_index, first, logits):
+    """-inf for the logit of a row's own class where this block of classes holds it."""
+    for n in range(own.size):
+        column = own[n] - first
+        if own[n] != ignore_index and 0 <= column < logits.shape[1]:
+            logits[n, column] = -np.inf
+
+
+@_compiled
+def _add_positive_class(
+    scale, step, margin, angular, label_smoothing, ignore_index,
+    extended, own, codebook, every_code, sums, target_logit, target_pull,
+):  # fmt: skip
+    """Add each row's own class to `sums`, and fill `target_logit` and `target_pull` (see Swept)."""
+    classes, bits = codebook.shape
+    uniform = label_smoothing / classes
+    for n in range(own.size):
+        target_logit[n] = 0.0
+        if own[n] == ignore_index:
+            target_pull[n] = 0.0
+            continue
+        code = codebook[own[n]]
+        dot = 0.0
+        every_dot = 0.0
+        for k in range(bits):
+            dot += extended[n, k] * code[k]
+            if label_smoothing > 0:
+                every_dot += extended[n, k] * every_code[k]
+        moved, slope = _margin_of(dot / scale, margin, angular)
+        logit = scale * moved + extended[n, bits]
+        weight = math.exp(logit)
+        share = 1.0 - label_smoothing
+        target_logit[n] = share * logit + uniform * (every_dot + scale * moved - dot + classes * extended[n, bits])
+        # In the sums the positive class weighs e_y z'_y; the uniform part of the target has it once with slope 1 already.
+        for k in range(bits):
+            sums[n, k] += weight * slope * code[k]
+            target_pull[n, k] = (share * slope + uniform * (slope - 1.0)) * code[k] + uniform * every_code[k]
+        sums[n, bits] += weight
+
+
+@_compiled
+def _finish_rows(step, inverse_norm, extended, sums, target_logit, target_pull, labelled, loss, lse, grad, lse_grad):
+    """Loss, log-sum-exp and, through v^ = v / |v|, their gradients; a gradient without rows is not wanted."""
+    count, bits = target_pull.shape
+    for n in range(count):
+        total = sums[n, bits]
+        above_bound = math.log(total)
+        lse[n] = above_bound - extended[n, bits]
+        loss[n] = above_bound - target_logit[n] if labelled[n] else 0.0
+        if len(grad):
+            if labelled[n]:
+                for k in range(bits):
+                    grad[n, k] = sums[n, k] / total - target_pull[n, k]
+                _through_norm(grad[n], extended[n], step, inverse_norm[n])
+            else:
+                grad[n] = 0.0
+        if len(lse_grad):
+            for k in range(bits):
+                lse_grad[n, k] = sums[n, k] / total
+            _through_norm(lse_grad[n], extended[n], step, inverse_norm[n])
+
+
+@_compiled
+def _through_norm(pull, extended, step, inverse_norm):
+    """In place: the gradient with respect to v, from one with respect to v^ that still lacks the factor `step`."""
+    along = 0.0
+    for k in range(pull.size):
+        along += pull[k] * extended[k]
+    along /= step  # extended is step v^
+    for k in range(pull.size):
+        pull[k] = (step * pull[k] - along * extended[k]) * inverse_norm

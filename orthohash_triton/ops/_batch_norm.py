@@ -55,7 +55,8 @@ class BatchNorm(NamedTuple):
     def fix_statistics(self, latent: Tensor, impl: str) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, bool, str]:
         """(mean, 1 / deviation, weight, bias, training, group name): what the loss op takes. Updates the running statistics."""
         if not self.training:
-            assert self.running_mean is not None and self.running_var is not None
+            assert self.running_mean is not None  # see check
+            assert self.running_var is not None
             mean, var = self.running_mean.to(_wide(latent)), self.running_var.to(_wide(latent))
             return mean, (var + self.eps).rsqrt(), self.weight, self.bias, False, ""
         group = "" if self.process_group is None else self.process_group.group_name

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .. import reference
 from . import _batch_norm, _checks, _dispatch
-from ._codebook_loss_op import loss_rows
+from ._codebook_loss_op import codebook_loss
 from ._derived import derived
 
 LATENT_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -84,9 +84,11 @@ def _check_target(op: str, target: Any, rows: int, classes: int, ignore_index: i
     if target.dtype != torch.int64:
         raise TypeError(f"{op}: target must be {expected}; got {_checks.describe(target)}. Convert class ids with .long()")
     if rows and _checks.may_read_values(target):
-        low, high = torch.aminmax(torch.where(target == ignore_index, 0, target))
+        low, high = map(int, torch.aminmax(target))
+        if low < 0 or high >= classes:  # or is it only ignore_index?
+            low, high = map(int, torch.aminmax(torch.where(target == ignore_index, 0, target)))
         if low < 0 or high >= classes:
-            bad = int(low) if low < 0 else int(high)
+            bad = low if low < 0 else high
             raise ValueError(
                 f"{op}: target has class {bad}; expected ids from 0 to {classes - 1} (the codebook has {classes} rows) "
                 f"or ignore_index = {ignore_index}"
@@ -140,8 +142,8 @@ def evaluate(
     wanted = [v] if batch_norm is None else [v, batch_norm.weight, batch_norm.bias]
     need_grad = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in wanted)
     norm = _batch_norm.NO_NORM if batch_norm is None else batch_norm.fix_statistics(v, chosen)
-    loss, lse, _, _ = loss_rows(v, *norm, target, codebook, *options, chosen, need_grad, need_grad and return_lse)
-    loss = _reduce(loss, target, options.ignore_index, keywords["reduction"])
+    needs = need_grad, need_grad and return_lse
+    loss, lse, *_ = codebook_loss(v, *norm, target, codebook, *options, chosen, keywords["reduction"], *needs)
     return (loss, lse) if return_lse else loss
 
 
@@ -157,14 +159,3 @@ def _evaluate_reference(
         v, target, codebook, batch_norm.running_mean, batch_norm.running_var, batch_norm.weight, batch_norm.bias,
         training=batch_norm.training, momentum=batch_norm.momentum, eps=batch_norm.eps, **keywords,
     )  # fmt: skip
-
-
-def _reduce(loss: Tensor, target: Tensor, ignore_index: int, reduction: str) -> Tensor:
-    """The loss per row [N], reduced; the mean is over labelled rows and NaN where there is none, as in torch."""
-    if reduction == "none":
-        return loss
-    total = loss.sum()
-    if reduction == "sum":
-        return total
-    labelled = target != ignore_index if target.ndim == 1 else target.sum(1) > 0
-    return total / labelled.sum()

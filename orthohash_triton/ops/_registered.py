@@ -10,19 +10,22 @@ from typing import Any
 import torch
 
 
-def registered(name: str, forward: Callable[..., Any], *, fake: Callable[..., Any]) -> Callable[..., Any]:
-    """Register `forward` as op `orthohash::name`; the schema comes from its annotations, all arguments are positional.
+class Op:
+    """Calls `op`, the registered op, while torch.compile traces, and `eager`, which does the same, otherwise."""
 
-    Eager calls go straight to `forward`: the dispatcher's Python layers cost more than a small search.
-    """
+    def __init__(self, op: torch.library.CustomOpDef, eager: Callable[..., Any]) -> None:
+        self.op = op
+        self.eager = eager
+
+    def __call__(self, *args: Any) -> Any:
+        return self.op(*args) if torch.compiler.is_compiling() else self.eager(*args)
+
+
+def registered(name: str, forward: Callable[..., Any], *, fake: Callable[..., Any]) -> Op:
+    """Register `forward` as op `orthohash::name`; the schema comes from its annotations, all arguments are positional."""
     op = torch.library.custom_op(f"orthohash::{name}", forward, mutates_args=())
     op.register_fake(fake)
-
-    def call(*args: Any) -> Any:
-        return op(*args) if torch.compiler.is_compiling() else forward(*args)
-
-    call.op = op  # type: ignore[attr-defined]
-    return call
+    return Op(op, forward)
 
 
 def differentiable(
@@ -32,19 +35,20 @@ def differentiable(
     fake: Callable[..., Any],
     setup_context: Callable[..., None],
     backward: Callable[..., Any],
-) -> Callable[..., Any]:
-    """Register `forward` as op `orthohash::name`; the schema comes from its annotations, all arguments are positional."""
-    op = torch.library.custom_op(f"orthohash::{name}", forward, mutates_args=())
-    op.register_fake(fake)
-    op.register_autograd(backward, setup_context=setup_context)
-    members = {"forward": staticmethod(forward), "setup_context": staticmethod(setup_context), "backward": staticmethod(backward)}
-    eager = type(f"{name}_function", (torch.autograd.Function,), members)
+) -> Op:
+    """As `registered`, with a gradient."""
 
-    def call(*args: Any) -> Any:
-        return op(*args) if torch.compiler.is_compiling() else eager.apply(*args)  # type: ignore[attr-defined]
+    # A Function that is given `setup_context` inspects its signature at every call, which takes longer than a small loss.
+    def forward_in_context(ctx: Any, *args: Any) -> Any:
+        output = forward(*args)
+        setup_context(ctx, args, output)
+        return output
 
-    call.op = op  # type: ignore[attr-defined]
-    return call
+    members = {"forward": staticmethod(forward_in_context), "backward": staticmethod(backward)}
+    function: Any = type(f"{name}_function", (torch.autograd.Function,), members)
+    known = registered(name, forward, fake=fake)
+    known.op.register_autograd(backward, setup_context=setup_context)
+    return Op(known.op, function.apply)
 
 
 def refuse_double_backward(op: str) -> None:

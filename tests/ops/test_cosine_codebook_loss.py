@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from orthohash_triton import reference
-from orthohash_triton.ops._codebook_loss_op import loss_rows
+from orthohash_triton.ops._codebook_loss_op import codebook_loss
 from orthohash_triton.ops.cosine_codebook_loss import cosine_codebook_loss
 from tests.implementations import BOTH
 
@@ -308,11 +308,12 @@ def test_no_rows():
     assert cosine_codebook_loss(v, target, codebook, reduction="none").shape == (0,)
 
 
+@pytest.mark.parametrize("reduction", ["none", "mean"])
 @pytest.mark.parametrize("need_lse_grad", [False, True])
-def test_opcheck(need_lse_grad):
+def test_opcheck(need_lse_grad, reduction):
     v, target, codebook = problem(5, 7, 16)
-    options = (4.0, 0.2, False, 0.1, -100, 2, "cpu", True, need_lse_grad)
-    torch.library.opcheck(loss_rows.op, (v.requires_grad_(), None, None, None, None, False, "", target, codebook, *options))
+    options = (4.0, 0.2, False, 0.1, -100, 2, "cpu", reduction, True, need_lse_grad)
+    torch.library.opcheck(codebook_loss.op, (v.requires_grad_(), None, None, None, None, False, "", target, codebook, *options))
 
 
 def test_compiles_into_one_graph():

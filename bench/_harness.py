@@ -1,0 +1,140 @@
+"""What the benchmarks share: fair timing on a noisy machine, peak memory, what ran where, and one CSV file a benchmark."""
+
+import csv
+import importlib.metadata
+import multiprocessing
+import os
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+_PACKAGES = ("orthohash-triton", "torch", "triton", "numba", "numpy", "faiss-cpu")
+
+
+def timings(
+    functions: Mapping[str, Callable[[], Any]], repeats: int, *, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
+    """Seconds of `repeats` calls of each function, sorted. Each runs once unmeasured.
+
+    The functions take turns, A B A B, so that a machine that slows down slows all of them. `clock=time.process_time` counts the
+    CPU time of this process, over all its threads: the fairer measure where other programs run beside a single thread.
+    """
+    for function in functions.values():
+        function()
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(repeats):
+        for name, function in functions.items():
+            started = clock()
+            function()
+            seconds[name].append(clock() - started)
+    return {name: sorted(values) for name, values in seconds.items()}
+
+
+def percentiles(seconds: Sequence[float]) -> dict[str, float]:
+    """The 20th, 50th and 80th percentile of times, in milliseconds: ms_20, ms_50, ms_80."""
+    if len(seconds) == 1:
+        cuts = [seconds[0]] * 9
+    else:
+        cuts = statistics.quantiles(seconds, n=10, method="inclusive")
+    return {f"ms_{percent}": round(1e3 * cuts[percent // 10 - 1], 4) for percent in (20, 50, 80)}
+
+
+def peak_extra_memory(function: Callable[[], Any]) -> int:
+    """Bytes by which `function` raises the peak of the memory in use, measured in a forked child on its second call.
+
+    The first call there takes what a process takes once (compiled code, thread pools, buffers of libraries), and is not counted.
+    """
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=_measure_peak, args=(function, sender))
+    child.start()
+    sender.close()
+    try:
+        return receiver.recv()
+    except EOFError:
+        child.join()
+        raise RuntimeError(f"the measured function ended its process with exit code {child.exitcode}") from None
+    finally:
+        child.join()
+
+
+def _measure_peak(function: Callable[[], Any], sender: Any) -> None:
+    function()
+    before = _reset_peak()
+    function()
+    sender.send(_peak() - before)
+
+
+def _reset_peak() -> int:
+    """Forget the peak so far, where the system can; the memory that is in use now, or else the peak."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return _peak()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _peak() -> int:
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def environment() -> dict[str, str]:
+    """Machine, versions and date, as columns of a result."""
+    import torch
+
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = ""
+    return {
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+        "cpu": cpu_model(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "",
+        "threads": str(torch.get_num_threads()),
+        "python": platform.python_version(),
+        **versions,
+    }
+
+
+def cpu_model() -> str:
+    """The processor's name and, on x86, the vector instructions that decide how fast bits are counted."""
+    information = Path("/proc/cpuinfo")
+    if not information.exists():
+        return platform.processor() or platform.machine()
+    fields = dict(line.split(":", 1) for line in information.read_text().splitlines() if ":" in line)
+    fields = {name.strip(): value.strip() for name, value in fields.items()}
+    flags = [flag for flag in ("avx2", "avx512_vpopcntdq") if flag in fields.get("flags", "").split()]
+    name = fields.get("model name", platform.machine())
+    family = f" family {fields['cpu family']} model {fields['model']}" if "cpu family" in fields else ""
+    return f"{name}{family} {' '.join(flags)}".strip()
+
+
+def append_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Append `rows`, all of the same columns, to the CSV file `path`; its first line names them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns = list(rows[0])
+    known = None
+    if path.exists() and path.stat().st_size:
+        with path.open(newline="") as file:
+            known = next(csv.reader(file))
+        if known != columns:
+            raise ValueError(f"{path} has the columns {known}, the new rows have {columns}; move the old file away")
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        if known is None:
+            writer.writeheader()
+        writer.writerows(rows)

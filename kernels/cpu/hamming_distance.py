@@ -1,0 +1,36 @@
+"""All pairwise Hamming distances on a CPU. Writing the answer costs most: four bytes a distance."""
+
+import math
+from itertools import pairwise
+
+import numpy as np
+
+from ._bits import compiled, load_block, popcount
+from ._threads import run_all, thread_count
+
+_BLOCK = 512  # codes whose word planes stay in the first-level cache, for all queries
+
+
+def hamming_distance(queries: np.ndarray, gallery: np.ndarray, distances: np.ndarray) -> None:
+    """Fill `distances` int32 [Q, N] from uint8 codes [Q, B] and [N, B]."""
+    words = np.zeros((math.ceil(queries.shape[1] / 8), len(queries)), np.uint64)
+    load_block(queries, 0, len(queries), words)
+    size = _BLOCK * math.ceil(len(gallery) / _BLOCK / thread_count())
+    bounds = [*range(0, len(gallery), size), len(gallery)]
+    run_all(_fill_columns, [(words, gallery, *part, distances) for part in pairwise(bounds)])
+
+
+@compiled
+def _fill_columns(queries, gallery, start, stop, distances):
+    words, count = queries.shape
+    block = np.empty((words, _BLOCK), np.uint64)
+    for first in range(start, stop, _BLOCK):
+        length = min(_BLOCK, stop - first)
+        load_block(gallery, first, length, block)
+        for q in range(count):
+            row = distances[q, first : first + length]
+            row[:] = 0
+            for word in range(words):
+                codes, query = block[word, :length], queries[word, q]
+                for i in range(length):
+                    row[i] += np.int32(popcount(codes[i] ^ query))

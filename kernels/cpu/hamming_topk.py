@@ -1,0 +1,274 @@
+"""Exact k nearest codes on a CPU, in the order (distance, position): a threshold scan.
+
+Nearly every code is farther than the k-th best so far, so the scan only asks which codes of a step are within the query's current
+limit (see _bits.py) and walks those few. A histogram of the distances held keeps the limit as tight as it can be: once k codes
+within distance t are held, a later one at t loses its tie and only d < t is of interest.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from ._bits import (
+    PLANES_PAY_FROM,
+    PLANES_PER_BYTE,
+    STEP,
+    compiled,
+    inlined,
+    load_block,
+    lowest_bit,
+    pair_tables,
+    plane_count,
+    plane_hits,
+    popcount,
+    split_block,
+    word_hits,
+)
+from ._threads import run_all, thread_count
+
+MISSING_DISTANCE = 2**31 - 1
+MISSING_ID = -1
+
+_POSITION_BITS = 40
+_PLANE_BYTES = 16 * 1024
+_QUERIES_A_GROUP = 256
+_HELD_BYTES = 2**25  # of candidates, per thread
+
+
+def hamming_topk(
+    queries: np.ndarray, gallery: np.ndarray, mask: np.ndarray | None, distances: np.ndarray, ids: np.ndarray
+) -> None:
+    """Fill `distances` int32 and `ids` int64 [Q, k] from uint8 codes [Q, B] and [N, B]; `mask` bool [N] says which rows count."""
+    bounds = _gallery_bounds(len(queries), len(gallery), distances.shape[1])
+    parts = len(bounds) - 1
+    part_distances, part_ids = distances[None], ids[None]
+    if parts > 1:
+        part_distances, part_ids = (np.empty((parts, *answer.shape), answer.dtype) for answer in (distances, ids))
+    allowed = np.ones(0, np.bool_) if mask is None else mask
+    tasks = [
+        (queries[group], gallery, allowed, *bounds[part : part + 2], part_distances[part, group], part_ids[part, group])
+        for part in range(parts)
+        for group in _query_groups(len(queries), min(distances.shape[1], len(gallery)))
+    ]
+    run_all(_search_group, tasks)
+    if parts > 1:
+        _merge(part_distances, part_ids, distances, ids, 8 * gallery.shape[1])
+
+
+def _gallery_bounds(queries: int, gallery: int, k: int) -> list[int]:
+    """Where the gallery is cut: few queries leave threads idle unless each takes a part of it."""
+    threads = thread_count()
+    parts = 1 if queries >= 8 * threads else min(threads, gallery // max(16 * k, 2**16))
+    size = STEP * math.ceil(gallery / STEP / max(parts, 1))
+    return [*range(0, gallery, size), gallery]
+
+
+def _query_groups(queries: int, k: int) -> list[slice]:
+    """Queries that one thread scans together; an even number, as the scan takes them in pairs."""
+    size = min(_QUERIES_A_GROUP, math.ceil(queries / thread_count()), _HELD_BYTES // (8 * _capacity(k)))
+    size = max(2, size + size % 2)
+    return [slice(first, first + size) for first in range(0, queries, size)]
+
+
+def _capacity(k: int) -> int:
+    """Candidates that a query holds before the beaten ones are dropped."""
+    return 2 * k + 1024
+
+
+def _search_group(queries, gallery, allowed, start, stop, distances, ids) -> None:
+    """Answer a group of queries from rows start .. stop - 1."""
+    width = gallery.shape[1]
+    words = math.ceil(width / 8)
+    k = min(ids.shape[1], stop - start)
+    in_planes = len(queries) >= PLANES_PAY_FROM
+    size = max(2 * STEP, _PLANE_BYTES // plane_count(width) // STEP * STEP)
+    even = np.pad(queries, ((0, len(queries) % 2), (0, 0)))
+    _scan(
+        np.pad(queries, ((0, 0), (0, 8 * words - width))).view(np.uint64),
+        _aligned_copy(pair_tables(even)) if in_planes else np.empty((0, 0, 0), np.uint8),
+        gallery,
+        allowed,
+        start,
+        stop,
+        np.empty((words, size), np.uint64),
+        _aligned((8 * words * PLANES_PER_BYTE, size)) if in_planes else np.empty((0, 0), np.uint8),
+        plane_count(width) if in_planes else 0,
+        _nothing_held(len(even), _capacity(k), 8 * width),
+        k,
+        distances,
+        ids,
+    )
+
+
+class _Held(NamedTuple):
+    """The candidates of each query."""
+
+    keys: np.ndarray  # int64 [Q, capacity]: distance << _POSITION_BITS | position, in the order of positions
+    fill: np.ndarray  # int64 [Q]: keys in use
+    histogram: np.ndarray  # int64 [Q, bits + 1]: how many were taken at each distance
+    limits: np.ndarray  # int64 [Q]: codes at this distance or farther are of no more use
+    below: np.ndarray  # int64 [Q]: how many are nearer than the limit, fewer than k
+
+
+def _nothing_held(queries: int, capacity: int, bits: int) -> _Held:
+    return _Held(
+        np.empty((queries, capacity), np.int64),
+        np.zeros(queries, np.int64),
+        np.zeros((queries, bits + 1), np.int64),
+        np.full(queries, bits + 1, np.int64),
+        np.zeros(queries, np.int64),
+    )
+
+
+def _aligned(shape: tuple[int, ...]) -> np.ndarray:
+    size = math.prod(shape)
+    raw = np.empty(size + 64, np.uint8)
+    skip = -raw.ctypes.data % 64
+    return raw[skip : skip + size].reshape(shape)
+
+
+def _aligned_copy(array: np.ndarray) -> np.ndarray:
+    copy = _aligned(array.shape)
+    copy[...] = array
+    return copy
+
+
+@compiled
+def _scan(queries, tables, gallery, allowed, start, stop, word_planes, planes, planes_used, held, k, distances, ids):
+    """Search rows start .. stop - 1 for a group of queries: block after block of the gallery, and for each all the queries.
+
+    queries: uint64 [Q, W]; tables: `pair_tables` of them, an entry for queries 2i and 2i + 1; word_planes, planes: room for the
+    planes of a block; planes_used: how many of `planes` tell the codes apart, 0 to score by words alone; held: has one query more
+    where Q is odd.
+    """
+    count, words = queries.shape
+    size = word_planes.shape[1]
+    open_codes = np.zeros(size // 64, np.uint64)
+    word_address, plane_address = np.int64(word_planes.ctypes.data), np.int64(planes.ctypes.data)
+    query_address, table_address = np.int64(queries.ctypes.data), np.int64(tables.ctypes.data)
+    table_bytes = tables.nbytes // max(tables.shape[0], 1)
+    held.limits[count:] = 0
+    for first in range(start, stop, size):
+        length = min(size, stop - first)
+        load_block(gallery, first, length, word_planes)
+        _open_codes(allowed, first, length, open_codes)
+        if planes_used:
+            split_block(word_planes, length, planes)
+        q = 0
+        while q < count:
+            paired = planes_used > 0 and q % 2 == 0 and max(held.limits[q], held.limits[q + 1]) <= 255
+            table, query = table_address + q // 2 * table_bytes, query_address + 8 * words * q
+            code = 0
+            while code < length:
+                limit, other_limit = held.limits[q], held.limits[q + paired]
+                if paired:
+                    code, a, b, c, d = plane_hits(plane_address, size, planes_used, code, length, table, limit, other_limit)
+                    masks = (a, b, c, d)
+                else:
+                    code, a, b = word_hits(word_address, size, words, code, length, query, limit)
+                    masks = (a, b, np.uint64(0), np.uint64(0))
+                if code < length:
+                    for part in range(4):
+                        if masks[part]:
+                            hits, here = masks[part], code + 64 * (part % 2)
+                            _take(hits, first, here, q + part // 2, k, queries, word_planes, open_codes, held)
+                code += STEP
+            q += 1 + paired
+    for q in range(count):
+        _emit(held.keys[q, : held.fill[q]], held.histogram[q], held.limits[q], k - held.below[q], distances[q], ids[q])
+
+
+@inlined
+def _take(hits, first, code, q, k, queries, word_planes, open_codes, held):
+    """Hold those of 64 codes from `code` of the block at `first` that `hits` names, may be found and are still near enough."""
+    hits &= open_codes[code // 64]
+    while hits:
+        i = code + lowest_bit(hits)
+        hits &= hits - np.uint64(1)
+        distance = np.int64(0)
+        for word in range(word_planes.shape[0]):
+            distance += popcount(word_planes[word, i] ^ queries[q, word])
+        limit = held.limits[q]
+        if distance >= limit:
+            continue
+        if held.fill[q] == held.keys.shape[1]:
+            held.fill[q] = _drop_beaten(held.keys[q], limit, k - held.below[q])
+        held.keys[q, held.fill[q]] = distance << _POSITION_BITS | (first + i)
+        held.fill[q] += 1
+        held.histogram[q, distance] += 1
+        below = held.below[q] + 1
+        while below >= k:
+            limit -= 1
+            below -= held.histogram[q, limit]
+        held.limits[q], held.below[q] = limit, below
+
+
+@compiled
+def _open_codes(allowed, first, length, bits):
+    """Which codes of a block may be found, as bits: those that exist, and are allowed where `allowed` is not empty."""
+    bits[:] = 0
+    if allowed.shape[0] == 0:
+        bits[: length // 64] = ~np.uint64(0)
+        if length % 64:
+            bits[length // 64] = (np.uint64(1) << np.uint64(length % 64)) - np.uint64(1)
+        return
+    for i in range(length):
+        bits[i // 64] |= np.uint64(allowed[first + i]) << np.uint64(i % 64)
+
+
+@compiled
+def _drop_beaten(keys, limit, ties):
+    """Keep the candidates nearer than `limit` and the first `ties` at it, in their order."""
+    kept = 0
+    for key in keys:
+        distance = key >> _POSITION_BITS
+        if distance > limit or (distance == limit and ties <= 0):
+            continue
+        ties -= distance == limit
+        keys[kept] = key
+        kept += 1
+    return kept
+
+
+@compiled
+def _emit(keys, histogram, limit, ties, distances, ids):
+    """A stable counting sort of the candidates nearer than `limit` and of the first `ties` at it."""
+    total = 0
+    for distance in range(min(limit + 1, histogram.shape[0])):
+        here = histogram[distance] if distance < limit else min(histogram[distance], ties)
+        histogram[distance] = total
+        total += here
+    for key in keys:
+        distance = key >> _POSITION_BITS
+        if distance > limit or (distance == limit and histogram[distance] >= total):
+            continue
+        place = histogram[distance]
+        histogram[distance] += 1
+        distances[place] = distance
+        ids[place] = key & ((1 << _POSITION_BITS) - 1)
+    distances[total:] = MISSING_DISTANCE
+    ids[total:] = MISSING_ID
+
+
+@compiled
+def _merge(part_distances, part_ids, distances, ids, bits):
+    """The best of the parts of a gallery, which come in the order of their positions."""
+    parts, count, k = part_distances.shape
+    histogram = np.empty(bits + 2, np.int64)
+    for q in range(count):
+        histogram[:] = 0
+        for part in range(parts):
+            for i in range(k):
+                histogram[min(part_distances[part, q, i], bits + 1)] += 1
+        total = 0
+        for distance in range(bits + 2):
+            histogram[distance], total = total, total + histogram[distance]
+        for part in range(parts):
+            for i in range(k):
+                bin_ = min(part_distances[part, q, i], bits + 1)
+                place = histogram[bin_]
+                histogram[bin_] += 1
+                if place < k:
+                    distances[q, place] = part_distances[part, q, i]
+                    ids[q, place] = part_ids[part, q, i]

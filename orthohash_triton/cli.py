@@ -1,0 +1,375 @@
+"""The command line: orthohash train | encode | index | search | evaluate | demo | doctor."""
+
+import argparse
+import json
+import sys
+import types
+import typing
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from . import __version__
+
+# Each command imports what it needs, so that one works where the extras of another are not installed.
+
+_USER_ERRORS = (ValueError, OSError, ImportError)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. Answers the exit status: 0; 1 where a check failed; 2 for a mistake of the user's, told in one line."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run(options) or 0
+    except BrokenPipeError:  # the reader of our output left, as `| head` does
+        sys.stderr.close()
+        return 0
+    except _USER_ERRORS as error:
+        print(f"orthohash {options.command}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("orthohash", description="Learn binary codes for images, and search them.")
+    parser.add_argument("--version", action="version", version=f"orthohash-triton {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    train = _command(commands, "train", _train, "train a hashing network and index its gallery", """
+        orthohash train --bits 64 --out runs/fashion
+        orthohash train --dataset photos/ --backbone efficientnet-lite0 --backbone-lr-scale 0 --epochs 20 --out runs/photos
+        orthohash train --dataset features.npz --bits 32 --out runs/features""")  # fmt: skip
+    train.add_argument("--out", required=True, type=Path, metavar="RUN", help="folder of the run")
+    _add_config_options(train)
+
+    encode = _command(commands, "encode", _encode, "turn images or features into packed codes", """
+        orthohash encode runs/photos holiday/ --out holiday.npy
+        orthohash encode runs/fashion fashion-mnist:test --out queries.npy""")  # fmt: skip
+    encode.add_argument("model", type=Path, metavar="RUN", help="run folder")
+    encode.add_argument("source", help=_SOURCES)
+    encode.add_argument("--out", required=True, type=Path, help="uint8 .npy file [N, bits/8], in the order of the source")
+
+    index = _command(commands, "index", _index, "make an index file (FAISS IndexBinaryFlat) of codes", """
+        orthohash index holiday.npy --out holiday.ibxf
+        orthohash index runs/fashion --out gallery.ibxf""")  # fmt: skip
+    index.add_argument("source", type=Path, help=".npy file of packed codes, or a run folder (its gallery)")
+    index.add_argument("--out", required=True, type=Path, help="index file")
+
+    search = _command(commands, "search", _search, "find the nearest codes", """
+        orthohash search runs/photos holiday/beach.jpg -k 5
+        orthohash search holiday.ibxf queries.npy -k 10 --limit 100 --json""")  # fmt: skip
+    search.add_argument("index", type=Path, help="index file, or a run folder (its gallery)")
+    search.add_argument("queries", help=f".npy file of packed codes; with a run folder also {_SOURCES}")
+    search.add_argument("-k", type=int, default=10, help="neighbours per query (%(default)s)")
+    search.add_argument("--limit", type=int, default=10, metavar="N", help="search for the first N queries only (%(default)s)")
+
+    evaluate = _command(
+        commands,
+        "evaluate",
+        _evaluate,
+        "mAP and precision of a run on its data set's queries",
+        """
+        orthohash evaluate runs/fashion --json""",
+    )
+    evaluate.add_argument("model", type=Path, metavar="RUN", help="run folder")
+
+    demo = _command(commands, "demo", _demo, "train, index and search Fashion-MNIST at 16, 32 and 64 bits", """
+        orthohash demo
+        orthohash demo --quick --out /tmp/demo""")  # fmt: skip
+    demo.add_argument("--quick", action="store_true", help="scikit-learn's digits for two epochs: seconds instead of minutes")
+    demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of the results (%(default)s)")
+    demo.add_argument("--seed", type=int, default=0)
+    demo.add_argument("--threads", type=int, help="CPU threads")
+
+    _command(commands, "doctor", _doctor, "versions, devices, and a check of every op against its reference", """
+        orthohash doctor
+        orthohash doctor --json""")  # fmt: skip
+    return parser
+
+
+_SOURCES = (
+    "an image, a folder of images, a .npz or .safetensors file of features, or fashion-mnist:train, fashion-mnist:test, digits"
+)
+
+
+def _command(commands: Any, name: str, run: Callable, summary: str, examples: str) -> argparse.ArgumentParser:
+    lines = [line.strip() for line in examples.strip().splitlines()]
+    parser = commands.add_parser(
+        name, help=summary, description=summary[0].upper() + summary[1:] + ".",
+        epilog="examples:\n  " + "\n  ".join(lines), formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print figures as JSON")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_config_options(parser: argparse.ArgumentParser) -> None:
+    """One option per field of TrainConfig."""
+    from .train.trainer import TrainConfig
+
+    for field in fields(TrainConfig):
+        name, text = "--" + field.name.replace("_", "-"), field.metadata["help"].replace("%", "%%")
+        if field.type is bool:
+            parser.add_argument(name, action=argparse.BooleanOptionalAction, default=field.default, help=text)
+            continue
+        default = "" if field.default is None else " (%(default)s)"
+        parser.add_argument(
+            name, type=_plain_type(field.type), default=field.default, help=text + default, metavar=_metavar(field.type)
+        )
+
+
+def _plain_type(annotation: Any) -> type:
+    """int from int | None."""
+    if isinstance(annotation, types.UnionType):
+        return next(member for member in typing.get_args(annotation) if member is not type(None))
+    return annotation
+
+
+def _metavar(annotation: Any) -> str:
+    return {int: "N", float: "X", str: "NAME"}[_plain_type(annotation)]
+
+
+def _train(options: argparse.Namespace) -> None:
+    from . import data
+    from .train import TrainConfig, save_run, train
+
+    config = TrainConfig(**{field.name: getattr(options, field.name) for field in fields(TrainConfig)})
+    splits = _splits(config, data)
+    trained = train(config, splits.train)
+    run = save_run(options.out, config, trained, splits.gallery)
+    figures = _evaluate_run(run, splits)
+    if options.json:
+        _print_json({"run": str(options.out), "epochs": [asdict(epoch) for epoch in trained.history], "evaluation": figures})
+        return
+    _print_table("Training", ["epoch", "loss", "bits as the codeword's", "learning rate", "seconds"], [
+        [str(e.epoch), f"{e.loss:.4f}", f"{e.bit_accuracy:.3f}", f"{e.lr:.2g}", f"{e.seconds:.1f}"] for e in trained.history
+    ])  # fmt: skip
+    _print_figures([{"method": "OrthoHash", **figures}], f"{splits.query.name} against {splits.gallery.name}")
+    print(f"run folder: {options.out}")
+
+
+def _splits(config: Any, data: Any) -> Any:
+    return data.load_splits(config.dataset, size=config.image_size, query_fraction=config.query_fraction, seed=config.seed)
+
+
+def _evaluate_run(run: Any, splits: Any) -> dict[str, Any]:
+    from .train.evaluation import evaluate_codes
+
+    figures = evaluate_codes(run.index, run.model.encode(splits.query.inputs), splits.query.labels, run.gallery_labels)
+    run.add_evaluation(figures)
+    return figures
+
+
+def _encode(options: argparse.Namespace) -> None:
+    import numpy as np
+
+    from ._files import atomic_write
+    from .train import load_run
+
+    run = load_run(options.model)
+    codes = run.model.encode(_inputs(run, options.source)[0]).numpy()
+    with atomic_write(options.out) as file:
+        np.save(file, codes)
+    _report(options, {"codes": str(options.out), "count": len(codes), "bits": 8 * codes.shape[1]})
+
+
+def _index(options: argparse.Namespace) -> None:
+    from .search import HammingIndex
+    from .train import load_run
+
+    if options.source.is_dir():
+        index = load_run(options.source).index
+    else:
+        codes = _read_codes(options.source)
+        index = HammingIndex(8 * codes.shape[1])
+        index.add(codes)
+    index.save(options.out)
+    _report(options, {"index": str(options.out), "count": index.ntotal, "bits": index.bits})
+
+
+def _search(options: argparse.Namespace) -> None:
+    from .search import HammingIndex
+    from .train import load_run
+
+    if options.limit < 1:
+        raise ValueError(f"--limit must be at least 1; got {options.limit}")
+    run = load_run(options.index) if options.index.is_dir() else None
+    index = run.index if run else HammingIndex.load(options.index)
+    if options.queries.endswith(".npy"):
+        queries, names = _read_codes(Path(options.queries)), None
+    elif run:
+        inputs, names = _inputs(run, options.queries)
+        queries = run.model.encode(inputs[: options.limit])
+    else:
+        raise ValueError(
+            f"an index file alone cannot encode {options.queries}; give a .npy file of codes, or a run folder for the index"
+        )
+    total = len(names) if names else len(queries)
+    queries = queries[: options.limit]
+    distances, ids = index.search(queries, options.k)
+    answers: list[dict[str, Any]] = [
+        {
+            "query": names[i] if names else str(i),
+            "neighbours": [_neighbour(run, *pair) for pair in zip(d, j, strict=True) if pair[1] >= 0],
+        }
+        for i, (d, j) in enumerate(zip(distances.tolist(), ids.tolist(), strict=True))
+    ]
+    if options.json:
+        _print_json({"queries": total, "results": answers})
+        return
+    rows = [
+        [
+            answer["query"] if rank == 0 else "",
+            str(rank + 1),
+            str(n["distance"]),
+            str(n["id"]),
+            n.get("class", ""),
+            n.get("path", ""),
+        ]
+        for answer in answers
+        for rank, n in enumerate(answer["neighbours"])
+    ]
+    _print_table(
+        f"{len(answers)} of {total} queries in {index.ntotal:,} codes", ["query", "rank", "distance", "id", "class", "file"], rows
+    )
+
+
+def _neighbour(run: Any, distance: int, id: int) -> dict[str, Any]:
+    found: dict[str, Any] = {"id": id, "distance": distance}
+    if run:
+        found["class"] = run.class_names[int(run.gallery_labels[id])]
+        if run.gallery_paths:
+            found["path"] = run.gallery_paths[id]
+    return found
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from . import data
+    from .train import load_run
+
+    run = load_run(options.model)
+    splits = _splits(run.config, data)
+    if splits.gallery.labels.tolist() != run.gallery_labels.tolist():
+        raise ValueError(f"the data set {run.config.dataset} is not the one that {run.path} was trained on; train again")
+    figures = _evaluate_run(run, splits)
+    if options.json:
+        _print_json(figures)
+    else:
+        _print_figures([{"method": "OrthoHash", **figures}], f"{splits.query.name} against {splits.gallery.name}")
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from .demo import demo
+
+    results = demo(options.out, quick=options.quick, seed=options.seed, threads=options.threads)
+    if options.json:
+        _print_json(results)
+        return
+    _print_figures(results["rows"], f"{results['dataset']['name']}: {results['dataset']['queries']:,} queries, "
+                                   f"{results['dataset']['gallery']:,} in the gallery")  # fmt: skip
+    print(f"{results['seconds']:.0f} s in all; written: {options.out / 'results.json'}, {options.out / 'neighbours.png'}")
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from .doctor import as_text, examine
+
+    report = examine()
+    if options.json:
+        _print_json(report)
+    else:
+        print(as_text(report))
+    return 0 if report["ok"] else 1
+
+
+def _inputs(run: Any, source: str) -> tuple[Any, list[str]]:
+    """What `source` names, in the shape that the run's model takes, and a name for each sample."""
+    from .data import digits, fashion_mnist, features, folders
+
+    path = Path(source)
+    if source == "digits":
+        inputs = digits.load().inputs
+    elif source.startswith("fashion-mnist:"):
+        inputs = fashion_mnist.load(source.partition(":")[2]).inputs
+    elif path.suffix in features.EXTENSIONS:
+        inputs = features.load_unlabelled(path)
+    elif path.exists():
+        files = folders.image_files(path) if path.is_dir() else [path]
+        if not files:
+            raise ValueError(f"{path} has no images")
+        if len(run.model.sample_shape) != 3:
+            raise ValueError(f"the run {run.path} takes features, not images; give a .npz or .safetensors file")
+        return folders.read_images(files, size=run.model.sample_shape[-1], grey=run.model.sample_shape[0] == 1), [
+            str(f) for f in files
+        ]
+    else:
+        raise FileNotFoundError(f"{source} does not exist; expected {_SOURCES}")
+    return inputs, [f"{source} {i}" for i in range(len(inputs))]
+
+
+def _read_codes(path: Path) -> Any:
+    import numpy as np
+    import torch
+
+    try:
+        codes = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(
+            f"{path} is not a .npy file ({error}); expected packed codes as `orthohash encode` writes them"
+        ) from error
+    if not isinstance(codes, np.ndarray) or codes.dtype != np.uint8 or codes.ndim != 2 or codes.shape[1] == 0:
+        came = f"{codes.dtype} {list(codes.shape)}" if isinstance(codes, np.ndarray) else "an archive"
+        raise ValueError(f"{path} must hold packed codes, uint8 [N, bits/8]; got {came}. Make them with `orthohash encode`")
+    return torch.from_numpy(codes)
+
+
+def _report(options: argparse.Namespace, figures: dict[str, Any]) -> None:
+    if options.json:
+        _print_json(figures)
+    else:
+        where, count = next(iter(figures.values())), figures["count"]
+        print(f"{where}: {count:,} codes of {figures['bits']} bits")
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2))
+
+
+_FIGURES = ["method", "bits", "mAP@1000", "mAP@all", "precision, radius ≤ 2", "bytes per image", "queries per second"]
+_FOOTER = (
+    "mAP: ties in the order (distance, gallery position), divided by the relevant images found, 0 for a query that finds none. "
+    "Queries per second: the 100 nearest, all queries at once, this machine."
+)
+
+
+def _print_figures(rows: list[dict[str, Any]], title: str) -> None:
+    """The table of retrieval figures."""
+    _print_table(title, _FIGURES, [[
+        row["method"],
+        _cell(row["bits"], "d"),
+        _cell(row["map_at_1000"], ".4f"),
+        _cell(row["map_at_all"], ".4f"),
+        _cell(row["precision_at_radius_2"], ".4f"),
+        _cell(row["bytes_per_image"], ",d"),
+        _cell(row["queries_per_second"], ",.0f"),
+    ] for row in rows], caption=_FOOTER)  # fmt: skip
+
+
+def _cell(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _print_table(title: str, columns: list[str], rows: list[list[str]], caption: str | None = None) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    # A terminal tells its width; a file or a pipe takes what the table needs.
+    console = Console() if sys.stdout.isatty() else Console(width=140)
+    console.print(table)

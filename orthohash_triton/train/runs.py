@@ -1,0 +1,170 @@
+"""The run folder: everything that a trained model left behind, in files that other tools can open.
+
+    config.json           TrainConfig, the shape of a sample, class names, versions
+    metrics.json          one entry per epoch, and the retrieval figures once evaluated
+    model.safetensors     weights of backbone and head
+    codebook.safetensors  int8 +-1 [C, bits]
+    index.ibxf            codes of the gallery, as FAISS reads them (faiss.read_index_binary)
+    labels.safetensors    labels of the gallery, int64 [N], in the order of the index
+    paths.json            files of the gallery's images, where there are any
+
+Every file is written whole or not at all, config.json last: a folder without it holds no run.
+"""
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import __version__
+from .._files import atomic_write
+from ..data import Dataset
+from ..search import HammingIndex
+from .backbones import make_backbone
+from .model import HashModel
+from .trainer import TrainConfig, Trained
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder, opened."""
+
+    path: Path
+    config: TrainConfig
+    model: HashModel
+    codebook: Tensor
+    index: HammingIndex
+    gallery_labels: Tensor
+    class_names: tuple[str, ...]
+    gallery_paths: tuple[str, ...] | None
+    metrics: dict[str, Any]
+
+    def add_evaluation(self, figures: dict[str, Any]) -> None:
+        """Keep retrieval figures in metrics.json, in the place of earlier ones."""
+        self.metrics["evaluation"] = figures
+        _write_json(self.path / "metrics.json", self.metrics)
+
+
+def save_run(path: str | Path, config: TrainConfig, trained: Trained, gallery: Dataset, *, custom_backbone: bool = False) -> Run:
+    """Encode and index `gallery`, and write the folder at `path` (made where it is missing)."""
+    path = Path(path)
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "config.json").unlink(missing_ok=True)
+    index = HammingIndex(config.bits)
+    index.add(trained.model.encode(gallery.inputs))
+    description = {
+        "format": FORMAT,
+        "orthohash_triton": __version__,
+        "torch": torch.__version__,
+        "sample_shape": list(gallery.sample_shape),
+        "class_names": list(gallery.class_names),
+        "custom_backbone": custom_backbone,
+        "config": asdict(config),
+    }
+    metrics: dict[str, Any] = {"epochs": [asdict(epoch) for epoch in trained.history]}
+    _write_json(path / "metrics.json", metrics)
+    _write_tensors(path / "model.safetensors", trained.model.state_dict())
+    _write_tensors(path / "codebook.safetensors", {"codebook": trained.codebook})
+    _write_tensors(path / "labels.safetensors", {"gallery": gallery.labels})
+    if gallery.paths is not None:
+        _write_json(path / "paths.json", [str(file) for file in gallery.paths])
+    else:
+        (path / "paths.json").unlink(missing_ok=True)
+    index.save(path / "index.ibxf")
+    _write_json(path / "config.json", description)
+    paths = None if gallery.paths is None else tuple(map(str, gallery.paths))
+    return Run(
+        path, config, trained.model, trained.codebook, index, gallery.labels, gallery.class_names, paths, metrics
+    )  # fmt: skip
+
+
+def load_run(path: str | Path, *, backbone: nn.Module | None = None) -> Run:
+    """Open the run folder at `path`.
+
+    A run that was trained with a backbone of the caller's own needs that `backbone` again (its weights come from the run).
+    """
+    path = Path(path)
+    if not (path / "config.json").is_file():
+        raise FileNotFoundError(
+            f"{path} is not a run folder: it has no config.json. Make one with `orthohash train --out {path}`"
+        )
+    description = _read_json(path / "config.json")
+    if not isinstance(description, dict) or "config" not in description or "sample_shape" not in description:
+        raise ValueError(f"{path / 'config.json'} was not written by orthohash train: it lacks the keys config and sample_shape")
+    if description.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} has run format {description.get('format')!r}; this version reads {FORMAT}. Train again, or update"
+        )
+    if description["custom_backbone"] and backbone is None:
+        raise ValueError(f"{path} was trained with a backbone of its own; open it in Python with load_run(path, backbone=...)")
+    config = _config(path, description["config"])
+    sample_shape = tuple(description["sample_shape"])
+    model = HashModel(backbone or make_backbone(config.backbone, sample_shape), config.bits, sample_shape)
+    try:
+        model.load_state_dict(_read_tensors(path / "model.safetensors"))
+    except RuntimeError as error:
+        raise ValueError(f"{path / 'model.safetensors'} does not fit the model of config.json: {error}") from error
+    index = HammingIndex.load(path / "index.ibxf")
+    labels = _tensor(path / "labels.safetensors", "gallery")
+    if index.ntotal != len(labels) or index.bits != config.bits:
+        raise ValueError(
+            f"{path}: index.ibxf holds {index.ntotal} codes of {index.bits} bits, labels.safetensors {len(labels)} labels "
+            f"and config.json {config.bits} bits; the files are not of one run"
+        )
+    paths = tuple(_read_json(path / "paths.json")) if (path / "paths.json").is_file() else None
+    return Run(
+        path, config, model.eval(), _tensor(path / "codebook.safetensors", "codebook"), index, labels,
+        tuple(description["class_names"]), paths, _read_json(path / "metrics.json"),
+    )  # fmt: skip
+
+
+def _config(path: Path, values: dict[str, Any]) -> TrainConfig:
+    unknown = set(values) - {field.name for field in fields(TrainConfig)}
+    if unknown:
+        raise ValueError(f"{path / 'config.json'} has settings that this version does not know: {', '.join(sorted(unknown))}")
+    return TrainConfig(**values)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    with atomic_write(path) as file:
+        file.write((json.dumps(value, indent=2) + "\n").encode())
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} is missing: the run folder is not complete") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not JSON ({error})") from error
+
+
+def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    from safetensors.torch import save
+
+    with atomic_write(path) as file:
+        file.write(save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: the run folder is not complete")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a readable .safetensors file ({error})") from error
+
+
+def _tensor(path: Path, name: str) -> Tensor:
+    tensors = _read_tensors(path)
+    if name not in tensors:
+        raise ValueError(f"{path} lacks the tensor {name!r}; it has {', '.join(sorted(tensors)) or 'none'}")
+    return tensors[name]

@@ -1,0 +1,86 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from orthohash_triton import data
+from orthohash_triton.data import features
+
+
+def write(path: Path, n: int = 20, **changes) -> Path:
+    arrays = {"features": np.arange(3 * n, dtype=np.float64).reshape(n, 3), "labels": np.arange(n, dtype=np.int32) % 4} | changes
+    np.savez(path, **{name: value for name, value in arrays.items() if value is not None})
+    return path
+
+
+def test_npz(tmp_path: Path) -> None:
+    dataset = features.load(write(tmp_path / "x.npz", class_names=np.array(["a", "b", "c", "d"])))
+    assert dataset.inputs.dtype == torch.float32
+    assert dataset.inputs[1].tolist() == [3, 4, 5]
+    assert dataset.labels[:6].tolist() == [0, 1, 2, 3, 0, 1]
+    assert dataset.class_names == ("a", "b", "c", "d")
+    assert dataset.sample_shape == (3,)
+
+
+def test_safetensors_in_half_precision(tmp_path: Path) -> None:
+    save_file(
+        {"features": torch.ones(4, 2, dtype=torch.float16), "labels": torch.tensor([0, 2, 0, 2])}, tmp_path / "x.safetensors"
+    )
+    dataset = features.load(tmp_path / "x.safetensors")
+    assert dataset.inputs.dtype == torch.float32
+    assert dataset.class_names == ("0", "1", "2")
+
+
+def test_unlabelled(tmp_path: Path) -> None:
+    assert features.load_unlabelled(write(tmp_path / "x.npz", labels=None)).shape == (20, 3)
+
+
+def test_splits_by_seed_and_by_files(tmp_path: Path) -> None:
+    _, gallery, query = data.load_splits(str(write(tmp_path / "x.npz", n=48)), query_fraction=0.25)
+    assert (len(gallery), len(query)) == (36, 12)  # 3 of the 12 of each class are held out
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    write(folder / "train.npz", n=8)
+    write(folder / "query.npz", n=2)
+    train, gallery, query = data.load_splits(str(folder))
+    assert (len(train), len(gallery), len(query)) == (8, 8, 2)
+    assert query.class_names == train.class_names == ("0", "1", "2", "3")
+    (folder / "query.npz").unlink()
+    with pytest.raises(FileNotFoundError, match=r"neither query\.npz nor query\.safetensors"):
+        data.load_splits(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labels": None}, "lacks the key 'labels'; it has features"),
+        ({"features": None}, "lacks the key 'features'; it has labels"),
+        ({"features": np.zeros((20, 3), np.int64)}, "features must be floating"),
+        ({"features": np.zeros(20)}, r"features must be floating \[N, D\]; got torch.float64 \[20\]"),
+        ({"labels": np.zeros(19, np.int64)}, r"labels must be integers \[20\]"),
+        ({"labels": np.zeros(20)}, "labels must be integers"),
+        ({"labels": np.full(20, -1)}, "labels must lie in"),
+        ({"features": np.full((20, 3), np.nan)}, "NaN or infinity"),
+    ],
+)
+def test_bad_arrays(tmp_path: Path, changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        features.load(write(tmp_path / "x.npz", **changes))
+
+
+@pytest.mark.parametrize("extension", ["npz", "safetensors"])
+def test_foreign_files(tmp_path: Path, extension: str) -> None:
+    path = tmp_path / f"x.{extension}"
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        features.load(path)
+    path.write_bytes(b"something else entirely")
+    with pytest.raises(ValueError, match=f"is not a readable .{extension} file"):
+        features.load(path)
+
+
+def test_other_extensions(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("1,2")
+    with pytest.raises(ValueError, match=r"expected a \.npz or \.safetensors file; got \.csv"):
+        features.load(tmp_path / "x.csv")

@@ -1,0 +1,227 @@
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orthohash_triton.ops.hamming_topk import hamming_topk
+
+MISSING = (2**31 - 1, -1)
+
+
+def random_codes(count: int, width: int, device: torch.device | str = "cpu") -> torch.Tensor:
+    return torch.randint(0, 256, (count, width), dtype=torch.uint8, device=device)
+
+
+def near_codes(count: int, width: int, device: torch.device | str = "cpu") -> torch.Tensor:
+    """Codes as training makes them: few centres, few bits flipped, so that many distances tie."""
+    centres = random_codes(3, width, device)[torch.randint(0, 3, (count,), device=device)]
+    flips = random_codes(count, width, device) & random_codes(count, width, device) & random_codes(count, width, device)
+    return centres ^ flips
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def check(queries: torch.Tensor, gallery: torch.Tensor, k: int, mask: torch.Tensor | None = None, impl: str = "cpu") -> None:
+    distances, ids = hamming_topk(queries, gallery, k, mask=mask, impl=impl)
+    assert (distances.dtype, ids.dtype) == (torch.int32, torch.int64)
+    expected_distances, expected_ids = hamming_topk(queries, gallery, k, mask=mask, impl="reference")
+    assert torch.equal(distances, expected_distances)
+    assert torch.equal(ids, expected_ids)
+
+
+def test_reference_by_hand():
+    gallery = torch.tensor([[0b111], [0b1], [0b11], [0b100], [0b1]], dtype=torch.uint8)
+    queries = torch.tensor([[0b1]], dtype=torch.uint8)
+    assert [answer.tolist() for answer in hamming_topk(queries, gallery, 4, impl="reference")] == [[[0, 0, 1, 2]], [[1, 4, 2, 0]]]
+    mask = torch.tensor([True, False, True, False, True])
+    distances, ids = hamming_topk(queries, gallery, 4, mask=mask, impl="reference")
+    assert distances.tolist() == [[0, 1, 2, MISSING[0]]]
+    assert ids.tolist() == [[4, 2, 0, MISSING[1]]]
+
+
+# Bits of one byte, of no whole word, one word, a word and a tail, several words, and of sums that 8 bits cannot hold (512, 1032).
+@pytest.mark.parametrize("bits", [8, 24, 64, 72, 128, 256, 512, 1032])
+@pytest.mark.parametrize("make", [random_codes, near_codes])
+@pytest.mark.parametrize("queries", [1, 7])  # scored by words, and in pairs by planes with one query left over
+def test_cpu(bits, make, queries):
+    gallery = make(3001, bits // 8)  # several blocks, the last one not whole
+    check(make(queries, bits // 8), gallery, 17)
+    check(gallery[:queries], gallery, 700, mask=torch.rand(3001) < 0.3)
+
+
+def test_near_and_far_queries_side_by_side():
+    """Distances of long codes need more than 8 bits, but not those of every query."""
+    gallery = near_codes(3000, 129)
+    queries = random_codes(8, 129)
+    queries[[1, 2, 4]] = gallery[:3]
+    check(queries, gallery, 10)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.data())
+def test_cpu_against_brute_force(data):
+    width = data.draw(st.sampled_from([1, 3, 8, 9, 16, 32, 64]), "width")
+    count, size = data.draw(st.integers(1, 9), "queries"), data.draw(st.integers(1, 600), "gallery")
+    k = data.draw(st.integers(1, 700), "k")
+    torch.manual_seed(data.draw(st.integers(0, 1000), "seed"))
+    make = data.draw(st.sampled_from([random_codes, near_codes]), "codes")
+    share = data.draw(st.sampled_from([None, 0.0, 0.1, 0.9]), "allowed")
+    mask = None if share is None else torch.rand(size) < share
+    with threads(data.draw(st.sampled_from([1, 2]), "threads")):
+        check(make(count, width), make(size, width), k, mask)
+
+
+@pytest.mark.parametrize("queries", [1, 6])
+@pytest.mark.parametrize("width", [8, 64])
+def test_identical_codes_come_in_the_order_of_positions(queries, width):
+    code = random_codes(1, width)
+    distances, ids = hamming_topk(code.expand(queries, -1), code.expand(5000, -1), 1000)
+    assert not distances.any()
+    assert torch.equal(ids, torch.arange(1000).expand(queries, -1))
+
+
+def test_candidates_that_keep_being_beaten():
+    """Codes that come nearer and nearer: every one is a candidate, and what is held must be cut back often."""
+    steps = torch.arange(65).repeat_interleave(200).flip(0)
+    gallery = torch.stack([(steps > bit) for bit in range(64)], 1)
+    packed = torch.from_numpy(np.packbits(gallery.numpy(), axis=1, bitorder="little"))
+    for queries in (1, 5):
+        check(torch.zeros(queries, 8, dtype=torch.uint8), packed, 300)
+
+
+@pytest.mark.parametrize("count", [1, 3, 40])
+def test_thread_count_changes_nothing(count):
+    """One query has the gallery split among threads, forty are split themselves."""
+    queries, gallery = near_codes(count, 8), near_codes(150_000, 8)
+    mask = torch.rand(150_000) < 0.5
+    answers = []
+    for n in (1, 2, 3):
+        with threads(n):
+            answers.append((*hamming_topk(queries, gallery, 50), *hamming_topk(queries, gallery, 50, mask=mask)))
+    for answer in answers[1:]:
+        assert all(map(torch.equal, answers[0], answer))
+
+
+def test_same_bits_flipped_everywhere_change_nothing():
+    queries, gallery, flips = near_codes(5, 16), near_codes(2000, 16), random_codes(1, 16)
+    flipped = hamming_topk(queries ^ flips, gallery ^ flips, 30)
+    assert all(map(torch.equal, hamming_topk(queries, gallery, 30), flipped))
+
+
+def test_fewer_are_a_prefix_of_more():
+    queries, gallery = near_codes(5, 8), near_codes(2000, 8)
+    many = hamming_topk(queries, gallery, 2500)
+    for k in (1, 10, 999):
+        assert all(torch.equal(few, more[:, :k]) for few, more in zip(hamming_topk(queries, gallery, k), many, strict=True))
+
+
+@pytest.mark.parametrize("impl", ["cpu", "reference", pytest.param("triton", marks=pytest.mark.kernel)])
+def test_nothing_to_find(impl, device):
+    codes, none = random_codes(3, 8, device), random_codes(0, 8, device)
+    assert [tuple(answer.shape) for answer in hamming_topk(none, codes, 2, impl=impl)] == [(0, 2)] * 2
+    for gallery, mask in ((none, None), (codes, torch.zeros(3, dtype=torch.bool, device=device))):
+        distances, ids = hamming_topk(codes, gallery, 2, mask=mask, impl=impl)
+        assert distances.tolist() == [[MISSING[0]] * 2] * 3
+        assert ids.tolist() == [[MISSING[1]] * 2] * 3
+
+
+# A part of the gallery is 2,048 codes at 64 bits and 512 from 72 bits on: one part, several, a last one with dead tiles.
+KERNEL_CASES = {
+    "one query": (1, 2100, 8, 10, random_codes, None),
+    "ties, more than one group": (5, 4200, 8, 300, near_codes, None),
+    "no whole word, k > N": (2, 37, 3, 50, near_codes, None),
+    "eight levels, mask": (3, 1100, 9, 40, near_codes, 0.3),
+    "fewer allowed than k": (2, 300, 16, 100, near_codes, 0.1),
+}
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("case", KERNEL_CASES)
+def test_kernel(case, device):
+    queries, size, width, k, make, share = KERNEL_CASES[case]
+    mask = None if share is None else torch.rand(size, device=device) < share
+    gallery = make(size, width, device)
+    check(gallery[-queries:] ^ 1, gallery, k, mask, impl="triton")
+
+
+@pytest.mark.kernel
+def test_kernel_identical_codes(device):
+    code = random_codes(1, 8, device)
+    distances, ids = hamming_topk(code, code.expand(2500, -1), 2100, impl="triton")
+    assert not distances.any()
+    assert torch.equal(ids[0], torch.arange(2100, device=device))
+
+
+def test_same_answers_as_faiss():
+    faiss = pytest.importorskip("faiss")
+    queries, gallery = near_codes(20, 8).numpy(), near_codes(20_000, 8).numpy()
+    distances, ids = hamming_topk(queries, gallery, 100)
+    assert isinstance(distances, np.ndarray)
+    faiss_distances, faiss_ids = faiss.knn_hamming(queries, gallery, 100)
+    assert np.array_equal(distances, faiss_distances)
+    assert np.array_equal(ids, faiss_ids)
+
+
+def test_processors_without_a_byte_shuffle():
+    """The same tests where Numba compiles for a plain processor: byte planes instead of nibble planes."""
+    environment = os.environ | {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
+    environment.pop("TRITON_INTERPRET", None)
+    script = """
+import torch
+from orthohash_triton.kernels.cpu import _bits
+from tests.ops.test_hamming_topk import check, near_codes
+assert not _bits.NIBBLES
+for width in (3, 8, 64):
+    gallery = near_codes(2000, width)
+    check(gallery[:5], gallery, 100, torch.rand(2000) < 0.5)
+"""
+    subprocess.run([sys.executable, "-c", script], env=environment, check=True)
+
+
+def test_registered_op():
+    from orthohash_triton.ops import hamming_topk as module
+
+    queries, gallery = random_codes(3, 8), random_codes(50, 8)
+    torch.library.opcheck(module._topk.op, (queries, gallery, 4, torch.rand(50) < 0.5, "auto"))
+    compiled = torch.compile(lambda q, g: hamming_topk(q, g, 4), fullgraph=True, backend="aot_eager")
+    assert all(map(torch.equal, compiled(queries, gallery), hamming_topk(queries, gallery, 4)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"queries": torch.ones(2, 8)}, TypeError, "queries must be .*uint8; got float32"),
+        ({"gallery": random_codes(2, 8)[0]}, ValueError, "gallery must be "),
+        ({"gallery": random_codes(9, 4)}, ValueError, "queries have 64 bits, .*gallery.* 32"),
+        ({"gallery": random_codes(9, 8).to("meta")}, ValueError, "queries is on cpu, gallery on meta; both must"),
+        ({"k": 0}, ValueError, "k must be between 1 and 2147483647; got 0"),
+        ({"k": -3}, ValueError, "k must be between 1 and 2147483647; got -3"),
+        ({"k": 2.0}, TypeError, "k must be an integer; got float"),
+        ({"mask": torch.ones(9)}, TypeError, "mask must be .*bool; got float32"),
+        (
+            {"mask": torch.ones(8, dtype=torch.bool)},
+            ValueError,
+            r"mask must have one entry for each of the 9 gallery.*got bool \[8\]",
+        ),
+        ({"mask": torch.ones(2, 9, dtype=torch.bool)}, ValueError, "mask must be a tensor"),
+        ({"impl": "gpu"}, ValueError, "impl must be one of"),
+    ],
+)
+def test_bad_input(arguments, error, message):
+    with pytest.raises(error, match=f"hamming_topk: {message}"):
+        hamming_topk(**{"queries": random_codes(2, 8), "gallery": random_codes(9, 8), "k": 3} | arguments)

@@ -1,0 +1,128 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from orthohash_triton.data import Splits, digits
+from orthohash_triton.train import Run, TrainConfig, load_run, save_run, train
+from orthohash_triton.train.evaluation import evaluate_codes
+
+CONFIG = TrainConfig(dataset="digits", bits=16, epochs=1, batch_size=64, flip=False, threads=1)
+
+
+@pytest.fixture(scope="module")
+def splits() -> Splits:
+    return digits.load_splits()
+
+
+@pytest.fixture(scope="module")
+def trained(splits: Splits):
+    return train(CONFIG, splits.train, progress=False)
+
+
+@pytest.fixture
+def run(tmp_path: Path, trained, splits: Splits) -> Run:
+    return save_run(tmp_path / "run", CONFIG, trained, splits.gallery)
+
+
+def test_what_was_saved_is_what_is_loaded(run: Run, splits: Splits) -> None:
+    loaded = load_run(run.path)
+    assert loaded.config == CONFIG
+    assert loaded.class_names == splits.gallery.class_names
+    assert torch.equal(loaded.codebook, run.codebook)
+    assert torch.equal(loaded.gallery_labels, splits.gallery.labels)
+    assert torch.equal(loaded.index.codes, run.model.encode(splits.gallery.inputs))
+    assert torch.equal(loaded.model.encode(splits.query.inputs), run.model.encode(splits.query.inputs))
+    assert loaded.metrics["epochs"][0]["loss"] == run.metrics["epochs"][0]["loss"]
+
+
+def test_the_index_opens_in_faiss_and_the_weights_in_safetensors(run: Run) -> None:
+    faiss = pytest.importorskip("faiss")
+    index = faiss.read_index_binary(str(run.path / "index.ibxf"))
+    assert (index.ntotal, index.d) == (run.index.ntotal, 16)
+    assert "head.linear.weight" in load_file(run.path / "model.safetensors")
+    assert load_file(run.path / "codebook.safetensors")["codebook"].dtype == torch.int8
+
+
+def test_evaluation_is_kept(run: Run, splits: Splits) -> None:
+    figures = evaluate_codes(run.index, run.model.encode(splits.query.inputs), splits.query.labels, run.gallery_labels)
+    run.add_evaluation(figures)
+    assert load_run(run.path).metrics["evaluation"] == figures
+    assert figures["bytes_per_image"] == 2
+    assert 0.5 < figures["map_at_all"] <= 1  # one epoch on the digits is far better than chance, 0.1
+
+
+def test_a_backbone_of_ones_own_is_asked_for(tmp_path: Path, splits: Splits) -> None:
+    def backbone() -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 12))
+
+    trained = train(CONFIG, splits.train, backbone=backbone(), progress=False)
+    save_run(tmp_path, CONFIG, trained, splits.gallery, custom_backbone=True)
+    with pytest.raises(ValueError, match=r"load_run\(path, backbone=\.\.\.\)"):
+        load_run(tmp_path)
+    loaded = load_run(tmp_path, backbone=backbone())
+    assert torch.equal(loaded.model.encode(splits.query.inputs), trained.model.encode(splits.query.inputs))
+    with pytest.raises(ValueError, match=r"model\.safetensors does not fit"):
+        load_run(tmp_path, backbone=nn.Sequential(nn.Flatten(), nn.Linear(64, 13)))
+
+
+def edit_config(run: Run, **changes) -> None:
+    path = run.path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_no_run_folder(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"is not a run folder: it has no config\.json"):
+        load_run(tmp_path)
+    (tmp_path / "config.json").write_text('{"model": "something else"}')
+    with pytest.raises(ValueError, match="was not written by orthohash train"):
+        load_run(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config\.json is not JSON"):
+        load_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["metrics.json", "model.safetensors", "codebook.safetensors", "labels.safetensors", "index.ibxf"]
+)
+def test_a_missing_file_is_named(run: Run, name: str) -> None:
+    (run.path / name).unlink()
+    with pytest.raises(FileNotFoundError, match=name):
+        load_run(run.path)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "index.ibxf"])
+def test_a_truncated_file_is_named(run: Run, name: str) -> None:
+    (run.path / name).write_bytes((run.path / name).read_bytes()[:20])
+    with pytest.raises(ValueError, match=name):
+        load_run(run.path)
+
+
+def test_versions_that_do_not_fit(run: Run) -> None:
+    edit_config(run, format=2)
+    with pytest.raises(ValueError, match="run format 2; this version reads 1"):
+        load_run(run.path)
+    edit_config(run, format=1, config={"bits": 16, "warmth": 3})
+    with pytest.raises(ValueError, match="settings that this version does not know: warmth"):
+        load_run(run.path)
+
+
+def test_a_save_that_fails_half_way_leaves_no_run(run: Run, trained, splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("orthohash_triton.search.HammingIndex.save", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save_run(run.path, CONFIG, trained, splits.gallery)
+    with pytest.raises(FileNotFoundError, match="is not a run folder"):
+        load_run(run.path)
+
+
+def test_files_of_two_runs(run: Run, splits: Splits) -> None:
+    run.index.add(run.index.codes[:1].clone())
+    run.index.save(run.path / "index.ibxf")
+    with pytest.raises(ValueError, match="the files are not of one run"):
+        load_run(run.path)

@@ -1,0 +1,163 @@
+"""The recipe: what it optimises and how, on data small enough to train in a second."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from orthohash_triton.data import Dataset, digits
+from orthohash_triton.ops.pack_codes import unpack_codes
+from orthohash_triton.train import HashModel, TrainConfig, train
+from orthohash_triton.train import trainer as trainer_module
+from orthohash_triton.train.trainer import augment
+
+QUICK = TrainConfig(dataset="digits", bits=16, epochs=2, batch_size=64, flip=False, threads=1)
+
+
+def blobs(n: int = 300, classes: int = 3, width: int = 20) -> Dataset:
+    """Well separated Gaussian classes, as features."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(n) % classes
+    centres = 3 * torch.randn(classes, width, generator=generator)
+    return Dataset(centres[labels] + torch.randn(n, width, generator=generator), labels, tuple("abc"), "blobs")
+
+
+def weights(model: HashModel) -> list[torch.Tensor]:
+    return list(model.state_dict().values())
+
+
+def test_separable_classes_get_their_codewords() -> None:
+    trained = train(dataclasses.replace(QUICK, epochs=10, batch_size=32), blobs(), progress=False)
+    assert [epoch.epoch for epoch in trained.history] == list(range(1, 11))
+    assert trained.history[-1].loss < trained.history[0].loss
+    assert trained.history[-1].bit_accuracy > trained.history[0].bit_accuracy
+    codes = unpack_codes(trained.model.encode(blobs().inputs), 16).float()
+    assert torch.equal((codes @ trained.codebook.float().T).argmax(1), blobs().labels)
+    assert not trained.model.training
+
+
+def test_same_seed_same_bits_and_other_seed_other_weights() -> None:
+    data = digits.load_splits().train.subset(torch.arange(200))
+    state = torch.random.get_rng_state()
+    first, again, other = (train(dataclasses.replace(QUICK, seed=seed), data, progress=False) for seed in (5, 5, 6))
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert all(map(torch.equal, weights(first.model), weights(again.model)))
+    assert [e.loss for e in first.history] == [e.loss for e in again.history]
+    assert not torch.equal(first.model.head.linear.weight, other.model.head.linear.weight)
+
+
+def test_backbone_learns_at_its_share_of_the_rate_and_both_decay(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = []
+
+    class Recorded(torch.optim.Adam):
+        def step(self, closure=None):
+            rates.append([group["lr"] for group in self.param_groups])
+            return super().step(closure)
+
+    monkeypatch.setattr(torch.optim, "Adam", Recorded)
+    data = digits.load_splits().train.subset(torch.arange(330))  # five full batches of 64 and one of 10, dropped
+    trained = train(dataclasses.replace(QUICK, lr=0.5), data, progress=False)
+    assert torch.tensor(rates).allclose(torch.tensor([[0.5, 0.05]] * 8 + [[0.05, 0.005]] * 2))
+    assert trained.history[-1].lr == pytest.approx(0.05)
+
+
+def test_a_frozen_backbone_stays_as_it_was() -> None:
+    backbone = nn.Sequential(nn.Flatten(), nn.Linear(64, 30), nn.BatchNorm1d(30))
+    before = [tensor.clone() for tensor in backbone.state_dict().values()]
+    data = digits.load_splits().train.subset(torch.arange(200))
+    trained = train(dataclasses.replace(QUICK, backbone_lr_scale=0, epochs=5), data, backbone=backbone, progress=False)
+    assert trained.model.backbone is backbone
+    assert all(map(torch.equal, before, backbone.state_dict().values()))
+    assert trained.history[-1].loss < trained.history[0].loss
+
+
+def test_the_loss_is_the_mean_over_full_batches_of_the_formula() -> None:
+    """One step from a known state, against batch norm, cosine, margin and cross entropy written out."""
+    data = blobs(n=32)
+    trained = train(dataclasses.replace(QUICK, epochs=1, batch_size=32, lr=1e-12), data, progress=False)  # the weights stay
+    latent = trained.model.head.linear(data.inputs).double()
+    v = (latent - latent.mean(0)) / (latent.var(0, unbiased=False) + 1e-5).sqrt()
+    codebook = trained.codebook.double()
+    cosine = nn.functional.normalize(v) @ nn.functional.normalize(codebook).T
+    logits = math.sqrt(16) * (cosine - 0.2 * nn.functional.one_hot(data.labels, 3))
+    assert trained.history[0].loss == pytest.approx(nn.functional.cross_entropy(logits, data.labels).item(), rel=1e-5)
+
+
+def test_augmentation_moves_and_mirrors_whole_images() -> None:
+    torch.manual_seed(0)
+    image = torch.arange(1.0, 10.0).reshape(1, 1, 3, 3)
+    batch = augment(image.expand(200, 1, 3, 3), flip=True, crop_padding=0)
+    mirrored = batch[:, 0, 0, 0] == 3
+    assert 60 < int(mirrored.sum()) < 140
+    assert torch.equal(batch[mirrored][0], image[0].flip(2))
+    assert torch.equal(batch[~mirrored][0], image[0])
+    shifted = augment(image.expand(300, 1, 3, 3), flip=False, crop_padding=1)
+    assert {tuple(s.flatten().tolist()) for s in shifted} == {
+        tuple(nn.functional.pad(image, (1, 1, 1, 1))[0, 0, top : top + 3, left : left + 3].flatten().tolist())
+        for top in range(3)
+        for left in range(3)
+    }
+
+
+def test_colour_channels_move_together() -> None:
+    images = torch.rand(1, 1, 6, 6).expand(20, 3, 6, 6)
+    moved = augment(images, flip=True, crop_padding=2)
+    assert moved.shape == (20, 3, 6, 6)
+    assert torch.equal(moved[:, 0], moved[:, 2])
+
+
+def test_a_batch_larger_than_the_data_is_an_error() -> None:
+    with pytest.raises(ValueError, match="batch_size 64 is more than the 10 training samples"):
+        train(QUICK, blobs(n=10), progress=False)
+
+
+@pytest.mark.parametrize("device", ["tpu3", "cuda:77", "meta:meta"])
+def test_a_device_that_is_not_there(device: str) -> None:
+    with pytest.raises(ValueError, match=f"device '{device}' cannot be used"):
+        train(dataclasses.replace(QUICK, device=device), blobs(), progress=False)
+
+
+def test_a_loss_that_is_not_finite_stops_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer_module, "_one_epoch", lambda *arguments: math.nan)
+    with pytest.raises(ValueError, match="the loss became nan in epoch 1"):
+        train(QUICK, blobs(), progress=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bits": 12}, "bits must be a multiple of 8"),
+        ({"bits": 0}, "bits must be at least 1"),
+        ({"epochs": 0}, "epochs must be at least 1"),
+        ({"batch_size": 1}, "batch_size must be at least 2"),
+        ({"lr": 0.0}, "lr must be positive"),
+        ({"lr": math.nan}, "lr must be positive"),
+        ({"margin": -0.1}, "margin must not be negative"),
+        ({"lr_decay_at": 0.0}, "lr_decay_at"),
+        ({"crop_padding": -1}, "crop_padding must be at least 0"),
+        ({"threads": 0}, "threads must be at least 1"),
+    ],
+)
+def test_bad_configuration(change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**change)
+    with pytest.raises(TypeError, match="bits must be an integer"):
+        TrainConfig(bits=16.0)
+
+
+def test_encoding_streams_and_keeps_the_mode() -> None:
+    data = digits.load_splits().query
+    model = HashModel(nn.Sequential(nn.Flatten(), nn.Linear(64, 20), nn.BatchNorm1d(20)), 24, data.sample_shape)
+    model.train()
+    whole, pieces = model.encode(data.inputs), model.encode(data.inputs, batch_size=37)
+    assert model.training
+    assert torch.equal(whole, pieces)
+    assert whole.shape == (len(data), 3)
+    with torch.no_grad():
+        positive = model.eval()(model.prepare(data.inputs)) > 0
+    assert torch.equal(whole[:, 1] >> 2 & 1, positive[:, 10].byte())
+    assert model.encode(data.inputs[:0]).shape == (0, 3)
+    with pytest.raises(ValueError, match=r"takes samples of shape \[8, 8\]; got inputs \[2, 9, 9\]"):
+        model.encode(torch.zeros(2, 9, 9, dtype=torch.uint8))
