@@ -46,14 +46,15 @@ def percentiles(seconds: Sequence[float]) -> dict[str, float]:
     return {f"ms_{percent}": round(1e3 * cuts[percent // 10 - 1], 4) for percent in (20, 50, 80)}
 
 
-def peak_extra_memory(function: Callable[[], Any]) -> int:
-    """Bytes by which `function` raises the peak of the memory in use, measured in a forked child on its second call.
+def peak_extra_memory(make: Callable[..., Callable[[], Any]], *arguments: Any) -> int:
+    """Bytes by which a call of `make(*arguments)` raises the peak of the memory in use, on its second call in a fresh process.
 
     The first call there takes what a process takes once (compiled code, thread pools, buffers of libraries), and is not counted.
+    `make` is a function of a module: the process is spawned, since torch's threads do not survive a fork.
     """
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=_measure_peak, args=(function, sender))
+    child = context.Process(target=_measure_peak, args=(make, arguments, sender))
     child.start()
     sender.close()
     try:
@@ -65,7 +66,8 @@ def peak_extra_memory(function: Callable[[], Any]) -> int:
         child.join()
 
 
-def _measure_peak(function: Callable[[], Any], sender: Any) -> None:
+def _measure_peak(make: Callable[..., Callable[[], Any]], arguments: tuple[Any, ...], sender: Any) -> None:
+    function = make(*arguments)
     function()
     before = _reset_peak()
     function()

@@ -10,6 +10,8 @@ it cannot have one).
 
 import argparse
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +33,7 @@ def problem(rows: int, classes: int, bits: int, device: str) -> tuple[torch.Tens
     return v.to(device), target.to(device), codebook.to(device)
 
 
-def steps(rows: int, classes: int, bits: int, device: str) -> dict:
+def steps(rows: int, classes: int, bits: int, device: str) -> dict[str, Callable[[], torch.Tensor]]:
     """One training step of each peer; all return the gradient of v."""
     v, target, codebook = problem(rows, classes, bits, device)
     v.requires_grad_()
@@ -50,6 +52,10 @@ def steps(rows: int, classes: int, bits: int, device: str) -> dict:
     return found
 
 
+def step_of(peer: str, *shape: Any) -> Callable[[], torch.Tensor]:
+    return steps(*shape)[peer]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="the smallest problem only, nothing written")
@@ -64,7 +70,7 @@ def main() -> None:
             torch.testing.assert_close(peers["orthohash_triton"](), peers["naive"](), rtol=1e-4, atol=1e-7)
         times = {peer: percentiles(seconds) for peer, seconds in timings(peers, repeats).items()}
         for peer, milliseconds in times.items():
-            memory = peak_extra_memory(peers[peer])
+            memory = peak_extra_memory(step_of, peer, *shape, options.device)
             ratio = milliseconds["ms_50"] / times["orthohash_triton"]["ms_50"]
             row = {"peer": peer, "rows": shape[0], "classes": shape[1], "bits": shape[2], "repeats": repeats, **milliseconds}
             row |= {"extra_mb": round(memory / 1e6, 1), "time_over_ours": round(ratio, 2)}

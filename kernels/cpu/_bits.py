@@ -49,7 +49,8 @@ _FEATURES = _cpu_features()
 NIBBLES = "avx2" in _FEATURES
 PLANES_PER_BYTE = 2 if NIBBLES else 1
 _PLANES_A_GROUP = 4 if NIBBLES else 1
-PLANES_PAY_FROM = 2**62 if "avx512vpopcntdq" in _FEATURES else 4  # queries
+VECTOR_POPCOUNT = "avx512vpopcntdq" in _FEATURES
+PLANES_PAY_FROM = 2**62 if VECTOR_POPCOUNT else 4  # queries
 
 
 def plane_count(width: int) -> int:
@@ -115,7 +116,7 @@ def _hit_masks(builder, sums, limit):
 
 
 def _any_below(builder, sums, limits):
-    """Whether a lane of the vectors sums[i] is below limits[i], for any i. The minimum costs one instruction a vector."""
+    """Whether a lane of the vectors sums[i] is below limits[i], for any i. A minimum of bytes costs one instruction a vector."""
     below = []
     for vectors, limit in zip(sums, limits, strict=True):
         name = f"llvm.umin.v{LANES}i{limit.type.element.width}"
@@ -180,6 +181,63 @@ def word_hits(typing, planes, stride, words, first, stop, query, limit):
         return _scan_until_hit(context, builder, signature, first, stop, [_splat(builder, limit, _WORDS)], score)
 
     return signature, codegen
+
+
+@intrinsic
+def next_row(typing, codes, words, first, stop, query, limit):
+    """The next row, from `first` on, that is nearer than `limit`: (row, distance); without one (stop, anything).
+
+    codes, query: addresses of rows of `words` 64-bit words.
+    """
+    signature = types.UniTuple(types.int64, 2)(*[types.int64] * 6)
+
+    def codegen(context, builder, signature, args):
+        codes, words, first, stop, query, limit = args
+        row_place = cgutils.alloca_once_value(builder, first)
+        distance_place = cgutils.alloca_once(builder, _I64)
+        end = builder.append_basic_block("rows.end")
+        otherwise = builder.append_basic_block("rows.any")
+        usual = builder.switch(words, otherwise)
+        for count in (*map(_constant, (1, 2, 4, 8)), words):
+            block = otherwise if count is words else builder.append_basic_block(f"rows.{count.constant}")
+            if count is not words:
+                usual.add_case(count, block)
+            builder.position_at_end(block)
+            _row_loop(builder, codes, count, stop, query, limit, row_place, distance_place, end)
+        builder.position_at_end(end)
+        return context.make_tuple(builder, signature.return_type, [builder.load(row_place), builder.load(distance_place)])
+
+    return signature, codegen
+
+
+def _row_loop(builder, codes, words, stop, query, limit, row_place, distance_place, end):
+    condition, body, following = (builder.append_basic_block(f"rows.{name}") for name in ("if", "do", "next"))
+    builder.branch(condition)
+    builder.position_at_end(condition)
+    row = builder.load(row_place)
+    builder.cbranch(builder.icmp_signed("<", row, stop), body, end)
+    builder.position_at_end(body)
+    distance = _row_distance(builder, builder.add(codes, builder.mul(row, builder.mul(words, _constant(8)))), words, query)
+    builder.store(distance, distance_place)
+    builder.cbranch(builder.icmp_signed("<", distance, limit), end, following)
+    builder.position_at_end(following)
+    builder.store(builder.add(row, _constant(1)), row_place)
+    builder.branch(condition)
+
+
+def _row_distance(builder, row, words, query):
+    def word_distance(word):
+        offset = builder.mul(word, _constant(8))
+        code, other = (builder.load(_pointer(builder, address, offset, _I64), align=1) for address in (row, query))
+        differing = _opaque(builder, builder.xor(code, other))  # LLVM would count four words in a vector, with more ado than gain
+        return _call(builder, "llvm.ctpop.i64", _I64, differing)
+
+    if isinstance(words, ir.Constant):
+        return functools.reduce(builder.add, [word_distance(_constant(word)) for word in range(words.constant)])
+    (total,) = _zeroed(builder, _I64, 1)
+    with cgutils.for_range(builder, words) as loop:
+        builder.store(builder.add(builder.load(total), word_distance(loop.index)), total)
+    return builder.load(total)
 
 
 @intrinsic

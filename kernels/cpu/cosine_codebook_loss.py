@@ -26,6 +26,8 @@ CODES_AT_A_TIME = 1 << 20  # elements of the expanded codes
 SINE_FLOOR = 1e-6  # of sin^2(theta), as the reference
 TINY_SUM = 1e-25  # a sum of exponentials under this has lost digits to underflow
 
+NO_CODE = torch.empty(0, dtype=torch.int64)
+
 # Sums may be reordered, which vectorises them; NaN and infinity keep their meaning.
 _compiled = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
 
@@ -104,7 +106,7 @@ def _sweep_ids(problem: Problem, rows: Rows) -> Swept:
     for logits, codes in _other_logits(problem, rows):
         _accumulate(problem, sums, logits.exp_(), codes)
     target_logit, target_pull = extended.new_empty(count), extended.new_empty(count, bits)
-    every_code = problem.codebook.sum(0) if problem.label_smoothing else problem.codebook[0].long()  # [K]; unread without
+    every_code = problem.codebook.sum(0) if problem.label_smoothing else NO_CODE  # [K]
     arrays = (extended, target, problem.codebook, every_code, sums, target_logit, target_pull)
     options = (problem.scale, problem.step, problem.margin, problem.angular, problem.label_smoothing, problem.ignore_index)
     _add_positive_class(*options, *(tensor.numpy() for tensor in arrays))
@@ -226,7 +228,7 @@ def _extend_rows(v, step, inverse_norm, extended):
         inverse_norm[n] = 0.0 if square == 0 else 1.0 / np.sqrt(square)
         bound = v.dtype.type(0)
         for k in range(bits):
-            extended[n, k] = step * inverse_norm[n] * v[n, k]
+            extended[n, k] = v.dtype.type(step) * inverse_norm[n] * v[n, k]
             bound += abs(extended[n, k])
         extended[n, bits] = -bound
 
@@ -246,6 +248,7 @@ def _add_positive_class(
     extended, own, codebook, every_code, sums, target_logit, target_pull,
 ):  # fmt: skip
     """Add each row's own class to `sums`, and fill `target_logit` and `target_pull` (see Swept)."""
+    real = extended.dtype.type  # factors in double precision would halve the width of the loops
     classes, bits = codebook.shape
     uniform = label_smoothing / classes
     for n in range(own.size):
@@ -254,22 +257,24 @@ def _add_positive_class(
             target_pull[n] = 0.0
             continue
         code = codebook[own[n]]
-        dot = 0.0
-        every_dot = 0.0
+        dot = real(0)
         for k in range(bits):
-            dot += extended[n, k] * code[k]
-            if label_smoothing > 0:
-                every_dot += extended[n, k] * every_code[k]
+            dot += extended[n, k] * real(code[k])
         moved, slope = _margin_of(dot / scale, margin, angular)
         logit = scale * moved + extended[n, bits]
         weight = math.exp(logit)
-        share = 1.0 - label_smoothing
-        target_logit[n] = share * logit + uniform * (every_dot + scale * moved - dot + classes * extended[n, bits])
-        # In the sums the positive class weighs e_y z'_y; the uniform part of the target has it once with slope 1 already.
-        for k in range(bits):
-            sums[n, k] += weight * slope * code[k]
-            target_pull[n, k] = (share * slope + uniform * (slope - 1.0)) * code[k] + uniform * every_code[k]
         sums[n, bits] += weight
+        target_logit[n] = (1.0 - label_smoothing) * logit
+        pulled, pull = real(weight * slope), real((1.0 - label_smoothing) * slope)
+        for k in range(bits):
+            sums[n, k] += pulled * real(code[k])
+            target_pull[n, k] = pull * real(code[k])
+        if label_smoothing > 0:
+            every_dot = real(0)
+            for k in range(bits):
+                every_dot += extended[n, k] * real(every_code[k])
+                target_pull[n, k] += real(uniform) * real(every_code[k]) + real(uniform * (slope - 1.0)) * real(code[k])
+            target_logit[n] += uniform * (every_dot + scale * moved - dot + classes * extended[n, bits])
 
 
 @_compiled
@@ -297,9 +302,10 @@ def _finish_rows(step, inverse_norm, extended, sums, target_logit, target_pull, 
 @_compiled
 def _through_norm(pull, extended, step, inverse_norm):
     """In place: the gradient with respect to v, from one with respect to v^ that still lacks the factor `step`."""
-    along = 0.0
+    along = pull.dtype.type(0)
     for k in range(pull.size):
         along += pull[k] * extended[k]
-    along /= step  # extended is step v^
+    along = along / pull.dtype.type(step) * inverse_norm  # extended is step v^
+    factor = pull.dtype.type(step) * inverse_norm
     for k in range(pull.size):
-        pull[k] = (step * pull[k] - along * extended[k]) * inverse_norm
+        pull[k] = factor * pull[k] - along * extended[k]

@@ -14,10 +14,12 @@ from ._bits import (
     PLANES_PAY_FROM,
     PLANES_PER_BYTE,
     STEP,
+    VECTOR_POPCOUNT,
     compiled,
     inlined,
     load_block,
     lowest_bit,
+    next_row,
     pair_tables,
     plane_count,
     plane_hits,
@@ -46,10 +48,11 @@ def hamming_topk(
     if parts > 1:
         part_distances, part_ids = (np.empty((parts, *answer.shape), answer.dtype) for answer in (distances, ids))
     allowed = np.ones(0, np.bool_) if mask is None else mask
+    groups = _query_groups(len(queries), min(distances.shape[1], len(gallery)), parts)
     tasks = [
         (queries[group], gallery, allowed, *bounds[part : part + 2], part_distances[part, group], part_ids[part, group])
         for part in range(parts)
-        for group in _query_groups(len(queries), min(distances.shape[1], len(gallery)))
+        for group in groups
     ]
     run_all(_search_group, tasks)
     if parts > 1:
@@ -64,9 +67,9 @@ def _gallery_bounds(queries: int, gallery: int, k: int) -> list[int]:
     return [*range(0, gallery, size), gallery]
 
 
-def _query_groups(queries: int, k: int) -> list[slice]:
+def _query_groups(queries: int, k: int, parts: int) -> list[slice]:
     """Queries that one thread scans together; an even number, as the scan takes them in pairs."""
-    size = min(_QUERIES_A_GROUP, math.ceil(queries / thread_count()), _HELD_BYTES // (8 * _capacity(k)))
+    size = min(_QUERIES_A_GROUP, math.ceil(queries * parts / thread_count()), _HELD_BYTES // (8 * _capacity(k)))
     size = max(2, size + size % 2)
     return [slice(first, first + size) for first in range(0, queries, size)]
 
@@ -81,24 +84,20 @@ def _search_group(queries, gallery, allowed, start, stop, distances, ids) -> Non
     width = gallery.shape[1]
     words = math.ceil(width / 8)
     k = min(ids.shape[1], stop - start)
-    in_planes = len(queries) >= PLANES_PAY_FROM
-    size = max(2 * STEP, _PLANE_BYTES // plane_count(width) // STEP * STEP)
     even = np.pad(queries, ((0, len(queries) % 2), (0, 0)))
-    _scan(
-        np.pad(queries, ((0, 0), (0, 8 * words - width))).view(np.uint64),
-        _aligned_copy(pair_tables(even)) if in_planes else np.empty((0, 0, 0), np.uint8),
-        gallery,
-        allowed,
-        start,
-        stop,
-        np.empty((words, size), np.uint64),
-        _aligned((8 * words * PLANES_PER_BYTE, size)) if in_planes else np.empty((0, 0), np.uint8),
-        plane_count(width) if in_planes else 0,
-        _nothing_held(len(even), _capacity(k), 8 * width),
-        k,
-        distances,
-        ids,
-    )
+    held = _nothing_held(len(even), _capacity(k), 8 * width)
+    query_words = np.pad(queries, ((0, 0), (0, 8 * words - width))).view(np.uint64)
+    in_planes = len(queries) >= PLANES_PAY_FROM
+    if in_planes or VECTOR_POPCOUNT or width % 8:
+        size = max(2 * STEP, _PLANE_BYTES // plane_count(width) // STEP * STEP)
+        tables = _aligned_copy(pair_tables(even)) if in_planes else np.empty((0, 0, 0), np.uint8)
+        planes = _aligned((8 * words * PLANES_PER_BYTE, size)) if in_planes else np.empty((0, 0), np.uint8)
+        planes_used = plane_count(width) if in_planes else 0
+        word_planes = np.empty((words, size), np.uint64)
+        _scan_blocks(query_words, tables, gallery, allowed, start, stop, word_planes, planes, planes_used, held, k)
+    else:
+        _scan_rows(query_words, gallery, allowed, start, stop, held, k)
+    _emit(held, k, distances, ids)
 
 
 class _Held(NamedTuple):
@@ -135,7 +134,7 @@ def _aligned_copy(array: np.ndarray) -> np.ndarray:
 
 
 @compiled
-def _scan(queries, tables, gallery, allowed, start, stop, word_planes, planes, planes_used, held, k, distances, ids):
+def _scan_blocks(queries, tables, gallery, allowed, start, stop, word_planes, planes, planes_used, held, k):
     """Search rows start .. stop - 1 for a group of queries: block after block of the gallery, and for each all the queries.
 
     queries: uint64 [Q, W]; tables: `pair_tables` of them, an entry for queries 2i and 2i + 1; word_planes, planes: room for the
@@ -175,8 +174,22 @@ def _scan(queries, tables, gallery, allowed, start, stop, word_planes, planes, p
                             _take(hits, first, here, q + part // 2, k, queries, word_planes, open_codes, held)
                 code += STEP
             q += 1 + paired
-    for q in range(count):
-        _emit(held.keys[q, : held.fill[q]], held.histogram[q], held.limits[q], k - held.below[q], distances[q], ids[q])
+
+
+@compiled
+def _scan_rows(queries, gallery, allowed, start, stop, held, k):
+    """As `_scan_blocks`, for few queries and codes of whole words: row after row, as they lie in memory."""
+    words = queries.shape[1]
+    address = np.int64(gallery.ctypes.data)
+    masked = allowed.shape[0] > 0
+    for q in range(queries.shape[0]):
+        query = np.int64(queries[q].ctypes.data)
+        position = start
+        while position < stop:
+            position, distance = next_row(address, words, position, stop, query, held.limits[q])
+            if position < stop and not (masked and not allowed[position]):
+                _hold(distance, position, q, k, held)
+            position += 1
 
 
 @inlined
@@ -189,19 +202,24 @@ def _take(hits, first, code, q, k, queries, word_planes, open_codes, held):
         distance = np.int64(0)
         for word in range(word_planes.shape[0]):
             distance += popcount(word_planes[word, i] ^ queries[q, word])
-        limit = held.limits[q]
-        if distance >= limit:
-            continue
-        if held.fill[q] == held.keys.shape[1]:
-            held.fill[q] = _drop_beaten(held.keys[q], limit, k - held.below[q])
-        held.keys[q, held.fill[q]] = distance << _POSITION_BITS | (first + i)
-        held.fill[q] += 1
-        held.histogram[q, distance] += 1
-        below = held.below[q] + 1
-        while below >= k:
-            limit -= 1
-            below -= held.histogram[q, limit]
-        held.limits[q], held.below[q] = limit, below
+        if distance < held.limits[q]:
+            _hold(distance, first + i, q, k, held)
+
+
+@inlined
+def _hold(distance, position, q, k, held):
+    """Hold a candidate nearer than its query's limit, and lower the limit to where it can be."""
+    limit = held.limits[q]
+    if held.fill[q] == held.keys.shape[1]:
+        held.fill[q] = _drop_beaten(held.keys[q], limit, k - held.below[q])
+    held.keys[q, held.fill[q]] = distance << _POSITION_BITS | position
+    held.fill[q] += 1
+    held.histogram[q, distance] += 1
+    below = held.below[q] + 1
+    while below >= k:
+        limit -= 1
+        below -= held.histogram[q, limit]
+    held.limits[q], held.below[q] = limit, below
 
 
 @compiled
@@ -232,7 +250,15 @@ def _drop_beaten(keys, limit, ties):
 
 
 @compiled
-def _emit(keys, histogram, limit, ties, distances, ids):
+def _emit(held, k, distances, ids):
+    """The k nearest of the candidates of each query, in order."""
+    for q in range(distances.shape[0]):
+        ties = k - held.below[q]
+        _emit_sorted(held.keys[q, : held.fill[q]], held.histogram[q], held.limits[q], ties, distances[q], ids[q])
+
+
+@compiled
+def _emit_sorted(keys, histogram, limit, ties, distances, ids):
     """A stable counting sort of the candidates nearer than `limit` and of the first `ties` at it."""
     total = 0
     for distance in range(min(limit + 1, histogram.shape[0])):

@@ -32,16 +32,14 @@ def may_read_values(tensor: Tensor) -> bool:
 
 def tensor(op: str, name: str, value: Any, *, dtypes: tuple[torch.dtype, ...], ndim: int, shape: str) -> Tensor:
     """`value` as a tensor of one of `dtypes` with `ndim` dimensions; `shape` is its name in words, as "[N, K]"."""
-    expected = f"a tensor {shape} of {' or '.join(dtype_name(d) for d in dtypes)}"
+    if isinstance(value, Tensor) and value.dtype in dtypes and value.ndim == ndim:
+        return value
+    found = f"{op}: {name} must be a tensor {shape} of {' or '.join(map(dtype_name, dtypes))}; got {describe(value)}"
     if not isinstance(value, Tensor):
-        raise TypeError(f"{op}: {name} must be {expected}; got {describe(value)}")
+        raise TypeError(found)
     if value.dtype not in dtypes:
-        raise TypeError(
-            f"{op}: {name} must be {expected}; got {describe(value)}. Convert it with .to(torch.{dtype_name(dtypes[0])})"
-        )
-    if value.ndim != ndim:
-        raise ValueError(f"{op}: {name} must be {expected}; got {describe(value)}")
-    return value
+        raise TypeError(f"{found}. Convert it with .to(torch.{dtype_name(dtypes[0])})")
+    raise ValueError(found)
 
 
 def same_device(op: str, name: str, value: Tensor, other_name: str, other: Tensor) -> None:

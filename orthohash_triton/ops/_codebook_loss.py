@@ -74,15 +74,13 @@ def check_inputs(op: str, name: str, v: Any, target: Any, codebook: Any, ignore_
 
 
 def _check_target(op: str, target: Any, rows: int, classes: int, ignore_index: int) -> Tensor:
-    expected = f"int64 class ids [{rows}], or multi-hot or soft targets [{rows}, {classes}]"
-    if not isinstance(target, Tensor):
-        raise TypeError(f"{op}: target must be a tensor of {expected}; got {_checks.describe(target)}")
-    if tuple(target.shape) not in ((rows,), (rows, classes)):
-        raise ValueError(f"{op}: target must be {expected}; got {_checks.describe(target)}")
+    if not isinstance(target, Tensor) or tuple(target.shape) not in ((rows,), (rows, classes)) or _wrong_ids(target):
+        expected = f"int64 class ids [{rows}], or multi-hot or soft targets [{rows}, {classes}]"
+        error = ValueError if isinstance(target, Tensor) and not _wrong_ids(target) else TypeError
+        hint = ". Convert class ids with .long()" if error is TypeError and isinstance(target, Tensor) else ""
+        raise error(f"{op}: target must be {expected}; got {_checks.describe(target)}{hint}")
     if target.ndim == 2:
         return _check_dense_target(op, target)
-    if target.dtype != torch.int64:
-        raise TypeError(f"{op}: target must be {expected}; got {_checks.describe(target)}. Convert class ids with .long()")
     if rows and _checks.may_read_values(target):
         low, high = map(int, torch.aminmax(target))
         if low < 0 or high >= classes:  # or is it only ignore_index?
@@ -94,6 +92,10 @@ def _check_target(op: str, target: Any, rows: int, classes: int, ignore_index: i
                 f"or ignore_index = {ignore_index}"
             )
     return target
+
+
+def _wrong_ids(target: Tensor) -> bool:
+    return target.ndim == 1 and target.dtype != torch.int64
 
 
 def _check_dense_target(op: str, target: Tensor) -> Tensor:

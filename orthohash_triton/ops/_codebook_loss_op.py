@@ -39,11 +39,11 @@ def _forward(
                                    ignore_index=ignore_index, need_grad=need_grad, need_lse_grad=need_lse_grad)  # fmt: skip
     rows = _rows_triton if impl == "triton" else _rows_cpu
     loss, lse, grad, lse_grad = rows(v, (mean, rstd, weight, bias), target, codebook, parts, options)
-    share = loss.new_ones(())
     if reduction == "mean":
         labelled = target != ignore_index if target.ndim == 1 else target.sum(1) > 0
-        share = share / labelled.sum()  # NaN times the sum where no row is labelled, as in torch
-    return loss if reduction == "none" else loss.sum() * share, lse, share, grad, lse_grad
+        share = labelled.sum(dtype=loss.dtype).reciprocal()  # infinite where no row is labelled: the mean is NaN, as in torch
+        return loss.sum() * share, lse, share, grad, lse_grad
+    return loss if reduction == "none" else loss.sum(), lse, loss.new_ones(()), grad, lse_grad
 
 
 def _rows_triton(
@@ -91,7 +91,6 @@ def _fake(
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     v, mean, rstd, weight, _, training, group = inputs[:7]
     ctx.set_materialize_grads(False)
-    ctx.mark_non_differentiable(*output[2:])
     ctx.save_for_backward(v, mean, rstd, weight, *output[2:])
     ctx.how = training, group, inputs[15]
 
@@ -109,10 +108,9 @@ def _backward(ctx: Any, upstream: Tensor | None, lse_upstream: Tensor | None, *_
     if mean is None:
         return rows.to(v.dtype), *[None] * (INPUTS - 1)
     v_grad, weight_grad, bias_grad = batch_norm_backward(rows, v, mean, rstd, weight, *ctx.how)
-    weight_grad, bias_grad = (
-        g if needed else None for g, needed in zip((weight_grad, bias_grad), ctx.needs_input_grad[3:5], strict=True)
-    )
-    return v_grad, None, None, weight_grad, bias_grad, *[None] * (INPUTS - 5)
+    needs_weight, needs_bias = ctx.needs_input_grad[3:5]
+    affine_grads = (weight_grad if needs_weight else None, bias_grad if needs_bias else None)
+    return v_grad, None, None, *affine_grads, *[None] * (INPUTS - 5)
 
 
-codebook_loss = differentiable("codebook_loss", _forward, fake=_fake, setup_context=_setup_context, backward=_backward)
+codebook_loss = differentiable("codebook_loss", _forward, fake=_fake, setup_context=_setup_context, backward=_backward, outputs=2)

@@ -35,14 +35,15 @@ def differentiable(
     fake: Callable[..., Any],
     setup_context: Callable[..., None],
     backward: Callable[..., Any],
+    outputs: int,
 ) -> Op:
-    """As `registered`, with a gradient."""
+    """As `registered`, with a gradient. Outputs beyond the first `outputs` are kept for the backward; callers do not use them."""
 
     # A Function that is given `setup_context` inspects its signature at every call, which takes longer than a small loss.
     def forward_in_context(ctx: Any, *args: Any) -> Any:
         output = forward(*args)
         setup_context(ctx, args, output)
-        return output
+        return output[:outputs]
 
     members = {"forward": staticmethod(forward_in_context), "backward": staticmethod(backward)}
     function: Any = type(f"{name}_function", (torch.autograd.Function,), members)

@@ -55,7 +55,7 @@ def test_reference_by_hand():
 
 
 # Bits of one byte, of no whole word, one word, a word and a tail, several words, and of sums that 8 bits cannot hold (512, 1032).
-@pytest.mark.parametrize("bits", [8, 24, 64, 72, 128, 256, 512, 1032])
+@pytest.mark.parametrize("bits", [8, 24, 64, 72, 128, 192, 256, 512, 1032])
 @pytest.mark.parametrize("make", [random_codes, near_codes])
 @pytest.mark.parametrize("queries", [1, 7])  # scored by words, and in pairs by planes with one query left over
 def test_cpu(bits, make, queries):
