@@ -9,6 +9,7 @@ and is skipped, with this reason, where there is none of the three.
 
 import importlib
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,12 +21,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    _forget_stale_machine_code()
     name = config.getoption("--executor")
     if name:
         module, _, function = name.partition(":")
         installed = launch.executor(getattr(importlib.import_module(module), function))
         installed.__enter__()
         config.add_cleanup(lambda: installed.__exit__(None, None, None))
+
+
+def _forget_stale_machine_code() -> None:
+    """Numba's cache knows the file of a function but not the files of what it calls: an edit there would go unnoticed."""
+    folder = Path(launch.__file__).parent / "cpu"
+    newest = max(source.stat().st_mtime for source in folder.glob("*.py"))
+    for cached in (folder / "__pycache__").glob("*.nb[ic]"):
+        if cached.stat().st_mtime < newest:
+            cached.unlink(missing_ok=True)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

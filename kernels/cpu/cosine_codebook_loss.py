@@ -43,21 +43,24 @@ class Problem(NamedTuple):
     label_smoothing: float
     ignore_index: int
     need_grad: bool
+    need_lse_grad: bool
 
 
 class Rows(NamedTuple):
-    """What a sweep reads of the rows."""
+    """The rows, ready for the sweep."""
 
     extended: Tensor  # [N, K + 1]: step v^ and minus the bound, so that its product with [codes, 1] is logits minus the bound
+    inverse_norm: Tensor  # [N]: 1 / |v|, 0 for a zero row
     target: Tensor  # int64 [N] or float [N, C]
 
 
-class Swept(NamedTuple):
-    """Sums over the classes, of e^(z - bound) and of the smoothed target q."""
+class Result(NamedTuple):
+    """Per row: loss, log-sum-exp and their gradients with respect to v; a gradient that is not needed has no rows."""
 
-    sums: Tensor  # [N, K + 1]: sum_c e_c z'_c o_c, with z' the slope of the margin; the last column is sum_c e_c
-    target_logit: Tensor  # [N]: sum_c q_c (z_c - bound)
-    target_pull: Tensor  # [N, K]: sum_c q_c z'_c o_c
+    loss: Tensor  # [N]
+    lse: Tensor  # [N]
+    grad: Tensor  # [N, K]
+    lse_grad: Tensor  # [N, K]
 
 
 def cosine_codebook_loss(
@@ -72,52 +75,45 @@ def cosine_codebook_loss(
     ignore_index: int,
     need_grad: bool,
     need_lse_grad: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Per row: loss [N], log-sum-exp [N], d loss / d v [N, K], d lse / d v [N, K]; a gradient that is not needed is empty."""
+) -> Result:
     count, bits = v.shape
     step = scale / math.sqrt(bits)
-    problem = Problem(codebook, scale, step, margin, angular, label_smoothing, ignore_index, need_grad or need_lse_grad)
-    inverse_norm, extended = v.new_empty(count), v.new_empty(count, bits + 1)
-    _extend_rows(v.numpy(), step, inverse_norm.numpy(), extended.numpy())
-    rows = Rows(extended, target)
+    problem = Problem(codebook, scale, step, margin, angular, label_smoothing, ignore_index, need_grad, need_lse_grad)
+    rows = Rows(v.new_empty(count, bits + 1), v.new_empty(count), target)
+    _extend_rows(v.numpy(), step, rows.inverse_norm.numpy(), rows.extended.numpy())
 
-    sweep = _sweep_ids if target.ndim == 1 else _sweep_dense
-    swept = sweep(problem, rows)
-    lost = swept.sums[:, bits] < TINY_SUM
+    solve = _solve_ids if target.ndim == 1 else _solve_dense
+    result, total = solve(problem, rows)
+    lost = total < TINY_SUM  # bool [N]
     if lost.any():
-        again = Rows(extended[lost], target[lost])
-        extended[lost, bits] = again.extended[:, bits] = -_largest_logit(problem, again)
-        for whole, part in zip(swept, sweep(problem, again), strict=True):
-            whole[lost] = part
-
-    labelled = target != ignore_index if target.ndim == 1 else target.sum(1) > 0
-    loss, lse = v.new_empty(count), v.new_empty(count)
-    grad, lse_grad = (v.new_empty(count, bits) if needed else v.new_empty(0, bits) for needed in (need_grad, need_lse_grad))
-    arrays = (inverse_norm, extended, *swept, labelled, loss, lse, grad, lse_grad)
-    _finish_rows(step, *(tensor.numpy() for tensor in arrays))
-    return loss, lse, grad, lse_grad
+        again = Rows(*(tensor[lost] for tensor in rows))
+        again.extended[:, bits] = -_largest_logit(problem, again)
+        for whole, part in zip(result, solve(problem, again)[0], strict=True):
+            if len(whole):
+                whole[lost] = part
+    return result
 
 
-def _sweep_ids(problem: Problem, rows: Rows) -> Swept:
-    """One positive class per row: every other class by the sweep, the positive one in closed form."""
-    extended, target = rows
-    count, bits = len(extended), extended.shape[1] - 1
-    sums = torch.zeros_like(extended)
+def _solve_ids(problem: Problem, rows: Rows) -> tuple[Result, Tensor]:
+    """One positive class per row: every other class by the sweep, the positive one in closed form. Also sum_c e_c [N]."""
+    bits = problem.codebook.shape[1]
+    sums = torch.zeros_like(rows.extended)
     for logits, codes in _other_logits(problem, rows):
         _accumulate(problem, sums, logits.exp_(), codes)
-    target_logit, target_pull = extended.new_empty(count), extended.new_empty(count, bits)
+    result = _empty_result(problem, rows)
     every_code = problem.codebook.sum(0) if problem.label_smoothing else NO_CODE  # [K]
-    arrays = (extended, target, problem.codebook, every_code, sums, target_logit, target_pull)
+    arrays = (*rows, problem.codebook, every_code, sums, *result)
     options = (problem.scale, problem.step, problem.margin, problem.angular, problem.label_smoothing, problem.ignore_index)
-    _add_positive_class(*options, *(tensor.numpy() for tensor in arrays))
-    return Swept(sums, target_logit, target_pull)
+    _finish_ids(*options, *(tensor.numpy() for tensor in arrays))
+    return result, sums[:, bits]
 
 
-def _sweep_dense(problem: Problem, rows: Rows) -> Swept:
-    """A distribution over the classes per row: the margin, the target and its pull are part of the sweep."""
-    extended, target = rows
+def _solve_dense(problem: Problem, rows: Rows) -> tuple[Result, Tensor]:
+    """A distribution over the classes per row: the margin, the target and its pull are part of the sweep. Also sum_c e_c [N]."""
+    extended, target = rows.extended, rows.target
     classes, bits = problem.codebook.shape
     weight = target.sum(1, keepdim=True, dtype=extended.dtype)  # [N, 1]
+    labelled = weight[:, 0] > 0
     weight = (1 - problem.label_smoothing) / weight.where(weight > 0, 1)
     sums, target_sums = torch.zeros_like(extended), torch.zeros_like(extended)
     target_logit, total = extended.new_zeros(len(extended)), extended.new_zeros(len(extended))
@@ -129,14 +125,23 @@ def _sweep_dense(problem: Problem, rows: Rows) -> Swept:
         _accumulate(problem, sums, e * slope, codes)
         _accumulate(problem, target_sums, q * slope, codes)
     sums[:, bits] = total  # behind an angular margin the column of ones has summed slopes
-    return Swept(sums, target_logit, target_sums[:, :bits])
+    result = _empty_result(problem, rows)
+    arrays = (extended, rows.inverse_norm, labelled, target_logit, target_sums, sums, *result)
+    _finish_dense(problem.step, *(tensor.numpy() for tensor in arrays))
+    return result, total
+
+
+def _empty_result(problem: Problem, rows: Rows) -> Result:
+    extended, bits = rows.extended, problem.codebook.shape[1]
+    grads = [extended.new_empty(len(extended) if needed else 0, bits) for needed in (problem.need_grad, problem.need_lse_grad)]
+    return Result(extended.new_empty(len(extended)), extended.new_empty(len(extended)), *grads)
 
 
 def _largest_logit(problem: Problem, rows: Rows) -> Tensor:
     """The largest logit of every row, margin included.  [N]"""
     extended = rows.extended.clone()
     extended[:, -1] = 0
-    rows = Rows(extended, rows.target)
+    rows = rows._replace(extended=extended)
     if rows.target.ndim == 1:
         own = problem.codebook[rows.target.where(rows.target != problem.ignore_index, 0)]  # [N, K]
         cosine = torch.linalg.vecdot(extended[:, :-1], own.to(extended.dtype)) / problem.scale
@@ -182,7 +187,7 @@ def _logits(problem: Problem, rows: Rows) -> Iterator[tuple[int, Tensor, Tensor]
 
 def _accumulate(problem: Problem, sums: Tensor, weights: Tensor, codes: Tensor) -> None:
     """sums [N, K + 1] += weights [N, B] @ [codes, 1]; only the column of sums where no gradient is asked for."""
-    if problem.need_grad:
+    if problem.need_grad or problem.need_lse_grad:
         sums.addmm_(weights, codes)
     else:
         sums[:, -1] += weights.sum(1)
@@ -243,65 +248,81 @@ def _leave_out(own, ignore_index, first, logits):
 
 
 @_compiled
-def _add_positive_class(
+def _finish_ids(
     scale, step, margin, angular, label_smoothing, ignore_index,
-    extended, own, codebook, every_code, sums, target_logit, target_pull,
+    extended, inverse_norm, own, codebook, every_code, sums, loss, lse, grad, lse_grad,
 ):  # fmt: skip
-    """Add each row's own class to `sums`, and fill `target_logit` and `target_pull` (see Swept)."""
+    """Add each row's own class to `sums` (see _solve_ids), and fill the result."""
     real = extended.dtype.type  # factors in double precision would halve the width of the loops
     classes, bits = codebook.shape
     uniform = label_smoothing / classes
     for n in range(own.size):
-        target_logit[n] = 0.0
-        if own[n] == ignore_index:
-            target_pull[n] = 0.0
-            continue
-        code = codebook[own[n]]
-        dot = real(0)
-        for k in range(bits):
-            dot += extended[n, k] * real(code[k])
-        moved, slope = _margin_of(dot / scale, margin, angular)
-        logit = scale * moved + extended[n, bits]
-        weight = math.exp(logit)
-        sums[n, bits] += weight
-        target_logit[n] = (1.0 - label_smoothing) * logit
-        pulled, pull = real(weight * slope), real((1.0 - label_smoothing) * slope)
-        for k in range(bits):
-            sums[n, k] += pulled * real(code[k])
-            target_pull[n, k] = pull * real(code[k])
-        if label_smoothing > 0:
-            every_dot = real(0)
+        labelled = own[n] != ignore_index
+        target_logit = 0.0
+        code = codebook[own[n] if labelled else 0]
+        slope = 1.0
+        if labelled:
+            dot = real(0)
             for k in range(bits):
-                every_dot += extended[n, k] * real(every_code[k])
-                target_pull[n, k] += real(uniform) * real(every_code[k]) + real(uniform * (slope - 1.0)) * real(code[k])
-            target_logit[n] += uniform * (every_dot + scale * moved - dot + classes * extended[n, bits])
-
-
-@_compiled
-def _finish_rows(step, inverse_norm, extended, sums, target_logit, target_pull, labelled, loss, lse, grad, lse_grad):
-    """Loss, log-sum-exp and, through v^ = v / |v|, their gradients; a gradient without rows is not wanted."""
-    count, bits = target_pull.shape
-    for n in range(count):
-        total = sums[n, bits]
-        above_bound = math.log(total)
-        lse[n] = above_bound - extended[n, bits]
-        loss[n] = above_bound - target_logit[n] if labelled[n] else 0.0
-        if len(grad):
-            if labelled[n]:
+                dot += extended[n, k] * real(code[k])
+            moved, slope = _margin_of(dot / scale, margin, angular)
+            logit = scale * moved + extended[n, bits]
+            weight = math.exp(logit)
+            sums[n, bits] += weight
+            pulled = real(weight * slope)
+            for k in range(bits):
+                sums[n, k] += pulled * real(code[k])
+            target_logit = (1.0 - label_smoothing) * logit
+            if label_smoothing > 0:
+                every_dot = real(0)
                 for k in range(bits):
-                    grad[n, k] = sums[n, k] / total - target_pull[n, k]
-                _through_norm(grad[n], extended[n], step, inverse_norm[n])
-            else:
-                grad[n] = 0.0
+                    every_dot += extended[n, k] * real(every_code[k])
+                target_logit += uniform * (every_dot + scale * moved - dot + classes * extended[n, bits])
+        _finish_row(n, bits, labelled, target_logit, extended, sums, loss, lse)
+        factor = real(1.0 / sums[n, bits])
+        if len(grad):
+            pull = real((1.0 - label_smoothing) * slope + uniform * (slope - 1.0))
+            for k in range(bits):
+                grad[n, k] = factor * sums[n, k] - pull * real(code[k])
+            if label_smoothing > 0:
+                for k in range(bits):
+                    grad[n, k] -= real(uniform) * real(every_code[k])
+            _through_norm(grad[n], extended[n], step, inverse_norm[n], labelled)
         if len(lse_grad):
             for k in range(bits):
-                lse_grad[n, k] = sums[n, k] / total
-            _through_norm(lse_grad[n], extended[n], step, inverse_norm[n])
+                lse_grad[n, k] = factor * sums[n, k]
+            _through_norm(lse_grad[n], extended[n], step, inverse_norm[n], True)
 
 
 @_compiled
-def _through_norm(pull, extended, step, inverse_norm):
+def _finish_dense(step, extended, inverse_norm, labelled, target_logit, target_pull, sums, loss, lse, grad, lse_grad):
+    """Fill the result; sum_c q_c z'_c o_c is the first K columns of `target_pull`."""
+    bits = extended.shape[1] - 1
+    for n in range(labelled.size):
+        _finish_row(n, bits, labelled[n], target_logit[n], extended, sums, loss, lse)
+        if len(grad):
+            for k in range(bits):
+                grad[n, k] = sums[n, k] / sums[n, bits] - target_pull[n, k]
+            _through_norm(grad[n], extended[n], step, inverse_norm[n], labelled[n])
+        if len(lse_grad):
+            for k in range(bits):
+                lse_grad[n, k] = sums[n, k] / sums[n, bits]
+            _through_norm(lse_grad[n], extended[n], step, inverse_norm[n], True)
+
+
+@_compiled
+def _finish_row(n, bits, labelled, target_logit, extended, sums, loss, lse):
+    above_bound = math.log(sums[n, bits])
+    lse[n] = above_bound - extended[n, bits]
+    loss[n] = above_bound - target_logit if labelled else 0.0
+
+
+@_compiled
+def _through_norm(pull, extended, step, inverse_norm, labelled):
     """In place: the gradient with respect to v, from one with respect to v^ that still lacks the factor `step`."""
+    if not labelled:
+        pull[:] = 0
+        return
     along = pull.dtype.type(0)
     for k in range(pull.size):
         along += pull[k] * extended[k]
