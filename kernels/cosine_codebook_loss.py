@@ -119,7 +119,7 @@ def cosine_codebook_loss(
     if rows == 0:
         return
     classes, words = codes.words.shape
-    v = v if v.stride(1) == 1 else v.contiguous()
+    v, target = (x if x.stride(-1) == 1 else x.contiguous() for x in (v, target))
     dense = target.ndim == 2
     backward = need_grad or need_lse_grad
     tiles = plan(rows, classes, bits, parts, dense, backend() == "hip", multiprocessor_count(v.device))

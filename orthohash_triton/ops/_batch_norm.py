@@ -54,11 +54,12 @@ class BatchNorm(NamedTuple):
 
     def fix_statistics(self, latent: Tensor, impl: str) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, bool, str]:
         """(mean, 1 / deviation, weight, bias, training, group name): what the loss op takes. Updates the running statistics."""
+        weight, bias = (None if x is None else x.contiguous() for x in (self.weight, self.bias))
         if not self.training:
             assert self.running_mean is not None  # see check
             assert self.running_var is not None
-            mean, var = self.running_mean.to(_wide(latent)), self.running_var.to(_wide(latent))
-            return mean, (var + self.eps).rsqrt(), self.weight, self.bias, False, ""
+            mean, var = (x.to(_wide(latent)).contiguous() for x in (self.running_mean, self.running_var))
+            return mean, (var + self.eps).rsqrt(), weight, bias, False, ""
         group = "" if self.process_group is None else self.process_group.group_name
         with torch.no_grad():
             mean, var = _statistics(latent.detach(), impl)
@@ -69,7 +70,7 @@ class BatchNorm(NamedTuple):
             if self.running_mean is not None and self.running_var is not None:
                 self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
                 self.running_var.lerp_((var * (count / (count - 1))).to(self.running_var.dtype), self.momentum)
-        return mean, (var + self.eps).rsqrt(), self.weight, self.bias, True, group
+        return mean, (var + self.eps).rsqrt(), weight, bias, True, group
 
 
 def _wide(latent: Tensor) -> torch.dtype:

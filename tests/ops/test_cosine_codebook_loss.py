@@ -236,6 +236,17 @@ def test_strided_inputs_and_gradients(impl, device):
 
 
 @pytest.mark.parametrize("impl", BOTH)
+@pytest.mark.parametrize("dense", [False, True])
+def test_strided_targets_and_codebooks(dense, impl, device):
+    v, target, codebook = problem(37, 101, 24, dense, device)
+    expected = cosine_codebook_loss(v, target, codebook, impl="reference")
+    apart = target.T.contiguous().T if dense else torch.stack((target, 0 * target), 1)[:, 0]
+    assert not apart.is_contiguous()
+    found = cosine_codebook_loss(v, apart, codebook.T.contiguous().T, impl=impl)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("impl", BOTH)
 def test_second_backward_on_a_retained_graph(impl, device):
     v, target, codebook = problem(5, 40, 16, device=device)
     v.requires_grad_()

@@ -143,6 +143,8 @@ def _half_of_the_batch(rank, port, latent, target, codebook, results):
     mean, var = torch.zeros(24), torch.ones(24)
     loss = orthohash_loss(leaf, target[half], codebook, mean, var, weight, bias, reduction="none", process_group=dist.group.WORLD)
     loss.sum().backward()
+    through_module = OrthoHashLoss(codebook, reduction="none")(latent[half], target[half], torch.nn.SyncBatchNorm(24))
+    torch.testing.assert_close(through_module, loss, rtol=0, atol=0)
     results[rank] = (loss.detach(), leaf.grad, weight.grad, bias.grad, mean, var)
     dist.destroy_process_group()
 
