@@ -113,7 +113,7 @@ def train(config: TrainConfig, data: Dataset, *, backbone: nn.Module | None = No
         model.to(config.device)
         codebook = make_codebook(len(data.class_names), config.bits, method=config.codebook, seed=config.seed)
         criterion = OrthoHashLoss(codebook, scale=config.scale, margin=config.margin).to(config.device)
-        optimizer = torch.optim.Adam(_parameter_groups(model, config), lr=config.lr, weight_decay=config.weight_decay)
+        optimizer = torch.optim.Adam(_parameter_groups(model, config), lr=config.lr, weight_decay=config.weight_decay, fused=True)
         schedule = _step_decay(optimizer, config, steps * config.epochs)
         inputs, latent = _inputs_and_latent(model, data, config)
 
