@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = _command(commands, "demo", _demo, "train, index and search Fashion-MNIST at 16, 32 and 64 bits", """
         orthohash demo
-        orthohash demo --quick --out /tmp/demo""")  # fmt: skip
+        orthohash demo --quick --out runs/quick""")  # fmt: skip
     demo.add_argument("--quick", action="store_true", help="scikit-learn's digits for two epochs: seconds instead of minutes")
     demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of the results (%(default)s)")
     demo.add_argument("--seed", type=int, default=0)

@@ -65,7 +65,7 @@ class Result(NamedTuple):
 
 def cosine_codebook_loss(
     v: Tensor,  # float32 or float64 [N, K]
-    target: Tensor,  # int64 [N] of ids in [0, C) or ignore_index; or float [N, C]
+    target: Tensor,  # int64 [N] of ids in [0, C) or ignore_index, others make their row NaN; or float [N, C]
     codebook: Tensor,  # int8 [C, K]
     *,
     scale: float,
@@ -143,7 +143,8 @@ def _largest_logit(problem: Problem, rows: Rows) -> Tensor:
     extended[:, -1] = 0
     rows = rows._replace(extended=extended)
     if rows.target.ndim == 1:
-        own = problem.codebook[rows.target.where(rows.target != problem.ignore_index, 0)]  # [N, K]
+        exists = (rows.target >= 0) & (rows.target < len(problem.codebook))
+        own = problem.codebook[rows.target.where(exists, 0)]  # [N, K]
         cosine = torch.linalg.vecdot(extended[:, :-1], own.to(extended.dtype)) / problem.scale
         largest = problem.scale * _with_margin(problem, cosine)[0]
         blocks = (logits for logits, _ in _other_logits(problem, rows))
@@ -257,7 +258,8 @@ def _finish_ids(
     classes, bits = codebook.shape
     uniform = label_smoothing / classes
     for n in range(own.size):
-        labelled = own[n] != ignore_index
+        exists = 0 <= own[n] < classes
+        labelled = own[n] != ignore_index and exists
         target_logit = 0.0
         code = codebook[own[n] if labelled else 0]
         slope = 1.0
@@ -292,6 +294,10 @@ def _finish_ids(
             for k in range(bits):
                 lse_grad[n, k] = factor * sums[n, k]
             _through_norm(lse_grad[n], extended[n], step, inverse_norm[n], True)
+        if own[n] != ignore_index and not exists:  # callers that cannot check must not get a result that looks like one
+            loss[n] = np.nan
+            if len(grad):
+                grad[n] = np.nan
 
 
 @_compiled
