@@ -135,12 +135,13 @@ def _metavar(annotation: Any) -> str:
 def _train(options: argparse.Namespace) -> None:
     from . import data
     from .train import TrainConfig, save_run, train
+    from .train.evaluation import evaluate_run
 
     config = TrainConfig(**{field.name: getattr(options, field.name) for field in fields(TrainConfig)})
     splits = _splits(config, data)
     trained = train(config, splits.train)
     run = save_run(options.out, config, trained, splits.gallery)
-    figures = _evaluate_run(run, splits)
+    figures = evaluate_run(run, splits.query)
     if options.json:
         _print_json({"run": str(options.out), "epochs": [asdict(epoch) for epoch in trained.history], "evaluation": figures})
         return
@@ -153,14 +154,6 @@ def _train(options: argparse.Namespace) -> None:
 
 def _splits(config: Any, data: Any) -> Any:
     return data.load_splits(config.dataset, size=config.image_size, query_fraction=config.query_fraction, seed=config.seed)
-
-
-def _evaluate_run(run: Any, splits: Any) -> dict[str, Any]:
-    from .train.evaluation import evaluate_codes
-
-    figures = evaluate_codes(run.index, run.model.encode(splits.query.inputs), splits.query.labels, run.gallery_labels)
-    run.add_evaluation(figures)
-    return figures
 
 
 def _encode(options: argparse.Namespace) -> None:
@@ -249,12 +242,13 @@ def _neighbour(run: Any, distance: int, id: int) -> dict[str, Any]:
 def _evaluate(options: argparse.Namespace) -> None:
     from . import data
     from .train import load_run
+    from .train.evaluation import evaluate_run
 
     run = load_run(options.model)
     splits = _splits(run.config, data)
     if splits.gallery.labels.tolist() != run.gallery_labels.tolist():
         raise ValueError(f"the data set {run.config.dataset} is not the one that {run.path} was trained on; train again")
-    figures = _evaluate_run(run, splits)
+    figures = evaluate_run(run, splits.query)
     if options.json:
         _print_json(figures)
     else:

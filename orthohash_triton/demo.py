@@ -13,7 +13,7 @@ from ._files import atomic_write
 from ._picture import draw_neighbours
 from .data import Splits
 from .train.baselines import exact_cosine, random_projections
-from .train.evaluation import evaluate_codes
+from .train.evaluation import evaluate_run
 from .train.runs import Run, load_run, save_run
 from .train.trainer import TrainConfig, train
 
@@ -81,8 +81,7 @@ def _learned_row(config: TrainConfig, splits: Splits, path: Path, progress: bool
     train_seconds = time.perf_counter() - started
     save_run(path, config, trained, splits.gallery)
     run = load_run(path)  # everything from here on comes from the files
-    figures = evaluate_codes(run.index, run.model.encode(splits.query.inputs), splits.query.labels, run.gallery_labels)
-    run.add_evaluation(figures)
+    figures = evaluate_run(run, splits.query)
     return {"method": "OrthoHash", **figures, "train_seconds": round(train_seconds, 1), "run": str(path)}, run
 
 

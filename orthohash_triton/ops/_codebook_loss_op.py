@@ -61,7 +61,7 @@ def _rows_triton(
 def _rows_cpu(
     v: Tensor, norm: tuple[Tensor | None, ...], target: Tensor, codebook: Tensor, _parts: int, options: dict[str, Any]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    from ..kernels.cpu import batch_norm as batch_norm
+    from ..kernels.cpu import batch_norm
     from ..kernels.cpu import cosine_codebook_loss as kernel
 
     v = v.float() if v.dtype.itemsize < 4 else v

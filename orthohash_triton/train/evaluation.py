@@ -6,12 +6,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..data import Dataset
 from ..metrics import mean_average_precision, precision_at_radius
 from ..search import HammingIndex
+from .runs import Run
 
 SEARCH_K = 100
 TOP = 1000
 RADIUS = 2
+
+
+def evaluate_run(run: Run, query: Dataset) -> dict[str, Any]:
+    """Figures of a run's gallery index for the samples of `query`, kept in the run folder too; see `evaluate_codes`."""
+    figures = evaluate_codes(run.index, run.model.encode(query.inputs), query.labels, run.gallery_labels)
+    run.add_evaluation(figures)
+    return figures
 
 
 def evaluate_codes(index: HammingIndex, query_codes: Tensor, query_labels: Tensor, gallery_labels: Tensor) -> dict[str, Any]:
