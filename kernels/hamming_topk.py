@@ -41,7 +41,9 @@ def plan(queries: int, gallery: int, words: int, multiprocessors: int) -> Plan:
     return Plan(block_q, block_n, levels, triton.cdiv(tiles, split_tiles), split_tiles)
 
 
-def hamming_topk(queries: Tensor, gallery: Tensor, mask: Tensor | None, distances: Tensor, ids: Tensor) -> None:
+def hamming_topk(
+    queries: Tensor, gallery: Tensor, mask: Tensor | None, limits: Tensor | None, distances: Tensor, ids: Tensor
+) -> None:
     """Fill `distances` int32 and `ids` int64 [Q, k] from uint8 codes [Q, B] and [N, B]; `mask` bool [N] says which rows count.
 
     Neither queries nor gallery are empty.
@@ -62,6 +64,10 @@ def hamming_topk(queries: Tensor, gallery: Tensor, mask: Tensor | None, distance
     ordered, order = torch.sort(found, dim=1, stable=True)
     distances.copy_(ordered)
     torch.gather(found_ids, 1, order, out=ids)
+    if limits is not None:
+        beyond = distances >= limits[:, None]
+        distances.masked_fill_(beyond, MISSING_DISTANCE.value)
+        ids.masked_fill_(beyond, MISSING_ID)
 
 
 def _radii(scan: "_Scan", bits: int, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:

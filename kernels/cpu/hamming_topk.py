@@ -39,24 +39,42 @@ _HELD_BYTES = 2**25  # of candidates, per thread
 
 
 def hamming_topk(
-    queries: np.ndarray, gallery: np.ndarray, mask: np.ndarray | None, distances: np.ndarray, ids: np.ndarray
+    queries: np.ndarray,
+    gallery: np.ndarray,
+    mask: np.ndarray | None,
+    limits: np.ndarray | None,
+    distances: np.ndarray,
+    ids: np.ndarray,
 ) -> None:
-    """Fill `distances` int32 and `ids` int64 [Q, k] from uint8 codes [Q, B] and [N, B]; `mask` bool [N] says which rows count."""
+    """Fill `distances` int32 and `ids` int64 [Q, k] from uint8 codes [Q, B] and [N, B].
+
+    `mask` bool [N] says which rows count, `limits` int32 [Q] at which distance codes stop to count.
+    """
     bounds = _gallery_bounds(len(queries), len(gallery), distances.shape[1])
     parts = len(bounds) - 1
     part_distances, part_ids = distances[None], ids[None]
     if parts > 1:
         part_distances, part_ids = (np.empty((parts, *answer.shape), answer.dtype) for answer in (distances, ids))
     allowed = np.ones(0, np.bool_) if mask is None else mask
+    bits = 8 * gallery.shape[1]
+    limits = np.full(len(queries), bits + 1, np.int64) if limits is None else np.clip(limits, 0, bits + 1).astype(np.int64)
     groups = _query_groups(len(queries), min(distances.shape[1], len(gallery)), parts)
     tasks = [
-        (queries[group], gallery, allowed, *bounds[part : part + 2], part_distances[part, group], part_ids[part, group])
+        (
+            queries[group],
+            gallery,
+            allowed,
+            limits[group],
+            *bounds[part : part + 2],
+            part_distances[part, group],
+            part_ids[part, group],
+        )
         for part in range(parts)
         for group in groups
     ]
     run_all(_search_group, tasks)
     if parts > 1:
-        _merge(part_distances, part_ids, distances, ids, 8 * gallery.shape[1])
+        _merge(part_distances, part_ids, distances, ids, bits)
 
 
 def _gallery_bounds(queries: int, gallery: int, k: int) -> list[int]:
@@ -79,13 +97,13 @@ def _capacity(k: int) -> int:
     return 2 * k + 1024
 
 
-def _search_group(queries, gallery, allowed, start, stop, distances, ids) -> None:
+def _search_group(queries, gallery, allowed, limits, start, stop, distances, ids) -> None:
     """Answer a group of queries from rows start .. stop - 1."""
     width = gallery.shape[1]
     words = math.ceil(width / 8)
     k = min(ids.shape[1], stop - start)
     even = np.pad(queries, ((0, len(queries) % 2), (0, 0)))
-    held = _nothing_held(len(even), _capacity(k), 8 * width)
+    held = _nothing_held(len(even), _capacity(k), 8 * width, limits)
     query_words = np.pad(queries, ((0, 0), (0, 8 * words - width))).view(np.uint64)
     in_planes = len(queries) >= PLANES_PAY_FROM
     if in_planes or VECTOR_POPCOUNT or width % 8:
@@ -110,12 +128,12 @@ class _Held(NamedTuple):
     below: np.ndarray  # int64 [Q]: how many are nearer than the limit, fewer than k
 
 
-def _nothing_held(queries: int, capacity: int, bits: int) -> _Held:
+def _nothing_held(queries: int, capacity: int, bits: int, limits: np.ndarray) -> _Held:
     return _Held(
         np.empty((queries, capacity), np.int64),
         np.zeros(queries, np.int64),
         np.zeros((queries, bits + 1), np.int64),
-        np.full(queries, bits + 1, np.int64),
+        np.pad(limits, (0, queries - len(limits))),
         np.zeros(queries, np.int64),
     )
 

@@ -34,32 +34,46 @@ def hamming_topk(queries: Any, gallery: Any, k: int, *, mask: Any = None, impl: 
             expected = f"one entry for each of the {gallery.shape[0]} gallery rows"
             raise ValueError(f"hamming_topk: mask must have {expected}; got {_checks.describe(mask)}")
         _checks.same_device("hamming_topk", "mask", mask, "gallery", gallery)
-    return _topk(queries, gallery, k, mask, impl)
+    return _topk(queries, gallery, k, mask, None, impl)
 
 
-def _fake(queries: Tensor, gallery: Tensor, k: int, mask: Tensor | None, impl: str) -> tuple[Tensor, Tensor]:
+def nearest(
+    queries: Tensor, gallery: Tensor, k: int, *, mask: Tensor | None = None, limits: Tensor | None = None, impl: str = "auto"
+) -> tuple[Tensor, Tensor]:
+    """`hamming_topk` for callers that have checked their tensors, and may know that farther codes are of no use.
+
+    limits: int32 [Q]; only codes at a distance below their query's limit are found. A search in pieces passes on what it has.
+    """
+    return _topk(queries, gallery, k, mask, limits, impl)
+
+
+def _fake(
+    queries: Tensor, gallery: Tensor, k: int, mask: Tensor | None, limits: Tensor | None, impl: str
+) -> tuple[Tensor, Tensor]:
     shape = (queries.shape[0], k)
     return queries.new_empty(shape, dtype=torch.int32), queries.new_empty(shape, dtype=torch.int64)
 
 
-def _forward(queries: Tensor, gallery: Tensor, k: int, mask: Tensor | None, impl: str) -> tuple[Tensor, Tensor]:
+def _forward(
+    queries: Tensor, gallery: Tensor, k: int, mask: Tensor | None, limits: Tensor | None, impl: str
+) -> tuple[Tensor, Tensor]:
     chosen = choose("hamming_topk", impl, queries)
     if chosen == "reference":
         from ..reference.hamming_topk import hamming_topk as reference
 
-        return reference(queries, gallery, k, mask)
-    distances, ids = _fake(queries, gallery, k, mask, impl)
+        return reference(queries, gallery, k, mask, limits)
+    distances, ids = _fake(queries, gallery, k, mask, limits, impl)
     if len(queries) == 0 or len(gallery) == 0:
         return distances.fill_(MISSING_DISTANCE), ids.fill_(MISSING_ID)
     if chosen == "triton":
         from ..kernels.hamming_topk import hamming_topk as triton_kernel
 
-        triton_kernel(queries, gallery, mask, distances, ids)
+        triton_kernel(queries, gallery, mask, limits, distances, ids)
     else:
         from ..kernels.cpu.hamming_topk import hamming_topk as cpu_kernel
 
-        codes = queries.contiguous().numpy(), gallery.contiguous().numpy()
-        cpu_kernel(*codes, None if mask is None else mask.contiguous().numpy(), distances.numpy(), ids.numpy())
+        arrays = [None if tensor is None else tensor.contiguous().numpy() for tensor in (queries, gallery, mask, limits)]
+        cpu_kernel(*arrays, distances.numpy(), ids.numpy())
     return distances, ids
 
 

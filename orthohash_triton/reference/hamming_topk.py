@@ -6,8 +6,13 @@ from torch import Tensor
 from .hamming_distance import hamming_distance
 
 
-def hamming_topk(queries: Tensor, gallery: Tensor, k: int, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """(distances int32, ids int64) [Q, k], nearest first, ties by position; where too few rows are allowed (2**31 - 1, -1)."""
+def hamming_topk(
+    queries: Tensor, gallery: Tensor, k: int, mask: Tensor | None = None, limits: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """(distances int32, ids int64) [Q, k], nearest first, ties by position; where too few rows are allowed (2**31 - 1, -1).
+
+    `mask` bool [N] and `limits` int32 [Q] allow rows where it is True, at distances below the query's limit.
+    """
     positions = torch.arange(len(gallery), device=gallery.device)
     if mask is not None:
         gallery, positions = gallery[mask], positions[mask]
@@ -15,4 +20,7 @@ def hamming_topk(queries: Tensor, gallery: Tensor, k: int, mask: Tensor | None =
     distances = torch.full((len(queries), k), 2**31 - 1, dtype=torch.int32, device=queries.device)
     ids = torch.full((len(queries), k), -1, dtype=torch.int64, device=queries.device)
     distances[:, : len(gallery)], ids[:, : len(gallery)] = ordered[:, :k], positions[order][:, :k]
+    if limits is not None:
+        beyond = distances >= limits[:, None]
+        distances[beyond], ids[beyond] = 2**31 - 1, -1
     return distances, ids

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orthohash_triton.ops.hamming_topk import hamming_topk
+from orthohash_triton.ops.hamming_topk import hamming_topk, nearest
 
 MISSING = (2**31 - 1, -1)
 
@@ -117,6 +117,20 @@ def test_thread_count_changes_nothing(count):
         assert all(map(torch.equal, answers[0], answer))
 
 
+@pytest.mark.parametrize("impl", ["reference", "cpu", pytest.param("triton", marks=pytest.mark.kernel)])
+def test_limits(impl, device):
+    """Only codes nearer than a query's limit; ties at the last distance below it still come in the order of positions."""
+    gallery = near_codes(900, 8, device)
+    queries = gallery[:6] ^ 1
+    whole = hamming_topk(queries, gallery, 900, impl="reference")
+    limits = torch.tensor([0, 1, 2, 9, 65, 2**31 - 1], dtype=torch.int32, device=device)
+    expected = torch.where(whole[0] < limits[:, None], whole[0], MISSING[0]), torch.where(whole[0] < limits[:, None], whole[1], -1)
+    assert (expected[0] < MISSING[0]).sum(1).unique().numel() > 3
+    for k in (20, 900):
+        found = nearest(queries, gallery, k, limits=limits, impl=impl)
+        assert all(torch.equal(ours, right[:, :k]) for ours, right in zip(found, expected, strict=True))
+
+
 def test_same_bits_flipped_everywhere_change_nothing():
     queries, gallery, flips = near_codes(5, 16), near_codes(2000, 16), random_codes(1, 16)
     flipped = hamming_topk(queries ^ flips, gallery ^ flips, 30)
@@ -197,7 +211,8 @@ def test_registered_op():
     from orthohash_triton.ops import hamming_topk as module
 
     queries, gallery = random_codes(3, 8), random_codes(50, 8)
-    torch.library.opcheck(module._topk.op, (queries, gallery, 4, torch.rand(50) < 0.5, "auto"))
+    limits = torch.tensor([0, 30, 65], dtype=torch.int32)
+    torch.library.opcheck(module._topk.op, (queries, gallery, 4, torch.rand(50) < 0.5, limits, "auto"))
     compiled = torch.compile(lambda q, g: hamming_topk(q, g, 4), fullgraph=True, backend="aot_eager")
     assert all(map(torch.equal, compiled(queries, gallery), hamming_topk(queries, gallery, 4)))
 
