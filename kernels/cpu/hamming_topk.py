@@ -11,22 +11,26 @@ from typing import NamedTuple
 import numpy as np
 
 from ._bits import (
-    PLANES_PAY_FROM,
+    BLOCKS_PAY_FROM,
     PLANES_PER_BYTE,
+    ROW_PATTERN,
     STEP,
     VECTOR_POPCOUNT,
     compiled,
     inlined,
     load_block,
     lowest_bit,
-    next_row,
+    next_near_rows,
     pair_tables,
     plane_count,
     plane_hits,
     popcount,
+    row_distance,
+    rows_a_step,
     split_block,
     word_hits,
 )
+from ._blocks import aligned, aligned_copy, mark_open, repeated
 from ._threads import run_all, thread_count
 
 MISSING_DISTANCE = 2**31 - 1
@@ -34,6 +38,7 @@ MISSING_ID = -1
 
 _POSITION_BITS = 40
 _PLANE_BYTES = 16 * 1024
+_ROW_BLOCK_BYTES = 16 * 1024  # that stay in the first-level cache for all the queries
 _QUERIES_A_GROUP = 256
 _HELD_BYTES = 2**25  # of candidates, per thread
 
@@ -102,19 +107,21 @@ def _search_group(queries, gallery, allowed, limits, start, stop, distances, ids
     width = gallery.shape[1]
     words = math.ceil(width / 8)
     k = min(ids.shape[1], stop - start)
-    even = np.pad(queries, ((0, len(queries) % 2), (0, 0)))
+    even = np.zeros((len(queries) + len(queries) % 2, 8 * words), np.uint8)
+    even[: len(queries), :width] = queries
     held = _nothing_held(len(even), _capacity(k), 8 * width, limits)
-    query_words = np.pad(queries, ((0, 0), (0, 8 * words - width))).view(np.uint64)
-    in_planes = len(queries) >= PLANES_PAY_FROM
-    if in_planes or VECTOR_POPCOUNT or width % 8:
+    query_words = even[: len(queries)].view(np.uint64)
+    many = len(queries) >= BLOCKS_PAY_FROM
+    if many or width % 8:
+        in_planes = many and not VECTOR_POPCOUNT
         size = max(2 * STEP, _PLANE_BYTES // plane_count(width) // STEP * STEP)
-        tables = _aligned_copy(pair_tables(even)) if in_planes else np.empty((0, 0, 0), np.uint8)
-        planes = _aligned((8 * words * PLANES_PER_BYTE, size)) if in_planes else np.empty((0, 0), np.uint8)
+        tables = aligned_copy(pair_tables(even[:, :width])) if in_planes else np.empty((0, 0, 0), np.uint8)
+        planes = aligned((8 * words * PLANES_PER_BYTE, size)) if in_planes else np.empty((0, 0), np.uint8)
         planes_used = plane_count(width) if in_planes else 0
         word_planes = np.empty((words, size), np.uint64)
         _scan_blocks(query_words, tables, gallery, allowed, start, stop, word_planes, planes, planes_used, held, k)
     else:
-        _scan_rows(query_words, gallery, allowed, start, stop, held, k)
+        _scan_rows(repeated(query_words, ROW_PATTERN), gallery, allowed, start, stop, held, k)
     _emit(held, k, distances, ids)
 
 
@@ -129,26 +136,15 @@ class _Held(NamedTuple):
 
 
 def _nothing_held(queries: int, capacity: int, bits: int, limits: np.ndarray) -> _Held:
-    return _Held(
+    held = _Held(
         np.empty((queries, capacity), np.int64),
         np.zeros(queries, np.int64),
         np.zeros((queries, bits + 1), np.int64),
-        np.pad(limits, (0, queries - len(limits))),
+        np.zeros(queries, np.int64),
         np.zeros(queries, np.int64),
     )
-
-
-def _aligned(shape: tuple[int, ...]) -> np.ndarray:
-    size = math.prod(shape)
-    raw = np.empty(size + 64, np.uint8)
-    skip = -raw.ctypes.data % 64
-    return raw[skip : skip + size].reshape(shape)
-
-
-def _aligned_copy(array: np.ndarray) -> np.ndarray:
-    copy = _aligned(array.shape)
-    copy[...] = array
-    return copy
+    held.limits[: len(limits)] = limits
+    return held
 
 
 @compiled
@@ -169,7 +165,7 @@ def _scan_blocks(queries, tables, gallery, allowed, start, stop, word_planes, pl
     for first in range(start, stop, size):
         length = min(size, stop - first)
         load_block(gallery, first, length, word_planes)
-        _open_codes(allowed, first, length, open_codes)
+        mark_open(allowed, first, length, open_codes)
         if planes_used:
             split_block(word_planes, length, planes)
         q = 0
@@ -196,18 +192,27 @@ def _scan_blocks(queries, tables, gallery, allowed, start, stop, word_planes, pl
 
 @compiled
 def _scan_rows(queries, gallery, allowed, start, stop, held, k):
-    """As `_scan_blocks`, for few queries and codes of whole words: row after row, as they lie in memory."""
-    words = queries.shape[1]
+    """As `_scan_blocks`, for few queries and codes of whole words: the rows as they lie in memory.
+
+    queries: uint64 [Q, >= W], each repeated as `next_near_rows` wants it.
+    """
+    words = gallery.shape[1] // 8
+    step = rows_a_step(words)
+    size = max(step, _ROW_BLOCK_BYTES // gallery.shape[1] // step * step)
     address = np.int64(gallery.ctypes.data)
     masked = allowed.shape[0] > 0
-    for q in range(queries.shape[0]):
-        query = np.int64(queries[q].ctypes.data)
-        position = start
-        while position < stop:
-            position, distance = next_row(address, words, position, stop, query, held.limits[q])
-            if position < stop and not (masked and not allowed[position]):
-                _hold(distance, position, q, k, held)
-            position += 1
+    for first in range(start, stop, size):
+        last = min(first + size, stop)
+        for q in range(queries.shape[0]):
+            query = np.int64(queries[q].ctypes.data)
+            row = first
+            while row < last:
+                row = next_near_rows(address, words, row, last, query, held.limits[q])
+                for position in range(row, min(row + step, last)):
+                    distance = row_distance(address, words, position, queries[q])
+                    if distance < held.limits[q] and not (masked and not allowed[position]):
+                        _hold(distance, position, q, k, held)
+                row += step
 
 
 @inlined
@@ -238,19 +243,6 @@ def _hold(distance, position, q, k, held):
         limit -= 1
         below -= held.histogram[q, limit]
     held.limits[q], held.below[q] = limit, below
-
-
-@compiled
-def _open_codes(allowed, first, length, bits):
-    """Which codes of a block may be found, as bits: those that exist, and are allowed where `allowed` is not empty."""
-    bits[:] = 0
-    if allowed.shape[0] == 0:
-        bits[: length // 64] = ~np.uint64(0)
-        if length % 64:
-            bits[length // 64] = (np.uint64(1) << np.uint64(length % 64)) - np.uint64(1)
-        return
-    for i in range(length):
-        bits[i // 64] |= np.uint64(allowed[first + i]) << np.uint64(i % 64)
 
 
 @compiled

@@ -55,7 +55,8 @@ def test_reference_by_hand():
 
 
 # Bits of one byte, of no whole word, one word, a word and a tail, several words, and of sums that 8 bits cannot hold (512, 1032).
-@pytest.mark.parametrize("bits", [8, 24, 64, 72, 128, 192, 256, 512, 1032])
+# Few queries are scored on rows of one, two, four or any number of words.
+@pytest.mark.parametrize("bits", [8, 24, 64, 72, 128, 192, 256, 384, 512, 832, 1032])
 @pytest.mark.parametrize("make", [random_codes, near_codes])
 @pytest.mark.parametrize("queries", [1, 7])  # scored by words, and in pairs by planes with one query left over
 def test_cpu(bits, make, queries):
@@ -72,10 +73,10 @@ def test_near_and_far_queries_side_by_side():
     check(queries, gallery, 10)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=2000, deadline=None, derandomize=True)
 @given(st.data())
 def test_cpu_against_brute_force(data):
-    width = data.draw(st.sampled_from([1, 3, 8, 9, 16, 32, 64]), "width")
+    width = data.draw(st.sampled_from([1, 3, 8, 9, 16, 24, 32, 40, 64, 96]), "width")
     count, size = data.draw(st.integers(1, 9), "queries"), data.draw(st.integers(1, 600), "gallery")
     k = data.draw(st.integers(1, 700), "k")
     torch.manual_seed(data.draw(st.integers(0, 1000), "seed"))
@@ -86,8 +87,8 @@ def test_cpu_against_brute_force(data):
         check(make(count, width), make(size, width), k, mask)
 
 
-@pytest.mark.parametrize("queries", [1, 6])
-@pytest.mark.parametrize("width", [8, 64])
+@pytest.mark.parametrize("queries", [1, 2, 6])
+@pytest.mark.parametrize("width", [8, 24, 64])
 def test_identical_codes_come_in_the_order_of_positions(queries, width):
     code = random_codes(1, width)
     distances, ids = hamming_topk(code.expand(queries, -1), code.expand(5000, -1), 1000)
@@ -100,7 +101,7 @@ def test_candidates_that_keep_being_beaten():
     steps = torch.arange(65).repeat_interleave(200).flip(0)
     gallery = torch.stack([(steps > bit) for bit in range(64)], 1)
     packed = torch.from_numpy(np.packbits(gallery.numpy(), axis=1, bitorder="little"))
-    for queries in (1, 5):
+    for queries in (1, 7):
         check(torch.zeros(queries, 8, dtype=torch.uint8), packed, 300)
 
 
@@ -124,8 +125,11 @@ def test_limits(impl, device):
     queries = gallery[:6] ^ 1
     whole = hamming_topk(queries, gallery, 900, impl="reference")
     limits = torch.tensor([0, 2, 12, 16, 40, 2**31 - 1], dtype=torch.int32, device=device)
-    expected = torch.where(whole[0] < limits[:, None], whole[0], MISSING[0]), torch.where(whole[0] < limits[:, None], whole[1], -1)
-    assert (expected[0] < MISSING[0]).sum(1).unique().numel() > 3
+    expected = (
+        torch.where(whole[0] < limits[:, None], whole[0], MISSING[0]),
+        torch.where(whole[0] < limits[:, None], whole[1], -1),
+    )
+    assert inside.sum(1).unique().numel() > 3
     for k in (20, 900):
         found = nearest(queries, gallery, k, limits=limits, impl=impl)
         assert all(torch.equal(ours, right[:, :k]) for ours, right in zip(found, expected, strict=True))
