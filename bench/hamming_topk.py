@@ -1,34 +1,92 @@
-"""Exact Hamming search on a CPU against FAISS and NumPy, in one run and one thread.
+"""Exact Hamming search against FAISS, usearch and NumPy, in one run.
 
     python -m bench.hamming_topk --quick                        # the headline: 1,000,000 x 64 bits, 256 queries, k = 100
-    python -m bench.hamming_topk                                # the whole grid, some minutes
-    python -m bench.hamming_topk --queries 1 --k 10 --bits 256
+    python -m bench.hamming_topk                                # the README's cases, one thread
+    python -m bench.hamming_topk --threads 2 --case 10000000,64,1,100 --case 10000000,64,256,100
+    python -m bench.hamming_topk --grid                         # one size varied at a time, other kinds of codes: half an hour
+    python -m bench.hamming_topk --device cuda                  # the same on a GPU, against faiss-gpu where it is installed
 
-Every peer's distances and row numbers must equal ours before a time is printed (NumPy's partial sort knows no order of ties: its
-distances). Codes are uniformly random. Times are CPU time of this process, or wall time with --threads above 1.
+Every peer's distances and row numbers must equal ours before a time is printed (usearch and NumPy's partial sort know no order of
+ties: their distances). Codes are uniformly random, or clustered (100 centres, every bit flipped with probability 0.05, as trained
+codes lie), or tied (all equal). Times are CPU time of this process where a single thread works, and wall time otherwise. Beside
+them stand the limits of the machine, measured in the same run: reading the gallery from memory once, and scoring it from the
+first-level cache for each query in turn.
 """
 
 import argparse
-import itertools
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import faiss
 import numpy as np
 import torch
 
 from bench._harness import RESULTS, append_csv, environment, percentiles, timings
+from bench._limits import memory_seconds, scoring_rate
 from orthohash_triton.ops.hamming_topk import hamming_topk
 
-Search = Callable[[], tuple[np.ndarray, np.ndarray]]
+Search = Callable[[], Any]
+OURS = "orthohash_triton"
+_UNORDERED = ("numpy", "usearch")  # peers that break ties as it happens
+_UNORDERED_PAIRS = 2 * 10**7  # that they are given at most: they keep 16 bytes of each pair, or sort all of them
+
+
+class Case(NamedTuple):
+    gallery: int
+    bits: int
+    queries: int
+    k: int
+    codes: str = "uniform"
+
+    @classmethod
+    def parse(cls, text: str) -> "Case":
+        gallery, bits, queries, k, *codes = text.split(",")
+        return cls(int(gallery), int(bits), int(queries), int(k), *codes)
+
+
+HEADLINE = Case(1_000_000, 64, 256, 100)
+README = [
+    *(Case(1_000_000, bits, queries, 100) for bits in (64, 128, 256) for queries in (1, 16, 256)),
+    Case(1_000_000, 64, 256, 10),
+    Case(1_000_000, 64, 256, 1000),
+    Case(10_000_000, 64, 1, 100),
+    Case(10_000_000, 64, 256, 100),
+]
+GRID = [
+    *(HEADLINE._replace(gallery=n, queries=q) for n in (100_000, 1_000_000, 10_000_000) for q in (1, 16, 256)),
+    HEADLINE._replace(gallery=100_000_000, queries=1),
+    *(HEADLINE._replace(bits=bits, queries=q) for bits in (32, 128, 256, 512, 1024) for q in (1, 256)),
+    HEADLINE._replace(queries=1000),
+    *(HEADLINE._replace(k=k, queries=q) for k in (1, 10, 1000, 10_000) for q in (1, 256)),
+    *(HEADLINE._replace(codes=codes, k=k) for codes in ("clustered", "tied") for k in (10, 100, 1000)),
+]
+
+
+def make_codes(case: Case) -> tuple[np.ndarray, np.ndarray]:
+    """Queries and gallery, uint8 [Q, B] and [N, B]."""
+    generator = np.random.default_rng(0)
+    width, counts = case.bits // 8, (case.queries, case.gallery)
+    if case.codes == "tied":
+        code = generator.integers(0, 256, (1, width), dtype=np.uint8)
+        return tuple(np.repeat(code, count, axis=0) for count in counts)
+    if case.codes == "clustered":
+        centres = generator.integers(0, 256, (100, width), dtype=np.uint8)
+        return tuple(_near(generator, centres, count) for count in counts)
+    return tuple(generator.integers(0, 256, (count, width), dtype=np.uint8) for count in counts)
+
+
+def _near(generator: np.random.Generator, centres: np.ndarray, count: int) -> np.ndarray:
+    flips = generator.random((count, 8 * centres.shape[1]), dtype=np.float32) < 0.05
+    return centres[generator.integers(0, len(centres), count)] ^ np.packbits(flips, axis=1, bitorder="little")
 
 
 def by_numpy(queries: np.ndarray, gallery: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Popcount, then a partial sort, query by query."""
-    words = gallery.view(np.uint64)
+    word = np.uint64 if gallery.shape[1] % 8 == 0 else np.uint32
+    words = gallery.view(word)
     nearest = []
-    for query in queries.view(np.uint64):
+    for query in queries.view(word):
         distances = np.bitwise_count(words ^ query).sum(1, dtype=np.int32)
         found = np.argpartition(distances, k - 1)[:k]
         found = found[np.lexsort((found, distances[found]))]
@@ -37,65 +95,97 @@ def by_numpy(queries: np.ndarray, gallery: np.ndarray, k: int) -> tuple[np.ndarr
     return distances, ids
 
 
-def peers(queries: np.ndarray, gallery: np.ndarray, k: int) -> dict[str, Search]:
-    searches: dict[str, Search] = {"orthohash_triton": lambda: hamming_topk(queries, gallery, k)}
+def by_usearch(queries: np.ndarray, gallery: np.ndarray, k: int, threads: int) -> Search:
+    from usearch.index import MetricKind, ScalarKind, search
+
+    def run() -> tuple[np.ndarray, np.ndarray]:
+        found = search(gallery, queries, k, MetricKind.Hamming, exact=True, threads=threads, dtype=ScalarKind.B1)
+        return np.atleast_2d(found.distances).astype(np.int32), np.atleast_2d(found.keys).astype(np.int64)
+
+    return run
+
+
+def peers_on_cpu(queries: np.ndarray, gallery: np.ndarray, k: int, threads: int) -> dict[str, Search]:
+    searches: dict[str, Search] = {OURS: lambda: hamming_topk(queries, gallery, k)}
     for variant in ("hc", "mc"):
         searches[f"faiss {variant}"] = lambda variant=variant: faiss.knn_hamming(queries, gallery, k, variant=variant)
-    if len(queries) <= 16:
+    if queries.shape[0] * gallery.shape[0] <= _UNORDERED_PAIRS:
         searches["numpy"] = lambda: by_numpy(queries, gallery, k)
+        try:
+            searches["usearch"] = by_usearch(queries, gallery, k, threads)
+        except ImportError:
+            print("usearch is not installed: pip install usearch")
+    return searches
+
+
+def peers_on_gpu(queries: np.ndarray, gallery: np.ndarray, k: int, device: str) -> dict[str, Search]:
+    codes = torch.from_numpy(queries).to(device), torch.from_numpy(gallery).to(device)
+
+    def ours() -> tuple[np.ndarray, np.ndarray]:
+        distances, ids = hamming_topk(*codes, k)
+        return distances.cpu().numpy(), ids.cpu().numpy()
+
+    searches: dict[str, Search] = {OURS: ours}
+    if hasattr(faiss, "GpuIndexBinaryFlat") and k <= 2048:
+        index = faiss.GpuIndexBinaryFlat(faiss.StandardGpuResources(), 8 * gallery.shape[1])
+        index.add(gallery)
+        searches["faiss gpu"] = lambda: index.search(queries, k)
     return searches
 
 
 def check(searches: dict[str, Search]) -> None:
     answers = {name: search() for name, search in searches.items()}
-    distances, ids = answers["orthohash_triton"]
+    distances, ids = answers[OURS]
     for name, (peer_distances, peer_ids) in answers.items():
-        if not np.array_equal(distances, peer_distances) or (name != "numpy" and not np.array_equal(ids, peer_ids)):
-            raise SystemExit(f"{name} and orthohash_triton find different neighbours: no times are reported")
+        # FAISS orders ties by position on a CPU; on a GPU it promises nothing.
+        ordered = name not in (*_UNORDERED, "faiss gpu")
+        if not np.array_equal(distances, peer_distances) or (ordered and not np.array_equal(ids, peer_ids)):
+            raise SystemExit(f"{name} and {OURS} find different neighbours: no times are reported")
 
 
-def run_case(case: dict[str, int], repeats: int, single: bool) -> list[dict[str, Any]]:
-    generator = np.random.default_rng(0)
-    queries, gallery = (
-        generator.integers(0, 256, (case[name], case["bits"] // 8), dtype=np.uint8) for name in ("queries", "gallery")
-    )
-    searches = peers(queries, gallery, case["k"])
+def run_case(case: Case, repeats: int, threads: int, device: str) -> list[dict[str, Any]]:
+    queries, gallery = make_codes(case)
+    on_gpu = device != "cpu"
+    k = min(case.k, case.gallery)
+    searches = peers_on_gpu(queries, gallery, k, device) if on_gpu else peers_on_cpu(queries, gallery, k, threads)
     check(searches)
-    seconds = timings(searches, repeats, clock=time.process_time if single else time.perf_counter)
-    rows = [{"peer": name, **case, "repeats": repeats, **percentiles(values)} for name, values in seconds.items()]
-    best = min(row["ms_50"] for row in rows if row["peer"].startswith("faiss"))
+    seconds = timings(searches, repeats, clock=time.process_time if threads == 1 and not on_gpu else time.perf_counter)
+    rows = [{"peer": name, **case._asdict(), "repeats": repeats, **percentiles(values)} for name, values in seconds.items()]
+    best = min((row["ms_50"] for row in rows if row["peer"].startswith("faiss")), default=float("nan"))
+    limits = {"read_once_ms": "", "score_from_cache_ms": ""}
+    if not on_gpu and gallery.nbytes % 8 == 0:
+        limits["read_once_ms"] = round(1e3 * memory_seconds(gallery.reshape(-1).view(np.uint64)), 4)
+        if case.bits % 64 == 0:
+            rate = scoring_rate(case.bits) * min(threads, case.queries if case.queries > 1 else threads)
+            limits["score_from_cache_ms"] = round(1e3 * case.queries * case.gallery / rate, 4)
+    print(f"\n{case.gallery:,} x {case.bits} bits, {case.queries} queries, k = {case.k}, {case.codes} codes  {limits}")
     for row in rows:
         row["times_faster_than_faiss"] = round(best / row["ms_50"], 2)
-        rate = case["queries"] * case["gallery"] / row["ms_50"] / 1e6
-        what = f"{case['gallery']:>9} x {case['bits']:>4} bits, {case['queries']:>4} queries, k = {case['k']:>4}"
+        row |= limits
+        rate = case.queries * case.gallery / row["ms_50"] / 1e6
         spread = f"[{row['ms_20']:.2f} .. {row['ms_80']:.2f}]"
         ratio = row["times_faster_than_faiss"]
-        print(f"{what}   {row['peer']:<16} {row['ms_50']:>9.2f} ms {spread} {rate:>6.2f} G/s {ratio:>6.2f} x", flush=True)
+        print(f"   {row['peer']:<16} {row['ms_50']:>9.2f} ms {spread} {rate:>6.2f} G/s {ratio:>6.2f} x", flush=True)
     return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="the headline case alone")
-    parser.add_argument("--gallery", type=int, nargs="+", default=[1_000_000])
-    parser.add_argument("--bits", type=int, nargs="+", help="multiples of 64")
-    parser.add_argument("--queries", type=int, nargs="+")
-    parser.add_argument("--k", type=int, nargs="+")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--quick", action="store_true", help="the headline case alone")
+    which.add_argument("--grid", action="store_true", help="one size varied at a time")
+    which.add_argument("--case", type=Case.parse, action="append", metavar="N,BITS,QUERIES,K[,CODES]")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--no-csv", action="store_true", help="print only")
     options = parser.parse_args()
 
     torch.set_num_threads(options.threads)
     faiss.omp_set_num_threads(options.threads)
-    grid = {
-        "gallery": options.gallery,
-        "bits": options.bits or ([64] if options.quick else [64, 128, 256]),
-        "queries": options.queries or ([256] if options.quick else [1, 16, 256]),
-        "k": options.k or ([100] if options.quick else [10, 100, 1000]),
-    }
-    for values in itertools.product(*grid.values()):
-        rows = run_case(dict(zip(grid, values, strict=True)), options.repeats, options.threads == 1)
+    cases = options.case or ([HEADLINE] if options.quick else GRID if options.grid else README)
+    for case in cases:
+        rows = run_case(case, options.repeats, options.threads, options.device)
         if not options.no_csv:
             append_csv(RESULTS / "hamming_topk.csv", [row | environment() for row in rows])
 

@@ -1,0 +1,76 @@
+"""Pictures of the results in bench/results/, from the CSV files alone.
+
+python -m bench.plots           # rewrites bench/results/*.png
+"""
+
+import csv
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from bench._harness import RESULTS
+
+_CASE = ("gallery", "bits", "queries", "k", "codes", "threads")
+_CENTRE = {"gallery": "1000000", "bits": "64", "queries": "256", "k": "100", "codes": "uniform", "threads": "1"}
+_PEERS = {"orthohash_triton": "#0b6e4f", "faiss hc": "#c8553d", "faiss mc": "#f28f3b", "usearch": "#588b8b", "numpy": "#8a8a8a"}
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def along(rows: Sequence[dict[str, str]], axis: str, **fixed: str) -> Callable[[str], tuple[list[int], list[float]]]:
+    """For a peer: the values of `axis` and distances a nanosecond there, everything else as in the centre of the grid."""
+    wanted = {name: value for name, value in (_CENTRE | fixed).items() if name != axis}
+
+    def series(peer: str) -> tuple[list[int], list[float]]:
+        points = {}
+        for row in rows:
+            if row["peer"] == peer and all(row[name] == value for name, value in wanted.items()):
+                pairs = int(row["queries"]) * int(row["gallery"])
+                points[int(row[axis])] = pairs / float(row["ms_50"]) / 1e6
+        return sorted(points), [points[value] for value in sorted(points)]
+
+    return series
+
+
+def plot_hamming_topk(rows: Sequence[dict[str, str]], path: Path) -> None:
+    panels = [
+        ("gallery", {}),
+        ("bits", {}),
+        ("queries", {}),
+        ("k", {}),
+        ("gallery", {"queries": "1"}),
+        ("bits", {"queries": "1"}),
+    ]
+    figure, axes = plt.subplots(2, 3, figsize=(11, 6.2), layout="constrained")
+    for panel, (axis, fixed) in zip(axes.flat, panels, strict=True):
+        series = along(rows, axis, **fixed)
+        for peer, colour in _PEERS.items():
+            values, rates = series(peer)
+            if values:
+                panel.plot(values, rates, "o-", color=colour, label=peer, linewidth=1.8, markersize=4)
+        held = ", ".join(
+            f"{name} {int(value):,}" for name, value in (_CENTRE | fixed).items() if name not in (axis, "codes", "threads")
+        )
+        panel.set(xscale="log", yscale="log", xlabel=axis, ylabel="G distances / s", title=held)
+        panel.title.set_fontsize(9)
+        panel.grid(alpha=0.3)
+    axes.flat[0].legend(fontsize=8)
+    row = rows[-1]
+    figure.suptitle(f"hamming_topk, one thread, {row['cpu']}; faiss-cpu {row['faiss-cpu']}, numba {row['numba']}", fontsize=9)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def main() -> None:
+    plot_hamming_topk(read(RESULTS / "hamming_topk.csv"), RESULTS / "hamming_topk.png")
+
+
+if __name__ == "__main__":
+    main()
