@@ -190,7 +190,7 @@ def _search(options: argparse.Namespace) -> None:
     if options.limit < 1:
         raise ValueError(f"--limit must be at least 1; got {options.limit}")
     run = load_run(options.index) if options.index.is_dir() else None
-    index = run.index if run else HammingIndex.load(options.index)
+    index = run.index if run else HammingIndex.load(options.index, mmap=True)
     if options.queries.endswith(".npy"):
         queries, names = _read_codes(Path(options.queries)), None
     elif run:
@@ -206,7 +206,7 @@ def _search(options: argparse.Namespace) -> None:
     answers: list[dict[str, Any]] = [
         {
             "query": names[i] if names else str(i),
-            "neighbours": [_neighbour(run, *pair) for pair in zip(d, j, strict=True) if pair[1] >= 0],
+            "neighbours": [_neighbour(run, *pair) for pair in zip(d, j, strict=True) if pair[1] != -1],
         }
         for i, (d, j) in enumerate(zip(distances.tolist(), ids.tolist(), strict=True))
     ]

@@ -1,4 +1,4 @@
-"""FAISS's file of a flat binary index ("IBxF"), little-endian:
+"""FAISS's files of flat binary indexes, little-endian. An index without ids of its own ("IBxF"):
 
 | bytes | field | value |
 | --- | --- | --- |
@@ -10,20 +10,28 @@
 | 21-24 | metric, int32 | 1 (FAISS writes its default; Hamming distance is understood) |
 | 25-32 | payload bytes, uint64 | ntotal * code_size |
 | from 33 | codes | ntotal rows of code_size bytes |
+
+With ids (`IBM2`; FAISS's older `IBMp` is read too) bytes 0-24 stand twice, first with that fourcc, then the rest of the index
+above, and at the end the number of ids, uint64, and the ids, int64.
 """
 
 import io
+import mmap
 import os
 import struct
+import sys
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
 from .._files import atomic_write
 
-_HEADER = struct.Struct("<4siiqBiQ")
-_FOURCC = b"IBxF"
+_HEAD = struct.Struct("<4siiqBi")
+_COUNT = struct.Struct("<Q")
+_FLAT = b"IBxF"
+_WITH_IDS = b"IBM2"
+_ID_MAPS = (_WITH_IDS, b"IBMp")
 _METRIC_DEFAULT = 1
 _FOREIGN = {
     b"IBwF": "a binary IVF index",
@@ -31,78 +39,205 @@ _FOREIGN = {
     b"IBHc": "a binary CAGRA index",
     b"IBHh": "a binary hash index",
     b"IBHm": "a binary multi-hash index",
-    b"IBMp": "a binary index with an id map",
-    b"IBM2": "a binary index with a two-way id map",
     b"IBFf": "a binary index over a float index",
 }
+# Known to Python from 3.13 on only; the number is that of Linux on x86 and Arm.
+_MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
 
 
-def write(path: str | os.PathLike[str], codes: np.ndarray) -> None:
-    """Write packed codes, uint8 [N, bits/8], as a flat binary index; atomically (see `atomic_write`)."""
+class Contents(NamedTuple):
+    """What an index file holds."""
+
+    codes: np.ndarray  # uint8 [N, bits/8]
+    ids: np.ndarray | None  # int64 [N]
+
+
+def write(path: str | os.PathLike[str], codes: np.ndarray, ids: np.ndarray | None = None) -> None:
+    """Write packed codes, uint8 [N, bits/8], and ids, int64 [N], as a flat binary index; atomically (see `atomic_write`)."""
     count, code_size = codes.shape
     with atomic_write(path) as file:
-        file.write(_HEADER.pack(_FOURCC, 8 * code_size, code_size, count, 1, _METRIC_DEFAULT, codes.nbytes))
+        for fourcc in (_FLAT,) if ids is None else (_WITH_IDS, _FLAT):
+            file.write(_HEAD.pack(fourcc, 8 * code_size, code_size, count, 1, _METRIC_DEFAULT))
+        file.write(_COUNT.pack(codes.nbytes))
         file.write(np.ascontiguousarray(codes).data)
+        if ids is not None:
+            file.write(_COUNT.pack(count))
+            file.write(np.ascontiguousarray(ids, dtype="<i8").data)
 
 
-def read(path: str | os.PathLike[str]) -> np.ndarray:
-    """The packed codes of a flat binary index, uint8 [N, bits/8].
+def read(path: str | os.PathLike[str]) -> Contents:
+    """The contents of a flat binary index, with or without ids.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is truncated, another kind of index, or contradicts itself; nothing is allocated by what it claims.
     """
-    if not Path(path).exists():
-        raise FileNotFoundError(f"there is no index file {path}")
-    with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        return _read(file, size, f"index file {path}")
+    with _open(path) as file:
+        return _read(file, os.fstat(file.fileno()).st_size, f"index file {path}")
 
 
-def decode(data: np.ndarray, source: str) -> np.ndarray:
-    """The packed codes of a serialised flat binary index (its bytes, uint8), uint8 [N, bits/8]; errors name `source`."""
+def decode(data: np.ndarray, source: str) -> Contents:
+    """The contents of a serialised flat binary index (its bytes, uint8); errors name `source`."""
     return _read(io.BytesIO(data.data), len(data), source)
 
 
-def _read(file: BinaryIO, size: int, source: str) -> np.ndarray:
-    count, code_size = _shape(file.read(_HEADER.size), size, source)
-    codes = np.empty((count, code_size), dtype=np.uint8)
-    if file.readinto(codes.data.cast("B") if codes.size else bytearray()) != codes.nbytes:  # type: ignore[attr-defined]
+class MappedFile:
+    """A flat binary index that stays in its file: pages are read when they are looked at, and may be dropped again.
+
+    Memory that is written to is a copy of this process: the file never changes. A file that is replaced, as `write` does, stays
+    mapped as it was; one that is cut shorter in place is noticed by `check`.
+
+    Raises: as `read`.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.path.abspath(path)
+        with _open(path) as file:
+            status = os.fstat(file.fileno())
+            self.size, self.version = status.st_size, (status.st_size, status.st_mtime_ns)
+            layout = _layout(file, self.size, self.source)
+            self._map = _private_map(file.fileno())
+        everything = np.frombuffer(self._map, dtype=np.uint8)
+        self.codes = everything[layout.codes : layout.codes + layout.payload].reshape(layout.ntotal, layout.code_size)
+        self.id_bytes: np.ndarray | None = None  # uint8 [N, 8]: int64 may lie at any address only as bytes
+        if layout.ids is not None:
+            self.id_bytes = everything[layout.ids : layout.ids + 8 * layout.ntotal].reshape(layout.ntotal, 8)
+
+    @property
+    def source(self) -> str:
+        return f"index file {self.path}"
+
+    def check(self) -> None:
+        """Raises ValueError if the file has become shorter: to read the missing part would kill the process."""
+        size = self._map.size()
+        if size < self.size:
+            raise ValueError(
+                f"{self.source} is truncated: it has {size} bytes, and had {self.size} when it was mapped. "
+                "Write it again and load it again; replace index files (as save does) instead of writing into them"
+            )
+
+
+class _Layout(NamedTuple):
+    """Where things stand in a file, in bytes from its start."""
+
+    ntotal: int
+    code_size: int
+    codes: int
+    payload: int
+    ids: int | None
+
+
+def _open(path: str | os.PathLike[str]) -> BinaryIO:
+    if not Path(path).exists():
+        raise FileNotFoundError(f"there is no index file {path}")
+    return open(path, "rb")
+
+
+def _private_map(descriptor: int) -> mmap.mmap:
+    """The whole file as memory, copied on write; it reserves none, as files larger than memory would be refused."""
+    if os.name != "posix":
+        return mmap.mmap(descriptor, 0, access=mmap.ACCESS_COPY)
+    return mmap.mmap(descriptor, 0, flags=mmap.MAP_PRIVATE | _MAP_NORESERVE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+
+
+def _read(file: BinaryIO, size: int, source: str) -> Contents:
+    layout = _layout(file, size, source)
+    codes = np.empty((layout.ntotal, layout.code_size), dtype=np.uint8)
+    _fill(file, layout.codes, codes, source)
+    if layout.ids is None:
+        return Contents(codes, None)
+    ids = np.empty(layout.ntotal, dtype="<i8")
+    _fill(file, layout.ids, ids, source)
+    return Contents(codes, ids.astype(np.int64, copy=False))
+
+
+def _fill(file: BinaryIO, start: int, array: np.ndarray, source: str) -> None:
+    file.seek(start)
+    if file.readinto(array.data.cast("B") if array.size else bytearray()) != array.nbytes:  # type: ignore[attr-defined]
         raise ValueError(f"{source} became shorter while it was read. Write it again")
-    return codes
 
 
-def _shape(header: bytes, size: int, source: str) -> tuple[int, int]:
-    """(codes, bytes a code) after every check of the header against itself and against the size in bytes."""
-    fourcc = header[:4]
-    if len(fourcc) == 4 and fourcc != _FOURCC:
-        raise ValueError(_foreign(fourcc, source))
-    if len(header) < _HEADER.size:
-        raise ValueError(f"{source} is truncated: it has {size} bytes, the header alone takes {_HEADER.size}. Write it again")
-    _, bits, code_size, count, _, _, payload = _HEADER.unpack(header)
-    if bits <= 0 or bits % 8 or code_size != bits // 8:
-        raise ValueError(
-            f"{source} is damaged: its header says {bits} bits in {code_size} bytes a code; "
-            "expected a positive multiple of 8 and an eighth of it. Write it again"
-        )
+def _layout(file: BinaryIO, size: int, source: str) -> _Layout:
+    """Where the parts of a file of `size` bytes stand, after every check of its headers against each other and against `size`."""
+    file.seek(0)
+    inner = first = _head(file, size, source, (*_ID_MAPS, _FLAT))
+    with_ids = first.fourcc in _ID_MAPS
+    if with_ids:
+        inner = _head(file, size, f"{source}: the index in its id map", (_FLAT,))
+        if inner[1:4] != first[1:4]:
+            raise ValueError(
+                f"{source} is damaged: its id map is of {first.ntotal} codes of {first.bits} bits, the index in it "
+                f"of {inner.ntotal} of {inner.bits} bits. Write it again"
+            )
+    payload = _count(file, size, source)
+    count, code_size = inner.ntotal, inner.code_size
     if count < 0 or payload != count * code_size:
         raise ValueError(
             f"{source} is damaged: its header says {count} codes of {code_size} bytes in a payload of {payload} bytes; "
             f"expected {max(count, 0) * code_size}. Write it again"
         )
-    if size != _HEADER.size + payload:
-        state = "truncated" if size < _HEADER.size + payload else "damaged"
+    codes = file.tell()
+    expected = codes + payload + (_COUNT.size + 8 * count if with_ids else 0)
+    if size != expected:
+        state = "truncated" if size < expected else "damaged"
         raise ValueError(
-            f"{source} is {state}: it has {size} bytes; expected {_HEADER.size + payload} "
-            f"for {count} codes of {bits} bits. Write it again"
+            f"{source} is {state}: it has {size} bytes; expected {expected} for {count} codes of {inner.bits} bits"
+            f"{' and their ids' if with_ids else ''}. Write it again"
         )
-    return count, code_size
+    if not with_ids:
+        return _Layout(count, code_size, codes, payload, None)
+    file.seek(codes + payload)
+    ids = _count(file, size, source)
+    if ids != count:
+        raise ValueError(f"{source} is damaged: it has {count} codes and {ids} ids. Write it again")
+    return _Layout(count, code_size, codes, payload, file.tell())
+
+
+class _Head(NamedTuple):
+    fourcc: bytes
+    bits: int
+    code_size: int
+    ntotal: int
+    trained: int
+    metric: int
+
+
+def _head(file: BinaryIO, size: int, source: str, known: tuple[bytes, ...]) -> _Head:
+    """The next header, of one of the `known` kinds."""
+    header = file.read(_HEAD.size)
+    fourcc = header[:4]
+    if len(fourcc) == 4 and fourcc not in known:
+        raise ValueError(_foreign(fourcc, source))
+    if len(header) < _HEAD.size:
+        raise _too_short(size, source)
+    head = _Head(*_HEAD.unpack(header))
+    if head.bits <= 0 or head.bits % 8 or head.code_size != head.bits // 8:
+        raise ValueError(
+            f"{source} is damaged: its header says {head.bits} bits in {head.code_size} bytes a code; "
+            "expected a positive multiple of 8 and an eighth of it. Write it again"
+        )
+    return head
+
+
+def _count(file: BinaryIO, size: int, source: str) -> int:
+    field = file.read(_COUNT.size)
+    if len(field) < _COUNT.size:
+        raise _too_short(size, source)
+    return _COUNT.unpack(field)[0]
+
+
+def _too_short(size: int, source: str) -> ValueError:
+    return ValueError(
+        f"{source} is truncated: it has {size} bytes, the header alone takes {_HEAD.size + _COUNT.size} or more. Write it again"
+    )
 
 
 def _foreign(fourcc: bytes, source: str) -> str:
     name = fourcc.decode("ascii", errors="backslashreplace")
     if fourcc in _FOREIGN:
         found = f"{_FOREIGN[fourcc]} ({name!r})"
+    elif fourcc in _ID_MAPS:
+        found = f"an id map of its own ({name!r})"
     elif fourcc[:2] == b"Ix":
         found = f"a FAISS index over float vectors ({name!r})"
     else:

@@ -1,3 +1,4 @@
+import gc
 import os
 import signal
 import struct
@@ -61,6 +62,96 @@ def test_faiss_reads_and_writes_the_same_file(tmp_path, count, bits):
                 np.testing.assert_array_equal(part, right)
 
 
+def with_ids(count=300, bits=64):
+    index = HammingIndex(bits)
+    index.add_with_ids(codes(count, bits), identities(count))
+    return index
+
+
+def identities(count):
+    return np.random.default_rng(5).permutation(4 * count)[:count] * 2 - 2 * count  # even: never -1
+
+
+def test_layout_with_ids_by_hand(tmp_path):
+    index = HammingIndex(8)
+    index.add_with_ids(np.array([[1], [2]], np.uint8), [-2, 2**40])
+    index.save(tmp_path / "index")
+    head = b"\x08\0\0\0\x01\0\0\0\x02\0\0\0\0\0\0\0\x01\x01\0\0\0"
+    payload = b"\x02\0\0\0\0\0\0\0\x01\x02"
+    ids = b"\x02\0\0\0\0\0\0\0\xfe\xff\xff\xff\xff\xff\xff\xff\0\0\0\0\0\x01\0\0"
+    assert (tmp_path / "index").read_bytes() == b"IBM2" + head + b"IBxF" + head + payload + ids
+
+
+@pytest.mark.parametrize("mmap", [False, True])
+@pytest.mark.parametrize(("count", "bits"), [(0, 64), (1, 8), (301, 72)])
+def test_round_trip_with_ids(tmp_path, count, bits, mmap):
+    with_ids(count, bits).save(tmp_path / "index")
+    loaded = HammingIndex.load(tmp_path / "index", mmap=mmap)
+    np.testing.assert_array_equal(loaded.codes, codes(count, bits))
+    np.testing.assert_array_equal(loaded.ids, identities(count))
+    loaded.to("cpu").add_with_ids(codes(2, bits, seed=1), [-10, -11])
+    assert loaded.ntotal == count + 2
+    np.testing.assert_array_equal(loaded.reconstruct(-11), codes(2, bits, seed=1)[1])
+
+
+@pytest.mark.parametrize(("count", "bits"), [(0, 64), (301, 24), (300, 128)])
+def test_faiss_reads_and_writes_the_same_file_with_ids(tmp_path, count, bits):
+    faiss = pytest.importorskip("faiss")
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    index = with_ids(count, bits)
+    index.save(ours)
+    opened = faiss.read_index_binary(str(ours))
+    assert type(opened) is faiss.IndexBinaryIDMap2
+    assert opened.ntotal == count
+    faiss.write_index_binary(opened, str(theirs))
+    assert ours.read_bytes() == theirs.read_bytes()
+    one_way = faiss.IndexBinaryIDMap(faiss.IndexBinaryFlat(bits))
+    one_way.add_with_ids(codes(count, bits), identities(count))
+    faiss.write_index_binary(one_way, str(theirs))
+    loaded = HammingIndex.load(theirs)
+    if count:
+        queries = codes(20, bits, seed=1)
+        expected = opened.search(queries, 30)
+        for answer in (
+            index.search(queries, 30),
+            loaded.search(queries, 30),
+            HammingIndex.from_faiss(one_way).search(queries, 30),
+        ):
+            for part, right in zip(answer, expected, strict=True):
+                np.testing.assert_array_equal(part, right)
+        np.testing.assert_array_equal(opened.reconstruct(int(identities(count)[7])), index.reconstruct(identities(count)[7]))
+
+
+def test_faiss_objects_with_ids():
+    faiss = pytest.importorskip("faiss")
+    theirs = with_ids().to_faiss()
+    assert isinstance(theirs, faiss.IndexBinaryIDMap2)
+    gc.collect()  # the flat index inside must not go away
+    back = HammingIndex.from_faiss(theirs)
+    np.testing.assert_array_equal(back.codes, codes(300))
+    np.testing.assert_array_equal(back.ids, identities(300))
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [([4, 5, 4, 9, 9], "ids must be unique; ids 4, 9 are given more than once"), ([1, -1], "ids must not hold -1")],
+)
+def test_ids_that_faiss_takes_and_this_does_not(tmp_path, ids, message):
+    faiss = pytest.importorskip("faiss")
+    index = faiss.IndexBinaryIDMap2(faiss.IndexBinaryFlat(64))
+    index.add_with_ids(codes(len(ids)), np.array(ids))
+    path = tmp_path / "index"
+    faiss.write_index_binary(index, str(path))
+    with pytest.raises(ValueError, match=f"index file {path}: {message}"):
+        HammingIndex.load(path)
+    with pytest.raises(ValueError, match=f"IndexBinaryIDMap2: {message}"):
+        HammingIndex.from_faiss(index)
+    mapped = HammingIndex.load(path, mmap=True)  # not read until the ids are looked up
+    for look in (lambda: mapped.reconstruct(4), lambda: mapped.to("cpu"), mapped.copy):
+        with pytest.raises(ValueError, match=f"index file {path}: {message}"):
+            look()
+
+
 @pytest.mark.parametrize("count", [0, 50])
 def test_faiss_objects(count):
     faiss = pytest.importorskip("faiss")
@@ -81,8 +172,6 @@ def test_other_faiss_indexes_are_named(tmp_path):
         "IBHf": faiss.IndexBinaryHNSW(64, 8),
         "IBHh": faiss.IndexBinaryHash(64, 8),
         "IBHm": faiss.IndexBinaryMultiHash(64, 2, 8),
-        "IBMp": faiss.IndexBinaryIDMap(flat),
-        "IBM2": faiss.IndexBinaryIDMap2(flat),
         "IBFf": faiss.IndexBinaryFromFloat(faiss.IndexFlatL2(64)),
     }
     path = tmp_path / "index"
@@ -92,6 +181,14 @@ def test_other_faiss_indexes_are_named(tmp_path):
             HammingIndex.load(path)
         with pytest.raises(ValueError, match=rf"from_faiss: {type(index).__name__} is a binary .*\('{fourcc}'\)"):
             HammingIndex.from_faiss(index)
+    for inner, message in (
+        (others["IBwF"], r"a binary IVF index \('IBwF'\)"),
+        (faiss.IndexBinaryIDMap(flat), r"an id map of its own \('IBMp'\)"),
+    ):
+        faiss.write_index_binary(faiss.IndexBinaryIDMap2(inner), str(path))
+        for mmap in (False, True):
+            with pytest.raises(ValueError, match=rf"{path}: the index in its id map is {message}; expected a flat binary"):
+                HammingIndex.load(path, mmap=mmap)
     faiss.write_index(faiss.IndexFlatL2(64), str(path))
     with pytest.raises(ValueError, match=r"is a FAISS index over float vectors \('IxF2'\)"):
         HammingIndex.load(path)
@@ -111,6 +208,11 @@ def header(fourcc=b"IBxF", bits=64, code_size=8, count=2, trained=1, metric=1, p
     return HEADER.pack(fourcc, bits, code_size, count, trained, metric, payload)
 
 
+def head(fourcc, bits=64, code_size=8, count=2):
+    return struct.pack("<4siiqBi", fourcc, bits, code_size, count, 1, 1)
+
+
+@pytest.mark.parametrize("mmap", [False, True])
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -127,28 +229,46 @@ def header(fourcc=b"IBxF", bits=64, code_size=8, count=2, trained=1, metric=1, p
         (header(count=-2) + b"x" * 16, "is damaged: its header says -2 codes of 8 bytes in a payload of 16 bytes; expected 0"),
         (header(count=3) + b"x" * 16, "is damaged: its header says 3 codes of 8 bytes in a payload of 16 bytes; expected 24"),
         (header(count=2**60, payload=2**63), r"is truncated: it has 33 bytes; expected"),
+        (head(b"IBM2"), ": the index in its id map is truncated: it has 25 bytes"),
+        (
+            head(b"IBM2") + header() + b"x" * 16,
+            r"is truncated: it has 74 bytes; expected 98 for 2 codes of 64 bits and their ids",
+        ),
+        (
+            head(b"IBM2", count=3) + header() + b"x" * 40,
+            "is damaged: its id map is of 3 codes of 64 bits, the index in it of 2 of 64",
+        ),
+        (
+            head(b"IBM2", 72, 9) + header() + b"x" * 40,
+            "is damaged: its id map is of 2 codes of 72 bits, the index in it of 2 of 64",
+        ),
+        (head(b"IBMp") + header() + b"x" * 16 + b"\3" + b"\0" * 23, "is damaged: it has 2 codes and 3 ids"),
+        (head(b"IBM2") + header(bits=60) + b"x" * 40, ": the index in its id map is damaged: its header says 60 bits"),
     ],
 )
-def test_damaged_files(tmp_path, content, message):
+def test_damaged_files(tmp_path, content, message, mmap):
     path = tmp_path / "broken.index"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=rf"index file {path} {message}"):
-        HammingIndex.load(path)
+    with pytest.raises(ValueError, match=rf"index file {path} ?{message}"):
+        HammingIndex.load(path, mmap=mmap)
 
 
-def test_every_truncation_is_noticed(tmp_path):
+@pytest.mark.parametrize("mmap", [False, True])
+@pytest.mark.parametrize("make", [filled, with_ids])
+def test_every_truncation_is_noticed(tmp_path, make, mmap):
     path = tmp_path / "index"
-    filled(3).save(path)
+    make(3).save(path)
     whole = path.read_bytes()
     for size in range(len(whole)):
         path.write_bytes(whole[:size])
         with pytest.raises(ValueError, match="is truncated"):
-            HammingIndex.load(path)
+            HammingIndex.load(path, mmap=mmap)
 
 
 def test_missing_file_and_folder(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"there is no index file .*nothing"):
-        HammingIndex.load(tmp_path / "nothing")
+    for mmap in (False, True):
+        with pytest.raises(FileNotFoundError, match=r"there is no index file .*nothing"):
+            HammingIndex.load(tmp_path / "nothing", mmap=mmap)
     with pytest.raises(FileNotFoundError, match=r"does not exist\. Create it first"):
         filled(1).save(tmp_path / "nowhere" / "index")
 
@@ -156,13 +276,14 @@ def test_missing_file_and_folder(tmp_path):
 def test_file_that_shrinks_while_it_is_read(tmp_path, monkeypatch):
     path = tmp_path / "index"
     filled(70_000).save(path)  # more than a buffer of the file object holds
-    shape = faiss_io._shape
+    layout = faiss_io._layout
 
     def shrink(*arguments):
+        found = layout(*arguments)
         os.truncate(path, 100)
-        return shape(*arguments)
+        return found
 
-    monkeypatch.setattr(faiss_io, "_shape", shrink)
+    monkeypatch.setattr(faiss_io, "_layout", shrink)
     with pytest.raises(ValueError, match="became shorter while it was read"):
         HammingIndex.load(path)
 

@@ -1,0 +1,149 @@
+"""Search of a gallery that does not lie on the device that searches: chunk after chunk, with the answer of one piece.
+
+Each chunk is searched below the distances that the chunks before it have reached, so that later chunks reject nearly everything
+at once. Chunks come in the order of positions, hence a tie always stays with what is held.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..ops.hamming_range import hamming_range
+from ..ops.hamming_topk import MISSING_ID, nearest
+
+# 64 MiB take 1 to 3 ms over PCIe: long against the launches of a search (some 10 us each), short against the search of a gallery
+# that does not fit a GPU, and four buffers of it (two pinned, two on the device) are a small part of either memory.
+CHUNK_BYTES = 2**26
+
+Check = Callable[[], None]
+
+
+def nearest_streamed(
+    queries: Tensor,
+    gallery: Tensor,
+    k: int,
+    *,
+    mask: Tensor | None = None,
+    chunk_bytes: int = CHUNK_BYTES,
+    check: Check | None = None,
+) -> tuple[Tensor, Tensor]:
+    """As `nearest`, on the device of the queries, for a gallery (and a mask) in host memory or in a file.
+
+    `check` is called before each chunk is read.
+    """
+    held: tuple[Tensor, Tensor] | None = None
+    for start, chunk in chunks(gallery, queries.device, chunk_bytes, check):
+        limits = None if held is None else held[0][:, -1].contiguous()
+        found = nearest(queries, chunk, k, mask=_part(mask, start, chunk), limits=limits)
+        held = found if held is None else _merged(held, found, start)
+    assert held is not None  # an empty gallery is a chunk too
+    return held
+
+
+def range_streamed(
+    queries: Tensor,
+    gallery: Tensor,
+    radius: int | Tensor,
+    *,
+    inclusive: bool,
+    mask: Tensor | None = None,
+    chunk_bytes: int = CHUNK_BYTES,
+    check: Check | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `hamming_range`, on the device of the queries, for a gallery (and a mask) in host memory or in a file."""
+    counts, owners, distances, ids = [], [], [], []
+    rows = torch.arange(len(queries), device=queries.device)
+    for start, chunk in chunks(gallery, queries.device, chunk_bytes, check):
+        lims, near, positions = hamming_range(queries, chunk, radius, inclusive=inclusive, mask=_part(mask, start, chunk))
+        counts.append(lims.diff())
+        owners.append(rows.repeat_interleave(counts[-1]))
+        distances.append(near)
+        ids.append(positions + start)
+    if len(counts) == 1:
+        return lims, near, positions
+    owner, distance = torch.cat(owners), torch.cat(distances)
+    order = torch.argsort(owner * (8 * gallery.shape[1] + 1) + distance, stable=True)
+    lims = torch.cat([rows.new_zeros(1), torch.stack(counts).sum(0).cumsum(0)])
+    return lims, distance[order], torch.cat(ids)[order]
+
+
+def chunks(gallery: Tensor, device: torch.device, chunk_bytes: int, check: Check | None) -> Iterator[tuple[int, Tensor]]:
+    """(position of its first code, codes on `device`) for each chunk; the codes stand until the next one is asked for.
+
+    An empty gallery is one empty chunk.
+    """
+    rows = max(1, chunk_bytes // gallery.shape[1])
+    parts = [(start, gallery[start : start + rows]) for start in range(0, max(len(gallery), 1), rows)]
+    if device == gallery.device or len(gallery) == 0:
+        for start, part in parts:
+            if check is not None:
+                check()
+            yield start, part.to(device)
+        return
+    yield from transferred(parts, [_Lane(parts[0][1], device) for _ in parts[:2]], check)
+
+
+def transferred(parts: list[tuple[int, Tensor]], lanes: list[Any], check: Check | None) -> Iterator[tuple[int, Tensor]]:
+    """`parts` through `lanes` in turn: while one is searched, the next is under way in the other."""
+    _send(parts, lanes, 0, check)
+    for turn, (start, _) in enumerate(parts):
+        _send(parts, lanes, turn + 1, check)
+        lane = lanes[turn % 2]
+        yield start, lane.receive()
+        lane.release()
+
+
+def _send(parts: list[tuple[int, Tensor]], lanes: list[Any], turn: int, check: Check | None) -> None:
+    if turn < len(parts):
+        if check is not None:
+            check()
+        lanes[turn % 2].send(parts[turn][1])
+
+
+class _Lane:
+    """A way to a GPU for one chunk at a time: pinned host memory, from which a stream of its own copies, and a place there.
+
+    Memory that is pinned already is copied from where it lies.
+    """
+
+    def __init__(self, largest: Tensor, device: torch.device) -> None:
+        self._staging = None if largest.is_pinned() else torch.empty(largest.shape, dtype=largest.dtype, pin_memory=True)
+        self._place = torch.empty(largest.shape, dtype=largest.dtype, device=device)
+        self._stream = torch.cuda.Stream(device)
+        self._place.record_stream(self._stream)
+        self._sent, self._searched = torch.cuda.Event(), torch.cuda.Event()
+        self.release()  # the place may be memory that earlier work on the device still uses
+
+    def send(self, part: Tensor) -> None:
+        """Start to copy `part`, once the search of the chunk before it is over."""
+        self._part = self._place[: len(part)]
+        if self._staging is not None:
+            self._sent.synchronize()
+            part = self._staging[: len(part)].copy_(part)
+        with torch.cuda.stream(self._stream):
+            self._stream.wait_event(self._searched)
+            self._part.copy_(part, non_blocking=True)
+            self._sent.record()
+
+    def receive(self) -> Tensor:
+        """The chunk, for work queued from now on."""
+        torch.cuda.current_stream(self._place.device).wait_event(self._sent)
+        return self._part
+
+    def release(self) -> None:
+        """The work queued until now was the last on the chunk."""
+        self._searched.record(torch.cuda.current_stream(self._place.device))
+
+
+def _part(mask: Tensor | None, start: int, chunk: Tensor) -> Tensor | None:
+    return None if mask is None else mask[start : start + len(chunk)].to(chunk.device)
+
+
+def _merged(held: tuple[Tensor, Tensor], found: tuple[Tensor, Tensor], start: int) -> tuple[Tensor, Tensor]:
+    """The nearest of both, [Q, k] as `held`; `found` counts positions from `start`, behind those held."""
+    k = held[0].shape[1]
+    ids = torch.where(found[1] < 0, MISSING_ID, found[1] + start)
+    distances, order = torch.sort(torch.cat([held[0], found[0]], dim=1), dim=1, stable=True)
+    return distances[:, :k], torch.cat([held[1], ids], dim=1).gather(1, order[:, :k])

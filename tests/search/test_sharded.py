@@ -1,0 +1,803 @@
+"""The sharded index against one index over everything.
+
+Three processes are started once. Every `check_` function below runs in all processes of a group of one, of two and of three of
+them, and is three tests here. Each has a fresh group, so that what a failed check leaves behind does not meet the next one.
+"""
+
+import contextlib
+import itertools
+import json
+import os
+import traceback
+from datetime import timedelta
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from orthohash_triton.search import HammingIndex, Rerank, ShardedHammingIndex, _folder, _selection
+from orthohash_triton.search._ranks import Ranks
+
+GROUPS = {1: [0], 2: [1, 2], 3: [0, 1, 2]}  # by size; the ranks of a group are not those of the whole
+_PATIENCE = timedelta(seconds=60)
+
+
+def codes(count, bits=64, seed=0, kind="uniform"):
+    generator = np.random.default_rng(seed)
+    if kind == "identical":
+        return np.full((count, bits // 8), 77, np.uint8)
+    if kind == "clustered":  # few distinct codes, hence long ties
+        return generator.integers(0, 256, (5, bits // 8), dtype=np.uint8)[generator.integers(0, 5, count)]
+    return generator.integers(0, 256, (count, bits // 8), dtype=np.uint8)
+
+
+def parts(gallery, world, seed=0):
+    """`gallery` cut at random for the ranks; some get nothing."""
+    generator = np.random.default_rng(seed)
+    cuts = np.sort(generator.integers(0, len(gallery) + 1, world - 1))
+    if seed % 3 == 0 and world > 1:
+        cuts[0] = 0
+    return np.split(gallery, cuts)
+
+
+def filled(world, gallery, seed=1, ids=None):
+    """(sharded index, one index) of the same gallery."""
+    bits = 8 * gallery.shape[1]
+    index, one = ShardedHammingIndex(bits, world.group), HammingIndex(bits)
+    part = parts(np.arange(len(gallery)), world.size, seed)[world.rank]
+    if ids is None:
+        index.add(gallery[part])
+        one.add(gallery)
+    else:
+        index.add_with_ids(gallery[part], ids[part])
+        one.add_with_ids(gallery, ids)
+    return index, one
+
+
+def some_ids(count, seed=0):
+    return 2 * np.random.default_rng(seed).permutation(10 * count)[:count] - 10 * count  # even: never -1
+
+
+def same_index(index, one):
+    """The sharded index holds what `one` holds, and finds it."""
+    assert (index.ntotal, len(index), index.bits) == (one.ntotal, one.ntotal, one.bits)
+    queries = codes(3, index.bits, 99)
+    same(index.search(queries, 9), one.search(queries, 9))
+    ids = np.arange(one.ntotal) if one.ids is None else one.ids.numpy()
+    np.testing.assert_array_equal(index.reconstruct_batch(ids), one.codes)
+
+
+@contextlib.contextmanager
+def raises_everywhere(world, error, message):
+    """As pytest.raises, with the same message on all ranks."""
+    with pytest.raises(error, match=message) as caught:
+        yield
+    told = [None] * world.size
+    dist.all_gather_object(told, str(caught.value), group=world.group)
+    assert len(set(told)) == 1
+
+
+def same(ours, expected):
+    for part, right in zip(ours, expected, strict=True):
+        assert type(part) is type(right)
+        assert part.dtype == right.dtype
+        np.testing.assert_array_equal(part, right)
+
+
+@contextlib.contextmanager
+def changed(**constants):
+    """Other constants for a while: small galleries take the ways of large ones."""
+    homes = {name: next(home for home in (_selection, _folder) if hasattr(home, name)) for name in constants}
+    before = {name: getattr(home, name) for name, home in homes.items()}
+    for name, value in constants.items():
+        setattr(homes[name], name, value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(homes[name], name, value)
+
+
+WAYS = {
+    "gathered": dict(_GATHERED_BYTES=2**40),
+    "chosen": dict(_GATHERED_BYTES=0),
+    "chosen in narrow rounds": dict(_GATHERED_BYTES=0, _CUTS=2),
+}
+
+
+def check_search_equals_one_index(world):
+    for seed, (kind, way) in enumerate(itertools.product(("uniform", "clustered", "identical"), WAYS)):
+        generator = np.random.default_rng(seed)
+        bits = int(generator.choice([8, 16, 24, 64, 128, 520]))
+        gallery = codes(int(generator.integers(100, 800)), bits, seed, kind)
+        queries = codes(int(generator.integers(1, 20)), bits, seed + 100 * (kind == "uniform"), kind)
+        index, one = filled(world, gallery, seed)
+        with changed(**WAYS[way]):
+            for k in (1, 2, 7, int(generator.integers(8, 60)), len(gallery), len(gallery) + 3):
+                same(index.search(queries, k), one.search(queries, k))
+
+
+def check_search_of_galleries_sorted_by_distance(world):
+    """The nearest codes all on one rank: the share of each rank says little about the radius."""
+    queries = codes(4, 64, 1)
+    gallery = codes(900, 64, 2)
+    order = np.unpackbits(gallery ^ queries[0], axis=1).sum(1).argsort(kind="stable")
+    for gallery_order in (order, order[::-1]):
+        index, one = filled(world, gallery[gallery_order])
+        for way in WAYS.values():
+            with changed(**way):
+                for k in (1, 10, 400):
+                    same(index.search(queries, k), one.search(queries, k))
+
+
+def check_messages_are_as_long_as_the_answer(world):
+    """However many ranks there are, and however unequal their shards."""
+    queries, k = codes(10, 64, 1), 300
+    gallery = codes(3000, 64, 2)
+    lengths = []
+    with pytest.MonkeyPatch.context() as patch, changed(_GATHERED_BYTES=0):
+        for name in ("gather", "_reduced"):
+            patch.setattr(Ranks, name, _counted(getattr(Ranks, name), lengths))
+        index, _ = filled(world, gallery)
+        lengths.clear()
+        index.search(queries, k)
+        assert 10 * k <= sum(lengths) <= 1.2 * 10 * k
+
+
+def _counted(send, lengths):
+    def counted(ranks, value, *rest):
+        lengths.append(value.numel())
+        return send(ranks, value, *rest)
+
+    return counted
+
+
+def check_masks(world):
+    for seed, (kind, way) in enumerate(itertools.product(("uniform", "clustered"), WAYS)):
+        generator = np.random.default_rng(seed)
+        gallery, queries = codes(400, 32, seed, kind), codes(6, 32, seed + 1, kind)
+        index, one = filled(world, gallery, seed)
+        allowed = generator.random(400) < generator.choice([0, 0.02, 0.5])
+        own = parts(allowed, world.size, seed)[world.rank]
+        with changed(**WAYS[way]):
+            for k in (1, 9, 500):
+                same(index.search(queries, k, mask=own), one.search(queries, k, mask=allowed))
+        same(index.search(queries, 5, torch.from_numpy(own)), one.search(queries, 5, allowed))
+        same(index.range_search(queries, 14, mask=own), one.range_search(queries, 14, mask=allowed))
+    last = world.size - 1  # one rank with a mask, the others without
+    own = np.zeros(len(index.shard), bool) if world.rank == last else None
+    same(index.search(queries, 5, own), one.search(queries, 5, np.arange(400) < 400 - index.shard_sizes[last]))
+
+
+def check_filters_by_id(world):
+    for seed, way in enumerate(("gathered", "chosen")):
+        gallery, queries = codes(300, 32, seed, "clustered"), codes(5, 32, seed + 1)
+        for ids in (None, some_ids(300, seed)):
+            index, one = filled(world, gallery, seed, ids)
+            known = np.arange(300) if ids is None else ids
+            chosen = np.random.default_rng(seed).choice(known, 40)  # some twice
+            with changed(**WAYS[way]):
+                for k in (3, 60):
+                    for filters in (
+                        dict(ids=chosen),
+                        dict(exclude_ids=chosen),
+                        dict(ids=known, exclude_ids=list(chosen)),
+                        dict(ids=[]),
+                    ):
+                        same(index.search(queries, k, **filters), one.search(queries, k, **filters))
+                        same(index.range_search(queries, 16, **filters), one.range_search(queries, 16, **filters))
+    with raises_everywhere(world, IndexError, r"ShardedHammingIndex.search: id 98765 is not in the index, which holds 300 codes"):
+        index.search(queries, 1, ids=[known[0], 98765])
+
+
+def check_range_search(world):
+    for seed, kind in enumerate(("uniform", "clustered", "identical")):
+        gallery, queries = codes(500, 48, seed, kind), codes(7, 48, seed + 3 * (kind == "uniform"), kind)
+        for ids in (None, some_ids(500, seed)):
+            index, one = filled(world, gallery, seed, ids)
+            for radius in (0, 1, 18, 24, 49, np.arange(0, 35, 5)):
+                for inclusive in (False, True):
+                    expected = one.range_search(queries, radius, inclusive=inclusive)
+                    same(index.range_search(queries, radius, inclusive=inclusive), expected)
+    as_tensors = index.range_search(torch.from_numpy(queries), torch.full((7,), 20))
+    same(as_tensors, one.range_search(torch.from_numpy(queries), torch.full((7,), 20)))
+    with raises_everywhere(world, ValueError, "radius must be at least 0; got -1"):
+        index.range_search(queries, -1)
+
+
+def check_answers_in_the_kind_of_the_queries(world):
+    index, one = filled(world, codes(50))
+    queries = codes(3, seed=1)
+    same(index.search(torch.from_numpy(queries), 4), one.search(torch.from_numpy(queries), 4))
+    assert isinstance(index.search(queries, 4)[0], np.ndarray)
+    assert isinstance(index.reconstruct_batch(np.array([3, 1])), np.ndarray)
+    assert isinstance(index.reconstruct_batch([3, 1]), torch.Tensor)
+
+
+def check_nothing_to_find(world):
+    index, one = ShardedHammingIndex(64, world.group), HammingIndex(64)
+    for count in (0, 5):
+        index.add(codes(count) if world.rank == world.size - 1 else codes(0))
+        one.add(codes(count))
+        for queries in (codes(0), codes(3)):
+            for k in (1, 4):
+                same(index.search(queries, k), one.search(queries, k))
+            same(index.range_search(queries, 20), one.range_search(queries, 20))
+            same(index.range_search(queries, 0), one.range_search(queries, 0))
+        vectors = np.random.default_rng(0).random((len(index.shard), 3), np.float32)
+        rerank = Rerank(np.ones((3, 3), np.float32), vectors)
+        assert index.search(codes(3), 4, rerank=rerank)[1].shape == (3, 4)
+    index.reset()
+    assert index.ntotal == 0
+    assert (index.search(codes(3), 2)[1] == -1).all()
+
+
+def check_rerank(world):
+    generator = np.random.default_rng(0)
+    gallery, queries = codes(200, 32), codes(6, 32, 1)
+    vectors, float_queries = generator.standard_normal((200, 5), np.float32), generator.standard_normal((6, 5), np.float32)
+    wide_queries = generator.standard_normal((6, 32), np.float32)
+    for ids in (None, some_ids(200)):
+        index, one = filled(world, gallery, ids=ids)
+        own = vectors[index.offset : index.offset + len(index.shard)]
+        row_of = {int(id): row for row, id in enumerate(np.arange(200) if ids is None else ids)}
+
+        def by_id(wanted, row_of=row_of):
+            return vectors[[row_of[int(id)] for id in wanted]]
+
+        for metric in ("inner_product", "cosine", "l2"):
+            for k in (3, 150, 230):
+                whole = one.search(queries, k, rerank=Rerank(float_queries, vectors, metric, k_factor=1.5))
+                same(index.search(queries, k, rerank=Rerank(float_queries, own, metric, k_factor=1.5)), whole)
+                same(index.search(queries, k, rerank=Rerank(float_queries, by_id, metric, k_factor=1.5)), whole)
+            asymmetric = Rerank(wide_queries, metric=metric)
+            same(index.search(queries, 7, rerank=asymmetric), one.search(queries, 7, rerank=asymmetric))
+        with raises_everywhere(world, RuntimeError, "no vector"):
+            index.search(queries, 3, rerank=Rerank(float_queries, _no_vectors))
+
+
+def _no_vectors(ids):
+    raise ArithmeticError("no vector")
+
+
+def check_add_split(world):
+    gallery = codes(103)
+    np.save(world.folder / f"gallery.{world.rank}.npy", gallery)
+    mapped = np.load(world.folder / f"gallery.{world.rank}.npy", mmap_mode="r")
+    one = HammingIndex(64)
+    one.add(gallery)
+    for whole in (gallery, torch.from_numpy(gallery), mapped):
+        index = ShardedHammingIndex(64, world.group)
+        index.add_split(whole)
+        assert max(index.shard_sizes) - min(index.shard_sizes) <= 1
+        same_index(index, one)
+    if world.size > 1:
+        with raises_everywhere(world, ValueError, r"add_split: the number of codes must be the same on all ranks; got rank"):
+            index.add_split(gallery[world.rank :])
+    same_index(index, one)
+
+
+def check_from_shard(world):
+    gallery = codes(80)
+    shard = HammingIndex(64)
+    for code in parts(gallery, world.size)[world.rank]:
+        shard.add(code[None])  # no rank waits for another
+    index = ShardedHammingIndex.from_shard(shard, world.group)
+    assert index.shard is shard
+    assert index.offset == sum(index.shard_sizes[: world.rank])
+    one = HammingIndex(64)
+    one.add(gallery)
+    same_index(index, one)
+    shard.add(codes(1))
+    with raises_everywhere(world, RuntimeError, "Change a shard through its ShardedHammingIndex only"):
+        index.search(codes(1), 1)
+    with raises_everywhere(world, TypeError, "shard must be a HammingIndex; got list"):
+        ShardedHammingIndex.from_shard([], world.group)
+
+
+def check_random_changes(world):
+    """Any order of changes against a plain list."""
+    for seed in range(4):
+        generator = np.random.default_rng(seed)  # the same on all ranks: all know all shards
+        with_ids = seed % 2 == 1
+        index, shards, fresh = ShardedHammingIndex(16, world.group), [[] for _ in range(world.size)], itertools.count(100)
+        for _ in range(12):
+            change = generator.choice(["add", "add", "add_split", "remove_ids", "remove_mask", "merge_from", "reset", "to"])
+            new = [codes(int(generator.integers(0, 30)), 16, int(generator.integers(99))) for _ in range(world.size)]
+            new = [[(bytes(code), next(fresh)) for code in part] for part in new]
+            own = new[world.rank]
+            before = [entry for shard in shards for entry in shard]
+            if change == "add" or (change == "add_split" and with_ids):
+                _append(index, own, with_ids)
+                shards = [old + part for old, part in zip(shards, new, strict=True)]
+            elif change == "add_split":
+                index.add_split(_codes_of(new[0]))
+                cuts = [len(new[0]) * rank // world.size for rank in range(world.size + 1)]
+                shards = [old + new[0][a:b] for old, (a, b) in zip(shards, itertools.pairwise(cuts), strict=True)]
+            elif change == "remove_ids":
+                rows = generator.choice(len(before), len(before) // 3) if before else np.empty(0, np.int64)
+                gone = {before[row][1] for row in rows}
+                assert index.remove_ids([before[row][1] for row in rows] if with_ids else rows) == len(gone)
+                shards = [[entry for entry in shard if entry[1] not in gone] for shard in shards]
+            elif change == "remove_mask":
+                masks = [generator.random(len(shard)) < 0.3 for shard in shards]
+                assert index.remove_ids(masks[world.rank]) == sum(mask.sum() for mask in masks)
+                shards = [
+                    [e for e, out in zip(shard, mask, strict=True) if not out] for shard, mask in zip(shards, masks, strict=True)
+                ]
+            elif change == "merge_from":
+                other = ShardedHammingIndex(16, world.group)
+                _append(other, own, with_ids)
+                index.merge_from(other)
+                assert other.ntotal == 0
+                shards = [old + part for old, part in zip(shards, new, strict=True)]
+            elif change == "reset":
+                index.reset()
+                shards = [[] for _ in shards]
+            else:
+                assert index.to("cpu", storage="host") is index
+            assert index.shard_sizes == [len(shard) for shard in shards]
+            one = HammingIndex(16)
+            _append(one, [entry for shard in shards for entry in shard], with_ids)
+            same_index(index, one)
+
+
+def _codes_of(entries):
+    return np.array([list(code) for code, _ in entries], np.uint8).reshape(-1, 2)
+
+
+def _append(index, entries, with_ids):
+    if with_ids:
+        index.add_with_ids(_codes_of(entries), [id for _, id in entries])
+    else:
+        index.add(_codes_of(entries))
+
+
+def check_reconstruct(world):
+    gallery = codes(60)
+    for ids in (None, np.arange(1000, 1060)):
+        index, _ = filled(world, gallery, ids=ids)
+        start = 0 if ids is None else 1000
+        np.testing.assert_array_equal(index.reconstruct(start + 7), gallery[7])
+        np.testing.assert_array_equal(index.reconstruct_n(start + 5, 50), gallery[5:55])
+        np.testing.assert_array_equal(index.reconstruct_batch(start + np.array([50, 2, 2])), gallery[[50, 2, 2]])
+        assert index.reconstruct_n(start, 0).shape == (0, 8)
+        for first, count in ((start + 60, 1), (-1, 1), (start + 50, 11)):
+            with raises_everywhere(world, IndexError, r"reconstruct: id -?\d+ is not in the index, which holds 60 codes"):
+                index.reconstruct_n(first, count)
+        with raises_everywhere(world, IndexError, r"reconstruct: id 2000 is not in the index"):
+            index.reconstruct(2000)
+
+
+def check_ids_are_unique_over_all_ranks(world):
+    gallery = codes(40)
+    index, one = filled(world, gallery, ids=np.arange(40))
+    bad = [
+        ([7] if world.rank == 0 else [], r"id 7 is in the index already"),
+        ([100, 100] if world.rank == 0 else [], r"id 100 is given more than once"),
+        ([-1] if world.rank == 0 else [], r"ids must not hold -1"),
+    ]
+    if world.size > 1:
+        bad.append(([100], r"id 100 is given more than once"))
+    for ids, message in bad:
+        with raises_everywhere(world, ValueError, f"ShardedHammingIndex.add_with_ids: .*{message}"):
+            index.add_with_ids(codes(len(ids)), ids)
+        same_index(index, one)
+    other = ShardedHammingIndex(64, world.group)
+    own = [38, 39, 40] if world.rank == world.size - 1 else []
+    other.add_with_ids(codes(len(own)), own)
+    with raises_everywhere(world, ValueError, r"merge_from: ids 38, 39 are in the index already"):
+        index.merge_from(other)
+    assert other.ntotal == 3
+    same_index(index, one)
+    with raises_everywhere(world, RuntimeError, "the index has ids of its own. Use add_with_ids"):
+        index.add(codes(1))
+    positions, _ = filled(world, gallery)
+    with raises_everywhere(world, RuntimeError, "the 40 codes of the index have positions for ids"):
+        positions.add_with_ids(codes(1), [1])
+    with raises_everywhere(world, RuntimeError, "the index has ids of its own"):
+        index.merge_from(positions)
+    assert positions.ntotal == 40
+
+
+def check_bad_input_on_one_rank(world):
+    """The error is that of the rank, and everywhere; the index is as it was."""
+    index, one = filled(world, codes(50))
+    last = world.size - 1
+    which = "" if world.size == 1 else f"rank {last}: "
+
+    def mine(bad, good):
+        return bad if world.rank == last else good
+
+    for call, error, message in [
+        (lambda: index.add(mine(codes(2, 32), codes(2))), ValueError, r"add: codes must be \[N, 8\]"),
+        (lambda: index.add(mine([1, 2], codes(2))), TypeError, r"add: codes must be"),
+        (lambda: index.search(mine(codes(1, 8), codes(1)), 1), ValueError, r"search: queries must be \[N, 8\]"),
+        (lambda: index.search(codes(1), mine(0, 1)), ValueError, r"search: k must be between 1 and"),
+        (
+            lambda: index.search(codes(1), 1, mine(np.ones(51, bool), None)),
+            ValueError,
+            r"search: mask must have one entry for each",
+        ),
+        (lambda: index.search(codes(1), 1, mine(np.ones(50), None)), TypeError, r"search: mask must be"),
+        (lambda: index.search(codes(1), 1, ids=mine([0.5], [1])), TypeError, r"search: ids must be integers"),
+        (lambda: index.search(codes(1), 1, rerank=mine("yes", None)), TypeError, r"search: rerank must be a search.Rerank"),
+        (lambda: index.range_search(codes(1), mine("far", 3)), TypeError, r"radius must be an integer"),
+        (
+            lambda: index.remove_ids(mine(np.ones(51, bool), np.ones(len(index.shard), bool))),
+            ValueError,
+            r"remove_ids: ids must have",
+        ),
+        (lambda: index.merge_from(mine(one, index)), (TypeError, ValueError), r"merge_from: other must be"),
+        (lambda: index.save(mine(world.folder / "no" / "where", world.folder / "index")), FileNotFoundError, r"does not exist"),
+        (lambda: ShardedHammingIndex(mine(12, 8), world.group), ValueError, "bits must be a multiple of 8; got 12"),
+        (lambda: ShardedHammingIndex(64, world.group, mine("nonsense", "cpu")), RuntimeError, "nonsense"),
+    ]:
+        with raises_everywhere(world, error, f"{which}.*{message}"):
+            call()
+        same_index(index, one)
+
+
+def check_ranks_that_disagree(world):
+    if world.size == 1:
+        return
+    index, one = filled(world, codes(50))
+    for call, error, message in [
+        (
+            lambda: index.search(codes(1, seed=world.rank), 1),
+            ValueError,
+            r"search: queries must be the same on all ranks; got rank 0: uint8",
+        ),
+        (lambda: index.search(codes(1 + world.rank), 1), ValueError, r"search: queries must be .*\[1, 8\] .*\[2, 8\]"),
+        (lambda: index.search(codes(1), 1 + world.rank), ValueError, r"search: k must be the same .* rank 0: 1; rank 1: 2"),
+        (lambda: index.search(codes(1), 1, ids=[world.rank]), ValueError, r"search: ids must be the same"),
+        (
+            lambda: index.search(codes(1), 1, ids=[1] if world.rank else None),
+            ValueError,
+            r"search: the filters must be the same .* rank 0: \[\]; ranks? 1.*: \['ids'\]",
+        ),
+        (lambda: index.range_search(codes(1), world.rank), ValueError, r"range_search: radius must be the same"),
+        (
+            lambda: index.range_search(codes(1), 1, inclusive=world.rank > 0),
+            ValueError,
+            r"range_search: inclusive must be the same",
+        ),
+        (lambda: index.remove_ids([world.rank]), ValueError, r"remove_ids: ids must be the same"),
+        (lambda: index.reconstruct(world.rank), ValueError, r"reconstruct: ids must be the same"),
+        (lambda: ShardedHammingIndex(8 + 8 * world.rank, world.group), ValueError, r"bits must be the same"),
+        (lambda: index.to("meta" if world.rank else "cpu"), ValueError, r"to: the kind of device must be the same"),
+        (
+            lambda: index.reset() if world.rank else index.search(codes(1), 1),
+            RuntimeError,
+            r"called different methods: rank 0: ShardedHammingIndex.search; ranks? 1.*: ShardedHammingIndex.reset",
+        ),
+        (
+            lambda: ShardedHammingIndex.from_shard(_shard_with_ids(world.rank > 0), world.group),
+            ValueError,
+            r"some shards have ids of their own",
+        ),
+    ]:
+        with raises_everywhere(world, error, message):
+            call()
+        same_index(index, one)
+
+
+def _shard_with_ids(with_ids):
+    shard = HammingIndex(64)
+    if with_ids:
+        shard.add_with_ids(codes(2), [5, 6])
+    else:
+        shard.add(codes(2))
+    return shard
+
+
+def check_work_that_fails_on_one_rank(world):
+    """Memory runs out on one rank while the others have done their part."""
+    index, one = filled(world, codes(50), ids=np.arange(50))
+    for name, call in [
+        ("_filled", lambda: index.add_with_ids(codes(2), [100 + 2 * world.rank, 101 + 2 * world.rank])),
+        ("_selected", lambda: index.remove_ids(np.arange(50))),
+        ("_nearest", lambda: index.search(codes(1), 1)),
+    ]:
+        with pytest.MonkeyPatch.context() as patch:
+            if world.rank == world.size - 1:
+                patch.setattr(HammingIndex, name, _out_of_memory)
+            if len(index.shard) == 0 and name != "_filled":
+                patch.setattr(HammingIndex, name, _out_of_memory)
+            with raises_everywhere(world, MemoryError, "no more"):
+                call()
+        same_index(index, one)
+
+
+def _out_of_memory(*arguments, **keywords):
+    raise MemoryError("no more")
+
+
+def saved(world, name, gallery, shards, ids=None, seed=1):
+    """A folder as that many ranks save it."""
+    folder = world.folder / name
+    if world.rank == 0:
+        folder.mkdir()
+        files = []
+        for number, rows in enumerate(parts(np.arange(len(gallery)), shards, seed)):
+            shard = HammingIndex(8 * gallery.shape[1])
+            if ids is None:
+                shard.add(gallery[rows])
+            else:
+                shard.add_with_ids(gallery[rows], ids[rows])
+            files.append(_folder.write_shard(folder / _folder.shard_name(number, shards, "0123abcd"), shard))
+        _folder.write_manifest(folder, _folder.Manifest(8 * gallery.shape[1], ids is not None, files))
+    dist.barrier(group=world.group)
+    return folder
+
+
+def check_save_and_load(world):
+    for ids in (None, some_ids(300)):
+        folder = world.folder / f"index{ids is None}"
+        for count in (300, 0, 200):  # over the last one
+            index, one = filled(world, codes(count, 24), ids=None if ids is None else ids[:count])
+            index.save(folder)
+            dist.barrier(group=world.group)
+            assert len(list(folder.iterdir())) == world.size + 1
+            loaded = ShardedHammingIndex.load(folder, world.group)
+            assert loaded.shard_sizes == index.shard_sizes
+            same_index(loaded, one)
+        loaded.save(folder)
+        if ids is None:
+            loaded.add(codes(3, 24, 5))
+            one.add(np.concatenate([codes(3, 24, 5)] * world.size))
+            assert loaded.ntotal == one.ntotal
+    content = json.loads((folder / "manifest.json").read_text())
+    assert (content["ntotal"], content["ranks"], content["bits"], content["with_ids"]) == (200, world.size, 24, True)
+
+
+def check_shards_are_files_of_faiss(world):
+    faiss = pytest.importorskip("faiss")
+    index, _ = filled(world, codes(30))
+    index.save(world.folder / "index")
+    (path,) = (world.folder / "index").glob(f"shard-{world.rank}-of-{world.size}-*")
+    theirs = faiss.read_index_binary(str(path))
+    assert theirs.ntotal == len(index.shard)
+
+
+def check_load_on_another_number_of_ranks(world):
+    gallery = codes(400, 24)
+    with changed(_CHECKED_ROWS=64):  # parts that begin within a checksum's codes
+        for shards in range(1, 6):
+            for ids in (None, some_ids(400)):
+                folder = saved(world, f"{shards}{ids is None}", gallery, shards, ids, seed=shards)
+                index = ShardedHammingIndex.load(folder, world.group)
+                if shards != world.size:
+                    assert max(index.shard_sizes) - min(index.shard_sizes) <= 1
+                one = HammingIndex(24)
+                if ids is None:
+                    one.add(gallery)
+                else:
+                    one.add_with_ids(gallery, ids)
+                same_index(index, one)
+
+
+def check_mapped_shards(world):
+    gallery = codes(300, 32)
+    for ids in (None, some_ids(300)):
+        index, one = filled(world, gallery, ids=ids)
+        folder = world.folder / f"index{ids is None}"
+        index.save(folder)
+        mapped = ShardedHammingIndex.load(folder, world.group, mmap=True)
+        assert mapped.shard.storage == "file"
+        same_index(mapped, one)
+        queries = codes(4, 32, 3)
+        for way in WAYS.values():
+            with changed(**way):
+                same(mapped.search(queries, 5), one.search(queries, 5))
+        same(mapped.range_search(queries, 12), one.range_search(queries, 12))
+        with raises_everywhere(world, RuntimeError, "which is only read"):
+            mapped.remove_ids([] if ids is None else ids[:1])
+        mapped.save(folder)  # over the files that it is mapped from
+        dist.barrier(group=world.group)
+        same_index(mapped, one)
+        same_index(ShardedHammingIndex.load(folder, world.group), one)
+        assert mapped.to("cpu").shard.storage == "device"
+        mapped.remove_ids(np.ones(len(mapped.shard), bool))
+        assert mapped.ntotal == 0
+    folder = saved(world, "more", gallery, 4)
+    with raises_everywhere(world, ValueError, "mmap needs as many ranks as shards; got . ranks for 4 shards"):
+        ShardedHammingIndex.load(folder, world.group, mmap=True)
+
+
+def check_a_save_that_fails_keeps_the_old_index(world):
+    index, one = filled(world, codes(60))
+    folder = world.folder / "index"
+    index.save(folder)
+    bigger, _ = filled(world, codes(90))
+    before = sorted(folder.iterdir())
+    last = world.size - 1
+    for home, name, failing in ((HammingIndex, "save", last), (_folder, "write_manifest", 0), (_folder, "_checksum", last)):
+        with pytest.MonkeyPatch.context() as patch:
+            if world.rank == failing or len(bigger.shard) == 0:
+                patch.setattr(home, name, _disk_full)
+            with raises_everywhere(world, OSError, "No space left"):
+                bigger.save(folder)
+        dist.barrier(group=world.group)
+        assert sorted(folder.iterdir()) == before
+        same_index(ShardedHammingIndex.load(folder, world.group), one)
+    (folder / "shard-0-of-1-0f.ibxf").write_bytes(b"of a save that was killed")
+    (folder / "notes.txt").write_text("mine")
+    dist.barrier(group=world.group)
+    bigger.save(folder)
+    dist.barrier(group=world.group)
+    names = {path.name for path in folder.iterdir()}
+    assert "notes.txt" in names
+    assert len(names) == world.size + 2
+    assert not names & {path.name for path in before if path.name != "manifest.json"}
+
+
+def _disk_full(*arguments):
+    raise OSError(28, "No space left on device")
+
+
+def _edited(path, change):
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def check_damaged_folders(world):
+    gallery = codes(100)
+    first = "shard-0-of-2-0123abcd.ibxf"
+    manifest = "manifest.json"
+
+    def overwrite(path, at, data):
+        content = bytearray(path.read_bytes())
+        content[at : at + len(data)] = data
+        path.write_bytes(content)
+
+    def narrower(folder):
+        shard = HammingIndex(32)
+        shard.add(codes(2 * int((folder / first).stat().st_size - 33) // 8, 32))
+        shard.save(folder / first)
+
+    for number, (damage, error, message) in enumerate(
+        [
+            (
+                lambda folder: (folder / manifest).unlink(),
+                FileNotFoundError,
+                "there is no sharded index in .*: it has no manifest.json",
+            ),
+            (lambda folder: (folder / first).unlink(), FileNotFoundError, f"{first} is missing: it is shard 0 of the 2 that"),
+            (lambda folder: os.truncate(folder / first, 40), ValueError, f"{first} has 40 bytes; expected"),
+            (
+                lambda folder: overwrite(folder / first, 40, b"other"),
+                ValueError,
+                f"{first} is damaged: the codes from 0 on do not match",
+            ),
+            (lambda folder: overwrite(folder / first, 0, b"what"), ValueError, f"{first} is no FAISS binary index"),
+            (narrower, ValueError, f"{first} holds .* codes of 32 bits without ids; manifest.json says .* of 64 bits"),
+            (lambda folder: (folder / manifest).write_text("{"), ValueError, "manifest.json is damaged or no manifest"),
+            (lambda folder: (folder / manifest).write_text("[]"), ValueError, "manifest.json is damaged or no manifest"),
+            (lambda folder: _edited(folder / manifest, lambda m: m.pop("bits")), ValueError, "is damaged or no manifest"),
+            (
+                lambda folder: _edited(folder / manifest, lambda m: m.update(version=2)),
+                ValueError,
+                "version 2; expected .* version 1",
+            ),
+            (
+                lambda folder: _edited(folder / manifest, lambda m: m.update(bits=12)),
+                ValueError,
+                "it says 12 bits; expected a positive",
+            ),
+            (
+                lambda folder: _edited(folder / manifest, lambda m: m.update(bits=32)),
+                ValueError,
+                "of 64 bits .* says .* of 32 bits",
+            ),
+            (
+                lambda folder: _edited(folder / manifest, lambda m: m.update(with_ids=True)),
+                ValueError,
+                "without ids; .* with ids",
+            ),
+            (lambda folder: _edited(folder / manifest, lambda m: m.update(with_ids=None)), ValueError, "it says None about ids"),
+            (lambda folder: _edited(folder / manifest, lambda m: m["shards"].pop()), ValueError, "it says 2 shards and names 1"),
+            (
+                lambda folder: _edited(folder / manifest, lambda m: m.update(ntotal=7)),
+                ValueError,
+                "it says 7 codes, its shards have 100",
+            ),
+            (
+                lambda folder: _edited(folder / manifest, lambda m: m["shards"][0].update(codes=-1)),
+                ValueError,
+                "it says -1 codes in",
+            ),
+            (
+                lambda folder: _edited(folder / manifest, lambda m: m["shards"][0].update(checksums=[])),
+                ValueError,
+                "it has 0 checksums",
+            ),
+            (
+                lambda folder: _edited(folder / manifest, lambda m: m["shards"][0].update(file="../x")),
+                ValueError,
+                "names '../x' as a shard",
+            ),
+        ]
+    ):
+        folder = saved(world, str(number), gallery, 2)
+        if world.rank == 0:
+            damage(folder)
+        dist.barrier(group=world.group)
+        with raises_everywhere(world, error, message):
+            ShardedHammingIndex.load(folder, world.group)
+    with raises_everywhere(world, FileNotFoundError, "there is no sharded index in .*nowhere"):
+        ShardedHammingIndex.load(world.folder / "nowhere", world.group)
+    (world.folder / "file").write_text("")
+    with raises_everywhere(world, OSError, "is a file; a sharded index is saved in a folder"):
+        filled(world, gallery)[0].save(world.folder / "file")
+
+
+def check_ranks_without_a_common_folder(world):
+    if world.size == 1:
+        return
+    index, _ = filled(world, codes(40))
+    own = world.folder / f"disk{world.rank}"
+    with raises_everywhere(world, FileNotFoundError, "written by another rank, is not seen here. .* share"):
+        index.save(own)
+    assert list(own.iterdir()) == []
+    folder = saved(world, "index", codes(40), 2)
+    with raises_everywhere(world, FileNotFoundError, "ranks? 1.*: there is no sharded index in"):
+        ShardedHammingIndex.load(own if world.rank else folder, world.group)
+
+
+def check_process_outside_of_the_group(world):
+    if world.others is not None:
+        with pytest.raises(ValueError, match=r"ShardedHammingIndex: rank \d is not in the process group"):
+            ShardedHammingIndex(64, world.others)
+
+
+CHECKS = [name for name in globals() if name.startswith("check_")]
+
+
+def _work(rank, folder, checks):
+    """The checks in one process; what failed goes into a file of this rank."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=3)
+    with open(folder / f"outcomes.{rank}", "w") as file:
+        for name, sizes in itertools.product(checks, ((1, 2), (3,))):
+            groups = {size: dist.new_group(GROUPS[size], timeout=_PATIENCE) for size in sizes}
+            size = next(size for size in sizes if rank in GROUPS[size])
+            scratch = folder / f"{name}.{size}"
+            scratch.mkdir(exist_ok=True)
+            others = next((group for other, group in groups.items() if other != size), None)
+            world = SimpleNamespace(rank=GROUPS[size].index(rank), size=size, group=groups[size], others=others, folder=scratch)
+            failure = None
+            try:
+                globals()[name](world)
+            except Exception:
+                failure = traceback.format_exc()
+            print(json.dumps([name, size, failure]), file=file)
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory, request):
+    selected = {item.callspec.params.get("check") for item in request.session.items if hasattr(item, "callspec")}
+    folder = tmp_path_factory.mktemp("world")
+    mp.spawn(_work, (folder, [name for name in CHECKS if name in selected]), nprocs=3)
+    return [json.loads(line) for rank in range(3) for line in (folder / f"outcomes.{rank}").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("size", GROUPS)
+@pytest.mark.parametrize("check", CHECKS)
+def test_sharded(check, size, outcomes):
+    failures = [failure for name, group_size, failure in outcomes if (name, group_size) == (check, size)]
+    assert len(failures) == size
+    if any(failures):
+        pytest.fail("\n".join(f"rank {rank} of {size}: {failure}" for rank, failure in enumerate(failures)), pytrace=False)
+
+
+def test_without_a_process_group():
+    with pytest.raises(RuntimeError, match=r"no process group. Start the script with torchrun .* or use HammingIndex"):
+        ShardedHammingIndex(64)
+    with pytest.raises(RuntimeError, match=r"ShardedHammingIndex.load: torch.distributed has no process group"):
+        ShardedHammingIndex.load("index")
