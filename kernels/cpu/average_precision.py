@@ -1,48 +1,43 @@
-"""Ranking quality from packed codes, without sorting.
+"""Ranking quality from packed codes, without sorting: from the ranks of _ranks.py, which also says what labels are.
 
-Distances take few values. So the rank of an item in the order (distance, position) is the number of nearer items plus that of
-earlier ones at its own distance: one pass over the gallery counts items per distance, a second one walks it in order and counts
-up. Where only expectations over random tie orders are wanted, the counts alone hold everything.
-
-Labels come as words, uint64 [N, L]. With `shared` they are sets of classes, one bit each, and two items are relevant to each
-other when they share a class; without, L is 1 and they are when the words are equal.
+Where only expectations over random tie orders are wanted, the counts of items at each distance hold everything.
 """
+
+import math
 
 import numba
 import numpy as np
 
-from ._bits import compiled, load_block, popcount
+from ._bits import compiled, inlined
 from ._ranges import over_ranges
-
-# Two counters in one integer: items in the lower half, relevant items in the upper.
-_RELEVANT = 2**32
-_ITEMS = _RELEVANT - 1
+from ._ranks import (
+    ITEMS,
+    fill_nearer,
+    fill_relevance,
+    lay_out_gallery,
+    lay_out_queries,
+    ranked_batches,
+    sum_lanes,
+)
 
 _RADIX_BITS = 11  # three passes over the 32 bits of a score
 _RADIX = 2**_RADIX_BITS
 
 
-def distance_histograms(queries, gallery, query_labels, gallery_labels, shared, counts, relevant) -> None:
-    """Fill `counts` and `relevant`, int64 [Q, K+1]: gallery items, and relevant ones, at each distance from each query."""
-    query_planes, planes = _planes(queries), _planes(gallery)
-    label_planes = np.ascontiguousarray(gallery_labels.T)
+def ranked_precision(queries, gallery, query_labels, gallery_labels, shared, ks, precisions, hits, counts, relevant) -> None:
+    """Rank the gallery for each query in the order (distance, position), and fill what all metrics come from.
 
-    def run(start, stop):
-        _histograms(query_planes, planes, query_labels, label_planes, shared, start, stop, counts, relevant)
-
-    over_ranges(run, len(queries))
-
-
-def ranked_precision(queries, gallery, query_labels, gallery_labels, shared, k, precisions, hits, totals) -> None:
-    """Fill, for each query, the sum of the precisions at its relevant items among the first `k`, their number, and that of all.
-
-    The order is (distance, position). precisions: float64 [Q]; hits, totals: int64 [Q].
+    ks: int64 [L], ranks that count. precisions: float64 [L, Q], the sum of the precisions at the relevant items among the first
+    k; hits: int64 [L, Q], their number. counts, relevant: int64 [Q, K+1], all and relevant items at each distance.
     """
-    query_planes, planes = _planes(queries), _planes(gallery)
-    label_planes = np.ascontiguousarray(gallery_labels.T)
+    laid_queries = lay_out_queries(queries, query_labels)
+    laid_gallery = lay_out_gallery(gallery, gallery_labels, shared)
 
     def run(start, stop):
-        _ranked_precision(query_planes, planes, query_labels, label_planes, shared, k, start, stop, precisions, hits, totals)
+        for batch in ranked_batches(laid_queries, laid_gallery, start, stop):
+            ranked = (batch.counts, batch.relevant, batch.notes, batch.places, batch.first_notes)
+            order = laid_queries.order[batch.start : batch.stop]
+            _sum_batch(*ranked, order, ks, precisions, hits, counts, relevant)
 
     over_ranges(run, len(queries))
 
@@ -67,88 +62,30 @@ def expected_precision(counts, relevant, k, over_hits, precisions) -> None:
     over_ranges(lambda start, stop: _expected_precision(counts, relevant, k, over_hits, start, stop, precisions), len(counts))
 
 
-def _planes(codes):
-    count, width = codes.shape
-    planes = np.empty((-(-width // 8), count), dtype=np.uint64)
-    load_block(codes, 0, count, planes)
-    return planes
-
-
 @compiled
-def _fill_distances(planes, query, distances):
-    distances[:] = 0
-    for word in range(planes.shape[0]):
-        plane = planes[word]
-        bits = query[word]
-        for j in range(plane.size):
-            distances[j] += np.int32(popcount(plane[j] ^ bits))
+def _sum_batch(counters, relevant_counters, notes, places, first_notes, order, ks, precisions, hits, counts, relevant):
+    nearer = np.empty(counters.shape[1], np.uint64)
+    for i in range(order.size):
+        q, begin, end = order[i], first_notes[i], first_notes[i + 1]
+        fill_nearer(counters[i], relevant_counters[i], nearer)
+        for j in range(ks.size):
+            precisions[j, q], hits[j, q] = _precision_sum(notes[begin:end], places[begin:end], nearer, ks[j])
+        for distance in range(counts.shape[1]):
+            counts[q, distance] = sum_lanes(counters[i], distance)
+            relevant[q, distance] = sum_lanes(relevant_counters[i], distance)
 
 
-@compiled
-def _fill_relevance(planes, labels, shared, is_relevant):
-    if not shared:
-        plane = planes[0]
-        label = labels[0]
-        for j in range(plane.size):
-            is_relevant[j] = plane[j] == label
-        return
-    is_relevant[:] = False
-    for word in range(planes.shape[0]):
-        plane = planes[word]
-        classes = labels[word]
-        for j in range(plane.size):
-            is_relevant[j] |= (plane[j] & classes) != 0
-
-
-@compiled
-def _count(distances, is_relevant, counters):
-    counters[:] = 0
-    for j in range(distances.size):
-        counters[distances[j]] += 1 + is_relevant[j] * _RELEVANT
-
-
-@compiled
-def _histograms(query_planes, planes, query_labels, label_planes, shared, start, stop, counts, relevant):
-    distances = np.empty(planes.shape[1], dtype=np.int32)
-    is_relevant = np.empty(planes.shape[1], dtype=np.bool_)
-    counters = np.empty(counts.shape[1], dtype=np.int64)
-    for q in range(start, stop):
-        _fill_distances(planes, query_planes[:, q].copy(), distances)
-        _fill_relevance(label_planes, query_labels[q], shared, is_relevant)
-        _count(distances, is_relevant, counters)
-        for d in range(counters.size):
-            counts[q, d] = counters[d] & _ITEMS
-            relevant[q, d] = counters[d] // _RELEVANT
-
-
-@compiled
-def _ranked_precision(query_planes, planes, query_labels, label_planes, shared, k, start, stop, precisions, hits, totals):
-    distances = np.empty(planes.shape[1], dtype=np.int32)
-    is_relevant = np.empty(planes.shape[1], dtype=np.bool_)
-    counters = np.empty(64 * planes.shape[0] + 1, dtype=np.int64)
-    for q in range(start, stop):
-        _fill_distances(planes, query_planes[:, q].copy(), distances)
-        _fill_relevance(label_planes, query_labels[q], shared, is_relevant)
-        _count(distances, is_relevant, counters)
-        before = 0
-        for d in range(counters.size):
-            counters[d], before = before, before + counters[d]
-        totals[q] = before // _RELEVANT
-        precisions[q], hits[q] = _walk(distances, is_relevant, counters, k)
-
-
-@compiled
-def _walk(distances, is_relevant, counters, k):
-    """Sum of precisions and hits among the first `k`; counters[d] starts as what is nearer than d."""
+@numba.njit(cache=True, nogil=True, error_model="numpy", boundscheck=False, fastmath={"reassoc"})
+def _precision_sum(notes, places, nearer, k):
+    """Sum of precisions and hits among the first `k`; summed in any order, which vectorises."""
     precision = 0.0
     hits = 0
-    for j in range(distances.size):
-        ahead = counters[distances[j]]
-        counters[distances[j]] = ahead + 1 + is_relevant[j] * _RELEVANT
-        rank = (ahead & _ITEMS) + 1
-        if is_relevant[j] and rank <= k:
-            precision += (ahead // _RELEVANT + 1) / rank
-            hits += 1
+    for i in range(places.size):
+        ahead = notes[np.uint64(i)] + nearer[np.uint64(places[np.uint64(i)])]
+        items = np.int32(ahead & ITEMS)
+        share = (np.float64(np.int32(ahead >> np.uint64(32))) + 1.0) / (np.float64(items) + 1.0)
+        precision += share if items < k else 0.0
+        hits += items < k
     return precision, hits
 
 
@@ -160,7 +97,7 @@ def _scored_precision(bits, query_labels, label_planes, shared, k, start, stop, 
     sorted_keys = np.empty(count, dtype=np.uint64)
     offsets = np.empty(_RADIX, dtype=np.int64)
     for q in range(start, stop):
-        _fill_relevance(label_planes, query_labels[q], shared, is_relevant)
+        fill_relevance(label_planes, query_labels[q], shared, is_relevant)
         for j in range(count):
             keys[j] = _descending_key(bits[q, j]) << np.uint64(1) | np.uint64(is_relevant[j])
         for shift in range(1, 33, _RADIX_BITS):
@@ -232,15 +169,26 @@ def _expected_sum(items, hits, tied, relevant, slots):
     return relevant / tied * ((hits + 1) * inverse + companions * earlier)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc"})
+@compiled
 def _rank_sums(items, slots):
-    """Sums of 1 / rank and (j - 1) / rank over the ranks items + j, j = 1 .. slots; summed in any order, which vectorises."""
+    """Sums of 1 / rank and (j - 1) / rank over the ranks items + j, j = 1 .. slots.
+
+    From rank 65 on by the asymptotic series of the harmonic numbers, whose error is below 1e-15 there.
+    """
     inverse = 0.0
-    earlier = 0.0
-    for j in range(slots):
+    for j in range(min(slots, max(64 - items, 0))):
         inverse += 1.0 / (items + j + 1)
-        earlier += j / (items + j + 1)
-    return inverse, earlier
+    begin, end = max(items, 64) + 0.5, items + slots + 0.5
+    if end > begin:
+        inverse += math.log1p((end - begin) / begin) + _beyond_logarithm(end) - _beyond_logarithm(begin)
+    return inverse, slots - (items + 1) * inverse
+
+
+@inlined
+def _beyond_logarithm(middle):
+    """The n-th harmonic number less Euler's constant and the logarithm of middle = n + 1/2."""
+    square = 1.0 / (middle * middle)
+    return square * (1.0 / 24 - square * (7.0 / 960 - square * (31.0 / 8064)))
 
 
 @compiled

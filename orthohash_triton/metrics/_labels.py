@@ -33,6 +33,17 @@ class Labels:
             return (chunk.float() @ self.gallery.float().T) > 0
         return chunk[:, None] == self.gallery
 
+    def grades(self, start: int, stop: int) -> Tensor:
+        """How many classes gallery items share with the queries [start, stop): int64 [stop - start, N]."""
+        if self.shared:
+            return (self.queries[start:stop].float() @ self.gallery.float().T).long()
+        return self.relevance(start, stop).long()
+
+    @property
+    def highest_grade(self) -> int:
+        """Classes that two items can share."""
+        return self.queries.shape[1] if self.shared else 1
+
     def words(self) -> tuple[np.ndarray, np.ndarray]:
         """Both sides as the uint64 [rows, L] of the CPU kernels: one word a class id, one bit a class of a multi-hot row."""
         return _words(self.queries), _words(self.gallery)

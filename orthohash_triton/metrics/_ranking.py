@@ -1,10 +1,10 @@
-"""The two quantities that all metrics come from: sums along the ranking, and counts at each distance.
+"""What all metrics come from: sums along the ranking, and counts at each distance, of consecutive chunks of queries.
 
-On the CPU both are counted in Numba from packed codes (kernels/cpu/average_precision.py); on a GPU distances are computed and
-sorted in chunks of queries.
+On the CPU both are counted in Numba from packed codes in one pass (kernels/cpu/average_precision.py, gains.py); on a GPU
+distances are computed and sorted in chunks of queries.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,12 +18,30 @@ from . import _labels
 _CHUNK = 2**23  # elements of the largest intermediate, of 8 bytes each
 
 
-class RankedHits(NamedTuple):
-    """For each query: precisions at the relevant items within k, summed; their number; the number of relevant items at all."""
+class Sums(NamedTuple):
+    """Along the rankings of some queries: at the first of [L] ranks each, the precisions at relevant items, and these items."""
 
-    precisions: Tensor  # float64 [Q]
-    hits: Tensor  # int64 [Q]
-    totals: Tensor  # int64 [Q]
+    precisions: Tensor  # float64 [L, q], summed
+    hits: Tensor  # int64 [L, q]
+    totals: Tensor  # int64 [q]: relevant items in the whole ranking
+
+
+class Ranked(NamedTuple):
+    """Sums along the rankings, and items and relevant ones at each distance."""
+
+    sums: Sums
+    counts: Tensor  # int64 [q, K+1]
+    relevant: Tensor  # int64 [q, K+1]
+
+
+class Gained(NamedTuple):
+    """Gains of the relevant items among the first of [L] ranks each, and what an expectation over ties needs."""
+
+    discounted: Tensor  # float64 [L, q]: summed, each times the discount of its rank
+    gained: Tensor  # float64 [L, q]: summed
+    counts: Tensor  # int64 [q, K+1]: items at each distance
+    sums: Tensor  # float64 [q, K+1]: their gains, summed
+    grades: Tensor  # int64 [q, G+1]: items of each grade in the whole gallery
 
 
 @dataclass(frozen=True)
@@ -34,56 +52,92 @@ class Ranking:
     gallery: Tensor
     labels: _labels.Labels
 
-    def ranked_hits(self, k: int | None) -> RankedHits:
-        """In the order (distance, position), along the first `k` items or all."""
-        k = len(self.gallery) if k is None else min(k, len(self.gallery))
-        return self._ranked_hits_cpu(k) if self.queries.device.type == "cpu" else self.ranked_hits_torch(k)
+    @property
+    def bins(self) -> int:
+        """Distances that codes can have: 0 .. K."""
+        return 8 * self.queries.shape[1] + 1
 
-    def histograms(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """(items, relevant items) at each distance, int64 [q, K+1] on the CPU, for consecutive chunks of queries."""
-        step = max(1, _CHUNK // (8 * self.queries.shape[1] + 1))
-        for start in range(0, len(self.queries), step):
-            stop = min(start + step, len(self.queries))
-            yield self._histograms_cpu(start, stop) if self.queries.device.type == "cpu" else self.histograms_torch(start, stop)
+    def ranked(self, ks: Sequence[int | None]) -> Iterator[Ranked]:
+        """In the order (distance, position), along the first k items, or all, for each of `ks`; none costs no ranking."""
+        limits = self.limits(ks)
+        function = self._ranked_cpu if self.queries.device.type == "cpu" else self.ranked_torch
+        return (function(start, stop, limits) for start, stop in self._chunks())
 
-    def _ranked_hits_cpu(self, k: int) -> RankedHits:
+    def gained(self, ks: Sequence[int | None], gains: Tensor, discounts: Tensor) -> Iterator[Gained]:
+        """In the same order; gains: float64 [G+1], of each grade; discounts: float64, of each rank that counts."""
+        limits = self.limits(ks)
+        function = self._gained_cpu if self.queries.device.type == "cpu" else self.gained_torch
+        return (function(start, stop, limits, gains, discounts) for start, stop in self._chunks())
+
+    def limits(self, ks: Sequence[int | None]) -> Tensor:
+        """How many items count: int64 [L], at most the gallery."""
+        return torch.tensor([len(self.gallery) if k is None else min(k, len(self.gallery)) for k in ks], dtype=torch.int64)
+
+    def _chunks(self) -> list[tuple[int, int]]:
+        step = max(1, _CHUNK // self.bins)
+        return [(start, min(start + step, len(self.queries))) for start in range(0, len(self.queries), step)]
+
+    def _ranked_cpu(self, start: int, stop: int, limits: Tensor) -> Ranked:
         from ..kernels.cpu.average_precision import ranked_precision
 
-        result = _empty_hits(len(self.queries))
-        ranked_precision(*self._arrays(0, len(self.queries)), k, *(tensor.numpy() for tensor in result))
+        precisions, hits = _empty_sums(limits, stop - start)
+        counts, relevant = torch.empty(2, stop - start, self.bins, dtype=torch.int64)
+        results = (tensor.numpy() for tensor in (precisions, hits, counts, relevant))
+        ranked_precision(*self._arrays(start, stop), limits.numpy(), *results)
+        return Ranked(Sums(precisions, hits, relevant.sum(dim=1)), counts, relevant)
+
+    def _gained_cpu(self, start: int, stop: int, limits: Tensor, gains: Tensor, discounts: Tensor) -> Gained:
+        from ..kernels.cpu.gains import ranked_gains
+
+        count = stop - start
+        discounted, gained = torch.empty(2, len(limits), count, dtype=torch.float64)
+        result = Gained(
+            discounted,
+            gained,
+            torch.empty(count, self.bins, dtype=torch.int64),
+            torch.empty(count, self.bins, dtype=torch.float64),
+            torch.empty(count, len(gains), dtype=torch.int64),
+        )
+        arrays = (tensor.numpy() for tensor in (limits, gains, discounts, *result))
+        ranked_gains(*self._arrays(start, stop), *arrays)
         return result
-
-    def _histograms_cpu(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        from ..kernels.cpu.average_precision import distance_histograms
-
-        counts, relevant = torch.empty(2, stop - start, 8 * self.queries.shape[1] + 1, dtype=torch.int64)
-        distance_histograms(*self._arrays(start, stop), counts.numpy(), relevant.numpy())
-        return counts, relevant
 
     def _arrays(self, start: int, stop: int) -> tuple[Any, ...]:
         query_labels, gallery_labels = self.labels.words()
         queries, gallery = (codes.contiguous().numpy() for codes in (self.queries[start:stop], self.gallery))
         return queries, gallery, query_labels[start:stop], gallery_labels, self.labels.shared
 
-    def ranked_hits_torch(self, k: int) -> RankedHits:
-        def ranked(start: int, stop: int) -> Tensor:
-            order = hamming_distance(self.queries[start:stop], self.gallery).sort(dim=1, stable=True).indices
-            return self.labels.relevance(start, stop).gather(1, order)
-
-        return _in_chunks(ranked, len(self.queries), len(self.gallery), k)
-
-    def histograms_torch(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        bins = 8 * self.queries.shape[1] + 1
-        step = max(1, _CHUNK // len(self.gallery))
-        chunks = []
-        for first in range(start, stop, step):
-            last = min(first + step, stop)
-            distances = hamming_distance(self.queries[first:last], self.gallery).long()
-            distances += bins * torch.arange(last - first, device=distances.device)[:, None]
+    def ranked_torch(self, start: int, stop: int, limits: Tensor) -> Ranked:
+        def ranked(first: int, last: int) -> tuple[Tensor, ...]:
+            distances = hamming_distance(self.queries[first:last], self.gallery)
             relevance = self.labels.relevance(first, last)
-            chunks.append([_counts(chosen, last - first, bins) for chosen in (distances.flatten(), distances[relevance])])
-        counts, relevant = zip(*chunks, strict=True)
-        return torch.cat(counts).cpu(), torch.cat(relevant).cpu()
+            counts = self._counts(distances)
+            relevant = self._counts(distances, relevance.double()).long()
+            if len(limits) == 0:
+                empty = counts.new_empty(0, last - first)
+                return empty.double(), empty, relevant.sum(dim=1), counts, relevant
+            order = distances.sort(dim=1, stable=True).indices
+            return *along_ranks(relevance.gather(1, order), limits), counts, relevant
+
+        precisions, hits, totals, counts, relevant = _in_chunks(ranked, start, stop, len(self.gallery))
+        return Ranked(Sums(precisions, hits, totals), counts, relevant)
+
+    def gained_torch(self, start: int, stop: int, limits: Tensor, gains: Tensor, discounts: Tensor) -> Gained:
+        gains, discounts = gains.to(self.queries.device), discounts.to(self.queries.device)
+
+        def gained(first: int, last: int) -> tuple[Tensor, ...]:
+            distances = hamming_distance(self.queries[first:last], self.gallery)
+            grades = self.labels.grades(first, last)
+            gain = gains[grades]
+            ranked = gain.gather(1, distances.sort(dim=1, stable=True).indices)
+            discounted = torch.stack([(ranked[:, :k] * discounts[:k]).sum(dim=1) for k in limits.tolist()])
+            gained = torch.stack([ranked[:, :k].sum(dim=1) for k in limits.tolist()])
+            return discounted, gained, self._counts(distances), self._counts(distances, gain), _counts(grades, len(gains))
+
+        return Gained(*_in_chunks(gained, start, stop, len(self.gallery)))
+
+    def _counts(self, distances: Tensor, weights: Tensor | None = None) -> Tensor:
+        return _counts(distances.long(), self.bins, weights)
 
 
 def check(op: str, query_codes: Any, gallery_codes: Any, query_labels: Any, gallery_labels: Any) -> Ranking:
@@ -92,6 +146,8 @@ def check(op: str, query_codes: Any, gallery_codes: Any, query_labels: Any, gall
     queries, gallery = _checks.code_pair(op, query_codes, gallery_codes, names)
     not_empty(op, names[0], queries)
     not_empty(op, names[1], gallery)
+    if len(gallery) >= 2**31:
+        raise ValueError(f"{op}: gallery_codes must hold fewer than 2**31 rows; got {_checks.describe(gallery)}")
     rows = [(f"rows of {name}", len(codes)) for name, codes in zip(names, (queries, gallery), strict=True)]
     labels = _labels.check(op, query_labels, gallery_labels, queries, *rows)
     return Ranking(queries, gallery, labels)
@@ -106,42 +162,46 @@ def not_empty(op: str, name: str, value: Tensor) -> None:
         raise ValueError(f"{op}: {name} must hold at least one row; got {_checks.describe(value)}")
 
 
-def ranked_hits_by_score(scores: Tensor, labels: _labels.Labels, k: int | None) -> RankedHits:
+def sums_by_score(scores: Tensor, labels: _labels.Labels, k: int | None) -> Sums:
     """In the order (score descending, position), along the first `k` items or all."""
-    k = scores.shape[1] if k is None else min(k, scores.shape[1])
+    limits = torch.tensor([scores.shape[1] if k is None else min(k, scores.shape[1])])
     if scores.device.type == "cpu" and scores.dtype != torch.float64:
         from ..kernels.cpu.average_precision import scored_precision
 
-        result = _empty_hits(len(scores))
+        result = Sums(*_empty_sums(limits, len(scores)), torch.empty(len(scores), dtype=torch.int64))
         arrays = (scores.float().contiguous().numpy(), *labels.words(), labels.shared)
-        scored_precision(*arrays, k, *(tensor.numpy() for tensor in result))
+        scored_precision(*arrays, int(limits), result.precisions[0].numpy(), result.hits[0].numpy(), result.totals.numpy())
         return result
 
-    def ranked(start: int, stop: int) -> Tensor:
+    def ranked(start: int, stop: int) -> tuple[Tensor, ...]:
         order = scores[start:stop].sort(dim=1, descending=True, stable=True).indices
-        return labels.relevance(start, stop).gather(1, order)
+        return along_ranks(labels.relevance(start, stop).gather(1, order), limits)
 
-    return _in_chunks(ranked, scores.shape[0], scores.shape[1], k)
-
-
-def _in_chunks(ranked: Callable[[int, int], Tensor], queries: int, gallery: int, k: int) -> RankedHits:
-    """`ranked(start, stop)` is the relevance of all items in the order of their rank, bool [stop - start, N]."""
-    step = max(1, _CHUNK // gallery)
-    chunks = [_along_ranks(ranked(start, min(start + step, queries)), k) for start in range(0, queries, step)]
-    return RankedHits(*(torch.cat(parts) for parts in zip(*chunks, strict=True)))
+    return Sums(*_in_chunks(ranked, 0, len(scores), scores.shape[1]))
 
 
-def _along_ranks(ranked: Tensor, k: int) -> RankedHits:
-    within = ranked[:, :k]
-    hits = within.cumsum(dim=1)
-    ranks = torch.arange(1, k + 1, device=ranked.device)
-    return RankedHits((hits.double() / ranks * within).sum(dim=1), hits[:, -1], ranked.sum(dim=1))
+def along_ranks(ranked: Tensor, limits: Tensor) -> Sums:
+    """ranked: bool [q, N], the relevance of all items in the order of their rank."""
+    hits = ranked.cumsum(dim=1)
+    precisions = hits.double() / torch.arange(1, ranked.shape[1] + 1, device=ranked.device) * ranked
+    sums = torch.stack([precisions[:, :k].sum(dim=1) for k in limits.tolist()])
+    return Sums(sums, torch.stack([hits[:, k - 1] for k in limits.tolist()]), hits[:, -1])
 
 
-def _counts(places: Tensor, rows: int, bins: int) -> Tensor:
-    return torch.bincount(places, minlength=rows * bins).view(rows, bins)
+def _in_chunks(function: Callable[[int, int], tuple[Tensor, ...]], start: int, stop: int, width: int) -> list[Tensor]:
+    """`function(first, last)` of parts of the queries, in host memory: of [L, q] along the second dimension, else the first."""
+    step = max(1, _CHUNK // width)
+    chunks = [function(first, min(first + step, stop)) for first in range(start, stop, step)]
+    return [torch.cat(parts, dim=1 if index < 2 else 0).cpu() for index, parts in enumerate(zip(*chunks, strict=True))]
 
 
-def _empty_hits(queries: int) -> RankedHits:
-    counts = torch.empty(2, queries, dtype=torch.int64)
-    return RankedHits(torch.empty(queries, dtype=torch.float64), *counts)
+def _counts(values: Tensor, bins: int, weights: Tensor | None = None) -> Tensor:
+    """How often each of 0 .. bins - 1 stands in a row of `values` [q, N], or the weights [q, N] of those: [q, bins]."""
+    places = values + bins * torch.arange(len(values), device=values.device)[:, None]
+    weights = None if weights is None else weights.flatten()
+    return torch.bincount(places.flatten(), weights, minlength=len(values) * bins).view(len(values), bins)
+
+
+def _empty_sums(limits: Tensor, queries: int) -> tuple[Tensor, Tensor]:
+    shape = (len(limits), queries)
+    return torch.empty(shape, dtype=torch.float64), torch.empty(shape, dtype=torch.int64)

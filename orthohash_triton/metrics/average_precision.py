@@ -8,10 +8,11 @@ from torch import Tensor
 from ..ops import _checks
 from ..ops._arrays import numpy_friendly
 from . import _labels, _ranking
+from ._ranking import Ranked, Ranking
 
-_TIES = ("stable", "expected")
-_DENOMINATORS = ("hits", "min", "relevant")
-_ZERO_HITS = ("zero", "skip")
+TIES = ("stable", "expected")
+DENOMINATORS = ("hits", "min", "relevant")
+ZERO_HITS = ("zero", "skip")
 
 
 def mean_average_precision(
@@ -38,11 +39,11 @@ def mean_average_precision(
         TypeError, ValueError: see `average_precision`.
     """
     op = "mean_average_precision"
-    _checks.choice(op, "zero_hits", zero_hits, _ZERO_HITS)
+    _checks.choice(op, "zero_hits", zero_hits, ZERO_HITS)
     values = _average_precision(
         op, query_codes, gallery_codes, query_labels, gallery_labels, k=k, ties=ties, denominator=denominator
     )
-    return _mean(torch.as_tensor(values), zero_hits)
+    return mean(torch.as_tensor(values), zero_hits)
 
 
 def average_precision(
@@ -95,9 +96,9 @@ def mean_average_precision_from_scores(
 ) -> float:
     """Mean over the queries of `average_precision_from_scores`; `zero_hits` as in `mean_average_precision`."""
     op = "mean_average_precision_from_scores"
-    _checks.choice(op, "zero_hits", zero_hits, _ZERO_HITS)
+    _checks.choice(op, "zero_hits", zero_hits, ZERO_HITS)
     values = _average_precision_from_scores(op, scores, query_labels, gallery_labels, k=k, denominator=denominator)
-    return _mean(torch.as_tensor(values), zero_hits)
+    return mean(torch.as_tensor(values), zero_hits)
 
 
 def average_precision_from_scores(
@@ -132,20 +133,31 @@ def _average_precision(
     ties: str,
     denominator: str,
 ) -> Tensor:
-    _checks.choice(op, "ties", ties, _TIES)
-    _checks.choice(op, "denominator", denominator, _DENOMINATORS)
+    _checks.choice(op, "ties", ties, TIES)
+    _checks.choice(op, "denominator", denominator, DENOMINATORS)
     k = _ranking.check_k(op, k)
     ranking = _ranking.check(op, query_codes, gallery_codes, query_labels, gallery_labels)
-    if ties == "expected":
-        return _expected(ranking, k, denominator)
-    return _divide(ranking.ranked_hits(k), k, denominator)
+    chunks = ranking.ranked([k] if ties == "stable" else [])
+    return torch.cat([from_ranked(ranked, 0, ranking, k, ties, denominator) for ranked in chunks]).to(ranking.queries.device)
+
+
+def from_ranked(ranked: Ranked, index: int, ranking: Ranking, k: int | None, ties: str, denominator: str) -> Tensor:
+    """Average precision of the queries of a chunk, float64 [q]; `index` says which sums are those of `k`, without ties."""
+    if ties == "stable":
+        return _divide(ranked.sums.precisions[index], ranked.sums.hits[index], ranked.sums.totals, k, denominator)
+    from ..kernels.cpu.average_precision import expected_precision
+
+    values = torch.empty(len(ranked.counts), dtype=torch.float64)
+    limit = int(ranking.limits([k]))
+    expected_precision(ranked.counts.numpy(), ranked.relevant.numpy(), limit, denominator == "hits", values.numpy())
+    return values if denominator == "hits" else values / _relevant_divisor(ranked.sums.totals, k, denominator)
 
 
 @numpy_friendly
 def _average_precision_from_scores(
     op: str, scores: Any, query_labels: Any, gallery_labels: Any, *, k: int | None, denominator: str
 ) -> Tensor:
-    _checks.choice(op, "denominator", denominator, _DENOMINATORS)
+    _checks.choice(op, "denominator", denominator, DENOMINATORS)
     k = _ranking.check_k(op, k)
     dtypes = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
     scores = _checks.tensor(op, "scores", scores, dtypes=dtypes, ndim=2, shape="[Q, N]")
@@ -154,26 +166,12 @@ def _average_precision_from_scores(
     labels = _labels.check(op, query_labels, gallery_labels, scores, rows, columns)
     if _checks.may_read_values(scores) and scores.isnan().any():
         raise ValueError(f"{op}: scores must not hold NaN, which has no rank; got {_checks.describe(scores)} with NaN")
-    return _divide(_ranking.ranked_hits_by_score(scores, labels, k), k, denominator)
+    sums = _ranking.sums_by_score(scores, labels, k)
+    return _divide(sums.precisions[0], sums.hits[0], sums.totals, k, denominator).to(scores.device)
 
 
-def _expected(ranking: _ranking.Ranking, k: int | None, denominator: str) -> Tensor:
-    from ..kernels.cpu.average_precision import expected_precision
-
-    limit = len(ranking.gallery) if k is None else min(k, len(ranking.gallery))
-    values = []
-    for counts, relevant in ranking.histograms():
-        precisions = torch.empty(len(counts), dtype=torch.float64)
-        expected_precision(counts.numpy(), relevant.numpy(), limit, denominator == "hits", precisions.numpy())
-        if denominator != "hits":
-            precisions /= _relevant_divisor(relevant.sum(dim=1), k, denominator)
-        values.append(precisions)
-    return torch.cat(values).to(ranking.queries.device)
-
-
-def _divide(ranked: _ranking.RankedHits, k: int | None, denominator: str) -> Tensor:
-    divisor = ranked.hits.clamp(min=1) if denominator == "hits" else _relevant_divisor(ranked.totals, k, denominator)
-    return ranked.precisions / divisor
+def _divide(precisions: Tensor, hits: Tensor, totals: Tensor, k: int | None, denominator: str) -> Tensor:
+    return precisions / (hits.clamp(min=1) if denominator == "hits" else _relevant_divisor(totals, k, denominator))
 
 
 def _relevant_divisor(totals: Tensor, k: int | None, denominator: str) -> Tensor:
@@ -181,6 +179,6 @@ def _relevant_divisor(totals: Tensor, k: int | None, denominator: str) -> Tensor
     return totals.clamp(min=1, max=k if denominator == "min" else None)
 
 
-def _mean(values: Tensor, zero_hits: str) -> float:
+def mean(values: Tensor, zero_hits: str) -> float:
     """Average precision is positive exactly when the query has (or may have) a hit."""
     return float(values[values > 0].mean() if zero_hits == "skip" else values.mean())

@@ -1,5 +1,6 @@
 """Precision and recall, at a rank and within a Hamming radius."""
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -27,7 +28,8 @@ def precision_at_k(query_codes: Any, gallery_codes: Any, query_labels: Any, gall
     op = "precision_at_k"
     k = _checks.integer(op, "k", k, minimum=1)
     ranking = _ranking.check(op, query_codes, gallery_codes, query_labels, gallery_labels)
-    return float(ranking.ranked_hits(k).hits.double().mean()) / min(k, len(ranking.gallery))
+    hits = torch.cat([ranked.sums.hits[0] for ranked in ranking.ranked([k])])
+    return float(hits.double().mean()) / min(k, len(ranking.gallery))
 
 
 @numpy_friendly
@@ -38,8 +40,8 @@ def recall_at_k(query_codes: Any, gallery_codes: Any, query_labels: Any, gallery
     """
     op = "recall_at_k"
     k = _checks.integer(op, "k", k, minimum=1)
-    ranked = _ranking.check(op, query_codes, gallery_codes, query_labels, gallery_labels).ranked_hits(k)
-    return float((ranked.hits / ranked.totals.clamp(min=1).double()).mean())
+    ranking = _ranking.check(op, query_codes, gallery_codes, query_labels, gallery_labels)
+    return float(torch.cat([shares(ranked.sums.hits[0], ranked.sums.totals) for ranked in ranking.ranked([k])]).mean())
 
 
 @numpy_friendly
@@ -51,8 +53,8 @@ def precision_at_radius(query_codes: Any, gallery_codes: Any, query_labels: Any,
     """
     op = "precision_at_radius"
     radius = _checks.integer(op, "radius", radius, minimum=0)
-    curve = _curve(_ranking.check(op, query_codes, gallery_codes, query_labels, gallery_labels))
-    return float(curve.precision[min(radius, len(curve.precision) - 1)])
+    ranking = _ranking.check(op, query_codes, gallery_codes, query_labels, gallery_labels)
+    return within(mean_curve(ranking.ranked([])), radius)
 
 
 @numpy_friendly
@@ -65,18 +67,23 @@ def precision_recall_curve(query_codes: Any, gallery_codes: Any, query_labels: A
     Returns:
         (radius int64 [K+1], precision float64 [K+1], recall float64 [K+1]) in host memory, torch or numpy.
     """
-    return _curve(_ranking.check("precision_recall_curve", query_codes, gallery_codes, query_labels, gallery_labels))
+    ranking = _ranking.check("precision_recall_curve", query_codes, gallery_codes, query_labels, gallery_labels)
+    return mean_curve(ranking.ranked([]))
 
 
-def _curve(ranking: _ranking.Ranking) -> PrecisionRecallCurve:
-    precision, recall = torch.zeros(2, 8 * ranking.queries.shape[1] + 1, dtype=torch.float64)
-    for counts, relevant in ranking.histograms():
-        inside, hits = counts.cumsum(dim=1), relevant.cumsum(dim=1)
-        precision += _shares(hits, inside).sum(dim=0)
-        recall += _shares(hits, hits[:, -1:]).sum(dim=0)
-    queries = len(ranking.queries)
-    return PrecisionRecallCurve(torch.arange(len(precision)), precision / queries, recall / queries)
+def mean_curve(chunks: Iterable[_ranking.Ranked]) -> PrecisionRecallCurve:
+    queries, sums = 0, torch.zeros(2, 1, dtype=torch.float64)
+    for ranked in chunks:
+        inside, hits = ranked.counts.cumsum(dim=1), ranked.relevant.cumsum(dim=1)
+        sums = sums + torch.stack([shares(hits, inside).sum(dim=0), shares(hits, hits[:, -1:]).sum(dim=0)])
+        queries += len(inside)
+    precision, recall = sums / queries
+    return PrecisionRecallCurve(torch.arange(len(precision)), precision, recall)
 
 
-def _shares(part: Tensor, whole: Tensor) -> Tensor:
+def within(curve: PrecisionRecallCurve, radius: int) -> float:
+    return float(curve.precision[min(radius, len(curve.precision) - 1)])
+
+
+def shares(part: Tensor, whole: Tensor) -> Tensor:
     return part.double() / whole.clamp(min=1)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..data import Dataset
-from ..metrics import mean_average_precision, precision_at_radius
+from ..metrics import evaluate
 from ..search import HammingIndex
 from .runs import Run
 
@@ -30,12 +30,12 @@ def evaluate_codes(index: HammingIndex, query_codes: Tensor, query_labels: Tenso
     finds none as 0. `queries_per_second` is the time of one search for the 100 nearest, all queries at once.
     """
     gallery_codes = index.codes
-    sets = (query_codes, gallery_codes, query_labels, gallery_labels)
+    found = evaluate(query_codes, gallery_codes, query_labels, gallery_labels, k=(TOP, None), radius=RADIUS)
     return {
         "bits": index.bits,
-        "map_at_1000": mean_average_precision(*sets, k=TOP),
-        "map_at_all": mean_average_precision(*sets),
-        "precision_at_radius_2": precision_at_radius(*sets, radius=RADIUS),
+        "map_at_1000": found.mean_average_precision[TOP],
+        "map_at_all": found.mean_average_precision[None],
+        "precision_at_radius_2": found.precision_at_radius[RADIUS],
         "bytes_per_image": index.bits // 8,
         "queries_per_second": queries_per_second(index, query_codes),
         "queries": len(query_codes),

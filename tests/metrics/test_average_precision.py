@@ -129,17 +129,72 @@ def test_large_tied_groups(k, denominator):
 
 
 @pytest.mark.parametrize("multi_hot", [False, True])
-def test_gpu_path_counts_the_same(multi_hot, monkeypatch):
+@pytest.mark.parametrize("bits", [24, 128, 136])
+def test_gpu_path_counts_the_same(multi_hot, bits, monkeypatch):
     # The PyTorch path serves GPUs; on CPU tensors it must agree with the Numba one. Small chunks, so that there are several.
     monkeypatch.setattr(_ranking, "_CHUNK", 100)
-    codes, labels, _, _ = random_case(3, queries=7, gallery=41, bits=24, classes=5, multi_hot=multi_hot)
+    codes, labels, _, _ = random_case(3, queries=7, gallery=41, bits=bits, classes=5, multi_hot=multi_hot)
     ranking = _ranking.check("test", *map(torch.from_numpy, [*codes, *labels]))
-    for k in (1, 10, 41):
-        for ours, other in zip(ranking.ranked_hits(k), ranking.ranked_hits_torch(k), strict=True):
-            torch.testing.assert_close(ours, other, rtol=0, atol=1e-12)
-    chunks = [torch.cat(parts) for parts in zip(*ranking.histograms(), strict=True)]
-    for ours, other in zip(chunks, ranking.histograms_torch(0, 7), strict=True):
-        assert torch.equal(ours, other)
+    gains, discounts = torch.arange(6.0, dtype=torch.float64).exp2(), torch.rand(41, dtype=torch.float64)
+    gains[0] = 0
+    for ks in ([], [1], [10, None]):
+        limits = ranking.limits(ks)
+        ranked = ranking.ranked_torch(0, 7, limits)
+        ours = [torch.cat(parts, dim=-1) for parts in zip(*(chunk.sums for chunk in ranking.ranked(ks)), strict=True)]
+        assert [part.shape for part in ours] == [part.shape for part in ranked.sums]
+        for part, other in zip(ours, ranked.sums, strict=True):
+            torch.testing.assert_close(part, other, rtol=0, atol=1e-12)
+        for name in ("counts", "relevant"):
+            assert torch.equal(torch.cat([getattr(chunk, name) for chunk in ranking.ranked(ks)]), getattr(ranked, name))
+        if ks:
+            others = ranking.gained_torch(0, 7, limits, gains, discounts)
+            for name, other in others._asdict().items():
+                dim = 1 if name in ("discounted", "gained") else 0
+                part = torch.cat([getattr(chunk, name) for chunk in ranking.gained(ks, gains, discounts)], dim=dim)
+                torch.testing.assert_close(part, other, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("bits", [8, 64, 72, 128, 136, 520])
+@pytest.mark.parametrize("gallery", [1, 63, 64, 65, 255, 256, 257, 1000, 1025])
+def test_lanes_and_words(bits, gallery):
+    # The CPU implementation takes the gallery in steps of four lanes of 64 codes: up to 128 bits as bit planes.
+    codes, labels, distances, relevant = random_case(gallery, queries=3, gallery=gallery, bits=bits, classes=2)
+    codes[1][gallery // 2 :] = codes[1][0]  # ties across lanes
+    codes[0][2] = 0  # no distance to the empty slots of the last step
+    distances = torch.from_numpy(distances_of(*codes))
+    for k in (None, 100):
+        values = average_precision(*codes, *labels, k=k)
+        np.testing.assert_allclose(values, reference(distances, relevant, k=k), rtol=1e-12)
+
+
+@pytest.mark.parametrize("multi_hot", [False, True])
+def test_any_number_of_queries_of_a_label(multi_hot, monkeypatch):
+    # Queries of equal labels share the list of what is relevant, through one batch of 16 or several.
+    counts = [40, 1, 15, 16, 17, 2, 33]
+    codes, labels, distances, relevant = random_case(0, queries=sum(counts), gallery=300, bits=16, classes=7, multi_hot=multi_hot)
+    chosen = np.random.default_rng(1).permutation(np.repeat(np.arange(7), counts))
+    labels[0] = labels[0][chosen] if multi_hot else chosen
+    relevant = torch.from_numpy(labels[0] @ labels[1].T > 0 if multi_hot else labels[0][:, None] == labels[1])
+    np.testing.assert_allclose(average_precision(*codes, *labels), reference(distances, relevant), rtol=1e-12, atol=1e-15)
+
+
+def test_more_relevant_items_than_a_batch_holds():
+    # A batch notes up to 2**16 relevant items, or those of one query: here three batches of one query, then one of two.
+    rng = np.random.default_rng(0)
+    queries, gallery = (rng.integers(0, 256, (n, 1), dtype=np.uint8) for n in (5, 100_000))
+    labels = rng.random(100_000) < 0.7
+    query_labels = np.array([1, 1, 0, 1, 0])
+    values = average_precision(queries, gallery, query_labels, labels.astype(int))
+    distances = distances_of(queries, gallery)
+    for row, label, value in zip(distances, query_labels, values, strict=True):
+        ranked = labels[np.argsort(row, kind="stable")] == label
+        assert value == pytest.approx((ranked.cumsum() / np.arange(1, 100_001))[ranked].mean(), rel=1e-12)
+
+
+def test_too_large_a_gallery():
+    codes, labels = torch.zeros(1, 1, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"average_precision: gallery_codes must hold fewer than 2\*\*31 rows"):
+        average_precision(codes, codes.expand(2**31, 1), labels, labels.expand(2**31))
 
 
 @pytest.mark.gpu
