@@ -14,26 +14,33 @@ Importing the package needs neither Triton nor a GPU.
 
 from . import metrics, nn
 from .codebooks import codebook_min_distance, make_codebook
+from .nn import reestimate_batch_norm
 from .ops.cosine_codebook_loss import cosine_codebook_loss
 from .ops.hamming_distance import hamming_distance
+from .ops.hamming_histogram import hamming_histogram
+from .ops.hamming_range import hamming_range
 from .ops.hamming_topk import hamming_topk
 from .ops.orthohash_loss import orthohash_loss
 from .ops.pack_codes import from_packbits, pack_codes, unpack_codes
-from .search import HammingIndex
+from .search import HammingIndex, ShardedHammingIndex
 
 __version__ = "0.1.0"
 
 __all__ = [
     "HammingIndex",
+    "ShardedHammingIndex",
     "codebook_min_distance",
     "cosine_codebook_loss",
     "from_packbits",
     "hamming_distance",
+    "hamming_histogram",
+    "hamming_range",
     "hamming_topk",
     "make_codebook",
     "metrics",
     "nn",
     "orthohash_loss",
     "pack_codes",
+    "reestimate_batch_norm",
     "unpack_codes",
 ]

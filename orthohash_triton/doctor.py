@@ -12,6 +12,8 @@ from .codebooks import make_codebook
 from .ops._dispatch import choose, triton_import_error
 from .ops.cosine_codebook_loss import cosine_codebook_loss
 from .ops.hamming_distance import hamming_distance
+from .ops.hamming_histogram import hamming_histogram
+from .ops.hamming_range import hamming_range
 from .ops.hamming_topk import hamming_topk
 from .ops.orthohash_loss import orthohash_loss
 from .ops.pack_codes import pack_codes, unpack_codes
@@ -126,6 +128,14 @@ def _topk(device: torch.device, impl: str) -> tuple[Tensor, ...]:
     return hamming_topk(*_codes(device), 100, impl=impl)
 
 
+def _range(device: torch.device, impl: str) -> tuple[Tensor, ...]:
+    return hamming_range(*_codes(device), 28, impl=impl)
+
+
+def _histogram(device: torch.device, impl: str) -> tuple[Tensor, ...]:
+    return (hamming_histogram(*_codes(device), impl=impl),)
+
+
 def _cosine(device: torch.device, impl: str) -> tuple[Tensor, ...]:
     v, target, codebook = _loss_inputs(device)
     loss = cosine_codebook_loss(v, target, codebook, precision="highest", impl=impl)
@@ -146,6 +156,8 @@ _CASES: dict[str, tuple[Callable[[torch.device, str], tuple[Tensor, ...]], float
     "unpack_codes": (_unpack, 0.0),
     "hamming_distance": (_distance, 0.0),
     "hamming_topk": (_topk, 0.0),
+    "hamming_range": (_range, 0.0),
+    "hamming_histogram": (_histogram, 0.0),
     "cosine_codebook_loss": (_cosine, 1e-5),
     "orthohash_loss": (_orthohash, 1e-5),
 }

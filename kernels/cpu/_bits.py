@@ -209,11 +209,38 @@ def next_near_rows(typing, codes, words, first, stop, query, limit):
             block = builder.append_basic_block(f"rows.{count}")
             usual.add_case(_constant(count), block)
             builder.position_at_end(block)
-            _row_loop(
-                builder, _constant(count), stop, place, end, functools.partial(_near_rows, builder, codes, count, query, limit)
-            )
+            counts = functools.partial(_row_counts, builder, codes, count, query)
+            _row_loop(builder, _constant(count), stop, place, end, counts, limit)
         builder.position_at_end(otherwise)
-        _row_loop(builder, words, stop, place, end, functools.partial(_near_long_rows, builder, codes, words, query, limit))
+        _row_loop(builder, words, stop, place, end, functools.partial(_long_row_counts, builder, codes, words, query), limit)
+        builder.position_at_end(end)
+        return builder.load(place)
+
+    return signature, codegen
+
+
+@intrinsic
+def near_rows(typing, codes, words, row, query, limit, distances):
+    """Which of the `rows_a_step(words)` rows from `row` on are nearer than `limit`, as bits; see `next_near_rows`.
+
+    distances: the address where the int64 distances of those rows go.
+    """
+    signature = types.uint64(*[types.int64] * 6)
+
+    def codegen(context, builder, signature, args):
+        codes, words, row, query, limit, distances = args
+        place = cgutils.alloca_once(builder, _I64)
+        otherwise, end = builder.append_basic_block("near.any"), builder.append_basic_block("near.end")
+        usual = builder.switch(words, otherwise)
+        for count in _SHORT_ROWS:
+            block = builder.append_basic_block(f"near.{count}")
+            usual.add_case(_constant(count), block)
+            builder.position_at_end(block)
+            builder.store(_lanes_below(builder, _row_counts(builder, codes, count, query, row), limit, distances), place)
+            builder.branch(end)
+        builder.position_at_end(otherwise)
+        builder.store(_lanes_below(builder, _long_row_counts(builder, codes, words, query, row), limit, distances), place)
+        builder.branch(end)
         builder.position_at_end(end)
         return builder.load(place)
 
@@ -226,8 +253,8 @@ def rows_a_step(words):
     return _ROW_STEP // words if words == 1 or words == 2 or words == 4 else _LONG_ROWS
 
 
-def _row_loop(builder, words, stop, place, end, near):
-    """From the row in `place` on, step by step, until near(row) or less than a step is left before `stop`."""
+def _row_loop(builder, words, stop, place, end, counts, limit):
+    """From the row in `place` on, step by step, until one of counts(row) is below `limit` or the next step ends after `stop`."""
     step = _ROW_STEP // words.constant if isinstance(words, ir.Constant) else _LONG_ROWS
     condition, body, following = (builder.append_basic_block(f"rows.{name}") for name in ("if", "do", "next"))
     builder.branch(condition)
@@ -236,14 +263,14 @@ def _row_loop(builder, words, stop, place, end, near):
     after = builder.add(row, _constant(step))
     builder.cbranch(builder.icmp_signed("<=", after, stop), body, end)
     builder.position_at_end(body)
-    builder.cbranch(near(row), end, following)
+    builder.cbranch(_one_below(builder, counts(row), limit), end, following)
     builder.position_at_end(following)
     builder.store(after, place)
     builder.branch(condition)
 
 
-def _near_rows(builder, codes, words, query, limit, row):
-    """Whether one of _ROW_STEP / words rows is nearer than `limit`: a sum for each row, from vectors of words."""
+def _row_counts(builder, codes, words, query, row):
+    """The distances of _ROW_STEP / words rows, in vectors: a sum for each row, from vectors of words."""
     address = builder.add(codes, builder.mul(row, _constant(8 * words)))
     pattern = [builder.load(_pointer(builder, query, _constant(32 * i), _QUAD), align=8) for i in range(2)]
     counts = []
@@ -255,11 +282,11 @@ def _near_rows(builder, codes, words, query, limit, row):
     while words > 1:
         counts = _add_neighbours(builder, counts, words)
         words //= 2
-    return _one_below(builder, counts, limit)
+    return counts
 
 
-def _near_long_rows(builder, codes, words, query, limit, row):
-    """Whether one of four rows, of any number of words, is nearer than `limit`: first words by fours, then what is left."""
+def _long_row_counts(builder, codes, words, query, row):
+    """The distances of _LONG_ROWS rows, of any number of words, in one vector: first words by fours, then what is left."""
     row_bytes = builder.mul(words, _constant(8))
     addresses = [builder.add(codes, builder.mul(builder.add(row, _constant(i)), row_bytes)) for i in range(4)]
     totals = _zeroed(builder, _QUAD, 4)
@@ -284,7 +311,7 @@ def _near_long_rows(builder, codes, words, query, limit, row):
         other = builder.load(_pointer(builder, query, offset, _I64))
         count = _call(builder, "llvm.ctpop.v4i64", _QUAD, builder.xor(values, _splat(builder, other, _QUAD)))
         builder.store(builder.add(builder.load(sum_), count), sum_)
-    return _one_below(builder, [builder.load(sum_)], limit)
+    return [builder.load(sum_)]
 
 
 def _add_neighbours(builder, counts, words):
@@ -299,6 +326,16 @@ def _one_below(builder, counts, limit):
     beyond = [builder.sub(count, _splat(builder, limit, _QUAD)) for count in counts]
     near = builder.icmp_signed("<", functools.reduce(builder.or_, beyond), ir.Constant(_QUAD, None))
     return builder.icmp_unsigned("!=", builder.bitcast(near, ir.IntType(4)), ir.Constant(ir.IntType(4), 0))
+
+
+def _lanes_below(builder, counts, limit, copy):
+    """Which lanes of vectors of counts are below `limit`, as bits; the counts are copied to the address `copy`."""
+    limits, mask = _splat(builder, limit, _QUAD), _constant(0)
+    for i, count in enumerate(counts):
+        builder.store(count, _pointer(builder, copy, _constant(32 * i), _QUAD), align=8)
+        lanes = builder.zext(builder.bitcast(builder.icmp_signed("<", count, limits), ir.IntType(4)), _I64)
+        mask = builder.or_(mask, builder.shl(lanes, _constant(4 * i)))
+    return mask
 
 
 def _prefetch(builder, address):
@@ -378,6 +415,25 @@ def split_words(typing, words, planes, stride):
             for part, plane in enumerate(_parts(builder, values)):
                 row = builder.mul(stride, _constant(byte * PLANES_PER_BYTE + part))
                 builder.store(plane, _pointer(builder, planes, row, _BYTES), align=LANES)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def split_bits(typing, words, planes, stride):
+    """The bits of LANES words at the address `words` go to 64 planes of LANES bits at `planes`, `stride` bytes apart."""
+    signature = types.void(types.int64, types.int64, types.int64)
+
+    def codegen(context, builder, signature, args):
+        words, planes, stride = args
+        vectors = [builder.load(_pointer(builder, words, _constant(LANES * i), _BYTES), align=8) for i in range(8)]
+        for byte, values in enumerate(_deinterleave(builder, vectors)):
+            for bit in reversed(range(8)):
+                signs = builder.icmp_signed("<", values, ir.Constant(_BYTES, None))
+                row = builder.mul(stride, _constant(8 * byte + bit))
+                builder.store(_opaque(builder, builder.bitcast(signs, _I32)), _pointer(builder, planes, row, _I32), align=4)
+                values = builder.add(values, values)
         return context.get_dummy_value()
 
     return signature, codegen

@@ -12,17 +12,13 @@ import numpy as np
 
 from ._bits import (
     BLOCKS_PAY_FROM,
-    PLANES_PER_BYTE,
     ROW_PATTERN,
     STEP,
-    VECTOR_POPCOUNT,
     compiled,
     inlined,
     load_block,
     lowest_bit,
     next_near_rows,
-    pair_tables,
-    plane_count,
     plane_hits,
     popcount,
     row_distance,
@@ -30,14 +26,13 @@ from ._bits import (
     split_block,
     word_hits,
 )
-from ._blocks import aligned, aligned_copy, mark_open, repeated
+from ._blocks import blocks_for, mark_open, repeated
 from ._threads import run_all, thread_count
 
 MISSING_DISTANCE = 2**31 - 1
 MISSING_ID = -1
 
 _POSITION_BITS = 40
-_PLANE_BYTES = 16 * 1024
 _ROW_BLOCK_BYTES = 16 * 1024  # that stay in the first-level cache for all the queries
 _QUERIES_A_GROUP = 256
 _HELD_BYTES = 2**25  # of candidates, per thread
@@ -113,13 +108,7 @@ def _search_group(queries, gallery, allowed, limits, start, stop, distances, ids
     query_words = even[: len(queries)].view(np.uint64)
     many = len(queries) >= BLOCKS_PAY_FROM
     if many or width % 8:
-        in_planes = many and not VECTOR_POPCOUNT
-        size = max(2 * STEP, _PLANE_BYTES // plane_count(width) // STEP * STEP)
-        tables = aligned_copy(pair_tables(even[:, :width])) if in_planes else np.empty((0, 0, 0), np.uint8)
-        planes = aligned((8 * words * PLANES_PER_BYTE, size)) if in_planes else np.empty((0, 0), np.uint8)
-        planes_used = plane_count(width) if in_planes else 0
-        word_planes = np.empty((words, size), np.uint64)
-        _scan_blocks(query_words, tables, gallery, allowed, start, stop, word_planes, planes, planes_used, held, k)
+        _scan_blocks(blocks_for(even[:, :width], many), query_words, gallery, allowed, start, stop, held, k)
     else:
         _scan_rows(repeated(query_words, ROW_PATTERN), gallery, allowed, start, stop, held, k)
     _emit(held, k, distances, ids)
@@ -148,13 +137,12 @@ def _nothing_held(queries: int, capacity: int, bits: int, limits: np.ndarray) ->
 
 
 @compiled
-def _scan_blocks(queries, tables, gallery, allowed, start, stop, word_planes, planes, planes_used, held, k):
+def _scan_blocks(blocks, queries, gallery, allowed, start, stop, held, k):
     """Search rows start .. stop - 1 for a group of queries: block after block of the gallery, and for each all the queries.
 
-    queries: uint64 [Q, W]; tables: `pair_tables` of them, an entry for queries 2i and 2i + 1; word_planes, planes: room for the
-    planes of a block; planes_used: how many of `planes` tell the codes apart, 0 to score by words alone; held: has one query more
-    where Q is odd.
+    queries: uint64 [Q, W]; held: has one query more where Q is odd.
     """
+    word_planes, planes, planes_used, tables = blocks
     count, words = queries.shape
     size = word_planes.shape[1]
     open_codes = np.zeros(size // 64, np.uint64)

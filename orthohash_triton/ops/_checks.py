@@ -70,6 +70,18 @@ def code_pair(op: str, queries: Any, gallery: Any, names: tuple[str, str] = ("qu
     return queries, gallery
 
 
+def gallery_mask(op: str, mask: Any, gallery: Tensor) -> Tensor | None:
+    """Which gallery rows may be found: bool [N], or None for all."""
+    if mask is None:
+        return None
+    mask = tensor(op, "mask", mask, dtypes=(torch.bool,), ndim=1, shape="[N], one entry a gallery row,")
+    if mask.shape[0] != gallery.shape[0]:
+        expected = f"one entry for each of the {gallery.shape[0]} gallery rows"
+        raise ValueError(f"{op}: mask must have {expected}; got {describe(mask)}")
+    same_device(op, "mask", mask, "gallery", gallery)
+    return mask
+
+
 def integer(op: str, name: str, value: Any, *, minimum: int, maximum: int | None = None) -> int:
     if isinstance(value, bool) or (not isinstance(value, int) and not hasattr(value, "__index__")):
         raise TypeError(f"{op}: {name} must be an integer; got {describe(value)}")

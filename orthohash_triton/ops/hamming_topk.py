@@ -28,13 +28,7 @@ def hamming_topk(queries: Any, gallery: Any, k: int, *, mask: Any = None, impl: 
     """
     queries, gallery = _checks.code_pair("hamming_topk", queries, gallery)
     k = _checks.integer("hamming_topk", "k", k, minimum=1, maximum=MISSING_DISTANCE)
-    if mask is not None:
-        mask = _checks.tensor("hamming_topk", "mask", mask, dtypes=(torch.bool,), ndim=1, shape="[N], one entry a gallery row,")
-        if mask.shape[0] != gallery.shape[0]:
-            expected = f"one entry for each of the {gallery.shape[0]} gallery rows"
-            raise ValueError(f"hamming_topk: mask must have {expected}; got {_checks.describe(mask)}")
-        _checks.same_device("hamming_topk", "mask", mask, "gallery", gallery)
-    return _topk(queries, gallery, k, mask, None, impl)
+    return _topk(queries, gallery, k, _checks.gallery_mask("hamming_topk", mask, gallery), None, impl)
 
 
 def nearest(

@@ -1,5 +1,6 @@
 """The kernels on packed codes compiled for GPUs that are not there: registers, instructions, no atomics, 64-bit offsets."""
 
+import itertools
 import os
 import re
 
@@ -10,12 +11,15 @@ if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("compiling needs a process without TRITON_INTERPRET", allow_module_level=True)
 pytest.importorskip("triton")
 
-from orthohash_triton.kernels import hamming_distance, hamming_topk, pack_codes
+from orthohash_triton.kernels import _scan, _spans, hamming_distance, hamming_topk, pack_codes
 
 from tests.compiled import Compiled, compile_launches
 
 TARGETS = ["sm_80", "sm_90", "gfx942"]
-POPCOUNT = {"sm_80": r"popc\.b32", "sm_90": r"popc\.b32", "gfx942": "v_bcnt_u32_b32"}
+ALL_TARGETS = [*TARGETS, "sm_100", "gfx1100"] if os.environ.get("ORTHOHASH_TEST_ALL") == "1" else TARGETS
+POPCOUNT = {"sm": r"popc\.b32", "gfx": "v_bcnt_u32_b32"}
+MATRIX = {"sm_80": r"mma\.sync\.aligned\.m16n8k32.*s8\.s8", "sm_90": r"wgmma\.mma_async.*s8\.s8", "sm_100": r"tcgen05\.mma.*i8",
+          "gfx942": "v_mfma_i32"}  # fmt: skip
 
 
 def meta(*shape, dtype=torch.uint8):
@@ -24,7 +28,7 @@ def meta(*shape, dtype=torch.uint8):
 
 def search(queries, gallery, width, k, masked):
     hamming_topk.hamming_topk(
-        meta(queries, width), meta(gallery, width), meta(gallery, dtype=torch.bool) if masked else None,
+        meta(queries, width), meta(gallery, width), meta(gallery, dtype=torch.bool) if masked else None, None,
         meta(queries, k, dtype=torch.int32), meta(queries, k, dtype=torch.int64),
     )  # fmt: skip
 
@@ -36,19 +40,61 @@ def check(compiled: Compiled) -> None:
     assert set(offsets) == {"i64"}, f"{compiled.kernel} computes offsets in {set(offsets)}: a large gallery would overflow them"
 
 
-# One query, a batch, a mask with odd widths and many levels, long codes; and a gallery whose rows 32 bits cannot count.
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize(
-    ("queries", "gallery", "width", "masked"),
-    [(1, 10**6, 8, False), (256, 10**6, 8, True), (256, 10**6, 32, False), (9, 10**5, 9, True), (3, 10**4, 128, False),
-     (2, 2**33, 8, False)],
-)  # fmt: skip
-def test_search(queries, gallery, width, masked, target):
-    compiled = compile_launches(target, lambda: search(queries, gallery, width, 100, masked))
-    assert {c.kernel for c in compiled} == {"_count", "_write"}
-    for c in compiled:
+def popcount(target: str) -> str:
+    return POPCOUNT[target.rstrip("0123456789").rstrip("_")]
+
+
+# One query; few with a mask; a batch on tensor cores; the same with a mask and six words; an odd number of words; long codes; a
+# gallery whose rows 32 bits cannot count; and more of a gallery than half.
+SEARCHES = {
+    "bandwidth": (1, 10**6, 8, 100, False),
+    "popcount, mask": (16, 10**6, 8, 100, True),
+    "dot": (1000, 10**6, 32, 100, False),
+    "dot, mask": (100, 10**5, 24, 10, True),
+    "popcount, odd": (9, 10**5, 9, 100, True),
+    "bandwidth, long": (3, 10**4, 128, 10, False),
+    "bandwidth, large": (2, 2**33, 8, 100, False),
+    "count": (32, 10**4, 8, 6000, True),
+}
+
+
+@pytest.mark.parametrize("target", ALL_TARGETS)
+@pytest.mark.parametrize("case", SEARCHES)
+def test_search(case, target, monkeypatch):
+    if target == "gfx1100":
+        monkeypatch.setattr(_spans, "warp_size", lambda _: 32)
+    compiled = {c.kernel: c for c in compile_launches(target, lambda: search(*SEARCHES[case]))}
+    for c in compiled.values():
         check(c)
-        assert c.contains(POPCOUNT[target])
+    path = case.split(",")[0]
+    if path == "count":
+        assert compiled.keys() == {"_count", "_write"}
+        assert all(c.contains(popcount(target)) for c in compiled.values())
+        return
+    scan = "_nearest_by_dot" if path == "dot" and target != "gfx1100" else "_nearest_by_popcount"
+    assert compiled.keys() == {scan, "_first_smallest", "_span_distances"}
+    assert compiled[scan].contains(MATRIX[target] if scan == "_nearest_by_dot" else popcount(target))
+    assert compiled["_span_distances"].contains(popcount(target))
+
+
+@pytest.mark.parametrize("backend", ["cuda", "hip"])
+def test_plans(backend):
+    """A span is a whole number of tiles; the k spans that are looked at again exist, and are at most half the gallery."""
+    lanes = 64 if backend == "hip" else 32
+    paths = set()
+    for queries, gallery, words, k in itertools.product(
+        (1, 3, 5, 31, 32, 5000), (1, 100, 10**4, 10**6, 10**9, 2**33), (1, 2, 3, 6, 8, 20, 64), (1, 100, 10**5)
+    ):
+        cut = hamming_topk.plan(queries, gallery, words, k, backend, lanes, 108)
+        paths.add(cut.path)
+        if cut.path == "count":
+            assert 2 * k * 4 * lanes > gallery
+            continue
+        tile = cut.rows * (1 if cut.path == "dot" else _spans.group_of(words))
+        assert cut.span % tile == 0
+        assert 2 * k * cut.span <= gallery
+        assert cut.programs >= (2 if cut.path == "dot" else 16) * 108
+    assert paths == {"bandwidth", "popcount", "dot", "count"}
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -58,7 +104,7 @@ def test_distances(width, target):
         target, lambda: hamming_distance.hamming_distance(meta(100, width), meta(999, width), meta(100, 999, dtype=torch.int32))
     )
     check(compiled)
-    assert compiled.contains(POPCOUNT[target])
+    assert compiled.contains(popcount(target))
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -72,6 +118,6 @@ def test_packing(dtype, target):
 
 
 def test_a_query_alone_fills_the_gpu():
-    cut = hamming_topk.plan(queries=1, gallery=10**8, words=2, multiprocessors=108)
+    cut = _scan.plan(queries=1, gallery=10**8, words=2, multiprocessors=108)
     assert 3 * 108 <= cut.splits <= 4 * 108
     assert cut.splits * cut.split_tiles * cut.block_n >= 10**8

@@ -156,31 +156,54 @@ def test_nothing_to_find(impl, device):
         assert ids.tolist() == [[MISSING[1]] * 2] * 3
 
 
-# A part of the gallery is 2,048 codes at 64 bits and 512 from 72 bits on: one part, several, a last one with dead tiles.
+# The plan (path, codes of a span, queries of a program, groups of codes of a tile, programs), None for the one that is made;
+# queries, gallery, bytes, k, codes and the share that the mask allows. A group is 2 codes of 64 bits, 4 of odd words.
 KERNEL_CASES = {
-    "one query": (1, 2100, 8, 10, random_codes, None),
-    "ties, more than one group": (5, 4200, 8, 300, near_codes, None),
-    "no whole word, k > N": (2, 37, 3, 50, near_codes, None),
-    "eight levels, mask": (3, 1100, 9, 40, near_codes, 0.3),
-    "fewer allowed than k": (2, 300, 16, 100, near_codes, 0.1),
+    "as planned": (None, 1, 501, 8, 2, random_codes, None),
+    "count: ties, more than one group": (("count",), 5, 2100, 8, 300, near_codes, None),
+    "count: eight levels, mask": (("count",), 3, 1100, 9, 40, near_codes, 0.3),
+    "k > N": (None, 2, 37, 3, 50, near_codes, None),
+    "one query, the last span, tile and group not whole": (("bandwidth", 256, 1, 64, 2), 1, 2501, 8, 7, random_codes, None),
+    "ties, a program without its last query": (("popcount", 128, 4, 32, 3), 3, 900, 8, 6, near_codes, None),
+    "groups of four codes, mask": (("popcount", 256, 2, 64, 3), 2, 1001, 9, 3, near_codes, 0.3),
+    "fewer allowed than k": (("popcount", 64, 2, 64, 3), 2, 500, 16, 4, near_codes, 0.005),
+    "words in a loop, the last four not whole": (("popcount", 128, 2, 128, 2), 2, 500, 70, 2, near_codes, None),
+    "tensor cores": (("dot", 256, 64, 64, 2), 3, 1100, 16, 3, near_codes, None),
+    "tensor cores, mask, no power of two": (("dot", 128, 32, 64, 2), 2, 500, 24, 3, random_codes, 0.3),
 }
 
 
 @pytest.mark.kernel
 @pytest.mark.parametrize("case", KERNEL_CASES)
-def test_kernel(case, device):
-    queries, size, width, k, make, share = KERNEL_CASES[case]
+def test_kernel(case, device, monkeypatch):
+    from orthohash_triton.kernels import hamming_topk as kernels
+
+    plan, queries, size, width, k, make, share = KERNEL_CASES[case]
+    if plan:
+        monkeypatch.setattr(kernels, "plan", lambda *_: kernels.Plan(*plan))
     mask = None if share is None else torch.rand(size, device=device) < share
     gallery = make(size, width, device)
     check(gallery[-queries:] ^ 1, gallery, k, mask, impl="triton")
 
 
 @pytest.mark.kernel
-def test_kernel_identical_codes(device):
+@pytest.mark.parametrize("k", [3, 2100])  # by spans, by counting
+def test_kernel_identical_codes(k, device):
     code = random_codes(1, 8, device)
-    distances, ids = hamming_topk(code, code.expand(2500, -1), 2100, impl="triton")
+    distances, ids = hamming_topk(code, code.expand(2500, -1), k, impl="triton")
     assert not distances.any()
-    assert torch.equal(ids[0], torch.arange(2100, device=device))
+    assert torch.equal(ids[0], torch.arange(k, device=device))
+
+
+@pytest.mark.kernel
+def test_kernel_batches_of_queries(device, monkeypatch):
+    """Memory for a few queries at a time."""
+    from orthohash_triton.kernels import hamming_topk as kernels
+
+    monkeypatch.setattr(kernels, "_BUFFER_BYTES", 1)
+    monkeypatch.setattr(kernels, "plan", lambda *_: kernels.Plan("popcount", 128, 2, 64, 2))
+    gallery = near_codes(300, 8, device)
+    check(gallery[:3], gallery, 2, impl="triton")
 
 
 def test_same_answers_as_faiss():

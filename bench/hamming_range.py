@@ -1,0 +1,106 @@
+"""All codes within a radius against FAISS, in one run.
+
+    python -m bench.hamming_range --quick                       # 1,000,000 x 64 bits, 256 queries, 10 and 1,000 found by each
+    python -m bench.hamming_range                               # radii from nothing to everything, one thread
+    python -m bench.hamming_range --case 1000000,256,64,110 --threads 2
+
+Every query's rows, as a set, and their distances must equal `faiss.IndexBinaryFlat.range_search`'s before a time is printed; ours
+come in the order (distance, row), FAISS's as they are found. Codes are uniformly random. Times are CPU time of this process where
+a single thread works, and wall time otherwise.
+"""
+
+import argparse
+import time
+from typing import Any, NamedTuple
+
+import faiss
+import numpy as np
+import torch
+
+from bench._harness import RESULTS, append_csv, environment, percentiles, timings
+from orthohash_triton.ops.hamming_range import hamming_range
+
+Answer = tuple[np.ndarray, np.ndarray, np.ndarray]
+OURS = "orthohash_triton"
+
+
+class Case(NamedTuple):
+    gallery: int
+    bits: int
+    queries: int
+    radius: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Case":
+        return cls(*map(int, text.split(",")))
+
+
+QUICK = [Case(1_000_000, 64, 256, radius) for radius in (16, 21)]
+# Radii at which a query finds about nothing, 10, 1,000, 15 and 130 thousand of a million codes; then everything.
+GRID = [
+    *(Case(1_000_000, 64, queries, radius) for queries in (1, 16, 256) for radius in (8, 16, 21, 24)),
+    *(Case(1_000_000, 64, queries, radius) for queries in (1, 16) for radius in (28, 65)),
+    *(Case(1_000_000, 256, queries, radius) for queries in (1, 16, 256) for radius in (64, 94, 104)),
+    *(Case(1_000_000, 256, queries, radius) for queries in (1, 16) for radius in (110, 120, 257)),
+    Case(10_000_000, 64, 1, 16),
+]
+
+
+def in_order(answer: Answer) -> Answer:
+    """Each query's part in the order (distance, row)."""
+    lims, distances, ids = (part.astype(np.int64) for part in answer)
+    query = np.repeat(np.arange(len(lims) - 1), np.diff(lims))
+    order = np.lexsort((ids, distances, query))
+    return lims, distances[order], ids[order]
+
+
+def run_case(case: Case, repeats: int, threads: int) -> list[dict[str, Any]]:
+    generator = np.random.default_rng(0)
+    queries, gallery = (
+        generator.integers(0, 256, (count, case.bits // 8), dtype=np.uint8) for count in (case.queries, case.gallery)
+    )
+    index = faiss.IndexBinaryFlat(case.bits)
+    index.add(gallery)
+    searches = {
+        OURS: lambda: hamming_range(queries, gallery, case.radius),
+        "faiss": lambda: index.range_search(queries, case.radius),
+    }
+    ours, theirs = searches[OURS](), in_order(searches["faiss"]())
+    if not all(map(np.array_equal, ours, theirs)):
+        raise SystemExit(f"faiss and {OURS} find different neighbours: no times are reported")
+    seconds = timings(searches, repeats, clock=time.process_time if threads == 1 else time.perf_counter)
+    found = len(ours[1]) / case.queries
+    print(f"\n{case.gallery:,} x {case.bits} bits, {case.queries} queries, radius {case.radius}: {found:,.1f} found by a query")
+    rows = [
+        {"peer": name, **case._asdict(), "found_by_a_query": round(found, 1), "repeats": repeats, **percentiles(values)}
+        for name, values in seconds.items()
+    ]
+    for row in rows:
+        row["times_faster_than_faiss"] = round(rows[-1]["ms_50"] / row["ms_50"], 2)
+        spread = f"[{row['ms_20']:.2f} .. {row['ms_80']:.2f}]"
+        rate = case.queries * case.gallery / row["ms_50"] / 1e6
+        ratio = row["times_faster_than_faiss"]
+        print(f"   {row['peer']:<16} {row['ms_50']:>9.2f} ms {spread} {rate:>6.2f} G/s {ratio:>6.2f} x", flush=True)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--quick", action="store_true", help="two cases alone")
+    which.add_argument("--case", type=Case.parse, action="append", metavar="N,BITS,QUERIES,RADIUS")
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--no-csv", action="store_true", help="print only")
+    options = parser.parse_args()
+
+    torch.set_num_threads(options.threads)
+    faiss.omp_set_num_threads(options.threads)
+    for case in options.case or (QUICK if options.quick else GRID):
+        rows = run_case(case, options.repeats, options.threads)
+        if not options.no_csv:
+            append_csv(RESULTS / "hamming_range.csv", [row | environment() for row in rows])
+
+
+if __name__ == "__main__":
+    main()

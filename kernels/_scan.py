@@ -1,0 +1,155 @@
+"""Passes over a gallery that count the codes within a radius of each query, and write them, for answers of any size.
+
+Count, take exclusive sums, write: the sums tell each part of the gallery where its codes go, so that no atomics are needed and
+the answer never depends on timing.
+"""
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ._bits import as_words, tile_distances
+from .launch import launch, multiprocessor_count
+
+MISSING_DISTANCE = tl.constexpr(2**31 - 1)
+
+
+class Plan(NamedTuple):
+    """How a search is cut up."""
+
+    block_q: int  # queries of a program
+    block_n: int  # codes of a tile
+    levels: int  # trial radii of a counting pass
+    splits: int  # parts of the gallery, each with its own programs
+    split_tiles: int  # tiles of a part
+
+
+def plan(queries: int, gallery: int, words: int, multiprocessors: int) -> Plan:
+    """Four programs a multiprocessor, even for one query; the counters, block_q * levels * block_n, stay in registers."""
+    block_q = 1 if queries == 1 else 4
+    levels, block_n = (4, 512) if words <= 2 else (8, 128)  # longer codes pay for more counters
+    tiles = triton.cdiv(gallery, block_n)
+    groups = triton.cdiv(queries, block_q)
+    split_tiles = max(4, triton.cdiv(tiles, triton.cdiv(4 * multiprocessors, groups)))
+    return Plan(block_q, block_n, levels, triton.cdiv(tiles, split_tiles), split_tiles)
+
+
+class Scan:
+    """One search's codes and plan, and the two passes over them.
+
+    chosen: bool [Q], the queries that the passes are for; programs that have none of them leave at once. None for all.
+    """
+
+    def __init__(
+        self,
+        queries: Tensor,
+        gallery: Tensor,
+        mask: Tensor | None = None,
+        *,
+        chosen: Tensor | None = None,
+        cut: Plan | None = None,
+    ) -> None:
+        self.queries, self.gallery = as_words(queries), as_words(gallery)  # int32 [Q, W], [N, W]
+        self.mask, self.chosen = (None if flags is None else flags.contiguous().view(torch.uint8) for flags in (mask, chosen))
+        words = self.gallery.shape[1]
+        self.plan = cut or plan(len(queries), len(gallery), words, multiprocessor_count(gallery.device))
+
+    def count(self, trials: Tensor) -> Tensor:
+        """How many codes of each part lie within the trial radii int32 [Q, levels]: int32 [Q, levels, splits].
+
+        levels is a power of two. Queries that were not chosen have zeros.
+        """
+        counts = trials.new_empty(*trials.shape, self.plan.splits)
+        self._launch(_count, trials, counts, LEVELS=trials.shape[1])
+        return counts
+
+    def write(
+        self, radii: Tensor, nearer_slots: Tensor, tie_slots: Tensor, tie_ends: Tensor, distances: Tensor, ids: Tensor
+    ) -> None:
+        """Write every code nearer than its query's radius, and those on it while there is room, in the order of positions.
+
+        radii: int32 [Q]; nearer_slots, tie_slots: int64 [Q, splits], where the first code of a part goes that is nearer, or on
+        the radius; tie_ends: int64 [Q], the slot before which the latter end. All count from the start of `distances` int32 and
+        `ids` int64, of any shape.
+        """
+        self._launch(_write, radii, nearer_slots, tie_slots, tie_ends, distances, ids)
+
+    def _launch(self, kernel, *args, **constexprs) -> None:
+        cut = self.plan
+        grid = (triton.cdiv(len(self.queries), cut.block_q) * cut.splits,)
+        codes = self.queries, self.gallery, self.mask, self.chosen, len(self.queries), len(self.gallery)
+        launch(kernel, grid, *codes, cut.splits, cut.split_tiles, *args,
+               WORDS=self.gallery.shape[1], BLOCK_Q=cut.block_q, BLOCK_N=cut.block_n, **constexprs)  # fmt: skip
+
+
+@triton.jit
+def _program(chosen, query_count, splits, split_tiles, BLOCK_Q: tl.constexpr):
+    """A program's part of the gallery, its queries, which of them exist and which are wanted, and the tiles it has to read.
+
+    Programs of one part run side by side and share it in the cache.
+    """
+    groups = tl.cdiv(query_count, BLOCK_Q)
+    split = (tl.program_id(0) // groups).to(tl.int64)
+    query_rows = (tl.program_id(0) % groups).to(tl.int64) * BLOCK_Q + tl.arange(0, BLOCK_Q)
+    exists = query_rows < query_count
+    wanted = exists
+    if chosen is not None:
+        wanted = tl.load(chosen + query_rows, mask=exists, other=0) != 0
+        split_tiles *= tl.max(wanted.to(tl.int32), axis=0)
+    return split, query_rows, exists, wanted, split_tiles
+
+
+@triton.jit
+def _tile(queries, gallery, mask, query_rows, query_live, gallery_count, first, WORDS: tl.constexpr, BLOCK_N: tl.constexpr):
+    """The rows of a tile and their distances int32 [BLOCK_Q, BLOCK_N]; MISSING_DISTANCE for rows that may not be found."""
+    rows = first + tl.arange(0, BLOCK_N)
+    live = rows < gallery_count
+    distances = tile_distances(queries, gallery, query_rows, query_live, rows, live, WORDS)
+    if mask is not None:
+        live = tl.load(mask + rows, mask=live, other=0) != 0
+    return rows, tl.where(query_live[:, None] & live[None, :], distances, MISSING_DISTANCE)
+
+
+@triton.jit
+def _count(queries, gallery, mask, chosen, query_count, gallery_count, splits, split_tiles, trials, counts,
+           WORDS: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_N: tl.constexpr, LEVELS: tl.constexpr):  # fmt: skip
+    split, query_rows, exists, wanted, tiles = _program(chosen, query_count, splits, split_tiles, BLOCK_Q)
+    level = query_rows[:, None] * LEVELS + tl.arange(0, LEVELS)[None, :]  # [BLOCK_Q, LEVELS]
+    radius = tl.load(trials + level, mask=wanted[:, None], other=-1)
+    within = tl.zeros([BLOCK_Q, LEVELS, BLOCK_N], tl.int32)
+    start = split * split_tiles * BLOCK_N
+    for tile in range(tiles):
+        first = start + tile * BLOCK_N
+        _, distances = _tile(queries, gallery, mask, query_rows, wanted, gallery_count, first, WORDS, BLOCK_N)
+        within += (distances[:, None, :] <= radius[:, :, None]).to(tl.int32)
+    tl.store(counts + (level * splits + split), tl.sum(within, axis=2), mask=exists[:, None])
+
+
+@triton.jit
+def _write(queries, gallery, mask, chosen, query_count, gallery_count, splits, split_tiles, radii, nearer_slots, tie_slots,
+           tie_ends, found, ids, WORDS: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_N: tl.constexpr):  # fmt: skip
+    split, query_rows, _, wanted, tiles = _program(chosen, query_count, splits, split_tiles, BLOCK_Q)
+    radius = tl.load(radii + query_rows, mask=wanted, other=-1)[:, None]
+    nearer_slot = tl.load(nearer_slots + (query_rows * splits + split), mask=wanted, other=0)
+    tie_slot = tl.load(tie_slots + (query_rows * splits + split), mask=wanted, other=0)
+    tie_end = tl.load(tie_ends + query_rows, mask=wanted, other=0)
+    start = split * split_tiles * BLOCK_N
+    for tile in range(tiles):
+        first = start + tile * BLOCK_N
+        rows, distances = _tile(queries, gallery, mask, query_rows, wanted, gallery_count, first, WORDS, BLOCK_N)
+        nearer = distances < radius
+        tied = (distances == radius) & (tie_slot < tie_end)[:, None]
+        if tl.max((nearer | tied).to(tl.int32).reshape([BLOCK_Q * BLOCK_N]), axis=0) > 0:
+            slot = tl.where(
+                nearer,
+                nearer_slot[:, None] + tl.cumsum(nearer.to(tl.int32), axis=1),
+                tie_slot[:, None] + tl.cumsum(tied.to(tl.int32), axis=1),
+            ) - 1  # fmt: skip
+            keep = nearer | (tied & (slot < tie_end[:, None]))
+            tl.store(found + slot, distances, mask=keep)
+            tl.store(ids + slot, tl.broadcast_to(rows[None, :], [BLOCK_Q, BLOCK_N]), mask=keep)
+            nearer_slot += tl.sum(nearer.to(tl.int32), axis=1)
+            tie_slot += tl.sum(tied.to(tl.int32), axis=1)

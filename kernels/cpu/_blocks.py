@@ -1,0 +1,65 @@
+"""What scans of a gallery in blocks share: room for a block, what is looked up for the queries, which codes may be found."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from ._bits import PLANES_PER_BYTE, STEP, VECTOR_POPCOUNT, compiled, pair_tables, plane_count
+
+_PLANE_BYTES = 16 * 1024
+
+
+def aligned(shape: tuple[int, ...]) -> np.ndarray:
+    """Uninitialised bytes that start where vectors and lines of the cache do."""
+    size = math.prod(shape)
+    raw = np.empty(size + 64, np.uint8)
+    skip = -raw.ctypes.data % 64
+    return raw[skip : skip + size].reshape(shape)
+
+
+def aligned_copy(array: np.ndarray) -> np.ndarray:
+    copy = aligned(array.shape)
+    copy[...] = array
+    return copy
+
+
+class Blocks(NamedTuple):
+    """What a group of queries scans blocks with; see `word_hits` and `plane_hits`."""
+
+    word_planes: np.ndarray  # uint64 [W, size]: room for a block
+    planes: np.ndarray  # uint8 [.., size]: room for `split_block` of it
+    planes_used: int  # how many of them tell the codes apart; 0 to score by words alone
+    tables: np.ndarray  # `pair_tables` of the queries, an entry for queries 2i and 2i + 1
+
+
+def blocks_for(queries: np.ndarray, many: bool) -> Blocks:
+    """For queries uint8 [Q, B], Q even; `many`: so many that planes pay, where the CPU has nothing better."""
+    width = queries.shape[1]
+    words = math.ceil(width / 8)
+    size = max(2 * STEP, _PLANE_BYTES // plane_count(width) // STEP * STEP)
+    word_planes = np.empty((words, size), np.uint64)
+    if VECTOR_POPCOUNT or not many:
+        return Blocks(word_planes, np.empty((0, 0), np.uint8), 0, np.empty((0, 0, 0), np.uint8))
+    planes = aligned((8 * words * PLANES_PER_BYTE, size))
+    return Blocks(word_planes, planes, plane_count(width), aligned_copy(pair_tables(queries)))
+
+
+def repeated(rows: np.ndarray, length: int) -> np.ndarray:
+    """Each row of `rows` [R, C] over and over, to `length` columns or more."""
+    repeated = np.empty((len(rows), math.ceil(length / rows.shape[1]), rows.shape[1]), rows.dtype)
+    repeated[...] = rows[:, None]
+    return repeated.reshape(len(rows), -1)
+
+
+@compiled
+def mark_open(allowed, first, length, bits):
+    """Which codes of a block may be found, as bits: those that exist, and are allowed where `allowed` is not empty."""
+    bits[:] = 0
+    if allowed.shape[0] == 0:
+        bits[: length // 64] = ~np.uint64(0)
+        if length % 64:
+            bits[length // 64] = (np.uint64(1) << np.uint64(length % 64)) - np.uint64(1)
+        return
+    for i in range(length):
+        bits[i // 64] |= np.uint64(allowed[first + i]) << np.uint64(i % 64)

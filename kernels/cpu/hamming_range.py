@@ -1,0 +1,300 @@
+"""All codes within a radius of each query on a CPU, in the order (distance, position): a threshold scan and a counting sort.
+
+The scan (see _bits.py) leaves a query's codes in the order of their positions, as keys in chunks of memory that are added as they
+are needed. Counting the keys of each distance then says where each code goes.
+"""
+
+import functools
+import math
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from ._bits import (
+    BLOCKS_PAY_FROM,
+    ROW_PATTERN,
+    STEP,
+    compiled,
+    inlined,
+    load_block,
+    lowest_bit,
+    near_rows,
+    next_near_rows,
+    plane_hits,
+    popcount,
+    row_distance,
+    rows_a_step,
+    split_block,
+    word_hits,
+)
+from ._blocks import blocks_for, mark_open, repeated
+from ._threads import run_all, thread_count
+
+_POSITION_BITS = 40
+_ROW_BLOCK_BYTES = 16 * 1024  # that stay in the first-level cache for all the queries
+_QUERIES_A_GROUP = 256
+_BINS_A_GROUP = 2**17  # counters of a sort that stay in the second-level cache
+_SMALLEST_CHUNK, _LARGEST_CHUNK = 2**15, 2**20  # keys
+_DENSE = 3  # where one code of so many is found, asking for the few near ones does not pay
+
+
+def hamming_range(
+    queries: np.ndarray, gallery: np.ndarray, mask: np.ndarray | None, limits: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(lims int64 [Q+1], distances int32 [M], ids int64 [M]) from uint8 codes [Q, B] and [N, B].
+
+    `mask` bool [N] says which rows count, `limits` int32 [Q], 0 .. bits + 1, at which distance codes stop to count.
+    """
+    allowed = np.ones(0, np.bool_) if mask is None else mask
+    distance_bits = max(int(limits.max()) - 1, 0).bit_length()
+    bounds = _gallery_bounds(len(queries), len(gallery))
+    groups = _query_groups(len(queries), len(bounds), distance_bits)
+    counts = np.zeros((len(bounds), len(queries)), np.int64)
+    parts = [[_Part(start, stop, counts[part, group], []) for part, (start, stop) in enumerate(bounds)] for group in groups]
+    run_all(
+        _scan,
+        [
+            (queries[group], limits[group].astype(np.int64), gallery, allowed, distance_bits, part)
+            for group, of_group in zip(groups, parts, strict=True)
+            for part in of_group
+        ],
+    )
+    lims = np.zeros(len(queries) + 1, np.int64)
+    np.cumsum(counts.sum(0), out=lims[1:])
+    distances, ids = np.empty(lims[-1], np.int32), np.empty(lims[-1], np.int64)
+    run_all(
+        _put_in_order,
+        [(of_group, lims[group], distance_bits, distances, ids) for group, of_group in zip(groups, parts, strict=True)],
+    )
+    return lims, distances, ids
+
+
+def _gallery_bounds(queries: int, gallery: int) -> list[tuple[int, int]]:
+    """How the gallery is cut: few queries leave threads idle unless each takes a part of it."""
+    threads = thread_count()
+    parts = 1 if queries >= 8 * threads else min(threads, gallery // 2**16)
+    size = STEP * math.ceil(gallery / STEP / max(parts, 1))
+    return list(pairwise([*range(0, gallery, size), gallery]))
+
+
+def _query_groups(queries: int, parts: int, distance_bits: int) -> list[slice]:
+    """Queries that one thread scans together; an even number, as the scan takes them in pairs."""
+    size = min(_QUERIES_A_GROUP, math.ceil(queries * parts / thread_count()), _BINS_A_GROUP >> distance_bits)
+    size = max(2, size + size % 2)
+    return [slice(first, min(first + size, queries)) for first in range(0, queries, size)]
+
+
+class _Part(NamedTuple):
+    """What a group of queries finds in rows start .. stop - 1."""
+
+    start: int
+    stop: int
+    counts: np.ndarray  # int64 [Q]
+    chunks: list[np.ndarray]  # uint64 keys: (query of the group, distance of distance_bits, position of _POSITION_BITS)
+
+
+def _scan(
+    queries: np.ndarray, limits: np.ndarray, gallery: np.ndarray, allowed: np.ndarray, distance_bits: int, part: _Part
+) -> None:
+    """Fill `part`."""
+    width = gallery.shape[1]
+    words = math.ceil(width / 8)
+    even = np.zeros((len(queries) + len(queries) % 2, 8 * words), np.uint8)
+    even[: len(queries), :width] = queries
+    query_words = even[: len(queries)].view(np.uint64)
+    many = len(queries) >= BLOCKS_PAY_FROM
+    if many or width % 8:
+        dense = np.zeros(len(even), np.bool_)
+        scan = functools.partial(_scan_blocks, blocks_for(even[:, :width], many), dense)
+    else:
+        query_words = repeated(query_words, ROW_PATTERN)
+        scan = _scan_rows
+    first, q = part.start, 0
+    room = _SMALLEST_CHUNK
+    while first < part.stop:
+        keys = np.empty(room, np.uint64)
+        first, q, fill = scan(query_words, limits, gallery, allowed, first, q, part.stop, distance_bits, part.counts, keys)
+        part.chunks.append(keys[:fill] if 2 * fill > room else keys[:fill].copy())
+        room = min(2 * room, _LARGEST_CHUNK)
+
+
+@compiled
+def _scan_blocks(blocks, dense, queries, limits, gallery, allowed, first, q, stop, distance_bits, counts, keys):
+    """Scan for a group of queries, block after block of the gallery, and for each all the queries, while `keys` have room.
+
+    Starts with query `q` at the block at `first` and returns where to go on, and how many keys there are. queries: uint64 [Q, W];
+    dense: bool [Q], which of them found so much in their last block that every code of the next is looked at.
+    """
+    word_planes, planes, planes_used, tables = blocks
+    count, words = queries.shape
+    size = word_planes.shape[1]
+    open_codes = np.zeros(size // 64, np.uint64)
+    word_address, plane_address = np.int64(word_planes.ctypes.data), np.int64(planes.ctypes.data)
+    query_address, table_address = np.int64(queries.ctypes.data), np.int64(tables.ctypes.data)
+    table_bytes = tables.nbytes // max(tables.shape[0], 1)
+    fill = 0
+    while first < stop:
+        length = min(size, stop - first)
+        load_block(gallery, first, length, word_planes)
+        mark_open(allowed, first, length, open_codes)
+        if planes_used:
+            split_block(word_planes, length, planes)
+        while q < count:
+            if fill + 2 * size > keys.shape[0]:
+                return first, q, fill
+            if dense[q]:
+                before = fill
+                fill = _take_dense(first, length, q, limits[q], queries, word_planes, open_codes, distance_bits, keys, fill)
+                counts[q] += fill - before
+                dense[q] = _DENSE * (fill - before) > length
+                q += 1
+                continue
+            other = min(q + 1, count - 1)
+            paired = planes_used > 0 and q % 2 == 0 and other > q and not dense[other] and max(limits[q], limits[other]) <= 255
+            table, query = table_address + q // 2 * table_bytes, query_address + 8 * words * q
+            before, before_other = counts[q], counts[other]
+            code = 0
+            while code < length:
+                if paired:
+                    code, a, b, c, d = plane_hits(plane_address, size, planes_used, code, length, table, limits[q], limits[other])
+                    masks = (a, b, c, d)
+                else:
+                    code, a, b = word_hits(word_address, size, words, code, length, query, limits[q])
+                    masks = (a, b, np.uint64(0), np.uint64(0))
+                if code < length:
+                    for part in range(4):
+                        if masks[part]:
+                            of, here = q + part // 2, code + 64 * (part % 2)
+                            hits = masks[part] & open_codes[here // 64]
+                            found = fill
+                            fill = _take(first, here, hits, of, limits[of], queries, word_planes, distance_bits, keys, fill)
+                            counts[of] += fill - found
+                code += STEP
+            dense[q] = _DENSE * (counts[q] - before) > length
+            if paired:
+                dense[other] = _DENSE * (counts[other] - before_other) > length
+            q += 1 + paired
+        q = 0
+        first += size
+    return first, q, fill
+
+
+@inlined
+def _take(first, code, hits, q, limit, queries, word_planes, distance_bits, keys, fill):
+    """Add keys for those of 64 codes from `code` of the block at `first` that `hits` names and are near enough."""
+    while hits:
+        i = code + lowest_bit(hits)
+        hits &= hits - np.uint64(1)
+        distance = np.int64(0)
+        for word in range(word_planes.shape[0]):
+            distance += popcount(word_planes[word, i] ^ queries[q, word])
+        keys[fill] = (q << distance_bits | distance) << _POSITION_BITS | first + i
+        fill += distance < limit
+    return fill
+
+
+@compiled
+def _take_dense(first, length, q, limit, queries, word_planes, open_codes, distance_bits, keys, fill):
+    """Add keys for the codes of the block at `first` that may be found and are near enough, whatever they are."""
+    for i in range(length):
+        distance = np.int64(0)
+        for word in range(word_planes.shape[0]):
+            distance += popcount(word_planes[word, i] ^ queries[q, word])
+        keys[fill] = (q << distance_bits | distance) << _POSITION_BITS | first + i
+        may_be_found = open_codes[i // 64] >> np.uint64(i % 64) & np.uint64(1)
+        fill += (distance < limit) & may_be_found
+    return fill
+
+
+@compiled
+def _scan_rows(queries, limits, gallery, allowed, first, q, stop, distance_bits, counts, keys):
+    """As `_scan_blocks`, for few queries and codes of whole words: the rows as they lie in memory.
+
+    queries: uint64 [Q, >= W], each repeated as `next_near_rows` wants it.
+    """
+    words = gallery.shape[1] // 8
+    step = rows_a_step(words)
+    size = max(step, _ROW_BLOCK_BYTES // gallery.shape[1] // step * step)
+    address = np.int64(gallery.ctypes.data)
+    distances = np.empty(64, np.int64)  # of a step
+    fill = 0
+    while first < stop:
+        last = min(first + size, stop)
+        while q < queries.shape[0]:
+            if fill + size > keys.shape[0]:
+                return first, q, fill
+            query, limit, before = np.int64(queries[q].ctypes.data), limits[q], fill
+            base = np.uint64(q << distance_bits << _POSITION_BITS)
+            row = first
+            while row + step <= last:
+                row = next_near_rows(address, words, row, last, query, limit)
+                hits = ~np.uint64(0)
+                while hits and row + step <= last:
+                    hits = near_rows(address, words, row, query, limit, np.int64(distances.ctypes.data))
+                    if 2 * popcount(hits) > step:
+                        fill = _take_rows(distances, step, row, limit, allowed, base, keys, fill)
+                    else:
+                        fill = _take_hits(distances, row, hits, allowed, base, keys, fill)
+                    row += step
+            for i in range(last - row):
+                distances[i] = row_distance(address, words, row + i, queries[q])
+            fill = _take_rows(distances, last - row, row, limit, allowed, base, keys, fill)
+            counts[q] += fill - before
+            q += 1
+        q = 0
+        first += size
+    return first, q, fill
+
+
+@inlined
+def _take_rows(distances, count, row, limit, allowed, base, keys, fill):
+    """Add keys for those of `count` rows from `row` on that are near enough and may be found."""
+    for i in range(count):
+        keys[np.uint64(fill)] = base | np.uint64(distances[i]) << np.uint64(_POSITION_BITS) | np.uint64(row + i)
+        fill += (distances[i] < limit) & _may_be_found(allowed, row + i)
+    return fill
+
+
+@inlined
+def _take_hits(distances, row, hits, allowed, base, keys, fill):
+    """Add keys for those of the rows from `row` on that `hits` names and that may be found."""
+    while hits:
+        i = lowest_bit(hits)
+        hits &= hits - np.uint64(1)
+        keys[np.uint64(fill)] = base | np.uint64(distances[i]) << np.uint64(_POSITION_BITS) | np.uint64(row + i)
+        fill += _may_be_found(allowed, row + i)
+    return fill
+
+
+@inlined
+def _may_be_found(allowed, position):
+    return allowed.shape[0] == 0 or allowed[position]
+
+
+def _put_in_order(parts: list[_Part], starts: np.ndarray, distance_bits: int, distances: np.ndarray, ids: np.ndarray) -> None:
+    """A stable counting sort of what a group found; `starts` int64 [Q] is where the codes of its queries go."""
+    places = np.zeros((len(starts), 1 << distance_bits), np.int64)
+    for part in parts:
+        for keys in part.chunks:
+            _count(keys, places.reshape(-1))
+    places[:] = starts[:, None] + places.cumsum(1) - places
+    for part in parts:
+        while part.chunks:
+            _place(part.chunks.pop(0), distance_bits, places.reshape(-1), distances, ids)
+
+
+@compiled
+def _count(keys, counters):
+    for key in keys:
+        counters[key >> np.uint64(_POSITION_BITS)] += 1
+
+
+@compiled
+def _place(keys, distance_bits, places, distances, ids):
+    for key in keys:
+        which = key >> np.uint64(_POSITION_BITS)
+        place = places[which]
+        places[which] += 1
+        distances[place] = which & np.uint64((1 << distance_bits) - 1)
+        ids[place] = key & np.uint64((1 << _POSITION_BITS) - 1)

@@ -1,0 +1,50 @@
+"""How many gallery codes lie at each distance."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import _checks
+from ._arrays import numpy_friendly
+from ._dispatch import choose
+from ._registered import registered
+
+
+@numpy_friendly
+def hamming_histogram(queries: Any, gallery: Any, *, impl: str = "auto") -> Tensor:
+    """How many gallery codes lie at each distance from each query.
+
+    queries uint8 [Q, B], gallery uint8 [N, B]: packed codes (see pack_codes) of one width, on one device. Returns int64
+    [Q, 8 * B + 1]: entry d counts the codes that differ from the query in d bits.
+
+    numpy in, numpy out. Raises TypeError for another dtype, ValueError for another shape or device.
+    """
+    return _histogram(*_checks.code_pair("hamming_histogram", queries, gallery), impl)
+
+
+def _fake(queries: Tensor, gallery: Tensor, impl: str) -> Tensor:
+    return queries.new_empty(queries.shape[0], 8 * queries.shape[1] + 1, dtype=torch.int64)
+
+
+def _forward(queries: Tensor, gallery: Tensor, impl: str) -> Tensor:
+    chosen = choose("hamming_histogram", impl, queries)
+    counts = _fake(queries, gallery, impl)
+    if len(queries) == 0 or len(gallery) == 0:
+        return counts.zero_()
+    if chosen == "reference":
+        from ..reference.hamming_histogram import hamming_histogram as reference
+
+        return reference(queries, gallery)
+    if chosen == "triton":
+        from ..kernels.hamming_histogram import hamming_histogram as triton_kernel
+
+        triton_kernel(queries, gallery, counts)
+    else:
+        from ..kernels.cpu.hamming_histogram import hamming_histogram as cpu_kernel
+
+        cpu_kernel(queries.contiguous().numpy(), gallery.contiguous().numpy(), counts.numpy())
+    return counts
+
+
+_histogram = registered("hamming_histogram", _forward, fake=_fake)

@@ -1,0 +1,20 @@
+"""All codes within a radius, from the matrix of all distances."""
+
+import torch
+from torch import Tensor
+
+from .hamming_distance import hamming_distance
+
+
+def hamming_range(queries: Tensor, gallery: Tensor, mask: Tensor | None, limits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(lims int64 [Q+1], distances int32 [M], ids int64 [M]); query q's codes, nearest first, are lims[q] .. lims[q+1] - 1.
+
+    `mask` bool [N] says which rows count, `limits` [Q] are the distances below which they are found.
+    """
+    ordered, order = torch.sort(hamming_distance(queries, gallery), dim=1, stable=True)
+    found = ordered < limits[:, None]
+    if mask is not None:
+        found &= mask[order]
+    lims = torch.zeros(len(queries) + 1, dtype=torch.int64, device=queries.device)
+    lims[1:] = found.sum(1).cumsum(0)
+    return lims, ordered[found], order[found]
