@@ -38,29 +38,18 @@ def plan(queries: int, gallery: int, words: int, multiprocessors: int) -> Plan:
 
 
 class Scan:
-    """One search's codes and plan, and the two passes over them.
+    """One search's codes and plan, and the two passes over them."""
 
-    chosen: bool [Q], the queries that the passes are for; programs that have none of them leave at once. None for all.
-    """
-
-    def __init__(
-        self,
-        queries: Tensor,
-        gallery: Tensor,
-        mask: Tensor | None = None,
-        *,
-        chosen: Tensor | None = None,
-        cut: Plan | None = None,
-    ) -> None:
+    def __init__(self, queries: Tensor, gallery: Tensor, mask: Tensor | None = None, *, cut: Plan | None = None) -> None:
         self.queries, self.gallery = as_words(queries), as_words(gallery)  # int32 [Q, W], [N, W]
-        self.mask, self.chosen = (None if flags is None else flags.contiguous().view(torch.uint8) for flags in (mask, chosen))
+        self.mask = None if mask is None else mask.contiguous().view(torch.uint8)
         words = self.gallery.shape[1]
         self.plan = cut or plan(len(queries), len(gallery), words, multiprocessor_count(gallery.device))
 
     def count(self, trials: Tensor) -> Tensor:
         """How many codes of each part lie within the trial radii int32 [Q, levels]: int32 [Q, levels, splits].
 
-        levels is a power of two. Queries that were not chosen have zeros.
+        levels is a power of two.
         """
         counts = trials.new_empty(*trials.shape, self.plan.splits)
         self._launch(_count, trials, counts, LEVELS=trials.shape[1])
@@ -80,26 +69,18 @@ class Scan:
     def _launch(self, kernel, *args, **constexprs) -> None:
         cut = self.plan
         grid = (triton.cdiv(len(self.queries), cut.block_q) * cut.splits,)
-        codes = self.queries, self.gallery, self.mask, self.chosen, len(self.queries), len(self.gallery)
+        codes = self.queries, self.gallery, self.mask, len(self.queries), len(self.gallery)
         launch(kernel, grid, *codes, cut.splits, cut.split_tiles, *args,
                WORDS=self.gallery.shape[1], BLOCK_Q=cut.block_q, BLOCK_N=cut.block_n, **constexprs)  # fmt: skip
 
 
 @triton.jit
-def _program(chosen, query_count, splits, split_tiles, BLOCK_Q: tl.constexpr):
-    """A program's part of the gallery, its queries, which of them exist and which are wanted, and the tiles it has to read.
-
-    Programs of one part run side by side and share it in the cache.
-    """
+def _program(query_count, splits, BLOCK_Q: tl.constexpr):
+    """A program's part of the gallery and its queries. Programs of one part run side by side and share it in the cache."""
     groups = tl.cdiv(query_count, BLOCK_Q)
     split = (tl.program_id(0) // groups).to(tl.int64)
     query_rows = (tl.program_id(0) % groups).to(tl.int64) * BLOCK_Q + tl.arange(0, BLOCK_Q)
-    exists = query_rows < query_count
-    wanted = exists
-    if chosen is not None:
-        wanted = tl.load(chosen + query_rows, mask=exists, other=0) != 0
-        split_tiles *= tl.max(wanted.to(tl.int32), axis=0)
-    return split, query_rows, exists, wanted, split_tiles
+    return split, query_rows, query_rows < query_count
 
 
 @triton.jit
@@ -114,32 +95,32 @@ def _tile(queries, gallery, mask, query_rows, query_live, gallery_count, first, 
 
 
 @triton.jit
-def _count(queries, gallery, mask, chosen, query_count, gallery_count, splits, split_tiles, trials, counts,
+def _count(queries, gallery, mask, query_count, gallery_count, splits, split_tiles, trials, counts,
            WORDS: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_N: tl.constexpr, LEVELS: tl.constexpr):  # fmt: skip
-    split, query_rows, exists, wanted, tiles = _program(chosen, query_count, splits, split_tiles, BLOCK_Q)
+    split, query_rows, query_live = _program(query_count, splits, BLOCK_Q)
     level = query_rows[:, None] * LEVELS + tl.arange(0, LEVELS)[None, :]  # [BLOCK_Q, LEVELS]
-    radius = tl.load(trials + level, mask=wanted[:, None], other=-1)
+    radius = tl.load(trials + level, mask=query_live[:, None], other=-1)
     within = tl.zeros([BLOCK_Q, LEVELS, BLOCK_N], tl.int32)
     start = split * split_tiles * BLOCK_N
-    for tile in range(tiles):
+    for tile in range(split_tiles):
         first = start + tile * BLOCK_N
-        _, distances = _tile(queries, gallery, mask, query_rows, wanted, gallery_count, first, WORDS, BLOCK_N)
+        _, distances = _tile(queries, gallery, mask, query_rows, query_live, gallery_count, first, WORDS, BLOCK_N)
         within += (distances[:, None, :] <= radius[:, :, None]).to(tl.int32)
-    tl.store(counts + (level * splits + split), tl.sum(within, axis=2), mask=exists[:, None])
+    tl.store(counts + (level * splits + split), tl.sum(within, axis=2), mask=query_live[:, None])
 
 
 @triton.jit
-def _write(queries, gallery, mask, chosen, query_count, gallery_count, splits, split_tiles, radii, nearer_slots, tie_slots,
+def _write(queries, gallery, mask, query_count, gallery_count, splits, split_tiles, radii, nearer_slots, tie_slots,
            tie_ends, found, ids, WORDS: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_N: tl.constexpr):  # fmt: skip
-    split, query_rows, _, wanted, tiles = _program(chosen, query_count, splits, split_tiles, BLOCK_Q)
-    radius = tl.load(radii + query_rows, mask=wanted, other=-1)[:, None]
-    nearer_slot = tl.load(nearer_slots + (query_rows * splits + split), mask=wanted, other=0)
-    tie_slot = tl.load(tie_slots + (query_rows * splits + split), mask=wanted, other=0)
-    tie_end = tl.load(tie_ends + query_rows, mask=wanted, other=0)
+    split, query_rows, query_live = _program(query_count, splits, BLOCK_Q)
+    radius = tl.load(radii + query_rows, mask=query_live, other=-1)[:, None]
+    nearer_slot = tl.load(nearer_slots + (query_rows * splits + split), mask=query_live, other=0)
+    tie_slot = tl.load(tie_slots + (query_rows * splits + split), mask=query_live, other=0)
+    tie_end = tl.load(tie_ends + query_rows, mask=query_live, other=0)
     start = split * split_tiles * BLOCK_N
-    for tile in range(tiles):
+    for tile in range(split_tiles):
         first = start + tile * BLOCK_N
-        rows, distances = _tile(queries, gallery, mask, query_rows, wanted, gallery_count, first, WORDS, BLOCK_N)
+        rows, distances = _tile(queries, gallery, mask, query_rows, query_live, gallery_count, first, WORDS, BLOCK_N)
         nearer = distances < radius
         tied = (distances == radius) & (tie_slot < tie_end)[:, None]
         if tl.max((nearer | tied).to(tl.int32).reshape([BLOCK_Q * BLOCK_N]), axis=0) > 0:

@@ -60,7 +60,7 @@ def _count_sliced(queries: np.ndarray, gallery: np.ndarray, start: int, stop: in
     _count_steps(table_offsets(queries), gallery, start, stop, tables, masks, counters)
     counts += counters[:, : counts.shape[1]].sum(axis=2, dtype=np.int64)
     fillers = -(stop - start) % SLICED_STEP  # codes of zeros: as far from a query as it has bits set
-    counts[np.arange(len(queries)), np.bitwise_count(queries).sum(axis=1, dtype=np.int64)] -= fillers
+    counts[np.arange(len(queries)), np.unpackbits(queries.view(np.uint8), axis=1).sum(axis=1, dtype=np.int64)] -= fillers
 
 
 @compiled

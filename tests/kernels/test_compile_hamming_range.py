@@ -53,20 +53,6 @@ def test_range(queries, gallery, width, masked, target):
         check(c)
 
 
-@pytest.mark.parametrize("target", TARGETS)
-def test_chosen_queries(target):
-    """As the fallback of top-k asks for them: with flags that say which queries are wanted."""
-
-    def count_and_write():
-        scan = Scan(meta(9, 8), meta(10**6, 8), chosen=meta(9, dtype=torch.bool))
-        counts = scan.count(meta(9, 4, dtype=torch.int32))
-        slots, ends = counts[:, 0].long(), meta(9, dtype=torch.int64)
-        scan.write(meta(9, dtype=torch.int32), slots, slots, ends, meta(9, 10, dtype=torch.int32), meta(9, 10, dtype=torch.int64))
-
-    for c in compile_launches(target, count_and_write):
-        check(c)
-
-
 def count(queries, gallery, width, labels, shared):
     totals = [meta(queries, 8 * width + 1, dtype=torch.int64) for _ in range(2)]
     words = [meta(size, labels, dtype=torch.int64) for size in (queries, gallery)] if labels else []

@@ -137,19 +137,6 @@ def test_kernel(case, device):
 
 
 @pytest.mark.kernel
-def test_kernel_passes_for_chosen_queries(device):
-    """Groups of no chosen query (rows 4 to 7 here), of some, and of all."""
-    from orthohash_triton.kernels._scan import Scan
-
-    gallery = near_codes(300, 8, device)
-    chosen = torch.tensor([True, False, True, True] + [False] * 4 + [True], device=device)
-    trials = torch.tensor([[7, 40]], dtype=torch.int32, device=device).expand(9, 2).contiguous()
-    every, some = (Scan(gallery[:9], gallery, chosen=flags).count(trials).sum(2) for flags in (None, chosen))
-    assert every.min() > 0
-    assert torch.equal(some, every * chosen[:, None])
-
-
-@pytest.mark.kernel
 def test_kernel_answer_too_large_to_sort(device, monkeypatch):
     from orthohash_triton.kernels import hamming_range as module
 

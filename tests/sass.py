@@ -1,0 +1,103 @@
+"""What the machine code of an NVIDIA kernel costs: the loop that does the work, its instructions by pipe, cycles a distance.
+
+A model of throughput, from compiled code that nothing ran: no latency, no occupancy, no memory. Pipes are taken to overlap.
+"""
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+
+# Lanes (of 32 in a warp) that each pipe takes a clock and multiprocessor; the same for sm_80 and sm_90.
+RATES = {"popc": 16, "alu": 64, "fma": 64, "shuffle": 32, "memory": 32, "issue": 128}
+# Multiply-adds of int8 a clock and multiprocessor.
+INT8_RATE = {"sm_80": 2048, "sm_90": 4096}
+
+_POPC = ("POPC",)
+_MMA = ("IMMA", "IGMMA")
+_FMA = ("IMAD",)
+_SHUFFLE = ("SHFL", "REDUX", "VOTE")
+_MEMORY = ("LDG", "STG", "LDS", "STS", "LDSM", "STSM", "LDL", "STL", "ATOMS", "LDGSTS")
+_ISSUE_ONLY = ("BRA", "BAR", "NOP", "EXIT", "CALL", "WARPSYNC", "BSSY", "BSYNC", "DEPBAR", "LDGDEPBAR", "WARPGROUP", "MEMBAR",
+               "FENCE", "LDC", "ULDC", "R2UR", "S2R", "S2UR", "CS2R")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A run of instructions, without their predicates: "LOP3.LUT R1, R2, ..."."""
+
+    start: int
+    instructions: tuple[str, ...]
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.instructions)
+
+    def count(self, *names: str) -> int:
+        return sum(_name(instruction) in names for instruction in self.instructions)
+
+    def contains(self, other: "Stretch") -> bool:
+        return self.start <= other.start and other.end <= self.end and self != other
+
+    def multiply_adds(self) -> int:
+        """Those of int8 that are one warp's."""
+        return sum(map(_multiply_adds, self.instructions))
+
+
+def main_loop(sass: str) -> tuple[Stretch, Stretch]:
+    """The innermost loop with the most matrix products or popcounts, and the longest part of it that a branch can pass over."""
+    instructions, branches = _parse(sass)
+    found = [Stretch(to, tuple(instructions[to : at + 1])) for at, to in branches if to < at]
+    innermost = [loop for loop in found if not any(loop.contains(other) for other in found)]
+    loop = max(innermost, key=lambda loop: (loop.multiply_adds(), loop.count(*_POPC)))
+    passed = [Stretch(at + 1, tuple(instructions[at + 1 : to])) for at, to in branches if loop.start <= at < to <= loop.end]
+    return loop, max(passed, key=lambda part: len(part.instructions), default=Stretch(loop.end, ()))
+
+
+def _parse(sass: str) -> tuple[list[str], list[tuple[int, int]]]:
+    """Instructions, and the branches among them: (where from, where to)."""
+    labels, instructions = {}, []
+    for line in sass.splitlines():
+        if label := re.match(r"\s*(\.L\w+):", line):
+            labels[label[1]] = len(instructions)
+        elif instruction := re.match(r"\s*/\*[0-9a-f]{4,}\*/\s+(?:\{\s*)?(?:@!?U?P\w+\s+)?(.*?)\s*;", line):
+            instructions.append(instruction[1])
+    targets = [(at, re.match(r"BRA.*`\((\.L\w+)\)", instruction)) for at, instruction in enumerate(instructions)]
+    return instructions, [(at, labels[target[1]]) for at, target in targets if target]
+
+
+def cycles(instructions: Counter[str], target: str) -> dict[str, float]:
+    """Clocks of one multiprocessor that each pipe is busy with a warp's `instructions` (see `mix`)."""
+    busy = {pipe: 32 * instructions[pipe] / rate for pipe, rate in RATES.items()}
+    return busy | {"mma": instructions["multiply-adds"] / INT8_RATE[target]}
+
+
+def mix(part: Stretch) -> Counter[str]:
+    """Instructions of `part` by pipe; memory in accesses of 32 bits, matrix products in multiply-adds; "issue" counts all."""
+    counts: Counter[str] = Counter(issue=len(part.instructions))
+    for instruction in part.instructions:
+        name = _name(instruction)
+        if name in _MEMORY:
+            width = re.search(r"\.(64|128)\b", instruction.split()[0])
+            counts["memory"] += int(width[1]) // 32 if width else 1
+        elif name in _MMA:
+            counts["multiply-adds"] += _multiply_adds(instruction)
+        elif pipe := next((pipe for pipe, names in _PIPES.items() if name in names), None):
+            counts[pipe] += 1
+        elif name not in _ISSUE_ONLY and not name.startswith("U"):  # the uniform datapath has a pipe of its own
+            counts["alu"] += 1
+    return counts
+
+
+_PIPES = {"popc": _POPC, "fma": _FMA, "shuffle": _SHUFFLE}
+
+
+def _name(instruction: str) -> str:
+    return re.split(r"[.\s]", instruction, maxsplit=1)[0]
+
+
+def _multiply_adds(instruction: str) -> int:
+    if shape := re.match(r"IGMMA\.(\d+)x(\d+)x(\d+)", instruction):
+        return int(shape[1]) * int(shape[2]) * int(shape[3]) // 4  # four warps share one
+    if shape := re.match(r"IMMA\.(16)(8)(16|32)\.", instruction):
+        return int(shape[1]) * int(shape[2]) * int(shape[3])
+    return 0
