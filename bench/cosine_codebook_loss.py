@@ -3,13 +3,19 @@
     python -m bench.cosine_codebook_loss            # the grid; appends to bench/results/cosine_codebook_loss.csv
     python -m bench.cosine_codebook_loss --quick    # the smallest problem, nothing written
 
-Peers, in the same run and taking turns: the naive version (normalise, matmul, margin by scatter, cross entropy; the reference of
-the tests) with a float32 codebook at hand, and `torch.nn.functional.linear_cross_entropy` where torch has it (without a margin:
-it cannot have one).
+Runs on the GPU where there is one. Peers, in the same run and taking turns, all with a float32 codebook at hand:
+
+    lean                    four lines without options: normalise, matmul, margin by scatter_add, cross entropy
+    naive                   the reference of the tests, with every option
+    naive, compiled         the same through torch.compile
+    linear_cross_entropy    torch.nn.functional.linear_cross_entropy where torch has it; without a margin: it cannot have one
+
+A peer that would need more than PEER_MEMORY is left out, and one that cannot be compiled here; its row says so.
 """
 
 import argparse
 import math
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -20,9 +26,24 @@ import orthohash_triton as oht
 from bench._harness import RESULTS, append_csv, environment, peak_extra_memory, percentiles, timings
 from orthohash_triton import reference
 
-# (N, C, K): the size of image data sets, the memory-bound middle, instance retrieval (the classes of GLDv2-clean), a million.
-GRID = [(64, 10, 16), (256, 100, 64), (256, 1000, 64), (256, 10_000, 128), (256, 81_313, 512), (256, 1_000_000, 128)]
-NAIVE_LIMIT = 10**8  # logits; beyond, the peers that keep them are left out
+# (N, C, K): image data sets, the memory-bound middle, instance retrieval (the classes of GLDv2-clean) with usual and with many
+# bits, a million classes.
+GRID = [
+    (64, 10, 16),
+    (256, 100, 64),
+    (256, 1000, 64),
+    (256, 10_000, 128),
+    (256, 81_313, 512),
+    (256, 81_313, 2048),
+    (256, 1_000_000, 128),
+    (1024, 1_000_000, 128),
+]
+PEER_MEMORY = 4e9  # bytes
+COPIES = 4  # of the logits that the peers hold at their peak, about
+MULTIPLICATIONS = 2 * 10**9  # of rows by codes in all repeats of a peer, about
+MARGIN = 0.2
+
+Step = Callable[[], torch.Tensor]
 
 
 def problem(rows: int, classes: int, bits: int, device: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -33,27 +54,96 @@ def problem(rows: int, classes: int, bits: int, device: str) -> tuple[torch.Tens
     return v.to(device), target.to(device), codebook.to(device)
 
 
-def steps(rows: int, classes: int, bits: int, device: str) -> dict[str, Callable[[], torch.Tensor]]:
-    """One training step of each peer; all return the gradient of v."""
+def lean(v: torch.Tensor, target: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
+    """With the default scale sqrt(K) the factor of the matrix product is 1."""
+    logits = F.normalize(v) @ codebook.T
+    margin = torch.full((len(v), 1), -MARGIN * math.sqrt(v.shape[1]), device=v.device)
+    return F.cross_entropy(logits.scatter_add(1, target[:, None], margin), target)
+
+
+def step_of(peer: str, rows: int, classes: int, bits: int, device: str) -> Step:
+    """One training step of a peer; it returns the gradient of v."""
     v, target, codebook = problem(rows, classes, bits, device)
     v.requires_grad_()
+    floats = codebook.float() if peer != "orthohash_triton" else codebook
 
-    def gradient(loss):
-        return torch.autograd.grad(loss, v)[0]
+    def linear_cross_entropy() -> torch.Tensor:
+        return F.linear_cross_entropy(math.sqrt(bits) * F.normalize(v), floats / math.sqrt(bits), target)
 
-    found = {"orthohash_triton": lambda: gradient(oht.cosine_codebook_loss(v, target, codebook))}
-    if rows * classes <= NAIVE_LIMIT:
-        floats = codebook.float()
-        found["naive"] = lambda: gradient(reference.cosine_codebook_loss(v, target, floats))
-        if hasattr(F, "linear_cross_entropy"):
-            found["linear_cross_entropy"] = lambda: gradient(
-                F.linear_cross_entropy(math.sqrt(bits) * F.normalize(v), floats / math.sqrt(bits), target)
-            )
+    losses = {
+        "orthohash_triton": lambda: oht.cosine_codebook_loss(v, target, codebook),
+        "lean": lambda: lean(v, target, floats),
+        "naive": lambda: reference.cosine_codebook_loss(v, target, floats),
+        "naive, compiled": torch.compile(lambda: reference.cosine_codebook_loss(v, target, floats)),
+        "linear_cross_entropy": linear_cross_entropy,
+    }
+    loss = losses[peer]
+
+    def step() -> torch.Tensor:
+        gradient = torch.autograd.grad(loss(), v)[0]
+        if v.is_cuda:
+            torch.cuda.synchronize()
+        return gradient
+
+    return step
+
+
+def peers(rows: int, classes: int, bits: int, device: str) -> tuple[dict[str, Step], dict[str, str]]:
+    """The peers that run here, and why the others do not."""
+    steps, left_out = {"orthohash_triton": step_of("orthohash_triton", rows, classes, bits, device)}, {}
+    needed = 4 * (COPIES * rows * classes + classes * bits)
+    for peer in ("lean", "naive", "naive, compiled", "linear_cross_entropy"):
+        if needed > PEER_MEMORY:
+            left_out[peer] = f"left out: needs about {needed / 1e9:.1f} GB"
+        elif peer == "linear_cross_entropy" and not hasattr(F, "linear_cross_entropy"):
+            left_out[peer] = f"left out: torch {torch.__version__} does not have it"
+        else:
+            step = step_of(peer, rows, classes, bits, device)
+            cause = why_not(step) if peer == "naive, compiled" else None
+            steps, left_out = (steps | {peer: step}, left_out) if cause is None else (steps, left_out | {peer: cause})
+    return steps, left_out
+
+
+def why_not(step: Step) -> str | None:
+    """What torch.compile lacks on this machine, such as a C++ compiler."""
+    try:
+        step()
+    except Exception as error:  # whatever its tool chain raises
+        return f"left out: {type(error).__name__}: {str(error).strip().splitlines()[0]:.100}"
+    return None
+
+
+def extra_memory(peer: str, step: Step, *shape: Any) -> int:
+    """Bytes by which a step raises the peak: of the GPU's memory, or of the process's on a CPU."""
+    if shape[-1] == "cpu":
+        return peak_extra_memory(step_of, peer, *shape)
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    step()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def measure(
+    rows: int, classes: int, bits: int, device: str, repeats: int | None, clock: Callable[[], float]
+) -> list[dict[str, Any]]:
+    steps, left_out = peers(rows, classes, bits, device)
+    repeats = repeats or max(5, min(200, MULTIPLICATIONS // (rows * classes * bits)))
+    if "naive" in steps:
+        for peer in set(steps) & {"orthohash_triton", "lean"}:
+            torch.testing.assert_close(steps[peer](), steps["naive"](), rtol=1e-4, atol=1e-7)
+    times = {peer: percentiles(seconds) for peer, seconds in timings(steps, repeats, clock=clock).items()}
+    found = []
+    for peer in (*steps, *left_out):
+        row: dict[str, Any] = {"peer": peer, "rows": rows, "classes": classes, "bits": bits, "device": device, "repeats": repeats}
+        row |= dict.fromkeys(("ms_20", "ms_50", "ms_80", "extra_mb", "time_over_ours"), "") | {"note": left_out.get(peer, "")}
+        if peer in steps:
+            row |= times[peer]
+            row["extra_mb"] = round(extra_memory(peer, steps[peer], rows, classes, bits, device) / 1e6, 1)
+            row["time_over_ours"] = round(times[peer]["ms_50"] / times["orthohash_triton"]["ms_50"], 2)
+            shown = f"{row['ms_50']:10.2f} ms  {row['extra_mb']:8.1f} MB  {row['time_over_ours']:5.2f} x"
+        print(f"({rows}, {classes}, {bits})  {peer:22} {shown if peer in steps else row['note']}", flush=True)
+        found.append(row | environment())
     return found
-
-
-def step_of(peer: str, *shape: Any) -> Callable[[], torch.Tensor]:
-    return steps(*shape)[peer]
 
 
 def main() -> None:
@@ -61,23 +151,16 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="the smallest problem only, nothing written")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--shape", type=int, nargs=3, action="append", metavar=("N", "C", "K"), help="instead of the grid")
+    parser.add_argument("--repeats", type=int, help="steps of each peer; by default fewer for larger problems")
+    parser.add_argument("--cpu-time", action="store_true", help="one thread, and the CPU time of the process: for a busy machine")
     options = parser.parse_args()
-    rows = []
+    if options.cpu_time:
+        torch.set_num_threads(1)
+    clock = time.process_time if options.cpu_time else time.perf_counter
     for shape in options.shape or (GRID[:1] if options.quick else GRID):
-        peers = steps(*shape, options.device)
-        repeats = 5 if options.quick else max(5, min(200, 2 * 10**9 // (shape[0] * shape[1] * shape[2])))
-        if "naive" in peers:
-            torch.testing.assert_close(peers["orthohash_triton"](), peers["naive"](), rtol=1e-4, atol=1e-7)
-        times = {peer: percentiles(seconds) for peer, seconds in timings(peers, repeats).items()}
-        for peer, milliseconds in times.items():
-            memory = peak_extra_memory(step_of, peer, *shape, options.device)
-            ratio = milliseconds["ms_50"] / times["orthohash_triton"]["ms_50"]
-            row = {"peer": peer, "rows": shape[0], "classes": shape[1], "bits": shape[2], "repeats": repeats, **milliseconds}
-            row |= {"extra_mb": round(memory / 1e6, 1), "time_over_ours": round(ratio, 2)}
-            rows.append(row | environment())
-            print(f"{shape}  {peer:22} {row['ms_50']:10.2f} ms  {row['extra_mb']:8.1f} MB  {ratio:5.2f} x", flush=True)
-    if not options.quick:
-        append_csv(RESULTS / "cosine_codebook_loss.csv", rows)
+        rows = measure(*shape, options.device, 5 if options.quick else options.repeats, clock)
+        if not options.quick:
+            append_csv(RESULTS / "cosine_codebook_loss.csv", rows)
 
 
 if __name__ == "__main__":

@@ -4,18 +4,33 @@ The codebook is fixed, so the softmax is attention with K = V = codebook. With v
 z_c = (s / sqrt(K)) v^ . o_c, a running (max, sum_c e^(z_c), sum_c e^(z_c) o_c) gives the loss and d loss / d v^ together.
 
   sweep    program = (block of rows, slice of the bits, part of the classes); writes the partial (max, sum, weighted codes).
-  finish   program = block of rows; merges the parts in their order, adds the positive class, goes back through v / |v|.
+  finish   program = block of rows; merges the parts in their order, adds the positive classes, goes back through v / |v|.
 
-Numerics. Codes are exact in fp16, so only v^ and p = e^(z - max) are rounded. Each is carried by one fp16 part or by two (high
-and low half), scaled by powers of two to stay clear of fp16's subnormals; two parts are as good as a float32 product, and both
-run on tensor cores with float32 accumulation. Exponentials are powers of two of logits premultiplied by log2(e).
+Where one part holds all classes and a tile is small (few classes, or very many rows), the sweep finishes its own rows: one
+launch. Wider tiles and sparse rows would spill there: the finish has v, the codes of a positive and both pulls at once.
 
-Positive classes. With one id per row the sweep leaves the row's own class out (and so knows no margin), and `finish` adds it in
-closed form from a float32 dot product: softmax minus target is never computed by cancellation. With a [N, C] target the margin
-is part of the sweep, which then also sums q_c o_c and q_c z_c.
+Numerics. Codes are exact in fp16, so only v^ and p = e^(z - max) are rounded. Each is carried by a high and a low fp16 half,
+scaled by powers of two to stay clear of fp16's subnormals; the two are as good as a float32 product, and both run on tensor cores
+with float32 accumulation. Exponentials are powers of two of logits premultiplied by log2(e).
 
-More than ONE_SLICE bits are swept in slices: every slice recomputes the logits from all bits and accumulates its own part of
-the gradient.
+Precision "high" (one part) leaves both low halves out of a block of classes that is light: none of its classes, seen by the high
+half, holds more than the share LIGHT of the sum in any row. The share is taken of a lower bound that is known before the sweep,
+sum_c e^(z_c) >= C e^(mean z) (Jensen), so it depends neither on the order of the classes nor on their split. What light classes
+lose is random in sign from class to class and at most sqrt(LIGHT) of one rounding; the part that is not, the rounding of v^ along
+the diagonal of sum_c p_c o_c o_c^T, is one number a row and goes back in at the end. Where the classes are too few to be light,
+"high" is "highest". The low halves are loops of no or one turn, not branches: those would keep every accumulator in two layouts.
+
+Positive classes. With one id per row, or a sparse (CSR) target, the sweep leaves a row's positives out (and so knows no margin),
+and `finish` adds them in closed form from float32 dot products: softmax minus target is never computed by cancellation. A sparse
+row's columns ascend, so one pointer a row walks through them as the classes go by. With a dense [N, C] target the margin is part
+of the sweep, which then also sums q_c o_c and q_c z_c.
+
+More than ONE_SLICE bits have more accumulators than a program has registers. In units of N C K multiply-adds, with M parts:
+  every slice of S bits computes all logits again: (K / S + 1) M, which is 9 M at K = 2048 and S = 256;
+  one sweep for max and sum, a second for p: 3 M, and p must reach all slices all the same;
+  the dot products of a chunk of classes in memory, read by all slices: 2 M, nothing is computed twice.
+The last it is: `dots` fills a scratch of SCRATCH numbers (or FEWEST_CLASSES a row, if that is more), `sweep` reads it, carries on
+from the state that the chunk before left, and the next chunk overwrites it. For usual batches the scratch stays in L2.
 """
 
 import math
@@ -33,9 +48,16 @@ LN_2 = tl.constexpr(0.6931471805599453)
 ROW_SCALE = tl.constexpr(256.0)  # |v^| <= 1: its low half stays a normal fp16 number
 PROBABILITY_SCALE = tl.constexpr(32768.0)  # p <= 1, and 2^15 is below fp16's largest number
 NO_CLASS_YET = tl.constexpr(-1e30)  # a running maximum that is finite: -inf - -inf would be NaN
+NO_COLUMN = tl.constexpr(2**31 - 1)  # a sparse row has no further entry
 SINE_FLOOR = tl.constexpr(1e-6)  # of sin^2(theta), as the reference
 
 ONE_SLICE = 512  # bits whose gradient accumulates in registers at once
+ONE_SLICE_HIGH = 128  # the same for precision "high": the loops over the low halves take registers of their own
+SLICE = 256  # bits of a slice where there are more
+SCRATCH = 2**22  # dot products in memory at once: 16 MB
+FEWEST_CLASSES = 1024  # of a chunk, so that a large batch fills the device: no more numbers than v and its gradient
+DOT_ROWS, DOT_CLASSES, DOT_BITS = 64, 64, 64
+FEW_BLOCKS = 4  # that one program sweeps sooner than a second launch starts
 
 
 class Prepared(NamedTuple):
@@ -52,8 +74,11 @@ class Plan(NamedTuple):
     classes: int
     bits: int  # of a slice; a power of two
     slices: int
+    chunked: bool  # the dot products of a chunk of classes are in memory
+    chunk: int  # classes per sweep
     splits: int
     blocks_per_split: int
+    finishes: bool  # the sweep finishes its own rows
     warps: int
     stages: int
 
@@ -66,31 +91,47 @@ def prepare(codebook: torch.Tensor) -> Prepared:
     return Prepared(packed.view(torch.int32), codebook.sum(0, dtype=torch.float32))
 
 
-def plan(rows: int, classes: int, bits: int, parts: int, dense: bool, hip: bool, processors: int) -> Plan:
+def plan(rows: int, classes: int, bits: int, parts: int, kind: str, backward: bool, hip: bool, processors: int) -> Plan:
     """Tiles whose accumulators fit the registers (tests compile every one and allow no spill), split until the device is full."""
-    slice_bits = max(triton.next_power_of_2(bits), 16) if bits <= ONE_SLICE else ONE_SLICE // 2
-    slices = triton.cdiv(bits, slice_bits)
-    block_rows, block_classes, warps = _tile(slice_bits, parts, dense, slices > 1, hip)
-    blocks = triton.cdiv(classes, block_classes)
+    chunked = bits > (ONE_SLICE if parts == 2 else ONE_SLICE_HIGH)
+    slice_bits = SLICE if chunked else max(triton.next_power_of_2(bits), 16)
+    slices = triton.cdiv(bits, slice_bits) if backward else 1
+    block_rows, block_classes, warps = _tile(slice_bits, kind == "dense", chunked, hip)
+    chunk = min(classes, max(SCRATCH // rows, FEWEST_CLASSES) // DOT_CLASSES * DOT_CLASSES) if chunked else classes
+    blocks = triton.cdiv(chunk, block_classes)
     programs = triton.cdiv(rows, block_rows) * slices
-    blocks_per_split = triton.cdiv(blocks, min(blocks, max(1, 2 * processors // programs)))
+    fills_device = triton.cdiv(blocks, max(1, 2 * processors // programs))
+    merges_soon = math.ceil(math.sqrt(blocks / 2))  # `finish` merges in turn, in about half the time that a block takes
+    blocks_per_split = blocks if blocks <= FEW_BLOCKS else max(fills_device, merges_soon)
     splits = triton.cdiv(blocks, blocks_per_split)
-    stages = 2 if slices == 1 else 1  # prefetching slices of the rows would take the registers of their accumulators
-    return Plan(block_rows, block_classes, slice_bits, slices, splits, blocks_per_split, warps, stages)
+    # Not sparse rows: the loop over their entries carries two more accumulators.
+    finishes = splits == 1 and slice_bits <= 64 and parts == 2 and kind != "sparse"
+    return Plan(block_rows, block_classes, slice_bits, slices, chunked, chunk, splits, blocks_per_split, finishes, warps, 2)
 
 
-def _tile(slice_bits: int, parts: int, dense: bool, sliced: bool, hip: bool) -> tuple[int, int, int]:
+def _log_light(step: float) -> float:
+    """log2 of the share LIGHT. Roundings are 2e-4 of p, and `step` times that through the logits: four standard deviations of
+    what light classes can lose are 1e-4."""
+    return -6 - math.log2(1 + step * step)
+
+
+def _may_be_light(classes: int, step: float) -> bool:
+    """Whether the logits of random codes, which spread by `step`, stay below the share LIGHT up to 4.5 standard deviations."""
+    return math.log(classes) + _log_light(step) * math.log(2) > 4.5 * step
+
+
+def _tile(slice_bits: int, dense: bool, chunked: bool, hip: bool) -> tuple[int, int, int]:
     """(rows, classes, warps). A dense target keeps a second accumulator; AMD gives four waves twice the registers of eight."""
     if slice_bits <= 64:
         return (32, 32, 4) if dense else (64, 64, 4)
-    warps = 4 if hip else 8
+    warps = 4 if hip or (chunked and dense) else 8
     if slice_bits <= 128:
         return 16 if dense else 64, 32, warps
     if slice_bits <= 256:
-        return 16 if dense or sliced else 32, 32, warps
+        return 16 if dense else 32, 32, warps
     if hip:
-        return 16, 16 if dense and parts == 2 else 32, warps
-    return 16 if dense or parts == 1 else 32, 32, warps
+        return 16, 16 if dense else 32, warps
+    return 16 if dense else 32, 32, warps
 
 
 def cosine_codebook_loss(
@@ -99,7 +140,9 @@ def cosine_codebook_loss(
     rstd: torch.Tensor | None,
     weight: torch.Tensor | None,
     bias: torch.Tensor | None,
-    target: torch.Tensor,  # int64 [N], or float [N, C]
+    target: torch.Tensor,  # int64 [N]; float [N, C]; or, with columns and values, row starts int64 [N + 1]
+    columns: torch.Tensor | None,  # int64 [nnz], ascending and unique within a row
+    values: torch.Tensor | None,  # float32 [nnz], at least 0
     codes: Prepared,
     loss: torch.Tensor,  # out: float32 [N]
     lse: torch.Tensor,  # out: float32 [N]
@@ -121,49 +164,73 @@ def cosine_codebook_loss(
     classes, words = codes.words.shape
     v, target = (x if x.stride(-1) == 1 else x.contiguous() for x in (v, target))
     dense = target.ndim == 2
+    kind = "dense" if dense else "ids" if columns is None else "sparse"
     backward = need_grad or need_lse_grad
-    tiles = plan(rows, classes, bits, parts, dense, backend() == "hip", multiprocessor_count(v.device))
-
-    def partial(*shape: int) -> torch.Tensor:
-        return torch.empty((tiles.splits, *shape), dtype=torch.float32, device=v.device)
-
-    top, total = partial(rows), partial(rows)
-    pulled = partial(rows, bits) if backward else None
-    target_pull = partial(rows, bits) if backward and dense else None
-    target_logit = partial(rows) if dense else None
-    target_total = target.sum(1, dtype=torch.float32) if dense else None
-    normalisation = (mean, rstd, weight, bias)
-    margin_numbers = (scale, scale / math.sqrt(bits), margin, math.cos(margin), math.sin(margin), math.cos(math.pi - margin))
-
-    launch(
-        _sweep_kernel,
-        (triton.cdiv(rows, tiles.rows), tiles.slices, tiles.splits),
-        v, *normalisation, target, target_total, codes.words,
-        top, total, pulled, target_logit, target_pull,
-        rows, classes, bits, v.stride(0), target.stride(0), tiles.blocks_per_split, *margin_numbers, label_smoothing,
-        WORDS=words, ROWS=tiles.rows, CLASSES=tiles.classes, BITS=tiles.bits, SLICES=tiles.slices, PARTS=parts,
-        HAS_NORM=mean is not None, DENSE=dense, ANGULAR=angular, NEED_PULL=backward,
-        num_warps=tiles.warps, num_stages=tiles.stages,
-    )  # fmt: skip
-
+    step = scale / math.sqrt(bits)
+    parts = parts if _may_be_light(classes, step) else 2
+    tiles = plan(rows, classes, bits, parts, kind, backward, backend() == "hip", multiprocessor_count(v.device))
     all_bits = triton.next_power_of_2(bits)
-    finish_rows = max(1, min(16, 2048 // all_bits))
-    launch(
-        _finish_kernel,
-        (triton.cdiv(rows, finish_rows),),
-        v, *normalisation, target, target_total, codes.words, codes.column_sum,
-        top, total, pulled, target_logit, target_pull,
-        loss, lse, grad if need_grad else None, lse_grad if need_lse_grad else None,
-        rows, classes, bits, v.stride(0), tiles.splits, *margin_numbers, label_smoothing, ignore_index,
-        WORDS=words, ROWS=finish_rows, BITS=all_bits,
-        HAS_NORM=mean is not None, DENSE=dense, ANGULAR=angular, SMOOTH=label_smoothing > 0,
-        num_warps=4,
-    )  # fmt: skip
+
+    def fresh(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        return torch.empty(shape, dtype=dtype, device=v.device)
+
+    def partial(wanted: bool, *shape: int) -> torch.Tensor | None:
+        return fresh(*shape) if wanted and not tiles.finishes else None
+
+    margin_numbers = (scale, step, margin, math.cos(margin), math.sin(margin), math.cos(math.pi - margin))
+    norm = (mean, rstd, weight, bias)
+    targets = (target, columns, values, target.sum(1, dtype=torch.float32) if dense else None)
+    numbers, vectors = (tiles.slices, tiles.splits, rows), (tiles.splits, rows, bits)
+    parted = (
+        partial(True, *numbers),  # maxima; all slices have the same
+        partial(True, *numbers),  # sums
+        partial(backward, *vectors),  # weighted codes
+        partial(dense, *numbers),  # logits weighted by the target
+        partial(dense and backward, *vectors),  # codes weighted by the target
+    )
+    outputs = (loss, lse, grad if need_grad else None, lse_grad if need_lse_grad else None)
+    how = dict(WORDS=words, TARGET=kind)
+
+    if tiles.chunked:
+        halves = fresh(2, rows, bits, dtype=torch.float16)
+        light_below = fresh(rows)
+        dots = fresh(rows, tiles.chunk)
+        launch(
+            _halves_kernel, (rows,), v, *norm, codes.column_sum, halves, light_below,
+            rows, classes, bits, v.stride(0), step, _log_light(step), BITS=all_bits, HAS_NORM=mean is not None, num_warps=4,
+        )  # fmt: skip
+    for first in range(0, classes, tiles.chunk):
+        end = min(first + tiles.chunk, classes)
+        if tiles.chunked:
+            launch(
+                _dots_kernel, (triton.cdiv(rows, DOT_ROWS), triton.cdiv(end - first, DOT_CLASSES)),
+                halves, light_below, codes.words, dots, rows, bits, tiles.chunk, first, end, step,
+                WORDS=words, ROWS=DOT_ROWS, CLASSES=DOT_CLASSES, BITS=DOT_BITS, PARTS=parts, num_warps=4, num_stages=2,
+            )  # fmt: skip
+        launch(
+            _sweep_kernel, (triton.cdiv(rows, tiles.rows), tiles.slices, tiles.splits),
+            *((None,) * 5 if tiles.chunked else (v, *norm)), *targets, codes.words, codes.column_sum,
+            *((dots, light_below) if tiles.chunked else (None, None)), *parted, *(outputs if tiles.finishes else (None,) * 4),
+            rows, classes, bits, v.stride(0), target.stride(0), tiles.chunk, first, end, tiles.blocks_per_split,
+            *margin_numbers, label_smoothing, ignore_index, _log_light(step),
+            ROWS=tiles.rows, CLASSES=tiles.classes, BITS=tiles.bits, PARTS=parts,
+            ANGULAR=angular and (dense or tiles.finishes), SMOOTH=tiles.finishes and label_smoothing > 0, NEED_PULL=backward,
+            HAS_NORM=mean is not None and not tiles.chunked, num_warps=tiles.warps, num_stages=tiles.stages, **how,
+        )  # fmt: skip
+    if not tiles.finishes:
+        finish_rows = min(16, 2048 // all_bits) if all_bits <= 512 else 1
+        launch(
+            _finish_kernel, (triton.cdiv(rows, finish_rows),),
+            v, *norm, *targets, codes.words, codes.column_sum, *parted, *outputs,
+            rows, classes, bits, v.stride(0), tiles.splits, *margin_numbers, label_smoothing, ignore_index,
+            ROWS=finish_rows, BITS=all_bits, ANGULAR=angular, SMOOTH=label_smoothing > 0, HAS_NORM=mean is not None,
+            num_warps=4 if all_bits <= 1024 else 8, **how,
+        )  # fmt: skip
 
 
 @triton.jit
 def _load_rows(v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, row, bit, in_rows, n_bits, v_stride, HAS_NORM: tl.constexpr):
-    """Rows of v, normalised over the batch where asked; zero outside.  [ROWS, BITS]"""
+    """Rows of v, normalised over the batch where asked, as v^ = v / |v| and 1 / |v|; zero outside.  [ROWS, BITS], [ROWS]"""
     in_bits = bit < n_bits
     inside = in_rows[:, None] & in_bits[None, :]
     v = tl.load(v_ptr + row[:, None] * v_stride + bit[None, :], mask=inside, other=0.0).to(tl.float32)
@@ -176,13 +243,9 @@ def _load_rows(v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, row, bit, in_row
         if bias_ptr is not None:
             v += tl.load(bias_ptr + bit, mask=in_bits, other=0.0).to(tl.float32)[None, :]
         v = tl.where(inside, v, 0.0)
-    return v
-
-
-@triton.jit
-def _inverse_norm(square):
-    """1 / sqrt(square), and 0 for a zero row, which then has neither direction nor gradient."""
-    return tl.where(square == 0.0, 0.0, 1.0 / tl.sqrt(square))
+    square = tl.sum(v * v, 1)
+    inverse_norm = tl.where(square == 0.0, 0.0, 1.0 / tl.sqrt(square))  # a zero row has neither direction nor gradient
+    return v * inverse_norm[:, None], inverse_norm
 
 
 @triton.jit
@@ -193,6 +256,21 @@ def _high(x):
 @triton.jit
 def _low(x, high):
     return (x - high.to(tl.float32)).to(tl.float16)
+
+
+@triton.jit
+def _light_below(v, column_sum_ptr, bit, n_classes, n_bits, step, log_light):
+    """log2 of the largest e^(z_c) of a light class: the share LIGHT of C e^(mean z).  [ROWS]"""
+    column_sum = tl.load(column_sum_ptr + bit, mask=bit < n_bits, other=0.0)
+    mean_logit = tl.sum(v * column_sum[None, :], 1) * (step * LOG2_E) / n_classes
+    return tl.log2(tl.cast(n_classes, tl.float32)) + mean_logit + log_light
+
+
+@triton.jit
+def _is_heavy(dot, light_below, step):
+    """1 if any class reaches its row's bound, by its dot product (times ROW_SCALE), else 0."""
+    above = dot * (step * LOG2_E / ROW_SCALE) > light_below[:, None]
+    return tl.max(tl.max(above.to(tl.int32), 1), 0)
 
 
 @triton.jit
@@ -222,159 +300,213 @@ def _with_margin(cosine, margin, cos_margin, sin_margin, past_pi_cosine, ANGULAR
 
 
 @triton.jit
-def _dot_rows(v, codes, PARTS: tl.constexpr):
-    """v^ . o_c of a slice of the bits, times ROW_SCALE.  [ROWS, BITS] x [CLASSES, BITS] -> [ROWS, CLASSES]"""
-    v = v * ROW_SCALE
-    high = _high(v)
-    dot = tl.dot(high, tl.trans(codes))
-    if PARTS == 2:
-        dot = tl.dot(_low(v, high), tl.trans(codes), dot)
-    return dot
-
-
-@triton.jit
-def _pull(accumulator, p, codes, PARTS: tl.constexpr):
+def _pull(accumulator, p, codes, lows, PARTS: tl.constexpr):
     """accumulator + PROBABILITY_SCALE * p @ codes.  [ROWS, CLASSES] x [CLASSES, BITS] -> [ROWS, BITS]"""
     p = p * PROBABILITY_SCALE
     high = _high(p)
     accumulator = tl.dot(high, codes, accumulator)
     if PARTS == 2:
         accumulator = tl.dot(_low(p, high), codes, accumulator)
+    else:
+        for _ in range(0, lows):
+            accumulator = tl.dot(_low(p, high), codes, accumulator)
     return accumulator
+
+
+@triton.jit
+def _first_entry(columns_ptr, low, high, c):
+    """The first of the ascending columns [low, high) that is at least c, by bisection.  [ROWS]"""
+    while tl.max(high - low) > 0:
+        middle = (low + high) // 2
+        searching = low < high
+        before = searching & (tl.load(columns_ptr + middle, mask=searching, other=0) < c)
+        low = tl.where(before, middle + 1, low)
+        high = tl.where(before, high, middle)
+    return low
+
+
+@triton.jit
+def _column_of(columns_ptr, entry, row_end):
+    return tl.load(columns_ptr + entry, mask=entry < row_end, other=NO_COLUMN).to(tl.int32)
 
 
 @triton.jit
 def _sweep_kernel(
     v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr,  # [N, K], [K] or None
-    target_ptr, target_total_ptr,  # int64 [N]; or float [N, C] and its row sums [N]
-    words_ptr,  # int32 [C, WORDS]
-    top_ptr, total_ptr, pulled_ptr, target_logit_ptr, target_pull_ptr,  # out: [splits, N] or [splits, N, K]
-    n_rows, n_classes, n_bits, v_stride, target_stride, blocks_per_split,
-    scale, step, margin, cos_margin, sin_margin, past_pi_cosine, label_smoothing,
-    WORDS: tl.constexpr, ROWS: tl.constexpr, CLASSES: tl.constexpr, BITS: tl.constexpr, SLICES: tl.constexpr, PARTS: tl.constexpr,
-    HAS_NORM: tl.constexpr, DENSE: tl.constexpr, ANGULAR: tl.constexpr, NEED_PULL: tl.constexpr,
+    target_ptr, columns_ptr, values_ptr, target_total_ptr,  # ids; row starts, columns, values; or [N, C] and its row sums
+    words_ptr, column_sum_ptr,  # int32 [C, WORDS], float32 [K]
+    dots_ptr, light_below_ptr,  # instead of v: float32 [N, dots_stride] of this chunk, times ROW_SCALE; [N]
+    top_ptr, total_ptr, pulled_ptr, target_logit_ptr, target_pull_ptr,  # out: [slices, splits, N], [splits, N, K]
+    loss_ptr, lse_ptr, grad_ptr, lse_grad_ptr,  # or out: [N], [N], [N, K] or None
+    n_rows, n_classes, n_bits, v_stride, target_stride, dots_stride, first_class, end_class, blocks_per_split,
+    scale, step, margin, cos_margin, sin_margin, past_pi_cosine, label_smoothing, ignore_index, log_light,
+    WORDS: tl.constexpr, TARGET: tl.constexpr, HAS_NORM: tl.constexpr,
+    ROWS: tl.constexpr, CLASSES: tl.constexpr, BITS: tl.constexpr, PARTS: tl.constexpr,
+    ANGULAR: tl.constexpr, SMOOTH: tl.constexpr, NEED_PULL: tl.constexpr,
 ):  # fmt: skip
+    CHUNKED: tl.constexpr = dots_ptr is not None
+    FINISHES: tl.constexpr = loss_ptr is not None
     own_slice = tl.program_id(1)
     split = tl.program_id(2)
     row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     in_rows = row < n_rows
-    lane = tl.arange(0, BITS)
+    bit = own_slice * BITS + tl.arange(0, BITS)
+    at = split.to(tl.int64) * n_rows + row
+    tile = at[:, None] * n_bits + bit[None, :]
+    at += own_slice.to(tl.int64) * tl.num_programs(2) * n_rows  # numbers of a slice's own: another may be a chunk ahead
+    first = first_class + split * blocks_per_split * CLASSES
+    end = tl.minimum(first + blocks_per_split * CLASSES, end_class)
 
-    # 1. The rows: their norm over all bits, and, where one slice holds all bits, v^ itself for the whole sweep.
-    if SLICES == 1:
-        v = _load_rows(v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, row, lane, in_rows, n_bits, v_stride, HAS_NORM)
-        inverse_norm = _inverse_norm(tl.sum(v * v, 1))[:, None]
-        v *= inverse_norm
+    # 1. The rows, and the state that the chunk before left.
+    if CHUNKED:
+        light_below = tl.load(light_below_ptr + row, mask=in_rows, other=float("inf"))
     else:
-        square = tl.zeros((ROWS,), tl.float32)
-        for s in range(SLICES):
-            part = _load_rows(
-                v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, row, s * BITS + lane, in_rows, n_bits, v_stride, HAS_NORM
-            )
-            square += tl.sum(part * part, 1)
-        inverse_norm = _inverse_norm(square)[:, None]
-
-    if DENSE:
-        weight = tl.load(target_total_ptr + row, mask=in_rows, other=0.0)
-        weight = ((1.0 - label_smoothing) / tl.where(weight > 0.0, weight, 1.0))[:, None]
-        target_logit = tl.zeros((ROWS,), tl.float32)
-        if NEED_PULL:
-            target_pull = tl.zeros((ROWS, BITS), tl.float32)
-    else:
-        own_class = tl.load(target_ptr + row, mask=in_rows, other=-1)[:, None]
-
+        v, inverse_norm = _load_rows(
+            v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, row, bit, in_rows, n_bits, v_stride, HAS_NORM
+        )
+        high = _high(v * ROW_SCALE)
+        low = _low(v * ROW_SCALE, high)
+        if PARTS == 1:
+            light_below = _light_below(v, column_sum_ptr, bit, n_classes, n_bits, step, log_light)
+    light_total = tl.zeros((ROWS,), tl.float32)
     top = tl.full((ROWS,), NO_CLASS_YET, tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
-    if NEED_PULL:
-        pulled = tl.zeros((ROWS, BITS), tl.float32)
+    target_logit = tl.zeros((ROWS,), tl.float32)
+    pulled = tl.zeros((ROWS, BITS), tl.float32)
+    target_pull = tl.zeros((ROWS, BITS), tl.float32)
+    if CHUNKED:
+        carried = row < tl.where(first_class > 0, n_rows, 0)
+        carried_tile = carried[:, None] & (bit < n_bits)[None, :]
+        top = tl.load(top_ptr + at, mask=carried, other=NO_CLASS_YET)
+        total = tl.load(total_ptr + at, mask=carried, other=0.0)
+        if TARGET == "dense":
+            target_logit = tl.load(target_logit_ptr + at, mask=carried, other=0.0)
+        if NEED_PULL:
+            pulled = tl.load(pulled_ptr + tile, mask=carried_tile, other=0.0) * PROBABILITY_SCALE
+            if TARGET == "dense":
+                target_pull = tl.load(target_pull_ptr + tile, mask=carried_tile, other=0.0) * PROBABILITY_SCALE
+
+    if TARGET == "ids":
+        own_class = tl.load(target_ptr + row, mask=in_rows, other=-1)[:, None]
+    elif TARGET == "dense":
+        weight = tl.load(target_total_ptr + row, mask=in_rows, other=0.0)
+        weight = ((1.0 - label_smoothing) / tl.where(weight > 0.0, weight, 1.0))[:, None]
+    else:
+        entry = tl.load(target_ptr + row, mask=in_rows, other=0)
+        row_end = tl.load(target_ptr + row + 1, mask=in_rows, other=0)
+        entry = _first_entry(columns_ptr, entry, row_end, first)
+        column = _column_of(columns_ptr, entry, row_end)
 
     # 2. The sweep.
-    first = split * blocks_per_split * CLASSES
-    end = tl.minimum(first + blocks_per_split * CLASSES, n_classes)
     for block in range(first, end, CLASSES):
         c = block + tl.arange(0, CLASSES)
-        in_classes = c < n_classes
-        if SLICES == 1:
-            codes = _load_codes(words_ptr, c, in_classes, 0, WORDS, CLASSES, BITS)
-            dot = _dot_rows(v, codes, PARTS)
+        in_classes = c < end
+        if CHUNKED:
+            here = row[:, None] * dots_stride + (c - first_class)[None, :]
+            dot = tl.load(dots_ptr + here, mask=in_rows[:, None] & in_classes[None, :], other=0.0)
+            if NEED_PULL:
+                codes = _load_codes(words_ptr, c, in_classes, own_slice * BITS, WORDS, CLASSES, BITS)
         else:
-            dot = tl.zeros((ROWS, CLASSES), tl.float32)
-            for s in range(SLICES):
-                part = _load_rows(
-                    v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, row, s * BITS + lane, in_rows, n_bits, v_stride, HAS_NORM
-                )
-                dot += _dot_rows(
-                    part * inverse_norm, _load_codes(words_ptr, c, in_classes, s * BITS, WORDS, CLASSES, BITS), PARTS
-                )
-            codes = _load_codes(words_ptr, c, in_classes, own_slice * BITS, WORDS, CLASSES, BITS)
+            codes = _load_codes(words_ptr, c, in_classes, 0, WORDS, CLASSES, BITS)
+            dot = tl.dot(high, tl.trans(codes))
+            if PARTS == 2:
+                dot = tl.dot(low, tl.trans(codes), dot)
+
+        # Classes that are none, and those that `finish` adds.
+        dot = tl.where(in_classes[None, :], dot, float("-inf"))
+        if TARGET == "ids":
+            dot = tl.where(c[None, :] != own_class, dot, float("-inf"))
+        elif TARGET == "sparse":
+            while tl.min(column) < block + CLASSES:
+                reached = column < block + CLASSES
+                positive = reached & (tl.load(values_ptr + entry, mask=reached, other=0.0) > 0.0)
+                left_out = tl.where(positive, column, -1)
+                dot = tl.where(c[None, :] != left_out[:, None], dot, float("-inf"))
+                entry += reached.to(tl.int64)
+                column = _column_of(columns_ptr, entry, row_end)
+        lows = 1  # whether the low halves count, where that was not known before
+        if PARTS == 1:
+            lows = _is_heavy(dot, light_below, step)
+            if not CHUNKED:
+                for _ in range(0, lows):
+                    dot = tl.dot(low, tl.trans(codes), dot)
 
         logit = dot * (step / ROW_SCALE)  # [ROWS, CLASSES]
-        if DENSE:
+        if TARGET == "dense":
             share = tl.load(
                 target_ptr + row[:, None] * target_stride + c[None, :], mask=in_rows[:, None] & in_classes[None, :], other=0.0
             ).to(tl.float32)
             moved, slope = _with_margin(logit / scale, margin, cos_margin, sin_margin, past_pi_cosine, ANGULAR)
             logit = tl.where(share > 0.0, scale * moved, logit)
             slope = tl.where(share > 0.0, slope, 1.0)
-            q = tl.where(in_classes[None, :], weight * share + label_smoothing / n_classes, 0.0)
-            target_logit += tl.sum(q * logit, 1)
+            q = weight * share + label_smoothing / n_classes
+            target_logit += tl.sum(tl.where(in_classes[None, :], q * logit, 0.0), 1)
             if NEED_PULL:
-                target_pull = _pull(target_pull, q * slope, codes, PARTS)
-            kept = in_classes[None, :]
-        else:
-            kept = in_classes[None, :] & (c[None, :] != own_class)
+                target_pull = _pull(target_pull, tl.where(in_classes[None, :], q * slope, 0.0), codes, 1, 2)
 
-        logit = tl.where(kept, logit * LOG2_E, float("-inf"))
+        logit *= LOG2_E
         new_top = tl.maximum(top, tl.max(logit, 1))
         p = tl.exp2(logit - new_top[:, None])
         decay = tl.exp2(top - new_top)
-        total = total * decay + tl.sum(p, 1)
+        block_total = tl.sum(p, 1)
+        total = total * decay + block_total
         top = new_top
         if NEED_PULL:
-            if DENSE:
+            if TARGET == "dense":
                 p *= slope
-            pulled = _pull(pulled * decay[:, None], p, codes, PARTS)
+            pulled = _pull(pulled * decay[:, None], p, codes, lows, PARTS)
+        if PARTS == 1:
+            light_total = light_total * decay + tl.where(lows > 0, 0.0, block_total)
+
+    if NEED_PULL:
+        pulled *= 1.0 / PROBABILITY_SCALE
+        if PARTS == 1 and not CHUNKED:
+            pulled += (step * light_total / ROW_SCALE)[:, None] * low.to(tl.float32)
+        if TARGET == "dense":
+            target_pull *= 1.0 / PROBABILITY_SCALE
 
     # 3. What this part of the classes found.
-    at = split.to(tl.int64) * n_rows + row
-    if own_slice == 0:
+    if FINISHES:
+        _finish_rows(
+            v, inverse_norm, top, total, pulled, target_logit, target_pull,
+            target_ptr, columns_ptr, values_ptr, target_total_ptr, words_ptr, column_sum_ptr,
+            loss_ptr, lse_ptr, grad_ptr, lse_grad_ptr, row, bit, n_rows, n_classes, n_bits,
+            scale, step, margin, cos_margin, sin_margin, past_pi_cosine, label_smoothing, ignore_index,
+            WORDS, TARGET, ANGULAR, SMOOTH, NEED_PULL,
+        )  # fmt: skip
+    else:
         tl.store(top_ptr + at, top, mask=in_rows)
         tl.store(total_ptr + at, total, mask=in_rows)
-        if DENSE:
+        if TARGET == "dense":
             tl.store(target_logit_ptr + at, target_logit, mask=in_rows)
-    if NEED_PULL:
-        bit = own_slice * BITS + lane
-        tile = at[:, None] * n_bits + bit[None, :]
-        inside = in_rows[:, None] & (bit < n_bits)[None, :]
-        tl.store(pulled_ptr + tile, pulled * (1.0 / PROBABILITY_SCALE), mask=inside)
-        if DENSE:
-            tl.store(target_pull_ptr + tile, target_pull * (1.0 / PROBABILITY_SCALE), mask=inside)
+        if NEED_PULL:
+            inside = in_rows[:, None] & (bit < n_bits)[None, :]
+            tl.store(pulled_ptr + tile, pulled, mask=inside)
+            if TARGET == "dense":
+                tl.store(target_pull_ptr + tile, target_pull, mask=inside)
 
 
 @triton.jit
 def _finish_kernel(
     v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr,  # [N, K], [K] or None
-    target_ptr, target_total_ptr,  # int64 [N]; or [N, C] and its row sums [N]
+    target_ptr, columns_ptr, values_ptr, target_total_ptr,  # as in the sweep
     words_ptr, column_sum_ptr,  # int32 [C, WORDS], float32 [K]
-    top_ptr, total_ptr, pulled_ptr, target_logit_ptr, target_pull_ptr,  # [splits, N] or [splits, N, K]
+    top_ptr, total_ptr, pulled_ptr, target_logit_ptr, target_pull_ptr,  # [1 or slices, splits, N], [splits, N, K]
     loss_ptr, lse_ptr, grad_ptr, lse_grad_ptr,  # out: [N], [N], [N, K] or None
     n_rows, n_classes, n_bits, v_stride, n_splits,
     scale, step, margin, cos_margin, sin_margin, past_pi_cosine, label_smoothing, ignore_index,
-    WORDS: tl.constexpr, ROWS: tl.constexpr, BITS: tl.constexpr,
-    HAS_NORM: tl.constexpr, DENSE: tl.constexpr, ANGULAR: tl.constexpr, SMOOTH: tl.constexpr,
+    WORDS: tl.constexpr, TARGET: tl.constexpr, HAS_NORM: tl.constexpr,
+    ROWS: tl.constexpr, BITS: tl.constexpr, ANGULAR: tl.constexpr, SMOOTH: tl.constexpr,
 ):  # fmt: skip
     NEED_PULL: tl.constexpr = pulled_ptr is not None
     row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     in_rows = row < n_rows
     bit = tl.arange(0, BITS)
-    in_bits = bit < n_bits
-    inside = in_rows[:, None] & in_bits[None, :]
+    inside = in_rows[:, None] & (bit < n_bits)[None, :]
     tile = row[:, None] * n_bits + bit[None, :]
-    v = _load_rows(v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, row, bit, in_rows, n_bits, v_stride, HAS_NORM)
-    inverse_norm = _inverse_norm(tl.sum(v * v, 1))
-    v *= inverse_norm[:, None]
+    v, inverse_norm = _load_rows(v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, row, bit, in_rows, n_bits, v_stride, HAS_NORM)
 
-    # 1. The parts of the classes, merged in their order.
+    # The parts of the classes, merged in their order.
     top = tl.full((ROWS,), NO_CLASS_YET, tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
     pulled = tl.zeros((ROWS, BITS), tl.float32)
@@ -390,43 +522,79 @@ def _finish_kernel(
         if NEED_PULL:
             part = tl.load(pulled_ptr + at * n_bits + tile, mask=inside, other=0.0)
             pulled = pulled * decay[:, None] + part_decay[:, None] * part
-        if DENSE:
+        if TARGET == "dense":
             target_logit += tl.load(target_logit_ptr + at + row, mask=in_rows, other=0.0)
             if NEED_PULL:
                 target_pull += tl.load(target_pull_ptr + at * n_bits + tile, mask=inside, other=0.0)
+    _finish_rows(
+        v, inverse_norm, top, total, pulled, target_logit, target_pull,
+        target_ptr, columns_ptr, values_ptr, target_total_ptr, words_ptr, column_sum_ptr,
+        loss_ptr, lse_ptr, grad_ptr, lse_grad_ptr, row, bit, n_rows, n_classes, n_bits,
+        scale, step, margin, cos_margin, sin_margin, past_pi_cosine, label_smoothing, ignore_index,
+        WORDS, TARGET, ANGULAR, SMOOTH, NEED_PULL,
+    )  # fmt: skip
 
-    # 2. The positive class of a row, which the sweep left out.
-    if DENSE:
+
+@triton.jit
+def _finish_rows(
+    v, inverse_norm, top, total, pulled, target_logit, target_pull,  # v^, 1 / |v|, sums over all classes (or all but positives)
+    target_ptr, columns_ptr, values_ptr, target_total_ptr, words_ptr, column_sum_ptr,
+    loss_ptr, lse_ptr, grad_ptr, lse_grad_ptr, row, bit, n_rows, n_classes, n_bits,
+    scale, step, margin, cos_margin, sin_margin, past_pi_cosine, label_smoothing, ignore_index,
+    WORDS: tl.constexpr, TARGET: tl.constexpr, ANGULAR: tl.constexpr, SMOOTH: tl.constexpr, NEED_PULL: tl.constexpr,
+):  # fmt: skip
+    """The positive classes of the rows, which the sweep left out; loss and gradients."""
+    in_rows = row < n_rows
+    uniform = label_smoothing / n_classes
+    if SMOOTH and TARGET != "dense":
+        column_sum = tl.load(column_sum_ptr + bit, mask=bit < n_bits, other=0.0)[None, :]
+        target_logit += uniform * step * tl.sum(v * column_sum, 1)
+        target_pull += uniform * column_sum
+
+    if TARGET == "dense":
         labelled = tl.load(target_total_ptr + row, mask=in_rows, other=0.0) > 0.0
         valid = labelled
-    else:
+    elif TARGET == "ids":
         own_class = tl.load(target_ptr + row, mask=in_rows, other=ignore_index)
         labelled = own_class != ignore_index
         valid = labelled & (own_class >= 0) & (own_class < n_classes)
-        word = tl.load(words_ptr + own_class[:, None] * WORDS + (bit // 32)[None, :], mask=inside & valid[:, None], other=0)
-        code = tl.where(inside, 2.0 * ((word >> (bit % 32)[None, :]) & 1).to(tl.float32) - 1.0, 0.0)  # [ROWS, BITS]
-        cosine = tl.sum(v * code, 1) * (step / scale)
-        moved, slope = _with_margin(cosine, margin, cos_margin, sin_margin, past_pi_cosine, ANGULAR)
-        positive = tl.where(valid, scale * moved * LOG2_E, float("-inf"))
-        new_top = tl.maximum(top, positive)
-        decay, weight = tl.exp2(top - new_top), tl.exp2(positive - new_top)
-        total = total * decay + weight
-        top = new_top
-        pulled = pulled * decay[:, None] + (weight * slope)[:, None] * code
-        target_logit = (1.0 - label_smoothing) * scale * moved
-        target_pull = ((1.0 - label_smoothing) * slope)[:, None] * code
-        if SMOOTH:
-            uniform = label_smoothing / n_classes
-            column_sum = tl.load(column_sum_ptr + bit, mask=in_bits, other=0.0)[None, :]
-            target_logit += uniform * (step * tl.sum(v * column_sum, 1) + scale * (moved - cosine))
-            target_pull += uniform * (column_sum + (slope - 1.0)[:, None] * code)
+        top, total, pulled, target_logit, target_pull = _add_positive(
+            own_class, valid, 1.0 - label_smoothing, uniform, v, top, total, pulled, target_logit, target_pull,
+            words_ptr, bit, n_bits, scale, step, margin, cos_margin, sin_margin, past_pi_cosine, WORDS, ANGULAR,
+        )  # fmt: skip
+    else:
+        start = tl.load(target_ptr + row, mask=in_rows, other=0)
+        row_end = tl.load(target_ptr + row + 1, mask=in_rows, other=0)
+        longest = tl.max(row_end - start)
+        row_total = tl.zeros(inverse_norm.shape, tl.float32)
+        for j in range(0, longest):
+            row_total += tl.load(values_ptr + start + j, mask=start + j < row_end, other=0.0)
+        labelled = row_total > 0.0
+        weight = (1.0 - label_smoothing) / tl.where(labelled, row_total, 1.0)
+        misplaced = tl.zeros(start.shape, tl.int32)
+        before = tl.full(start.shape, -1, tl.int64)
+        for j in range(0, longest):
+            present = start + j < row_end
+            own_class = tl.load(columns_ptr + start + j, mask=present, other=0)
+            share = tl.load(values_ptr + start + j, mask=present, other=0.0)
+            exists = present & (own_class > before) & (own_class < n_classes)
+            misplaced += (present & (exists == 0)).to(tl.int32)
+            before = tl.where(present, own_class, before)
+            top, total, pulled, target_logit, target_pull = _add_positive(
+                own_class, exists & (share > 0.0), weight * share, uniform, v, top, total, pulled, target_logit, target_pull,
+                words_ptr, bit, n_bits, scale, step, margin, cos_margin, sin_margin, past_pi_cosine, WORDS, ANGULAR,
+            )  # fmt: skip
 
-    # 3. Loss and gradients.  A class id that does not exist must not look like a result.
+        valid = labelled & (misplaced == 0)
+
+    # A class id that does not exist must not look like a result.
     lse = (top + tl.log2(total)) * LN_2
     loss = tl.where(labelled, tl.where(valid, lse - target_logit, float("nan")), 0.0)
     tl.store(lse_ptr + row, lse, mask=in_rows)
     tl.store(loss_ptr + row, loss, mask=in_rows)
     if NEED_PULL:
+        inside = in_rows[:, None] & (bit < n_bits)[None, :]
+        tile = row[:, None] * n_bits + bit[None, :]
         mean_code = pulled / total[:, None]
         if grad_ptr is not None:
             grad = _through_norm(mean_code - target_pull, v, step * inverse_norm)
@@ -437,6 +605,84 @@ def _finish_kernel(
 
 
 @triton.jit
+def _add_positive(
+    own_class, present, share, uniform, v, top, total, pulled, target_logit, target_pull,
+    words_ptr, bit, n_bits, scale, step, margin, cos_margin, sin_margin, past_pi_cosine,
+    WORDS: tl.constexpr, ANGULAR: tl.constexpr,
+):  # fmt: skip
+    """One positive class of every row where present, of weight share + uniform in the target; its uniform part, without the
+    margin, is in target_logit and target_pull already."""
+    inside = present[:, None] & (bit < n_bits)[None, :]
+    word = tl.load(words_ptr + own_class[:, None] * WORDS + (bit // 32)[None, :], mask=inside, other=0)
+    code = tl.where(inside, 2.0 * ((word >> (bit % 32)[None, :]) & 1).to(tl.float32) - 1.0, 0.0)  # [ROWS, BITS]
+    cosine = tl.sum(v * code, 1) * (step / scale)
+    moved, slope = _with_margin(cosine, margin, cos_margin, sin_margin, past_pi_cosine, ANGULAR)
+    logit = tl.where(present, scale * moved * LOG2_E, float("-inf"))
+    new_top = tl.maximum(top, logit)
+    decay, weight = tl.exp2(top - new_top), tl.exp2(logit - new_top)
+    total = total * decay + weight
+    pulled = pulled * decay[:, None] + (weight * slope)[:, None] * code
+    target_logit += tl.where(present, scale * (share * moved + uniform * (moved - cosine)), 0.0)
+    target_pull += (share * slope + uniform * (slope - 1.0))[:, None] * code
+    return new_top, total, pulled, target_logit, target_pull
+
+
+@triton.jit
 def _through_norm(pull, unit, factor):
     """The gradient with respect to v, from one with respect to v^ = unit.  [ROWS, BITS]"""
     return (pull - unit * tl.sum(pull * unit, 1)[:, None]) * factor[:, None]
+
+
+@triton.jit
+def _halves_kernel(
+    v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, column_sum_ptr,  # [N, K], [K] or None
+    halves_ptr, light_below_ptr,  # out: fp16 [2, N, K], [N]
+    n_rows, n_classes, n_bits, v_stride, step, log_light,
+    BITS: tl.constexpr, HAS_NORM: tl.constexpr,
+):  # fmt: skip
+    """The two halves of v^, times ROW_SCALE, and the bound of the light classes; one row a program."""
+    row = (tl.program_id(0) + tl.arange(0, 1)).to(tl.int64)
+    bit = tl.arange(0, BITS)
+    in_rows = row < n_rows
+    v, _ = _load_rows(v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, row, bit, in_rows, n_bits, v_stride, HAS_NORM)
+    tl.store(light_below_ptr + row, _light_below(v, column_sum_ptr, bit, n_classes, n_bits, step, log_light))
+    inside = in_rows[:, None] & (bit < n_bits)[None, :]
+    high = _high(v * ROW_SCALE)
+    here = halves_ptr + row[:, None] * n_bits + bit[None, :]
+    tl.store(here, high, mask=inside)
+    tl.store(here + tl.cast(n_rows, tl.int64) * n_bits, _low(v * ROW_SCALE, high), mask=inside)
+
+
+@triton.jit
+def _dots_kernel(
+    halves_ptr, light_below_ptr, words_ptr,  # fp16 [2, N, K], [N], int32 [C, WORDS]
+    dots_ptr,  # out: float32 [N, dots_stride], the classes [first_class, end_class)
+    n_rows, n_bits, dots_stride, first_class, end_class, step,
+    WORDS: tl.constexpr, ROWS: tl.constexpr, CLASSES: tl.constexpr, BITS: tl.constexpr, PARTS: tl.constexpr,
+):  # fmt: skip
+    """v^ . o_c, times ROW_SCALE."""
+    row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
+    c = first_class + tl.program_id(1) * CLASSES + tl.arange(0, CLASSES)
+    in_rows = row < n_rows
+    in_classes = c < end_class
+    low_ptr = halves_ptr + tl.cast(n_rows, tl.int64) * n_bits
+    dot = tl.zeros((ROWS, CLASSES), tl.float32)
+    for first_bit in range(0, n_bits, BITS):
+        codes = tl.trans(_load_codes(words_ptr, c, in_classes, first_bit, WORDS, CLASSES, BITS))
+        dot = tl.dot(_load_half(halves_ptr, row, in_rows, first_bit, n_bits, BITS), codes, dot)
+        if PARTS == 2:
+            dot = tl.dot(_load_half(low_ptr, row, in_rows, first_bit, n_bits, BITS), codes, dot)
+    if PARTS == 1:
+        light_below = tl.load(light_below_ptr + row, mask=in_rows, other=float("inf"))
+        heavy = _is_heavy(tl.where(in_classes[None, :], dot, float("-inf")), light_below, step)
+        for first_bit in range(tl.where(heavy > 0, 0, n_bits), n_bits, BITS):
+            codes = tl.trans(_load_codes(words_ptr, c, in_classes, first_bit, WORDS, CLASSES, BITS))
+            dot = tl.dot(_load_half(low_ptr, row, in_rows, first_bit, n_bits, BITS), codes, dot)
+    here = row[:, None] * dots_stride + (c - first_class)[None, :]
+    tl.store(dots_ptr + here, dot, mask=in_rows[:, None] & in_classes[None, :])
+
+
+@triton.jit
+def _load_half(half_ptr, row, in_rows, first_bit, n_bits, BITS: tl.constexpr):
+    bit = first_bit + tl.arange(0, BITS)
+    return tl.load(half_ptr + row[:, None] * n_bits + bit[None, :], mask=in_rows[:, None] & (bit < n_bits)[None, :], other=0.0)

@@ -11,8 +11,6 @@ from ._registered import registered
 
 NO_NORM = (None, None, None, None, False, "")
 
-_groups: dict[str, Any] = {}  # process groups by name: a registered op takes no group
-
 
 class BatchNorm(NamedTuple):
     """The arguments of torch.nn.functional.batch_norm, and the processes that share the statistics."""
@@ -47,47 +45,60 @@ class BatchNorm(NamedTuple):
             raise ValueError(f"{op}: eps must be positive; got {self.eps}")
         if self.training and self.process_group is None and len(latent) == 1:
             raise ValueError(f"Expected more than 1 value per channel when training, got input size {latent.shape}")
-        if self.process_group is not None and torch.compiler.is_compiling():
-            raise ValueError(
-                f"{op}: process_group is not supported under torch.compile; leave this call outside of the compiled part"
-            )
 
-    def fix_statistics(self, latent: Tensor, impl: str) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, bool, str]:
-        """(mean, 1 / deviation, weight, bias, training, group name): what the loss op takes. Updates the running statistics."""
-        weight, bias = (None if x is None else x.contiguous() for x in (self.weight, self.bias))
+    def statistics(self, latent: Tensor, impl: str) -> "Statistics":
         if not self.training:
             assert self.running_mean is not None  # see check
             assert self.running_var is not None
             mean, var = (x.to(_wide(latent)).contiguous() for x in (self.running_mean, self.running_var))
-            return mean, (var + self.eps).rsqrt(), weight, bias, False, ""
-        group = "" if self.process_group is None else self.process_group.group_name
+            return Statistics(mean, var, len(latent))
         with torch.no_grad():
-            mean, var = _statistics(latent.detach(), impl)
-            count: Any = len(latent)
-            if group:
-                _groups[group] = self.process_group
-                mean, var, count = _over_processes(mean, var, count, self.process_group)
-            if self.running_mean is not None and self.running_var is not None:
-                self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-                self.running_var.lerp_((var * (count / (count - 1))).to(self.running_var.dtype), self.momentum)
-        return mean, (var + self.eps).rsqrt(), weight, bias, True, group
+            if len(latent):
+                mean, var = _statistics(latent.detach(), impl)
+            else:  # zeros rather than NaN, which would spread to the processes that have rows
+                mean = var = latent.new_zeros(latent.shape[1], dtype=_wide(latent))
+            found = Statistics(mean, var, len(latent))
+            return found if self.process_group is None else over_processes(found, self.process_group.group_name)
+
+    def normalisation(self, found: "Statistics") -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, bool, str]:
+        """(mean, 1 / deviation, weight, bias, training, group name): what the loss op takes."""
+        weight, bias = (None if x is None else x.contiguous() for x in (self.weight, self.bias))
+        group = self.process_group.group_name if self.training and self.process_group is not None else ""
+        return found.mean, (found.var + self.eps).rsqrt(), weight, bias, self.training, group
+
+    def update_running(self, found: "Statistics") -> None:
+        """What training does to the running statistics, in place; without any row nothing, as in torch."""
+        if not self.training or self.running_mean is None or self.running_var is None:
+            return
+        if isinstance(found.count, int) and found.count == 0:
+            return
+        with torch.no_grad():
+            unbiased = found.var * (found.count / (found.count - 1))
+            self.running_mean.lerp_(found.mean.to(self.running_mean.dtype), self.momentum)
+            self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+
+
+class Statistics(NamedTuple):
+    """Of the rows of all processes together."""
+
+    mean: Tensor  # [K]
+    var: Tensor  # biased, [K]
+    count: Any  # of rows: an int, or a scalar tensor where processes added theirs
 
 
 def _wide(latent: Tensor) -> torch.dtype:
     return torch.float64 if latent.dtype == torch.float64 else torch.float32
 
 
-def _over_processes(mean: Tensor, var: Tensor, count: int, group: Any) -> tuple[Tensor, Tensor, Tensor]:
+def over_processes(mine: Statistics, group: str) -> Statistics:
     """Mean and variance of all processes' rows together (Chan et al.'s combination), and their number."""
-    mine = torch.cat((mean, var, mean.new_tensor([count])))  # [2K + 1]
-    everyone = [torch.empty_like(mine) for _ in range(dist.get_world_size(group))]
-    dist.all_gather(everyone, mine, group=group)
-    bits = len(mean)
-    table = torch.stack(everyone)  # [processes, 2K + 1]
+    bits = len(mine.mean)
+    numbers = torch.cat((mine.mean, mine.var, mine.mean.new_full((1,), mine.count)))  # [2K + 1]
+    table = _from_every_process(numbers, group)  # [processes, 2K + 1]
     means, variances, counts = table[:, :bits], table[:, bits:-1], table[:, -1:]
     share = counts / counts.sum()
     mean = (share * means).sum(0)
-    return mean, (share * (variances + (means - mean).square())).sum(0), counts.sum()
+    return Statistics(mean, (share * (variances + (means - mean).square())).sum(0), counts.sum())
 
 
 def backward(
@@ -95,11 +106,10 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of latent [N, K], weight [K] and bias [K], from `rows`, the gradient of the normalised latent [N, K]."""
     weight_grad, bias_grad = _sums.op(rows, latent, mean, rstd, impl)
-    sums = torch.stack((weight_grad, bias_grad))
-    count = sums.new_tensor([len(latent)])
+    sums, count = torch.stack((weight_grad, bias_grad)), len(latent)  # [2, K]
     if group:
-        together = torch.cat((sums.flatten(), count))
-        dist.all_reduce(together, group=_groups[group])
+        together = torch.cat((sums.flatten(), sums.new_full((1,), count)))
+        together = _from_every_process(together, group).sum(0)
         sums, count = together[:-1].view(2, -1), together[-1:]
     # In eval mode the statistics do not depend on the latent: nothing comes back through them.
     through = sums / count if training else torch.zeros_like(sums)
@@ -134,6 +144,21 @@ def _input_gradient_forward(
     return _implementation(impl).input_gradient(rows, latent, mean, rstd, weight, through)
 
 
+def _group_named(name: str) -> Any:
+    from torch.distributed import distributed_c10d  # builds without torch.distributed have no such module
+
+    resolve: Any = distributed_c10d._resolve_process_group
+    return resolve(name)
+
+
+def _from_every_process_forward(numbers: Tensor, group: str) -> Tensor:
+    """`numbers` of every process of the group of that name.  [M] -> [processes, M]"""
+    processes = _group_named(group)
+    table = [torch.empty_like(numbers) for _ in range(processes.size())]
+    dist.all_gather(table, numbers, group=processes)
+    return torch.stack(table)
+
+
 def _fake_columns(latent: Tensor) -> tuple[Tensor, Tensor]:
     column = latent.new_empty(latent.shape[1], dtype=_wide(latent))
     return column, torch.empty_like(column)
@@ -145,4 +170,10 @@ _input_gradient = registered(
     "batch_norm_backward",
     _input_gradient_forward,
     fake=lambda rows, latent, *_: torch.empty(latent.shape, dtype=latent.dtype, device=latent.device),
+)
+# An op of its own, so that torch.compile keeps the collective in its graph; there, a group can only travel by its name.
+_from_every_process = registered(
+    "from_every_process",
+    _from_every_process_forward,
+    fake=lambda numbers, group: numbers.new_empty(_group_named(group).size(), len(numbers)),
 )

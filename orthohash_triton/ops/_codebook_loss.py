@@ -4,11 +4,12 @@ import math
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .. import reference
 from . import _batch_norm, _checks, _dispatch
-from ._codebook_loss_op import codebook_loss
+from ._codebook_loss_op import codebook_loss, cpu_kernel
 from ._derived import derived
 
 LATENT_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -56,56 +57,132 @@ def check_options(
     return Options(scale, float(margin), margin_type == "angular", float(label_smoothing), int(ignore_index), parts)
 
 
-def check_inputs(op: str, name: str, v: Any, target: Any, codebook: Any, ignore_index: int) -> tuple[Tensor, Tensor, Tensor]:
-    """v [N, K] (called `name` by the caller), target int64 [N] or floating [N, C], codebook int8 +-1 [C, K]."""
+class Target(NamedTuple):
+    """A target as the registered op takes it."""
+
+    target: Tensor  # int64 ids [N]; floating [N, C]; or, of a sparse [N, C] target, the row starts int64 [N + 1]
+    columns: Tensor | None  # int64 [nnz]
+    values: Tensor | None  # float32 [nnz], float64 for float64 latents
+
+
+def check_inputs(op: str, name: str, v: Any, target: Any, codebook: Any, ignore_index: int) -> tuple[Tensor, Target, Tensor]:
+    """v [N, K] (called `name` by the caller), target (see Target), codebook int8 +-1 [C, K]."""
     v = _checks.tensor(op, name, v, dtypes=LATENT_DTYPES, ndim=2, shape="[N, K]")
     codebook = _checks.tensor(op, "codebook", codebook, dtypes=(torch.int8,), ndim=2, shape="[C, K] of +-1")
-    if codebook.shape[1] != v.shape[1] or codebook.numel() == 0:
+    rows, bits = v.shape
+    classes = codebook.shape[0]
+    if codebook.shape[1] != bits or classes == 0 or bits == 0:
         raise ValueError(
-            f"{op}: {name} has {v.shape[1]} bits, the codebook is {list(codebook.shape)}; expected [C, {v.shape[1]}] with C > 0. "
-            f"make_codebook(num_classes, {v.shape[1]}) makes one"
+            f"{op}: {name} has {bits} bits, the codebook is {list(codebook.shape)}; expected [C, {bits}] with C > 0. "
+            f"make_codebook(num_classes, {bits}) makes one"
         )
-    target = _check_target(op, target, len(v), len(codebook), ignore_index)
-    _checks.same_device(op, "target", target, name, v)
+    checked = _check_target(op, target, rows, classes, ignore_index, v.dtype)
+    for part in checked:
+        if part is not None:
+            _checks.same_device(op, "target", part, name, v)
+            if part.requires_grad and torch.is_grad_enabled():
+                raise ValueError(f"{op}: target gets no gradient, but it requires one. Pass target.detach()")
     _checks.same_device(op, "codebook", codebook, name, v)
     if _checks.may_read_values(codebook):
         derived(codebook, "checked", lambda: _require_signs(op, codebook))
-    return v, target, codebook
+    return v, checked, codebook
 
 
-def _check_target(op: str, target: Any, rows: int, classes: int, ignore_index: int) -> Tensor:
-    if not isinstance(target, Tensor) or tuple(target.shape) not in ((rows,), (rows, classes)) or _wrong_ids(target):
-        expected = f"int64 class ids [{rows}], or multi-hot or soft targets [{rows}, {classes}]"
+def _check_target(op: str, target: Any, rows: int, classes: int, ignore_index: int, latent: torch.dtype) -> Target:
+    if isinstance(target, tuple) or (isinstance(target, Tensor) and target.layout != torch.strided):
+        return _check_sparse_target(op, target, rows, classes, latent)
+    if not isinstance(target, Tensor) or target.shape not in ((rows,), (rows, classes)) or _wrong_ids(target):
+        expected = f"int64 class ids [{rows}], or multi-hot or soft targets [{rows}, {classes}], dense or sparse"
         error = ValueError if isinstance(target, Tensor) and not _wrong_ids(target) else TypeError
         hint = ". Convert class ids with .long()" if error is TypeError and isinstance(target, Tensor) else ""
         raise error(f"{op}: target must be {expected}; got {_checks.describe(target)}{hint}")
     if target.ndim == 2:
-        return _check_dense_target(op, target)
+        return Target(_check_weights(op, target, latent), None, None)
     if rows and _checks.may_read_values(target):
-        low, high = map(int, torch.aminmax(target))
-        if low < 0 or high >= classes:  # or is it only ignore_index?
-            low, high = map(int, torch.aminmax(torch.where(target == ignore_index, 0, target)))
-        if low < 0 or high >= classes:
-            bad = low if low < 0 else high
+        bad = _class_outside(target, classes, ignore_index)
+        if bad is not None:
             raise ValueError(
                 f"{op}: target has class {bad}; expected ids from 0 to {classes - 1} (the codebook has {classes} rows) "
                 f"or ignore_index = {ignore_index}"
             )
-    return target
+    return Target(target, None, None)
 
 
 def _wrong_ids(target: Tensor) -> bool:
     return target.ndim == 1 and target.dtype != torch.int64
 
 
-def _check_dense_target(op: str, target: Tensor) -> Tensor:
-    if target.is_complex():
-        raise TypeError(f"{op}: target must be real; got {_checks.describe(target)}")
-    if not target.is_floating_point():
-        target = target.float()
-    if target.numel() and _checks.may_read_values(target) and bool(target.amin() < 0):
-        raise ValueError(f"{op}: target has negative entries (smallest {float(target.amin()):.4g}); soft targets are at least 0")
-    return target
+def _class_outside(target: Tensor, classes: int, ignore_index: int) -> int | None:
+    if target.device.type == "cpu":  # one pass of compiled code: the check of a small batch must not cost as much as its loss
+        return cpu_kernel().class_outside(target.contiguous(), classes, ignore_index)
+    outside = target[((target < 0) | (target >= classes)) & (target != ignore_index)]
+    return int(outside[0]) if len(outside) else None
+
+
+def _check_weights(op: str, weights: Tensor, latent: torch.dtype) -> Tensor:
+    """Weights of classes, floating: those of a dense target [N, C], or of the entries of a sparse one [nnz]."""
+    if weights.is_complex():
+        raise TypeError(f"{op}: target must be real; got {_checks.describe(weights)}")
+    if not weights.is_floating_point():
+        weights = weights.to(torch.float64 if latent == torch.float64 else torch.float32)
+    if weights.numel() and _checks.may_read_values(weights):
+        low, high = map(float, torch.aminmax(weights.detach()))
+        if not (low >= 0 and high < math.inf):
+            found = f"negative entries (smallest {low:.4g})" if low < 0 else "entries that are NaN or infinite"
+            raise ValueError(f"{op}: target has {found}; soft targets are at least 0 and finite")
+    return weights
+
+
+def _check_sparse_target(op: str, target: Any, rows: int, classes: int, latent: torch.dtype) -> Target:
+    if isinstance(target, Tensor):
+        if target.layout == torch.sparse_coo and target.is_coalesced():
+            target = target.to_sparse_csr()
+        if target.layout != torch.sparse_csr:
+            hint = ".coalesce()" if target.layout == torch.sparse_coo else ".to_sparse_csr()"
+            raise ValueError(
+                f"{op}: a sparse target must be torch.sparse_csr or coalesced torch.sparse_coo; got {target.layout}"
+                f"{', not coalesced' if target.layout == torch.sparse_coo else ''}. Convert it with {hint}"
+            )
+        if target.shape != (rows, classes):
+            raise ValueError(f"{op}: a sparse target must be [{rows}, {classes}]; got {list(target.shape)}")
+        target = target.crow_indices(), target.col_indices(), target.values()
+    if len(target) != 3 or not all(isinstance(part, Tensor) and part.ndim == 1 for part in target):
+        raise TypeError(f"{op}: a target in parts must be the tensors (crow_indices, col_indices, values); got {target!r:.80}")
+    starts, columns, values = target
+    if starts.dtype not in (torch.int32, torch.int64) or columns.dtype not in (torch.int32, torch.int64):
+        raise TypeError(f"{op}: crow_indices and col_indices of target must be int64; got {starts.dtype} and {columns.dtype}")
+    if len(starts) != rows + 1 or len(columns) != len(values):
+        raise ValueError(
+            f"{op}: target must have crow_indices [{rows + 1}] and as many col_indices as values; "
+            f"got [{len(starts)}], [{len(columns)}] and [{len(values)}]"
+        )
+    values = _check_weights(op, values, latent).to(torch.float64 if latent == torch.float64 else torch.float32)
+    checked = Target(starts.long(), columns.long(), values)
+    if _checks.may_read_values(columns):
+        _check_entries(op, starts, columns, classes)
+    return checked
+
+
+def _check_entries(op: str, starts: Tensor, columns: Tensor, classes: int) -> None:
+    entries = len(columns)
+    if starts[0] != 0 or starts[-1] != entries or bool((starts.diff() < 0).any()):
+        raise ValueError(f"{op}: crow_indices of target must rise from 0 to its {entries} entries")
+    if not entries:
+        return
+    low, high = map(int, torch.aminmax(columns))
+    if low < 0 or high >= classes:
+        bad = low if low < 0 else high
+        raise ValueError(
+            f"{op}: target has class {bad}; expected columns from 0 to {classes - 1} (the codebook has {classes} rows)"
+        )
+    ascending = F.pad(columns.diff() > 0, (1, 0), value=True)
+    ascending[starts[:-1][starts.diff() > 0]] = True  # the first entries of their rows
+    if not bool(ascending.all()):
+        row = int((starts <= int(ascending.long().argmin())).sum()) - 1
+        raise ValueError(
+            f"{op}: target has columns that repeat or are out of order in row {row}; expected ascending columns. "
+            "torch.sparse_coo_tensor(indices, values, size).coalesce() sorts and merges them"
+        )
 
 
 def _require_signs(op: str, codebook: Tensor) -> bool:
@@ -130,12 +207,12 @@ def evaluate(
     """The loss behind both public functions: v is normalised over the batch first where `batch_norm` says how."""
     bits = v.shape[-1] if isinstance(v, Tensor) and v.ndim else 1
     options = check_options(op, bits, precision=precision, **keywords)
-    v, target, codebook = check_inputs(op, name, v, target, codebook, options.ignore_index)
+    v, positives, codebook = check_inputs(op, name, v, target, codebook, options.ignore_index)
     if batch_norm is not None:
         batch_norm.check(op, v)
     chosen = _dispatch.choose(op, impl, v)
     if chosen == "reference":
-        return _evaluate_reference(op, v, target, codebook, batch_norm, return_lse=return_lse, **keywords)
+        return _evaluate_reference(op, v, positives, codebook, batch_norm, return_lse=return_lse, **keywords)
     if chosen == "triton" and v.dtype == torch.float64:
         raise TypeError(
             f'{op}: {name} is float64, which the Triton kernels do not take. Convert it with .float(), or use impl="reference"'
@@ -143,16 +220,23 @@ def evaluate(
 
     wanted = [v] if batch_norm is None else [v, batch_norm.weight, batch_norm.bias]
     need_grad = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in wanted)
-    norm = _batch_norm.NO_NORM if batch_norm is None else batch_norm.fix_statistics(v, chosen)
-    needs = need_grad, need_grad and return_lse
-    loss, lse, *_ = codebook_loss(v, *norm, target, codebook, *options, chosen, keywords["reduction"], *needs)
+    how = *positives, codebook, *options, chosen, keywords["reduction"], need_grad, need_grad and return_lse
+    if batch_norm is None:
+        loss, lse, *_ = codebook_loss(v, *_batch_norm.NO_NORM, *how)
+    else:
+        statistics = batch_norm.statistics(v, chosen)
+        loss, lse, *_ = codebook_loss(v, *batch_norm.normalisation(statistics), *how)
+        batch_norm.update_running(statistics)  # last: what raises above leaves them as they were
     return (loss, lse) if return_lse else loss
 
 
 def _evaluate_reference(
-    op: str, v: Tensor, target: Tensor, codebook: Tensor, batch_norm: _batch_norm.BatchNorm | None, **keywords: Any
+    op: str, v: Tensor, positives: Target, codebook: Tensor, batch_norm: _batch_norm.BatchNorm | None, **keywords: Any
 ) -> Any:
     v = v.float() if v.dtype.itemsize < 4 else v
+    target, columns, values = positives
+    if columns is not None and values is not None:
+        target = torch.sparse_csr_tensor(target, columns, values, (len(v), len(codebook)))
     if batch_norm is None:
         return reference.cosine_codebook_loss(v, target, codebook, **keywords)
     if batch_norm.process_group is not None:

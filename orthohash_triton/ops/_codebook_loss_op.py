@@ -1,15 +1,17 @@
 """The registered op behind the codebook losses: loss and gradient, through an optional batch normalisation."""
 
+import functools
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ._batch_norm import backward as batch_norm_backward
 from ._derived import derived
 from ._registered import differentiable, refuse_double_backward
 
-INPUTS = 19
+LEADING = 5  # arguments that may have a gradient stand among the first five
 
 
 def _forward(
@@ -21,6 +23,8 @@ def _forward(
     training: bool,
     group: str,
     target: Tensor,
+    columns: Tensor | None,
+    values: Tensor | None,
     codebook: Tensor,
     scale: float,
     margin: float,
@@ -32,42 +36,79 @@ def _forward(
     reduction: str,
     need_grad: bool,
     need_lse_grad: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """loss (a scalar, or [N]), lse [N]; and for the backward the share of a row in the loss (a scalar), and the gradients of a
-    row's loss and lse with respect to the normalised row [N, K], without rows where not needed."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """loss (a scalar, or [N]), lse [N]; and for the backward the gradients of the loss (each row's own for reduction "none") and
+    of the lse with respect to the normalised rows [N, K], without rows where not needed.
+
+    target: int64 ids [N], or floating [N, C]; with columns int64 [nnz] and values [nnz] the row starts int64 [N + 1] of a sparse
+    [N, C] target."""
     options: dict[str, Any] = dict(scale=scale, margin=margin, angular=angular, label_smoothing=label_smoothing,
                                    ignore_index=ignore_index, need_grad=need_grad, need_lse_grad=need_lse_grad)  # fmt: skip
-    rows = _rows_triton if impl == "triton" else _rows_cpu
-    loss, lse, grad, lse_grad = rows(v, (mean, rstd, weight, bias), target, codebook, parts, options)
-    if reduction == "mean":
-        labelled = target != ignore_index if target.ndim == 1 else target.sum(1) > 0
-        share = labelled.sum(dtype=loss.dtype).reciprocal()  # infinite where no row is labelled: the mean is NaN, as in torch
-        return loss.sum() * share, lse, share, grad, lse_grad
-    return loss if reduction == "none" else loss.sum(), lse, loss.new_ones(()), grad, lse_grad
+    run = _run_triton if impl == "triton" else _run_cpu
+    return run(v, (mean, rstd, weight, bias), (target, columns, values), codebook, parts, reduction, options)
 
 
-def _rows_triton(
-    v: Tensor, norm: tuple[Tensor | None, ...], target: Tensor, codebook: Tensor, parts: int, options: dict[str, Any]
+def _run_triton(
+    v: Tensor,
+    norm: tuple[Tensor | None, ...],
+    target: tuple[Any, ...],
+    codebook: Tensor,
+    parts: int,
+    reduction: str,
+    options: dict[str, Any],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     from ..kernels import cosine_codebook_loss as kernel
 
     packed = derived(codebook, "packed for the sweep", lambda: kernel.prepare(codebook))
     parts = parts or (2 if torch.get_float32_matmul_precision() == "highest" else 1)
-    outputs = _empty_rows(v, options["need_grad"], options["need_lse_grad"])
-    kernel.cosine_codebook_loss(v, *norm, target, packed, *outputs, parts=parts, **options)
-    return outputs
+    loss, lse, grad, lse_grad = _empty_rows(v, options["need_grad"], options["need_lse_grad"])
+    kernel.cosine_codebook_loss(v, *norm, *target, packed, loss, lse, grad, lse_grad, parts=parts, **options)
+    if reduction != "none":
+        loss = loss.sum()
+    if reduction == "mean":  # without a labelled row it is NaN, as in torch, and the gradient zero
+        labelled = _count_labelled(target, options["ignore_index"])
+        loss = loss / labelled
+        grad.div_(labelled.clamp_(min=1))
+    return loss, lse, grad, lse_grad
 
 
-def _rows_cpu(
-    v: Tensor, norm: tuple[Tensor | None, ...], target: Tensor, codebook: Tensor, _parts: int, options: dict[str, Any]
+def _count_labelled(parts: tuple[Any, ...], ignore_index: int) -> Tensor:
+    """The number of rows that have a positive class, without waiting for the device.  float32 scalar"""
+    target, _, values = parts
+    if values is not None:
+        positives = F.pad((values > 0).cumsum(0), (1, 0))  # [nnz + 1]: how many stand before an entry
+        return (positives[target].diff() > 0).sum(dtype=torch.float32)
+    labelled = target != ignore_index if target.ndim == 1 else target.sum(1) > 0
+    return labelled.sum(dtype=torch.float32)
+
+
+def _run_cpu(
+    v: Tensor,
+    norm: tuple[Tensor | None, ...],
+    target: tuple[Any, ...],
+    codebook: Tensor,
+    _parts: int,
+    reduction: str,
+    options: dict[str, Any],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    from ..kernels.cpu import batch_norm
-    from ..kernels.cpu import cosine_codebook_loss as kernel
-
     v = v.float() if v.dtype.itemsize < 4 else v
     if norm[0] is not None:
+        from ..kernels.cpu import batch_norm
+
         v = batch_norm.normalise(v, *norm)
-    return kernel.cosine_codebook_loss(v.contiguous(), target.contiguous(), codebook.contiguous(), **options)
+    target = tuple(x if x is None else x.contiguous() for x in target)
+    total, (loss, lse, grad, lse_grad) = cpu_kernel().cosine_codebook_loss(
+        v.contiguous(), *target, codebook.contiguous(), mean=reduction == "mean", **options
+    )
+    return loss if reduction == "none" else total, lse, grad, lse_grad
+
+
+@functools.cache
+def cpu_kernel() -> Any:
+    """Looked up once: an import statement takes a few microseconds every time."""
+    from ..kernels.cpu import cosine_codebook_loss
+
+    return cosine_codebook_loss
 
 
 def _empty_rows(v: Tensor, need_grad: bool, need_lse_grad: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -80,37 +121,42 @@ def _empty_rows(v: Tensor, need_grad: bool, need_lse_grad: bool) -> tuple[Tensor
 
 
 def _fake(
-    v: Tensor, mean: Any, rstd: Any, weight: Any, bias: Any, training: bool, group: str, target: Tensor, codebook: Tensor,
+    v: Tensor, mean: Any, rstd: Any, weight: Any, bias: Any, training: bool, group: str,
+    target: Tensor, columns: Any, values: Any, codebook: Tensor,
     scale: float, margin: float, angular: bool, label_smoothing: float, ignore_index: int, parts: int, impl: str,
     reduction: str, need_grad: bool, need_lse_grad: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     loss, lse, grad, lse_grad = _empty_rows(v, need_grad, need_lse_grad)
-    return loss if reduction == "none" else loss.new_empty(()), lse, loss.new_empty(()), grad, lse_grad
+    return loss if reduction == "none" else loss.new_empty(()), lse, grad, lse_grad
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     v, mean, rstd, weight, _, training, group = inputs[:7]
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(v, mean, rstd, weight, *output[2:])
-    ctx.how = training, group, inputs[15]
+    ctx.save_for_backward(None if mean is None else v, mean, rstd, weight, *output[2:])
+    ctx.dtype = v.dtype
+    ctx.how = training, group, inputs[17]
 
 
 def _backward(ctx: Any, upstream: Tensor | None, lse_upstream: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
     refuse_double_backward("the codebook loss")
-    v, mean, rstd, weight, share, grad, lse_grad = ctx.saved_tensors
+    v, mean, rstd, weight, grad, lse_grad = ctx.saved_tensors
     # Out of place: a second backward needs the row gradients as they are.
-    rows = None if upstream is None else grad * (upstream * share).reshape(-1, 1)  # [N, K], of the normalised rows
+    rows = None  # [N, K], of the normalised rows
+    if upstream is not None:
+        rows = grad * (upstream[:, None] if upstream.ndim else upstream)
     if lse_upstream is not None and len(lse_grad):
         from_lse = lse_grad * lse_upstream[:, None]
-        rows = from_lse if rows is None else rows + from_lse
+        rows = from_lse if rows is None else rows.add_(from_lse)
     if rows is None:
-        return (None,) * INPUTS
+        return (None,) * LEADING
     if mean is None:
-        return rows.to(v.dtype), *[None] * (INPUTS - 1)
+        return rows if rows.dtype == ctx.dtype else rows.to(ctx.dtype), None, None, None, None
     v_grad, weight_grad, bias_grad = batch_norm_backward(rows, v, mean, rstd, weight, *ctx.how)
     needs_weight, needs_bias = ctx.needs_input_grad[3:5]
-    affine_grads = (weight_grad if needs_weight else None, bias_grad if needs_bias else None)
-    return v_grad, None, None, *affine_grads, *[None] * (INPUTS - 5)
+    return v_grad, None, None, weight_grad if needs_weight else None, bias_grad if needs_bias else None
 
 
-codebook_loss = differentiable("codebook_loss", _forward, fake=_fake, setup_context=_setup_context, backward=_backward, outputs=2)
+codebook_loss = differentiable(
+    "codebook_loss", _forward, fake=_fake, setup_context=_setup_context, backward=_backward, leading=LEADING, outputs=2
+)

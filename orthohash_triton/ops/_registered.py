@@ -4,6 +4,7 @@ Both share one forward and one backward. Eager calls go round the dispatcher's P
 a small search or a small loss.
 """
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -35,21 +36,41 @@ def differentiable(
     fake: Callable[..., Any],
     setup_context: Callable[..., None],
     backward: Callable[..., Any],
+    leading: int,
     outputs: int,
 ) -> Op:
-    """As `registered`, with a gradient. Outputs beyond the first `outputs` are kept for the backward; callers do not use them."""
+    """As `registered`, with gradients for some of the first `leading` arguments, all of them tensors or None.
 
-    # A Function that is given `setup_context` inspects its signature at every call, which takes longer than a small loss.
+    `backward` returns one gradient, or None, for each of these. Outputs beyond the first `outputs` are kept for the backward;
+    callers do not use them.
+    """
+
+    # A Function that is given `setup_context` inspects its signature at every call, which takes longer than a small loss; and
+    # `apply` looks at every argument, so that those without a gradient travel as one.
     def forward_in_context(ctx: Any, *args: Any) -> Any:
-        output = forward(*args)
-        setup_context(ctx, args, output)
+        inputs = (*args[:leading], *args[leading])
+        output = forward(*inputs)
+        setup_context(ctx, inputs, output)
         return output[:outputs]
 
-    members = {"forward": staticmethod(forward_in_context), "backward": staticmethod(backward)}
+    def backward_of_leading(ctx: Any, *upstream: Any) -> Any:
+        return *backward(ctx, *upstream), None
+
+    members = {"forward": staticmethod(forward_in_context), "backward": staticmethod(backward_of_leading)}
     function: Any = type(f"{name}_function", (torch.autograd.Function,), members)
+
+    def eager(*args: Any) -> Any:
+        if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in args[:leading]):
+            return function.apply(*args[:leading], args[leading:])
+        return forward(*args)[:outputs]
+
+    def backward_of_all(ctx: Any, *upstream: Any) -> Any:
+        return *backward(ctx, *upstream), *[None] * (arguments - leading)
+
+    arguments = len(inspect.signature(forward).parameters)
     known = registered(name, forward, fake=fake)
-    known.op.register_autograd(backward, setup_context=setup_context)
-    return Op(known.op, function.apply)
+    known.op.register_autograd(backward_of_all, setup_context=setup_context)
+    return Op(known.op, eager)
 
 
 def refuse_double_backward(op: str) -> None:

@@ -29,6 +29,9 @@ def cosine_codebook_loss(
     Args:
         v: continuous codes, float32, float16, bfloat16 (float64 on a CPU) [N, K]. They are normalised to length one here.
         target: int64 class ids [N]; or multi-hot / soft targets [N, C] of any real dtype, which are divided by their row sums.
+            They may be sparse, and then no [N, C] is ever made: `torch.sparse_csr` with ascending columns in every row, coalesced
+            `torch.sparse_coo`, or the tuple (crow_indices, col_indices, values), which torch.compile takes where it does not take
+            sparse tensors. A target gets no gradient.
         codebook: int8 +-1 [C, K], one code per class, as from `make_codebook`. It gets no gradient.
         scale: factor of the cosine; None is sqrt(K), the paper's choice (the released code has 8 for every K).
         margin: in [0, 2]; subtracted from the cosine of every positive class, or added to its angle in radians.
@@ -50,10 +53,13 @@ def cosine_codebook_loss(
     Raises:
         TypeError, ValueError: for a wrong dtype, shape, device, option, class id or codebook. On a GPU, where looking at values
             would stall the stream, a class id outside [0, C) makes the loss of its row NaN instead
-            (ORTHOHASH_VALIDATE=1 turns the check on).
+            (ORTHOHASH_VALIDATE=1 turns the check on), and a weight of a [N, C] target below 0 is not noticed.
 
     A zero row of v has the loss of all-zero cosines and no gradient; a NaN in v makes the loss of its row NaN. There is no second
     derivative except with impl="reference".
+
+    On a GPU nothing is read back and every launch depends on shapes and options alone, not on values, so that a step can be
+    captured in a CUDA graph. The first call with a codebook packs it: make that call before the capture, as for any warm-up.
     """
     return _codebook_loss.evaluate(
         "cosine_codebook_loss",

@@ -45,7 +45,8 @@ def orthohash_loss(
             `torch.nn.BatchNorm1d`.
         momentum, eps: as in `torch.nn.functional.batch_norm`.
         process_group: a torch.distributed group whose processes share the statistics of their batches (synchronised batch
-            normalisation). The loss stays each process's own; gradients of weight and bias are each process's share.
+            normalisation), also inside torch.compile. The loss stays each process's own; gradients of weight and bias are each
+            process's share.
         scale, margin, margin_type, label_smoothing, ignore_index, reduction, precision, impl, return_lse: as
             `cosine_codebook_loss`.
 
@@ -53,7 +54,8 @@ def orthohash_loss(
         As `cosine_codebook_loss`. Gradients go to latent, bn_weight and bn_bias.
 
     Raises:
-        TypeError, ValueError: as `cosine_codebook_loss`; also for one row in training mode, or eval mode without statistics.
+        TypeError, ValueError: as `cosine_codebook_loss`; also for one row in training mode, or eval mode without statistics. The
+            running statistics are then as before.
     """
     return _codebook_loss.evaluate(
         "orthohash_loss",

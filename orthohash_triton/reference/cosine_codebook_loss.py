@@ -14,7 +14,7 @@ SINE_FLOOR = 1e-6  # of sin^2(theta), below which the angular margin takes the d
 
 def cosine_codebook_loss(
     v: Tensor,  # [N, K]
-    target: Tensor,  # int64 [N], or [N, C] multi-hot / soft
+    target: Tensor,  # int64 [N], or [N, C] multi-hot / soft, dense or sparse
     codebook: Tensor,  # +-1 [C, K]
     *,
     scale: float | None = None,
@@ -25,6 +25,7 @@ def cosine_codebook_loss(
     reduction: str = "mean",
     return_lse: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
+    target = target if target.layout == torch.strided else target.to_dense()
     bits = v.shape[1]
     scale = math.sqrt(bits) if scale is None else scale
     cosine = _unit(v) @ codebook.to(v.dtype).T / math.sqrt(bits)  # [N, C]

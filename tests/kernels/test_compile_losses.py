@@ -1,5 +1,10 @@
-"""The loss kernels compiled for GPUs that are not there: registers, shared memory, instructions, no atomics."""
+"""The loss kernels compiled for GPUs that are not there: registers, shared memory, instructions, no atomics.
 
+Each test compiles what `plan` picks for a number of bits, a precision and a kind of target. Of the rest (latents, margin, with
+and without gradients) it takes the way that needs most registers; ORTHOHASH_TEST_ALL=1 takes every one.
+"""
+
+import itertools
 import os
 
 import pytest
@@ -14,54 +19,98 @@ from orthohash_triton.kernels import cosine_codebook_loss as kernel
 
 from tests.compiled import compile_launches
 
-TARGETS = ["sm_80", "sm_90", "gfx942"]
+EVERYTHING = bool(os.environ.get("ORTHOHASH_TEST_ALL"))
+TARGETS = ["sm_80", "sm_90", "sm_100", "gfx942"]
 TENSOR_CORES = {
     "sm_80": r"mma\.sync.*f32\.f16\.f16",
     "sm_90": r"wgmma.*f32\.f16\.f16|mma\.sync.*f32\.f16\.f16",
+    "sm_100": r"tcgen05\.mma.*kind::f16|mma\.sync.*f32\.f16\.f16",
     "gfx942": r"v_mfma_f32_\w*_f16",
 }
 
-# (bits, dense, parts): every tile of the plan once, in the mode that takes more registers, and one that once spilled.
-REPRESENTATIVE = {(16, True, 2), (64, False, 2), (64, True, 2), (128, False, 2), (256, False, 2), (512, False, 1),
-                  (512, False, 2), (512, True, 2), (2048, False, 2)}  # fmt: skip
+# Every size of a slice that `plan` knows, and the two ways through chunks: bits that fill no slice, and the most.
+BITS = [8, 32, 64, 128, 256, 400, 512, 600, 2048]
+KINDS = ["ids", "dense", "sparse"]
+FEW, MANY = 100, 100_000  # classes: one launch, which finishes its own rows; several parts
+HOW = {  # latents and their normalisation: how a sweep loads its rows
+    "float32": (torch.float32, 0),
+    "float16, normalised": (torch.float16, 2),
+    "bfloat16, normalised, affine": (torch.bfloat16, 4),
+}
+
+# (bits, kind, parts, classes): the widest of each tile, in the mode with most accumulators, and tiles that once spilled.
+REPRESENTATIVE = {
+    (8, "dense", 2, FEW), (64, "ids", 2, FEW), (64, "dense", 2, FEW), (64, "ids", 1, MANY), (64, "sparse", 2, MANY),
+    (128, "ids", 1, MANY), (128, "dense", 1, MANY), (128, "sparse", 1, MANY), (256, "ids", 2, MANY), (400, "ids", 2, MANY),
+    (512, "ids", 2, MANY),
+    (512, "dense", 2, MANY), (600, "sparse", 1, MANY), (2048, "dense", 2, MANY),
+}  # fmt: skip
 
 
 def meta(*shape, dtype=torch.float32):
     return torch.empty(shape, dtype=dtype, device="meta")
 
 
-def run_loss(bits, dense, parts, dtype=torch.float32):
-    rows, classes = 256, 1000
-    target = meta(rows, classes) if dense else meta(rows, dtype=torch.int64)
+def run_loss(bits, kind, parts, classes, how="bfloat16, normalised, affine", angular=True, backward=True):
+    rows = 256
+    dtype, affine = HOW[how]
+    columns = values = None
+    target = meta(rows, dtype=torch.int64)
+    if kind == "dense":
+        target = meta(rows, classes)
+    if kind == "sparse":
+        target, columns, values = meta(rows + 1, dtype=torch.int64), meta(999, dtype=torch.int64), meta(999)
+    norm = [meta(bits) if i < affine else None for i in range(4)]
     prepared = kernel.Prepared(meta(classes, (bits + 31) // 32, dtype=torch.int32), meta(bits))
     kernel.cosine_codebook_loss(
-        meta(rows, bits, dtype=dtype), meta(bits), meta(bits), meta(bits), meta(bits), target, prepared,
+        meta(rows, bits, dtype=dtype), *norm, target, columns, values, prepared,
         meta(rows), meta(rows), meta(rows, bits), meta(rows, bits),
-        parts=parts, scale=8.0, margin=0.2, angular=False, label_smoothing=0.1, ignore_index=-100,
-        need_grad=True, need_lse_grad=True,
+        parts=parts, scale=bits**0.5 / 2, margin=0.2, angular=angular, label_smoothing=0.1, ignore_index=-100,
+        need_grad=backward, need_lse_grad=backward,
     )  # fmt: skip
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("parts", [1, 2])
-@pytest.mark.parametrize("dense", [False, True])
-@pytest.mark.parametrize("bits", [16, 64, 128, 256, 512, 2048])
-def test_sweep_and_finish(bits, dense, parts, target):
-    if (bits, dense, parts) not in REPRESENTATIVE and not os.environ.get("ORTHOHASH_TEST_ALL"):
+@pytest.mark.parametrize(("bits", "kind", "parts", "classes"), itertools.product(BITS, KINDS, [1, 2], [FEW, MANY]))
+def test_sweep_and_finish(bits, kind, parts, classes, target):
+    if (bits, kind, parts, classes) not in REPRESENTATIVE and not EVERYTHING:
         pytest.skip("ORTHOHASH_TEST_ALL=1 compiles this one too")
-    compiled = compile_launches(target, lambda: run_loss(bits, dense, parts))
-    assert {c.kernel for c in compiled} == {"_sweep_kernel", "_finish_kernel"}
+
+    def every_launch():
+        run_loss(bits, kind, parts, classes)
+        if EVERYTHING:
+            for rest in itertools.product(HOW, [False, True], [False, True]):
+                run_loss(bits, kind, parts, classes, *rest)
+
+    compiled = compile_launches(target, every_launch)
+    chunked = bits > kernel.ONE_SLICE or (bits > kernel.ONE_SLICE_HIGH and parts == 1 and classes == MANY)
+    names = {"_halves_kernel", "_dots_kernel", "_sweep_kernel", "_finish_kernel"} if chunked else {"_sweep_kernel"}
+    assert {c.kernel for c in compiled} - {"_finish_kernel"} == names - {"_finish_kernel"}
     for c in compiled:
         c.check_budget()
-    sweep = next(c for c in compiled if c.kernel == "_sweep_kernel")
-    assert sweep.contains(TENSOR_CORES[target])
+        pulls = c.kernel == "_sweep_kernel" and (c.constexprs["NEED_PULL"] or not chunked)
+        assert c.contains(TENSOR_CORES[target]) or not (pulls or c.kernel == "_dots_kernel")
 
 
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_latents(dtype, target):
-    for c in compile_launches(target, lambda: run_loss(64, False, 2, dtype)):
-        c.check_budget()
+@pytest.mark.parametrize("classes", [FEW, MANY])
+def test_launches(classes):
+    """Few classes take one launch, many take two."""
+    names = [c.kernel for c in compile_launches("sm_80", lambda: run_loss(64, "ids", 2, classes))]
+    assert names == ["_sweep_kernel"] if classes == FEW else names == ["_sweep_kernel", "_finish_kernel"]
+
+
+def test_every_launch_of_the_plan_is_compiled_above():
+    """The tiles that `plan` picks over all numbers of bits are those of BITS."""
+
+    def chosen(bits, classes, parts, kind, hip):
+        plan = kernel.plan(256, classes, bits, parts, kind, True, hip, 108)
+        return plan.rows, plan.classes, plan.bits, plan.chunked, plan.finishes, plan.warps, plan.stages
+
+    numbers_of_bits = [*range(1, 70), *range(120, 2049, 8), 129, 257, 513]
+    for parts, kind, hip in itertools.product([1, 2], KINDS, [False, True]):
+        compiled = {chosen(bits, classes, parts, kind, hip) for bits in BITS for classes in (FEW, MANY)}
+        for classes in (1, FEW, 5000, MANY):
+            assert {chosen(bits, classes, parts, kind, hip) for bits in numbers_of_bits} <= compiled
 
 
 @pytest.mark.parametrize("target", TARGETS)

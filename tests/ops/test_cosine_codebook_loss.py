@@ -324,7 +324,9 @@ def test_no_rows():
 def test_opcheck(need_lse_grad, reduction):
     v, target, codebook = problem(5, 7, 16)
     options = (4.0, 0.2, False, 0.1, -100, 2, "cpu", reduction, True, need_lse_grad)
-    torch.library.opcheck(codebook_loss.op, (v.requires_grad_(), None, None, None, None, False, "", target, codebook, *options))
+    torch.library.opcheck(
+        codebook_loss.op, (v.requires_grad_(), None, None, None, None, False, "", target, None, None, codebook, *options)
+    )
 
 
 def test_compiles_into_one_graph():
@@ -382,7 +384,12 @@ def bad(**changes):
         ),
         (bad(codebook=torch.ones(7, 16, dtype=torch.int8, device="meta")), ValueError, r"codebook is on meta, v on cpu"),
         (bad(scale=0.0), ValueError, r"scale must be positive.*0\.0"),
+        (bad(scale=-1.0), ValueError, r"scale must be positive.*-1\.0"),
         (bad(scale=float("nan")), ValueError, r"scale must be positive.*nan"),
+        (bad(margin=-0.1), ValueError, r"margin must be between 0 and 2; got -0\.1"),
+        (bad(label_smoothing=-0.1), ValueError, r"label_smoothing must be in \[0, 1\); got -0\.1"),
+        (bad(target=torch.full((5, 7), float("nan"))), ValueError, r"target has entries that are NaN or infinite"),
+        (bad(target=torch.zeros(5, dtype=torch.int64, device="meta")), ValueError, r"target is on meta, v on cpu"),
         (bad(margin=2.5), ValueError, r"margin must be between 0 and 2; got 2\.5"),
         (bad(margin_type="arc"), ValueError, r"margin_type must be one of 'cosine', 'angular'; got 'arc'"),
         (bad(label_smoothing=1.0), ValueError, r"label_smoothing must be in \[0, 1\); got 1\.0"),

@@ -1,0 +1,94 @@
+"""Memory of the loss kernels: what they allocate, and what their loads and stores move."""
+
+import contextlib
+import math
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from orthohash_triton.kernels import cosine_codebook_loss as kernel
+from orthohash_triton.kernels import launch
+
+
+def tensors(rows, classes, bits, kind, device):
+    """The launcher's arguments, without gradients of lse."""
+
+    def empty(*shape, dtype=torch.float32):
+        return torch.zeros(shape, dtype=dtype, device=device)
+
+    target, columns, values = empty(rows, dtype=torch.int64), None, None
+    if kind == "dense":
+        target = empty(rows, classes) if device == "cpu" else torch.empty(1, device=device).expand(rows, classes)
+    if kind == "sparse":
+        target, columns, values = empty(rows + 1, dtype=torch.int64), empty(3 * rows, dtype=torch.int64), empty(3 * rows)
+    codes = kernel.Prepared(empty(classes, math.ceil(bits / 32), dtype=torch.int32), empty(bits))
+    outputs = empty(rows), empty(rows), empty(rows, bits), empty(0, bits)
+    return empty(rows, bits), None, None, None, None, target, columns, values, codes, *outputs
+
+
+def run(arguments, parts=2):
+    kernel.cosine_codebook_loss(
+        *arguments, parts=parts, scale=8.0, margin=0.2, angular=False, label_smoothing=0.0, ignore_index=-100,
+        need_grad=True, need_lse_grad=False,
+    )  # fmt: skip
+
+
+def bytes_of(*values):
+    return sum(t.nbytes for t in values if isinstance(t, torch.Tensor))
+
+
+@pytest.mark.parametrize("kind", ["ids", "sparse"])
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("bits", [64, 512, 2048])
+@pytest.mark.parametrize("rows", [64, 1024])
+def test_scratch_does_not_grow_with_the_classes(rows, bits, parts, kind, monkeypatch):
+    arguments = tensors(rows, 1_000_000, bits, kind, "meta")
+    allocated = []
+    allocate = torch.empty
+
+    def counting(*shape, **keywords):
+        fresh = allocate(*shape, **keywords)
+        allocated.append(fresh.nbytes)
+        return fresh
+
+    monkeypatch.setattr(kernel.torch, "empty", counting)
+    with launch.executor(lambda *_, **__: None):
+        run(arguments, parts)
+    tiles = kernel.plan(rows, 1_000_000, bits, parts, kind, True, False, 108)
+    partials = tiles.splits * rows * (bits + 2 * tiles.slices) * 4
+    chunk = rows * (tiles.chunk * 4 + bits * 4 + 4) if tiles.chunked else 0
+    assert sum(allocated) == partials + chunk
+    assert chunk <= max(4 * kernel.SCRATCH, 8 * rows * bits) + 4 * rows * (bits + 1)
+    assert partials <= 2**29
+    assert sum(allocated) < rows * 1_000_000  # a byte of each logit
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize(("rows", "processors"), [(64, 0), (40, 108)])
+def test_loads_and_stores_are_inputs_outputs_and_partials(rows, processors, device, monkeypatch):
+    """A split reads the rows and a block of rows the codes; a second reading comes from L2, and is counted here all the same."""
+    classes, bits = 1472, 64
+    counts = {}
+    run_kernel = launch._executor
+
+    def counting(jitted, *args, **keywords):
+        counts[jitted.fn.__name__] = run_kernel(jitted, *args, **keywords)
+
+    arguments = tensors(rows, classes, bits, "ids", "cpu")
+    arguments[0].normal_()
+    monkeypatch.setattr(kernel, "multiprocessor_count", lambda _: processors)
+    monkeypatch.setattr(kernel, "FEW_BLOCKS", 4 if processors else classes)
+    splits = kernel.plan(rows, classes, bits, 2, "ids", True, False, processors).splits
+    with contextlib.nullcontext() if run_kernel is None else launch.executor(counting):
+        run(arguments)
+    if not all(hasattr(stats, "get") for stats in counts.values()) or not counts:
+        pytest.skip("needs an executor that counts loads and stores")
+    v, *_, target, _, _, codes, loss, _, grad, _ = arguments
+    moved = {name: 32 * (stats["global_ld_sectors"] + stats["global_st_sectors"]) for name, stats in counts.items()}
+    expected = splits * bytes_of(v, target) + bytes_of(codes.words) + splits * (bytes_of(grad) + 2 * bytes_of(loss))
+    if processors == 0:  # finishes its rows: the outputs are as large as a partial; and reads their own codes, a sector a word
+        assert set(moved) == {"_sweep_kernel"}
+        expected += 32 * rows * codes.words.shape[1]
+    assert expected <= moved["_sweep_kernel"] <= 1.1 * expected, (moved, expected)
