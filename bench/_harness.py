@@ -19,18 +19,25 @@ _PACKAGES = ("orthohash-triton", "torch", "triton", "numba", "numpy", "faiss-cpu
 
 
 def timings(
-    functions: Mapping[str, Callable[[], Any]], repeats: int, *, clock: Callable[[], float] = time.perf_counter
+    functions: Mapping[str, Callable[[], Any]],
+    repeats: int,
+    *,
+    clock: Callable[[], float] = time.perf_counter,
+    before: Callable[[], Any] | None = None,
 ) -> dict[str, list[float]]:
     """Seconds of `repeats` calls of each function, sorted. Each runs once unmeasured.
 
     The functions take turns, A B A B, so that a machine that slows down slows all of them. `clock=time.process_time` counts the
     CPU time of this process, over all its threads: the fairer measure where other programs run beside a single thread.
+    `before` is called before every measured call, unmeasured: it can leave the caches in one state for all.
     """
     for function in functions.values():
         function()
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(repeats):
         for name, function in functions.items():
+            if before is not None:
+                before()
             started = clock()
             function()
             seconds[name].append(clock() - started)

@@ -18,6 +18,7 @@ from ._bits import (
     inlined,
     load_block,
     lowest_bit,
+    near_rows,
     next_near_rows,
     plane_hits,
     popcount,
@@ -186,21 +187,27 @@ def _scan_rows(queries, gallery, allowed, start, stop, held, k):
     """
     words = gallery.shape[1] // 8
     step = rows_a_step(words)
-    size = max(step, _ROW_BLOCK_BYTES // gallery.shape[1] // step * step)
-    address = np.int64(gallery.ctypes.data)
+    size = stop - start if len(queries) == 1 else max(step, _ROW_BLOCK_BYTES // gallery.shape[1] // step * step)
+    distances = np.empty(64, np.int64)  # of a step
+    address, distance_address = np.int64(gallery.ctypes.data), np.int64(distances.ctypes.data)
     masked = allowed.shape[0] > 0
     for first in range(start, stop, size):
         last = min(first + size, stop)
         for q in range(queries.shape[0]):
             query = np.int64(queries[q].ctypes.data)
-            row = first
-            while row < last:
-                row = next_near_rows(address, words, row, last, query, held.limits[q])
-                for position in range(row, min(row + step, last)):
-                    distance = row_distance(address, words, position, queries[q])
-                    if distance < held.limits[q] and not (masked and not allowed[position]):
-                        _hold(distance, position, q, k, held)
-                row += step
+            row = next_near_rows(address, words, first, last, query, held.limits[q])
+            while row + step <= last:
+                hits = near_rows(address, words, row, query, held.limits[q], distance_address)
+                while hits:
+                    i = lowest_bit(hits)
+                    hits &= hits - np.uint64(1)
+                    if distances[i] < held.limits[q] and not (masked and not allowed[row + i]):
+                        _hold(distances[i], row + i, q, k, held)
+                row = next_near_rows(address, words, row + step, last, query, held.limits[q])
+            for position in range(row, last):
+                distance = row_distance(address, words, position, queries[q])
+                if distance < held.limits[q] and not (masked and not allowed[position]):
+                    _hold(distance, position, q, k, held)
 
 
 @inlined
