@@ -113,7 +113,8 @@ def test_columns_that_make_no_row_are_nan_and_harm_no_other(columns, device):
     by_id = run(v, torch.tensor([5, 0, 7], device=device), codebook)
     assert out[LOSS].isnan().tolist() == [False, True, False]
     assert out[GRAD].isnan().all(1).tolist() == [False, True, False]
-    assert torch.equal(out[LOSS][::2], by_id[LOSS][::2])
+    # Not bit for bit: with ids and so few classes one launch does it all.
+    torch.testing.assert_close(out[LOSS][::2], by_id[LOSS][::2], rtol=1e-6, atol=0)
 
 
 # More bits than one slice, that fill no slice; and the most. Three chunks: the state is carried twice.
