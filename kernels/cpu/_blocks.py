@@ -7,7 +7,15 @@ import numpy as np
 
 from ._bits import PLANES_PER_BYTE, STEP, VECTOR_POPCOUNT, compiled, pair_tables, plane_count
 
+ROW_BLOCK_BYTES = 16 * 1024  # of rows that stay in the first-level cache for all the queries
 _PLANE_BYTES = 16 * 1024
+
+
+def in_words(codes: np.ndarray, rows: int | None = None) -> np.ndarray:
+    """uint8 [N, B] -> uint64 [N, ceil(B/8)], filled up with zeros, as are further rows, up to `rows`."""
+    words = np.zeros((rows or len(codes), math.ceil(codes.shape[1] / 8)), np.uint64)
+    words.view(np.uint8)[: len(codes), : codes.shape[1]] = codes
+    return words
 
 
 def aligned(shape: tuple[int, ...]) -> np.ndarray:

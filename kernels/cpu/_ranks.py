@@ -19,7 +19,7 @@ import numpy as np
 
 from ._bits import LANES as _SPLIT
 from ._bits import compiled, inlined, popcount, split_bits
-from ._blocks import aligned
+from ._blocks import aligned, in_words
 from ._sliced import LANES, STEP, TABLE_BYTES, bins, count_step_1, count_step_2, fill_tables, table_offsets
 
 ITEMS = np.uint64(2**32 - 1)  # the lower half of a note
@@ -47,7 +47,7 @@ class Queries(NamedTuple):
 
 def lay_out_gallery(codes: np.ndarray, labels: np.ndarray, shared: bool) -> Gallery:
     """uint8 [N, B] and uint64 [N, L]."""
-    words = _words(codes)
+    words = in_words(codes)
     steps = -(-len(codes) // STEP)
     code_slots, label_slots = _slots(words.T, steps), _slots(labels.T, steps)
     planes = np.empty((steps if len(code_slots) <= _SLICED_WORDS else 0, len(code_slots), 64, LANES), np.uint64)
@@ -58,17 +58,11 @@ def lay_out_gallery(codes: np.ndarray, labels: np.ndarray, shared: bool) -> Gall
 def lay_out_queries(codes: np.ndarray, labels: np.ndarray) -> Queries:
     """uint8 [Q, B] and uint64 [Q, L]."""
     order = np.lexsort(labels.T)
-    words, labels = _words(codes)[order], labels[order]
+    words, labels = in_words(codes)[order], labels[order]
     offsets = table_offsets(words) if words.shape[1] <= _SLICED_WORDS else np.empty((len(words), 0), np.int32)
     set_bits = np.unpackbits(words.view(np.uint8), axis=1).sum(axis=1, dtype=np.int64)
     changes = (labels[1:] != labels[:-1]).any(axis=1)
     return Queries(words, offsets, set_bits, labels, [0, *changes.cumsum().tolist()], order)
-
-
-def _words(codes: np.ndarray) -> np.ndarray:
-    words = np.zeros((len(codes), -(-codes.shape[1] // 8)), np.uint64)
-    words.view(np.uint8)[:, : codes.shape[1]] = codes
-    return words
 
 
 def _slots(rows: np.ndarray, steps: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from itertools import pairwise, product
 import numpy as np
 
 from ._bits import LANES, ROW_PATTERN, compiled, load_block, near_rows, row_distance, rows_a_step, split_bits
-from ._blocks import aligned, repeated
+from ._blocks import ROW_BLOCK_BYTES, aligned, repeated
 from ._sliced import LANES as SLICED_LANES
 from ._sliced import STEP as SLICED_STEP
 from ._sliced import TABLE_BYTES, bins, count_step_1, count_step_2, count_step_4, fill_tables, table_offsets
@@ -20,7 +20,6 @@ _SLICED_WORDS = (1, 2, 4)  # of a code, that `count_step` exists for
 _SLICED_FROM = 8  # queries that pay for bit planes
 _BANKS = 4  # counters that take turns: an increment waits for the one before where both hit the same counter
 _COUNTER_BYTES = 2**18  # of a group of queries: in the second-level cache
-_BLOCK_BYTES = 16 * 1024  # of codes, in the first-level cache for all the queries
 
 
 def hamming_histogram(queries: np.ndarray, gallery: np.ndarray, counts: np.ndarray) -> None:
@@ -101,7 +100,7 @@ def _count_blocks(queries, words, gallery, start, stop, counters):
     """queries: uint64 [Q, >= words], repeated as `near_rows` wants it."""
     width = gallery.shape[1]
     step = rows_a_step(words)
-    size = max(step, _BLOCK_BYTES // (8 * words) // step * step)
+    size = max(step, ROW_BLOCK_BYTES // (8 * words) // step * step)
     whole = np.zeros((size, words), np.uint64)  # rows of whole words, where the gallery has none
     distances = np.empty(size, np.int64)
     for first in range(start, stop, size):

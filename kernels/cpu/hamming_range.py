@@ -28,11 +28,10 @@ from ._bits import (
     split_block,
     word_hits,
 )
-from ._blocks import blocks_for, mark_open, repeated
+from ._blocks import ROW_BLOCK_BYTES, blocks_for, in_words, mark_open, repeated
 from ._threads import run_all, thread_count
 
 _POSITION_BITS = 40
-_ROW_BLOCK_BYTES = 16 * 1024  # that stay in the first-level cache for all the queries
 _QUERIES_A_GROUP = 256
 _BINS_A_GROUP = 2**17  # counters of a sort that stay in the second-level cache
 _SMALLEST_CHUNK, _LARGEST_CHUNK = 2**15, 2**20  # keys
@@ -99,14 +98,12 @@ def _scan(
 ) -> None:
     """Fill `part`."""
     width = gallery.shape[1]
-    words = math.ceil(width / 8)
-    even = np.zeros((len(queries) + len(queries) % 2, 8 * words), np.uint8)
-    even[: len(queries), :width] = queries
-    query_words = even[: len(queries)].view(np.uint64)
+    even = in_words(queries, len(queries) + len(queries) % 2)
+    query_words = even[: len(queries)]
     many = len(queries) >= BLOCKS_PAY_FROM
     if many or width % 8:
         dense = np.zeros(len(even), np.bool_)
-        scan = functools.partial(_scan_blocks, blocks_for(even[:, :width], many), dense)
+        scan = functools.partial(_scan_blocks, blocks_for(even.view(np.uint8)[:, :width], many), dense)
     else:
         query_words = repeated(query_words, ROW_PATTERN)
         scan = _scan_rows
@@ -215,7 +212,7 @@ def _scan_rows(queries, limits, gallery, allowed, first, q, stop, distance_bits,
     """
     words = gallery.shape[1] // 8
     step = rows_a_step(words)
-    size = max(step, _ROW_BLOCK_BYTES // gallery.shape[1] // step * step)
+    size = max(step, ROW_BLOCK_BYTES // gallery.shape[1] // step * step)
     address = np.int64(gallery.ctypes.data)
     distances = np.empty(64, np.int64)  # of a step
     fill = 0

@@ -27,14 +27,13 @@ from ._bits import (
     split_block,
     word_hits,
 )
-from ._blocks import blocks_for, mark_open, repeated
+from ._blocks import ROW_BLOCK_BYTES, blocks_for, in_words, mark_open, repeated
 from ._threads import run_all, thread_count
 
 MISSING_DISTANCE = 2**31 - 1
 MISSING_ID = -1
 
 _POSITION_BITS = 40
-_ROW_BLOCK_BYTES = 16 * 1024  # that stay in the first-level cache for all the queries
 _QUERIES_A_GROUP = 256
 _HELD_BYTES = 2**25  # of candidates, per thread
 
@@ -101,15 +100,13 @@ def _capacity(k: int) -> int:
 def _search_group(queries, gallery, allowed, limits, start, stop, distances, ids) -> None:
     """Answer a group of queries from rows start .. stop - 1."""
     width = gallery.shape[1]
-    words = math.ceil(width / 8)
     k = min(ids.shape[1], stop - start)
-    even = np.zeros((len(queries) + len(queries) % 2, 8 * words), np.uint8)
-    even[: len(queries), :width] = queries
+    even = in_words(queries, len(queries) + len(queries) % 2)
     held = _nothing_held(len(even), _capacity(k), 8 * width, limits)
-    query_words = even[: len(queries)].view(np.uint64)
+    query_words = even[: len(queries)]
     many = len(queries) >= BLOCKS_PAY_FROM
     if many or width % 8:
-        _scan_blocks(blocks_for(even[:, :width], many), query_words, gallery, allowed, start, stop, held, k)
+        _scan_blocks(blocks_for(even.view(np.uint8)[:, :width], many), query_words, gallery, allowed, start, stop, held, k)
     else:
         _scan_rows(repeated(query_words, ROW_PATTERN), gallery, allowed, start, stop, held, k)
     _emit(held, k, distances, ids)
@@ -187,7 +184,7 @@ def _scan_rows(queries, gallery, allowed, start, stop, held, k):
     """
     words = gallery.shape[1] // 8
     step = rows_a_step(words)
-    size = stop - start if len(queries) == 1 else max(step, _ROW_BLOCK_BYTES // gallery.shape[1] // step * step)
+    size = stop - start if len(queries) == 1 else max(step, ROW_BLOCK_BYTES // gallery.shape[1] // step * step)
     distances = np.empty(64, np.int64)  # of a step
     address, distance_address = np.int64(gallery.ctypes.data), np.int64(distances.ctypes.data)
     masked = allowed.shape[0] > 0
