@@ -56,8 +56,8 @@ def scored_precision(scores, query_labels, gallery_labels, shared, k, precisions
 def expected_precision(counts, relevant, k, over_hits, precisions) -> None:
     """Fill `precisions`, float64 [Q]: as in `ranked_precision`, in expectation over all orders of items at one distance.
 
-    counts, relevant: int64 [Q, K+1], as `ranked_precision` leaves them. With `over_hits` it is the expectation of the sum divided by the
-    hits among the first `k`, whose number depends on the order where `k` cuts through a distance.
+    counts, relevant: int64 [Q, K+1], as `ranked_precision` leaves them. With `over_hits` it is the expectation of the sum divided
+    by the hits among the first `k`, whose number depends on the order where `k` cuts through a distance.
     """
     over_ranges(lambda start, stop: _expected_precision(counts, relevant, k, over_hits, start, stop, precisions), len(counts))
 
