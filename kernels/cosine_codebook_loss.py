@@ -54,6 +54,7 @@ SINE_FLOOR = tl.constexpr(1e-6)  # of sin^2(theta), as the reference
 ONE_SLICE = 512  # bits whose gradient accumulates in registers at once
 ONE_SLICE_HIGH = 128  # the same for precision "high": the loops over the low halves take registers of their own
 SLICE = 256  # bits of a slice where there are more
+FEWEST_BITS = 32  # a word of the codebook; a dot product over 16 spills
 SCRATCH = 2**22  # dot products in memory at once: 16 MB
 FEWEST_CLASSES = 1024  # of a chunk, so that a large batch fills the device: no more numbers than v and its gradient
 DOT_ROWS, DOT_CLASSES, DOT_BITS = 64, 64, 64
@@ -94,7 +95,7 @@ def prepare(codebook: torch.Tensor) -> Prepared:
 def plan(rows: int, classes: int, bits: int, parts: int, kind: str, backward: bool, hip: bool, processors: int) -> Plan:
     """Tiles whose accumulators fit the registers (tests compile every one and allow no spill), split until the device is full."""
     chunked = bits > (ONE_SLICE if parts == 2 else ONE_SLICE_HIGH)
-    slice_bits = SLICE if chunked else max(triton.next_power_of_2(bits), 16)
+    slice_bits = SLICE if chunked else max(triton.next_power_of_2(bits), FEWEST_BITS)
     slices = triton.cdiv(bits, slice_bits) if backward else 1
     block_rows, block_classes, warps = _tile(slice_bits, kind == "dense", chunked, hip)
     chunk = min(classes, max(SCRATCH // rows, FEWEST_CLASSES) // DOT_CLASSES * DOT_CLASSES) if chunked else classes

@@ -1,4 +1,4 @@
-"""The command line: orthohash train | encode | index | search | evaluate | demo | doctor."""
+"""The command line: orthohash train | methods | compare | encode | index | search | evaluate | demo | doctor."""
 
 import argparse
 import json
@@ -8,7 +8,7 @@ import typing
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from . import __version__
 
@@ -19,7 +19,8 @@ _USER_ERRORS = (ValueError, OSError, ImportError)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Answers the exit status: 0; 1 where a check failed; 2 for a mistake of the user's, told in one line."""
-    options = _parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = _parser(arguments).parse_args(arguments)
     try:
         return options.run(options) or 0
     except BrokenPipeError:  # the reader of our output left, as `| head` does
@@ -33,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    """`arguments` name the method, whose options `train` takes too."""
     parser = argparse.ArgumentParser("orthohash", description="Learn binary codes for images, and search them.")
     parser.add_argument("--version", action="version", version=f"orthohash-triton {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -41,9 +43,29 @@ def _parser() -> argparse.ArgumentParser:
     train = _command(commands, "train", _train, "train a hashing network and index its gallery", """
         orthohash train --bits 64 --out runs/fashion
         orthohash train --dataset photos/ --backbone efficientnet-lite0 --backbone-lr-scale 0 --epochs 20 --out runs/photos
-        orthohash train --dataset features.npz --bits 32 --out runs/features""")  # fmt: skip
+        orthohash train --dataset features.npz --bits 32 --out runs/features
+        orthohash train --method dhn --quantization-weight 0.1 --rotate itq --out runs/dhn
+        orthohash train --method hashnet --help""")  # fmt: skip
     train.add_argument("--out", required=True, type=Path, metavar="RUN", help="folder of the run")
     _add_config_options(train)
+    _add_method_options(train, _named_method(arguments))
+
+    _command(commands, "methods", _methods, "list the methods and rotations, with their papers", """
+        orthohash methods
+        orthohash methods --json""")  # fmt: skip
+
+    compare = _command(commands, "compare", _compare, "train all methods on one data set and compare their codes", """
+        orthohash compare --dataset digits --epochs 5 --out runs/digits-comparison
+        orthohash compare --dataset fashion-mnist --epochs 3 --validation 0.1 --out runs/comparison
+        orthohash compare --methods orthohash csq pca --lengths 32 --rotations none itq --out runs/three""")  # fmt: skip
+    compare.add_argument("--out", required=True, type=Path, help="folder of the cells, the table and the figures")
+    compare.add_argument("--methods", nargs="+", metavar="NAME", help="of `orthohash methods` (all)")
+    compare.add_argument(
+        "--lengths", nargs="+", type=int, default=[16, 32, 64], metavar="BITS", help="lengths of the codes (16 32 64)"
+    )
+    compare.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N", help="seeds of the training (0 1 2)")
+    compare.add_argument("--rotations", nargs="+", default=["none"], metavar="NAME", help="none, itq, householder (none)")
+    _add_config_options(compare, without=("method", "bits", "seed", "rotate"))
 
     encode = _command(commands, "encode", _encode, "turn images or features into packed codes", """
         orthohash encode runs/photos holiday/ --out holiday.npy
@@ -106,19 +128,43 @@ def _command(commands: Any, name: str, run: Callable, summary: str, examples: st
     return parser
 
 
-def _add_config_options(parser: argparse.ArgumentParser) -> None:
-    """One option per field of TrainConfig."""
+def _add_config_options(parser: argparse.ArgumentParser, without: Sequence[str] = ()) -> None:
+    """One option per field of TrainConfig; the method's own come from `_add_method_options`."""
     from .train.trainer import TrainConfig
 
-    for field in fields(TrainConfig):
+    _add_fields(parser, [field for field in fields(TrainConfig) if field.name not in ("options", *without)])
+
+
+def _named_method(arguments: Sequence[str]) -> Any:
+    """The method that `arguments` name; the default one where they name none, or one that does not exist."""
+    from . import methods
+    from .train.trainer import TrainConfig
+
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--method", default=TrainConfig.method)
+    name = parser.parse_known_args(arguments)[0].method
+    return methods.get(name if name in methods.names() else TrainConfig.method)
+
+
+def _add_method_options(parser: argparse.ArgumentParser, method: Any) -> None:
+    group = parser.add_argument_group(f"options of the method {method.name}", f"{method.summary}. {method.paper}")
+    _add_fields(group, fields(method.options))
+
+
+def _add_fields(parser: Any, chosen: Sequence[Any]) -> None:
+    from . import methods
+
+    for field in chosen:
         name, text = "--" + field.name.replace("_", "-"), field.metadata["help"].replace("%", "%%")
         if field.type is bool:
             parser.add_argument(name, action=argparse.BooleanOptionalAction, default=field.default, help=text)
             continue
         default = "" if field.default is None else " (%(default)s)"
+        choices = methods.names() if field.name == "method" else None
         parser.add_argument(
-            name, type=_plain_type(field.type), default=field.default, help=text + default, metavar=_metavar(field.type)
-        )
+            name, type=_plain_type(field.type), default=field.default, help=text + default, metavar=_metavar(field.type),
+            choices=choices,
+        )  # fmt: skip
 
 
 def _plain_type(annotation: Any) -> type:
@@ -134,10 +180,10 @@ def _metavar(annotation: Any) -> str:
 
 def _train(options: argparse.Namespace) -> None:
     from . import data
-    from .train import TrainConfig, save_run, train
+    from .train import save_run, train
     from .train.evaluation import evaluate_run
 
-    config = TrainConfig(**{field.name: getattr(options, field.name) for field in fields(TrainConfig)})
+    config = _config(options, method_options=True)
     splits = _splits(config, data)
     trained = train(config, splits.train)
     run = save_run(options.out, config, trained, splits.gallery)
@@ -145,11 +191,77 @@ def _train(options: argparse.Namespace) -> None:
     if options.json:
         _print_json({"run": str(options.out), "epochs": [asdict(epoch) for epoch in trained.history], "evaluation": figures})
         return
-    _print_table("Training", ["epoch", "loss", "bits as the codeword's", "learning rate", "seconds"], [
-        [str(e.epoch), f"{e.loss:.4f}", f"{e.bit_accuracy:.3f}", f"{e.lr:.2g}", f"{e.seconds:.1f}"] for e in trained.history
-    ])  # fmt: skip
-    _print_figures([{"method": "OrthoHash", **figures}], f"{splits.query.name} against {splits.gallery.name}")
+    if trained.history:
+        columns = ["epoch", "loss", "bits as the codeword's", "validation mAP", "learning rate", "seconds"]
+        _print_table("Training", columns, [
+            [str(e.epoch), f"{e.loss:.4f}", _cell(e.bit_accuracy, ".3f"), _cell(e.validation_map, ".4f"), f"{e.lr:.2g}",
+             f"{e.seconds:.1f}"] for e in trained.history
+        ])  # fmt: skip
+    _print_figures([{"method": _title(config), **figures}], f"{splits.query.name} against {splits.gallery.name}")
     print(f"run folder: {options.out}")
+
+
+def _config(options: argparse.Namespace, *, method_options: bool) -> Any:
+    from . import methods
+    from .train.trainer import TrainConfig
+
+    values = {field.name: getattr(options, field.name) for field in fields(TrainConfig) if hasattr(options, field.name)}
+    if method_options:
+        own = {field.name: getattr(options, field.name) for field in fields(methods.get(options.method).options)}
+        values["options"] = own
+    return TrainConfig(**values)
+
+
+def _title(config: Any) -> str:
+    from . import methods
+
+    return methods.get(config.method).title + ("" if config.rotate == "none" else f" + {config.rotate}")
+
+
+def _methods(options: argparse.Namespace) -> None:
+    from . import methods
+
+    known = [methods.get(name) for name in methods.names()]
+    listed: list[dict[str, Any]] = [{
+        "name": method.name, "title": method.title, "learned": method.learned, "summary": method.summary, "paper": method.paper,
+        "url": method.url, "lr": method.lr if method.learned else None,
+        "options": {field.name: {"default": field.default, "help": field.metadata["help"]} for field in fields(method.options)},
+    } for method in known]  # fmt: skip
+    rotations = [{"name": name, "summary": summary, "paper": paper} for name, (summary, paper) in _ROTATIONS.items()]
+    if options.json:
+        _print_json({"methods": listed, "rotations": rotations})
+        return
+    rows = [[m["name"], m["summary"], m["paper"]] for m in [*listed, *rotations]]
+    _print_table("Methods (--method) and rotations (--rotate)", ["name", "what it does", "paper"], rows, justify="left")
+
+
+_ROTATIONS = {
+    "itq": (
+        "orthogonal rotation that brings the codes nearest to +-1, in closed form, alternating",
+        "Gong and Lazebnik, Iterative Quantization: A Procrustean Approach to Learning Binary Codes, CVPR 2011",
+    ),
+    "householder": (
+        "rotation as a product of Householder reflections, by gradient descent (H2Q)",
+        "Schwengber et al., Deep Hashing via Householder Quantization, 2023, arXiv 2311.04207",
+    ),
+}
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from . import data
+    from .compare import compare, table
+
+    config = _config(options, method_options=False)
+    splits = _splits(config, data)
+    rows = compare(
+        config, splits, options.out, names=options.methods, bits=options.lengths, seeds=options.seeds, rotations=options.rotations
+    )
+    if options.json:
+        _print_json(rows)
+        return
+    columns, cells = table(rows)
+    _print_table(f"{splits.query.name} against {splits.gallery.name}", columns, cells)
+    print(f"written: {options.out / 'results.md'}, results.csv, results.json and the figures beside them")
 
 
 def _splits(config: Any, data: Any) -> Any:
@@ -233,10 +345,15 @@ def _search(options: argparse.Namespace) -> None:
 def _neighbour(run: Any, distance: int, id: int) -> dict[str, Any]:
     found: dict[str, Any] = {"id": id, "distance": distance}
     if run:
-        found["class"] = run.class_names[int(run.gallery_labels[id])]
+        found["class"] = ", ".join(run.class_names[i] for i in _classes(run.gallery_labels[id]))
         if run.gallery_paths:
             found["path"] = run.gallery_paths[id]
     return found
+
+
+def _classes(label: Any) -> list[int]:
+    """The class ids of one label: a class id, or a multi-hot row."""
+    return label.nonzero().flatten().tolist() if label.ndim else [int(label)]
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -252,7 +369,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     if options.json:
         _print_json(figures)
     else:
-        _print_figures([{"method": "OrthoHash", **figures}], f"{splits.query.name} against {splits.gallery.name}")
+        _print_figures([{"method": _title(run.config), **figures}], f"{splits.query.name} against {splits.gallery.name}")
 
 
 def _demo(options: argparse.Namespace) -> None:
@@ -355,13 +472,15 @@ def _cell(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
-def _print_table(title: str, columns: list[str], rows: list[list[str]], caption: str | None = None) -> None:
+def _print_table(
+    title: str, columns: list[str], rows: list[list[str]], caption: str | None = None, justify: Literal["left", "right"] = "right"
+) -> None:
     from rich.console import Console
     from rich.table import Table
 
     table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
     for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i == 0 else "right")
+        table.add_column(column, justify="left" if i == 0 else justify)
     for row in rows:
         table.add_row(*row)
     # A terminal tells its width; a file or a pipe takes what the table needs.

@@ -12,7 +12,7 @@ from ._environment import environment
 from ._files import atomic_write
 from ._picture import draw_neighbours
 from .data import Splits
-from .train.baselines import exact_cosine, random_projections
+from .train.baselines import exact_cosine
 from .train.evaluation import evaluate_run
 from .train.runs import Run, load_run, save_run
 from .train.trainer import TrainConfig, train
@@ -46,7 +46,7 @@ def demo(
         rows.append(row)
         runs.append(run)
     say("baselines: random projections, exact cosine")
-    rows.append(random_projections(splits.gallery, splits.query, bits=LSH_BITS, seed=seed))
+    rows.append(_unlearned_row(replace(config, method="lsh", bits=LSH_BITS), splits, out / "lsh"))
     rows.append(exact_cosine(splits.gallery, splits.query))
     _picture(out / "neighbours.png", runs[-1], splits)
     results = {
@@ -83,6 +83,12 @@ def _learned_row(config: TrainConfig, splits: Splits, path: Path, progress: bool
     run = load_run(path)  # everything from here on comes from the files
     figures = evaluate_run(run, splits.query)
     return {"method": "OrthoHash", **figures, "train_seconds": round(train_seconds, 1), "run": str(path)}, run
+
+
+def _unlearned_row(config: TrainConfig, splits: Splits, path: Path) -> dict[str, Any]:
+    run = save_run(path, config, train(config, splits.train, progress=False), splits.gallery)
+    what = "pixels" if splits.gallery.is_images else "features"
+    return {"method": f"LSH on {what}", **evaluate_run(run, splits.query)}
 
 
 def _picture(path: Path, run: Run, splits: Splits) -> None:

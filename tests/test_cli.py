@@ -11,7 +11,7 @@ import pytest
 
 from orthohash_triton import cli
 
-COMMANDS = ("train", "encode", "index", "search", "evaluate", "demo", "doctor")
+COMMANDS = ("train", "methods", "compare", "encode", "index", "search", "evaluate", "demo", "doctor")
 TRAIN = ["--dataset", "digits", "--bits", "16", "--epochs", "1", "--batch-size", "64", "--no-flip", "--threads", "1"]
 
 
@@ -47,6 +47,68 @@ def test_from_training_to_neighbours(run: Path, tmp_path: Path, capsys: pytest.C
     table = call(capsys, "search", run, "digits", "-k", 2, "--limit", 1)
     assert "1 of 1797 queries in 1,438 codes" in table
     assert "digits 0" in table
+
+
+def test_methods_are_listed_with_their_papers(capsys: pytest.CaptureFixture) -> None:
+    listed = json.loads(call(capsys, "methods", "--json"))
+    names = [method["name"] for method in listed["methods"]]
+    assert {"orthohash", "dhn", "hashnet", "dpsh", "csq", "mds", "shc", "shrewd", "lsh", "pca"} <= set(names)
+    assert [rotation["name"] for rotation in listed["rotations"]] == ["itq", "householder"]
+    assert "margin" in next(method for method in listed["methods"] if method["name"] == "orthohash")["options"]
+    table = call(capsys, "methods")
+    assert all(name in table for name in names)
+
+
+def test_train_takes_the_options_of_the_method(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    arguments = [
+        "train",
+        *TRAIN,
+        "--method",
+        "dhn",
+        "--quantization-weight",
+        "0.05",
+        "--rotate",
+        "itq",
+        "--out",
+        tmp_path / "run",
+    ]
+    table = call(capsys, *arguments)
+    assert "DHN + itq" in table
+    config = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
+    assert (config["method"], config["rotate"], config["options"]) == ("dhn", "itq", {"quantization_weight": 0.05})
+    assert "DHN + itq" in call(capsys, "evaluate", tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--method", "orthohush"], "invalid choice: 'orthohush'"),
+        (["--method", "dhn", "--margin", "0.2"], "unrecognized arguments: --margin"),
+    ],
+)
+def test_train_refuses_other_methods_and_options(arguments: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["train", *TRAIN, *arguments, "--out", "unused"])
+    assert message in capsys.readouterr().err
+
+
+def test_the_help_of_train_is_that_of_the_method(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["train", "--method", "hashnet", "--help"])
+    text = capsys.readouterr().out
+    assert "options of the method hashnet" in text
+    assert "--growth" in text
+    assert "--margin" not in text
+
+
+def test_compare(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    out = tmp_path / "comparison"
+    arguments = ["compare", "--dataset", "digits", "--epochs", 1, "--batch-size", 64, "--threads", 1, "--out", out]
+    table = call(capsys, *arguments, "--methods", "csq", "lsh", "--lengths", 16, "--seeds", 0)
+    assert re.search(r"CSQ\b.*\b16\b", table)
+    assert (out / "results.md").is_file()
+    error = call(capsys, *arguments, "--methods", "csq", "--lengths", 16, "--seeds", 0, "--validation", 0.3, status=2)
+    assert "another validation" in error
 
 
 def test_an_index_of_codes_answers_itself(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -20,7 +20,7 @@ def assert_codebook(codebook, num_classes, bits):
     assert set(codebook.unique().tolist()) <= {-1, 1}
 
 
-@pytest.mark.parametrize("method", ["auto", "hadamard", "bernoulli", "max_hamming"])
+@pytest.mark.parametrize("method", ["auto", "hadamard", "bernoulli", "max_hamming", "minimum_distance"])
 @pytest.mark.parametrize(("num_classes", "bits"), [(1, 8), (10, 16), (64, 32), (128, 64)])
 def test_shape_values_and_distinct_rows(method, num_classes, bits):
     codebook = make_codebook(num_classes, bits, method=method)
@@ -52,7 +52,7 @@ PUBLISHED_SCHEDULE = [
 
 
 @pytest.mark.parametrize(("num_classes", "expected"), PUBLISHED_SCHEDULE)
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, 1, 2])
 def test_max_hamming_reaches_the_published_schedule(num_classes, expected, seed):
     for bits, distance in zip((16, 32, 64), expected, strict=True):
         assert codebook_min_distance(make_codebook(num_classes, bits, method="max_hamming", seed=seed)) >= distance
@@ -94,7 +94,7 @@ def test_bernoulli_bits_are_fair_and_uncorrelated(bits):
     assert (correlation - torch.eye(bits)).abs().max() < 0.08
 
 
-@pytest.mark.parametrize("method", ["bernoulli", "max_hamming"])
+@pytest.mark.parametrize("method", ["bernoulli", "max_hamming", "minimum_distance"])
 @pytest.mark.parametrize("bits", [16, 24, 64])
 def test_seed_decides_and_global_state_is_left_alone(method, bits):
     torch_state, numpy_state = torch.random.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
@@ -158,12 +158,16 @@ def test_min_distance_takes_any_numeric_dtype_and_numpy(dtype):
         ({"num_classes": 257, "bits": 8}, ValueError, "8 bits have 256 codes, fewer than num_classes=257"),
         ({"num_classes": 10, "bits": 16, "seed": -1}, ValueError, "seed must be at least 0"),
         (
-            {"num_classes": 10, "bits": 16, "method": "minimum_distance"},
+            {"num_classes": 10, "bits": 16, "method": "greedy"},
             ValueError,
-            "one of 'auto', 'hadamard', 'bernoulli'",
+            "one of 'auto', 'hadamard', 'bernoulli', 'max_hamming', 'minimum_distance', 'semantic'",
         ),
         ({"num_classes": 10, "bits": 24, "method": "hadamard"}, ValueError, "power of two"),
         ({"num_classes": 33, "bits": 16, "method": "hadamard"}, ValueError, "num_classes at most 2"),
+        ({"num_classes": 10, "bits": 16, "min_distance": 4}, ValueError, "min_distance is for .* got method='auto'"),
+        ({"num_classes": 10, "bits": 16, "method": "minimum_distance", "min_distance": 0}, ValueError, "at least 1; got 0"),
+        ({"num_classes": 10, "bits": 16, "method": "minimum_distance", "min_distance": 4.0}, TypeError, "must be an integer"),
+        ({"num_classes": 10, "bits": 16, "similarity": torch.eye(10)}, ValueError, 'similarity is for method="semantic" only'),
     ],
 )
 def test_bad_arguments(arguments, error, message):

@@ -138,7 +138,7 @@ def test_bad_input(loader, keywords, error, message):
 
 
 def test_a_model_without_a_head_must_name_its_layers():
-    with pytest.raises(ValueError, match=r"model has no HashHead; name the BatchNorm layers"):
+    with pytest.raises(ValueError, match=r"model has no HashHead with batch norm; name the BatchNorm layers"):
         reestimate_batch_norm(nn.Linear(2, 2), [torch.zeros(2, 2)])
     model = nn.Sequential(nn.BatchNorm1d(2, track_running_stats=False))
     with pytest.raises(ValueError, match=r"track_running_stats=False"):

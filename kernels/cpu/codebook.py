@@ -76,3 +76,62 @@ def min_distance(codes: np.ndarray) -> int:
     # A row meets only the rows behind it, so the first ranges hold the most work: several a thread even that out.
     over_ranges(lambda start, stop: _min_distances(planes, start, stop, nearest), count, parts_per_thread=16)
     return int(nearest.min())
+
+
+_GOLDEN_RATIO = (1 + 5**0.5) / 2
+
+
+@compiled
+def box_admm(rows, columns, inverse, own, sum_of_others, max_product, x):
+    """A vector of +-1 that is far from others: minimise <x, sum_of_others> with <x, row> <= max_product for every row but `own`.
+
+    The lp-box ADMM of MDS with the constants of its released code: x = a = b with a in the box [-1, 1]^K and b on the sphere of
+    radius sqrt(K), and slacks for the rows. rows: float64 [C, K]; columns: its transpose, contiguous; inverse: of
+    2 I + rows^T rows without row `own`, [K, K]; x: float64 [K], the start and the result, not rounded to +-1.
+    """
+    count, bits = rows.shape
+    target = np.empty(bits)
+    box, sphere = np.empty(bits), np.empty(bits)
+    box_dual, sphere_dual = np.zeros(bits), np.zeros(bits)
+    slack, slack_dual, products = np.zeros(count), np.zeros(count), np.empty(count)
+    _multiply(columns, x, products)
+    penalty = 1e-5
+    while penalty < 1e7:
+        for _ in range(10):
+            length = 0.0
+            for k in range(bits):
+                box[k] = min(1.0, max(-1.0, x[k] + box_dual[k] / penalty))
+                sphere[k] = x[k] + sphere_dual[k] / penalty
+                length += sphere[k] * sphere[k]
+            shrink = np.sqrt(bits / max(length, 1e-300))
+            for k in range(bits):
+                sphere[k] *= shrink
+                target[k] = box[k] + sphere[k] - (box_dual[k] + sphere_dual[k] + sum_of_others[k]) / penalty
+            for c in range(count):
+                slack[c] = max(0.0, max_product - products[c] - slack_dual[c] / penalty)
+                if c != own:
+                    weight = max_product - slack[c] - slack_dual[c] / penalty
+                    for k in range(bits):
+                        target[k] += weight * rows[c, k]
+            _multiply(inverse, target, x)
+            _multiply(columns, x, products)
+            widest = 0.0
+            step = _GOLDEN_RATIO * penalty
+            for k in range(bits):
+                box_dual[k] += step * (x[k] - box[k])
+                sphere_dual[k] += step * (x[k] - sphere[k])
+                widest = max(widest, abs(x[k] - box[k]), abs(x[k] - sphere[k]))
+            for c in range(count):
+                slack_dual[c] += step * (products[c] + slack[c] - max_product)
+        if widest < 1e-6:
+            return
+        penalty *= 1.09
+
+
+@compiled
+def _multiply(columns, x, out):
+    """out [M] = the combination of the rows of `columns` [K, M] with the weights x [K]."""
+    out[:] = 0.0
+    for k in range(x.size):
+        for c in range(out.size):
+            out[c] += x[k] * columns[k, c]

@@ -1,27 +1,50 @@
-"""Data sets for learning to hash: Fashion-MNIST, scikit-learn's digits, folders of images, files of features."""
+"""Data sets for learning to hash: named ones, folders of images, files of features."""
 
 from pathlib import Path
 
-from . import digits, fashion_mnist, features, folders
-from .dataset import Dataset, Splits, split_stratified
+from . import debian, digits, fashion_mnist, features, folders, wordnet_nouns
+from .dataset import Dataset, Splits, split_stratified, split_validation
 
-__all__ = ["Dataset", "Splits", "digits", "fashion_mnist", "features", "folders", "load_splits", "split_stratified"]
+__all__ = [
+    "Dataset",
+    "Splits",
+    "debian",
+    "digits",
+    "fashion_mnist",
+    "features",
+    "folders",
+    "load_splits",
+    "split_stratified",
+    "split_validation",
+    "wordnet_nouns",
+]
 
-NAMED = ("fashion-mnist", "digits")
+NAMED = ("fashion-mnist", "digits", "debian-packages", "wordnet-nouns")
 
 
 def load_splits(source: str, *, size: int = 64, grey: bool = False, query_fraction: float = 0.1, seed: int = 0) -> Splits:
     """Training set, gallery and queries of `source`.
 
-    source  "fashion-mnist", "digits", a folder of images, a .npz or .safetensors file of features, or a folder with
-            train, query (and gallery) files of features
+    source  the name of a set (below), a folder of images, a .npz or .safetensors file of features, or a folder with train,
+            query (and gallery) files of features
     size, grey  what images of a folder are resized and converted to
     query_fraction, seed  how a source without a split of its own is split, class by class
+
+    fashion-mnist    70,000 grey images of ten classes of clothing, with its own split
+    digits           1,797 grey images of ten classes; a fifth are queries
+    debian-packages  some 28,000 descriptions of Debian packages as features, with several of 129 tags each
+    wordnet-nouns    some 57,000 definitions of WordNet's nouns as features, of 84 classes with distances between them
+
+    The last two need the optional `text` dependencies and are kept in a cache once they are made (see `debian`, `wordnet_nouns`).
     """
     if source == "fashion-mnist":
         return fashion_mnist.load_splits()
     if source == "digits":
         return digits.load_splits(seed)
+    if source == "debian-packages":
+        return debian.load_splits(query_fraction, seed)
+    if source == "wordnet-nouns":
+        return wordnet_nouns.load_splits(query_fraction, seed)
     path = Path(source)
     if not path.exists():
         raise FileNotFoundError(

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from .dataset import Dataset, Splits
+from .wordnet import fashion_mnist_distance
 
 CLASS_NAMES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 INSTALLED = Path("/usr/share/datasets/fashion-mnist")
@@ -49,7 +50,10 @@ def load(split: str, folder: str | Path | None = None) -> Dataset:
     labels = _read_idx(place / f"{_FILES[split]}-labels-idx1-ubyte.gz", _LABELS)
     if len(images) != len(labels):
         raise ValueError(f"{place}: {len(images)} {split} images but {len(labels)} labels; the two files do not belong together")
-    return Dataset(torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64)), CLASS_NAMES, f"Fashion-MNIST {split}")
+    name, distance = f"Fashion-MNIST {split}", fashion_mnist_distance()
+    return Dataset(
+        torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64)), CLASS_NAMES, name, class_distance=distance
+    )
 
 
 def load_splits(folder: str | Path | None = None) -> Splits:

@@ -1,9 +1,13 @@
-"""Features computed beforehand, in a .npz or .safetensors file with the keys `features` [N, D] and `labels` [N].
+"""Features computed beforehand, in a .npz or .safetensors file with the keys `features` [N, D] and `labels`.
+
+`labels` are class ids [N], or a matrix of zeros and ones [N, C] where a row has several classes or none. Optional keys:
+`class_distance` [C, C] and `groups` [N], and in .npz files `class_names` [C] and `name`, as in `Dataset`.
 
 One file is split by a seed; a folder with train.*, query.* (and gallery.*) is split by hand.
 """
 
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +15,47 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._files import atomic_write
+from ..ops import _checks
 from .dataset import Dataset, Splits, split_stratified
 
 EXTENSIONS = (".npz", ".safetensors")
 
 
 def load(path: str | Path) -> Dataset:
-    """The features of one file, as float32 [N, D] (converted from any floating type), and its labels as int64 [N].
+    """The features of one file, as float32 [N, D] (converted from any floating type), with their labels.
 
-    An optional key `class_names` (.npz only) names the classes; they are numbered otherwise.
+    Labels of one dimension become int64 [N], a matrix becomes bool [N, C]; classes without names are numbered.
     """
     path = Path(path)
     arrays = _read(path)
-    features, labels = _checked_features(path, arrays), torch.as_tensor(_member_of(path, arrays, "labels"))
-    if labels.shape != (len(features),) or labels.is_floating_point():
+    features = _checked_features(path, arrays)
+    labels = _checked_labels(path, torch.as_tensor(_member_of(path, arrays, "labels")), len(features))
+    distance = torch.as_tensor(arrays["class_distance"]).float() if "class_distance" in arrays else None
+    groups = torch.as_tensor(arrays["groups"]).long() if "groups" in arrays else None
+    name = str(arrays["name"]) if "name" in arrays else str(path)
+    names = arrays["class_names"] if "class_names" in arrays else range(_count_classes(labels, distance))
+    return Dataset(features, labels, tuple(map(str, names)), name, class_distance=distance, groups=groups)
+
+
+def save(path: str | Path, dataset: Dataset) -> None:
+    """Write features as a .npz file that `load` reads back unchanged."""
+    path = Path(path)
+    if dataset.is_images or path.suffix != ".npz":
         raise ValueError(
-            f"{path}: labels must be integers [{len(features)}], one per row; got {labels.dtype} {list(labels.shape)}"
+            f"features.save: expected features [N, D] and a path ending in .npz; got {_checks.describe(dataset.inputs)}, {path}"
         )
-    classes = int(labels.max()) + 1 if len(labels) else 0
-    names = tuple(map(str, arrays["class_names"])) if "class_names" in arrays else tuple(map(str, range(classes)))
-    return Dataset(features, labels.long(), names, str(path))
+    arrays: dict[str, Any] = {
+        "features": dataset.inputs.numpy(),
+        "labels": dataset.labels.numpy(),
+        "class_names": np.array(dataset.class_names),
+        "name": np.array(dataset.name),
+    }
+    for key in ("class_distance", "groups"):
+        if (values := getattr(dataset, key)) is not None:
+            arrays[key] = values.numpy()
+    with atomic_write(path) as file:
+        np.savez(file, **arrays)
 
 
 def load_unlabelled(path: str | Path) -> Tensor:
@@ -47,11 +72,33 @@ def _checked_features(path: Path, arrays: dict[str, Any]) -> Tensor:
     return features.float()
 
 
+def _checked_labels(path: Path, labels: Tensor, rows: int) -> Tensor:
+    """int64 [N] of integers [N], bool [N, C] of a matrix of zeros and ones."""
+    if labels.ndim not in (1, 2) or len(labels) != rows or (labels.ndim == 1 and labels.is_floating_point()):
+        raise ValueError(
+            f"{path}: labels must be integers [{rows}], one per row, or zeros and ones [{rows}, C]; "
+            f"got {labels.dtype} {list(labels.shape)}"
+        )
+    if labels.ndim == 1:
+        return labels.long()
+    if not ((labels == 0) | (labels == 1)).all():
+        raise ValueError(f"{path}: labels [N, C] must be zeros and ones; got values from {labels.min()} to {labels.max()}")
+    return labels.bool()
+
+
+def _count_classes(labels: Tensor, distance: Tensor | None) -> int:
+    if labels.ndim == 2:
+        return labels.shape[1]
+    if distance is not None:
+        return len(distance)
+    return int(labels.max()) + 1 if len(labels) else 0
+
+
 def _member_of(path: Path, arrays: dict[str, Any], key: str) -> Any:
     if key not in arrays:
         raise ValueError(
             f"{path} lacks the key {key!r}; it has {', '.join(sorted(arrays)) or 'nothing'}. "
-            "Expected features [N, D] and labels [N]"
+            "Expected features [N, D] and labels [N] or [N, C]"
         )
     return arrays[key]
 
@@ -63,9 +110,12 @@ def load_splits(path: str | Path, *, query_fraction: float = 0.1, seed: int = 0)
         return split_stratified(load(path), query_fraction, seed)
     train, query = load(_member(path, "train")), load(_member(path, "query"))
     gallery = load(_member(path, "gallery")) if has_member(path, "gallery") else train
+    if len({part.labels.shape[1:] for part in (train, gallery, query)}) > 1:
+        shapes = ", ".join(f"{part.name} {list(part.labels.shape)}" for part in (train, gallery, query))
+        raise ValueError(f"{path}: every part must have labels of one kind, [N] or [N, C] with one C; got {shapes}")
     names = max((train.class_names, query.class_names, gallery.class_names), key=len)
-    train, gallery, query = (Dataset(part.inputs, part.labels, names, part.name) for part in (train, gallery, query))
-    return Splits(train, gallery, query)
+    distance = train.class_distance
+    return Splits(*(replace(part, class_names=names, class_distance=distance) for part in (train, gallery, query)))
 
 
 def has_member(folder: Path, stem: str) -> bool:

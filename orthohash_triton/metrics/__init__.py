@@ -20,6 +20,7 @@ from .average_precision import (
 from .distances import DistanceHistograms, distance_histograms
 from .evaluation import Evaluation, evaluate
 from .gains import average_cumulative_gain, ndcg
+from .hierarchical import hierarchical_precision, mean_average_hierarchical_precision
 from .precision_recall import PrecisionRecallCurve, precision_at_k, precision_at_radius, precision_recall_curve, recall_at_k
 
 __all__ = [
@@ -31,6 +32,8 @@ __all__ = [
     "average_precision_from_scores",
     "distance_histograms",
     "evaluate",
+    "hierarchical_precision",
+    "mean_average_hierarchical_precision",
     "mean_average_precision",
     "mean_average_precision_from_scores",
     "ndcg",

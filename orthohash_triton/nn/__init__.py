@@ -1,7 +1,20 @@
 """Modules for the functions of the package, with the same keywords."""
 
 from .batch_norm import reestimate_batch_norm
+from .central import CentralSimilarityLoss, MinimumDistanceLoss, QuantizationLoss
 from .codebook_losses import CosineCodebookLoss, OrthoHashLoss
 from .hash_head import HashHead
+from .hierarchy import SemanticHierarchyLoss
+from .pairwise import PairwiseLikelihoodLoss
 
-__all__ = ["CosineCodebookLoss", "HashHead", "OrthoHashLoss", "reestimate_batch_norm"]
+__all__ = [
+    "CentralSimilarityLoss",
+    "CosineCodebookLoss",
+    "HashHead",
+    "MinimumDistanceLoss",
+    "OrthoHashLoss",
+    "PairwiseLikelihoodLoss",
+    "QuantizationLoss",
+    "SemanticHierarchyLoss",
+    "reestimate_batch_norm",
+]

@@ -71,9 +71,11 @@ _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
 def _layers_to_reestimate(model: nn.Module, layers: Iterable[nn.Module] | None) -> list[nn.Module]:
     op = "reestimate_batch_norm"
     if layers is None:
-        chosen: list[nn.Module] = [module.batch_norm for module in model.modules() if isinstance(module, HashHead)]
+        chosen: list[nn.Module] = [
+            module.batch_norm for module in model.modules() if isinstance(module, HashHead) and module.batch_norm is not None
+        ]
         if not chosen:
-            raise ValueError(f"{op}: model has no HashHead; name the BatchNorm layers with layers=[...]")
+            raise ValueError(f"{op}: model has no HashHead with batch norm; name the BatchNorm layers with layers=[...]")
     else:
         chosen = list(layers)
     inside = set(model.modules())

@@ -3,28 +3,111 @@
 import torch
 from torch import Tensor, nn
 
+from ..ops import _checks
 from ..ops.pack_codes import pack_codes
+
+_FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 class HashHead(nn.Module):
-    """The hash layer of OrthoHash: Linear without bias (weights N(0, 0.01^2)), then BatchNorm1d.
+    """The hash layer. With batch normalisation that of OrthoHash: Linear without bias (weights N(0, 0.01^2)), then BatchNorm1d;
+    without it that of DHN, HashNet, CSQ and others: one Linear with bias 0 and weights N(0, 0.64^2 / in_features), which is their
+    N(0, 0.01^2) on the 4,096 features of AlexNet: losses on products of codes have a saddle at 0, and fewer features would start
+    nearer to it.
 
-    Training feeds `latent(features)` and `batch_norm` to `OrthoHashLoss`; `forward` gives the continuous codes [N, bits] and
-    `encode` the packed binary ones, uint8 [N, ceil(bits / 8)], bit 1 where a continuous code is above 0.
+    Training feeds `latent(features)` and `batch_norm` to `OrthoHashLoss`, or `forward(features)` to a loss on continuous codes;
+    `forward` gives the continuous codes [N, bits] and `encode` the packed binary ones, uint8 [N, ceil(bits / 8)], bit 1 where a
+    continuous code is above 0.
+
+    Args:
+        in_features: D.
+        bits: K.
+        batch_norm: whether BatchNorm1d follows; where not, `head.batch_norm` is None.
+        bias: whether Linear has one; None is the usual: only without batch norm, which has a bias of its own.
     """
 
-    def __init__(self, in_features: int, bits: int) -> None:
+    batch_norm: nn.BatchNorm1d | None
+
+    def __init__(self, in_features: int, bits: int, *, batch_norm: bool = True, bias: bool | None = None) -> None:
         super().__init__()
-        self.linear = nn.Linear(in_features, bits, bias=False)
-        nn.init.normal_(self.linear.weight, std=0.01)
-        self.batch_norm = nn.BatchNorm1d(bits)
+        self.linear = nn.Linear(in_features, bits, bias=not batch_norm if bias is None else bias)
+        nn.init.normal_(self.linear.weight, std=0.01 if batch_norm else 0.64 * in_features**-0.5)
+        if self.linear.bias is not None:
+            nn.init.zeros_(self.linear.bias)
+        self.batch_norm = nn.BatchNorm1d(bits) if batch_norm else None
+
+    @classmethod
+    def from_linear(cls, weight: Tensor, bias: Tensor) -> "HashHead":
+        """A head without batch norm that computes `features @ weight.T + bias`: weight [K, D], bias [K]."""
+        bits, in_features = weight.shape
+        with torch.device("meta"):  # neither memory nor random numbers for parameters that are replaced at once
+            head = cls(in_features, bits, batch_norm=False)
+        head.linear.weight, head.linear.bias = (nn.Parameter(tensor.detach().clone()) for tensor in (weight, bias))
+        return head
 
     def latent(self, features: Tensor) -> Tensor:
+        """What the batch norm takes: float [N, D] -> [N, bits]."""
         return self.linear(features)
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.batch_norm(self.linear(features))
+        """Continuous codes: float [N, D] -> [N, bits]."""
+        latent = self.linear(features)
+        return latent if self.batch_norm is None else self.batch_norm(latent)
 
     @torch.no_grad()
     def encode(self, features: Tensor) -> Tensor:
+        """Packed codes: float [N, D] -> uint8 [N, ceil(bits / 8)]."""
         return pack_codes(self(features))
+
+    def folded(self) -> "HashHead":
+        """A head without batch norm that computes what this one does in eval mode: one matrix product instead of two passes.
+
+        The affine map of the batch norm goes into weight and bias in float64, which are then rounded to the dtype of the weight:
+        continuous codes agree up to rounding, and so do all bits but those of values within rounding of 0. The new head shares
+        no memory with this one.
+
+        Raises:
+            ValueError: a batch norm without running statistics.
+        """
+        return self._from_wide(*self._affine())
+
+    def rotated(self, matrix: Tensor) -> "HashHead":
+        """`folded()` with a rotation behind it, at no extra cost: it computes `forward(features) @ matrix` of eval mode.
+
+        Args:
+            matrix: float [bits, bits], as `fit_itq(...).matrix` or `fit_householder(...).matrix`.
+
+        Raises:
+            TypeError, ValueError: `matrix` is no floating tensor [bits, bits]; or as `folded`.
+        """
+        matrix = _checks.tensor("HashHead.rotated", "matrix", matrix, dtypes=_FLOATS, ndim=2, shape="[bits, bits]")
+        bits = self.linear.out_features
+        if matrix.shape != (bits, bits):
+            raise ValueError(f"HashHead.rotated: matrix must be [{bits}, {bits}]; got {_checks.describe(matrix)}")
+        weight, bias = self._affine()
+        matrix = matrix.detach().to(weight)
+        return self._from_wide(matrix.T @ weight, bias @ matrix)
+
+    @torch.no_grad()
+    def _affine(self) -> tuple[Tensor, Tensor]:
+        """Weight [K, D] and bias [K] of the whole head in eval mode, float64."""
+        weight, norm = self.linear.weight.double(), self.batch_norm
+        bias = weight.new_zeros(len(weight)) if self.linear.bias is None else self.linear.bias.double()
+        if norm is None:
+            return weight, bias
+        if norm.running_mean is None or norm.running_var is None:
+            raise ValueError(
+                "HashHead.folded: the batch norm has track_running_stats=False; in eval mode it depends on the batch, "
+                "and no single matrix computes that"
+            )
+        factor = (norm.running_var.double() + norm.eps).rsqrt()
+        if norm.weight is not None:
+            factor = factor * norm.weight.double()
+        bias = (bias - norm.running_mean.double()) * factor
+        if norm.bias is not None:
+            bias = bias + norm.bias.double()
+        return weight * factor[:, None], bias
+
+    def _from_wide(self, weight: Tensor, bias: Tensor) -> "HashHead":
+        dtype = self.linear.weight.dtype
+        return HashHead.from_linear(weight.to(dtype), bias.to(dtype)).train(self.training)

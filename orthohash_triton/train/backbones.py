@@ -4,6 +4,7 @@ A backbone is any `nn.Module` that takes float32 images [N, C, H, W] in [0, 1] (
 [N, out_features]. One without an `out_features` attribute is asked by a dry run.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -86,22 +87,51 @@ class Identity(nn.Module):
         return features
 
 
+class Pixels(nn.Module):
+    """The pixels themselves, for methods that learn nothing."""
+
+    def __init__(self, sample_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.out_features = math.prod(sample_shape)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flatten(1)
+
+
+class MLP(nn.Module):
+    """One hidden layer on features computed beforehand."""
+
+    def __init__(self, in_features: int, out_features: int = 512) -> None:
+        super().__init__()
+        self.out_features = out_features
+        self.layers = nn.Sequential(nn.Linear(in_features, out_features, bias=False), nn.BatchNorm1d(out_features), nn.ReLU())
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.layers(features)
+
+
 # Each takes the shape of one sample: (C, H, W) of an image, (D,) of a feature vector.
 BACKBONES: dict[str, Callable[[tuple[int, ...]], nn.Module]] = {
     "small-cnn": lambda shape: SmallCNN(shape[0]),
     "efficientnet-lite0": lambda shape: EfficientNetLite0(),
+    "pixels": lambda shape: Pixels(shape),
     "features": lambda shape: Identity(shape[0]),
+    "mlp": lambda shape: MLP(shape[0]),
 }
+_FOR_FEATURES = ("features", "mlp")
 
 
-def make_backbone(name: str, sample_shape: tuple[int, ...]) -> nn.Module:
-    """The backbone called `name` ("auto": features for feature vectors, small-cnn for images) for samples of `sample_shape`."""
+def make_backbone(name: str, sample_shape: tuple[int, ...], *, learned: bool = True) -> nn.Module:
+    """The backbone called `name` for samples of `sample_shape`.
+
+    "auto" is "features" for feature vectors; for images "small-cnn", or "pixels" where nothing is `learned`.
+    """
     takes_features = len(sample_shape) == 1
     if name == "auto":
-        name = "features" if takes_features else "small-cnn"
+        name = "features" if takes_features else "small-cnn" if learned else "pixels"
     if name not in BACKBONES:
         raise ValueError(f"backbone must be one of auto, {', '.join(BACKBONES)}; got {name!r}")
-    if takes_features != (name == "features"):
+    if takes_features != (name in _FOR_FEATURES):
         kind = f"features [N, {sample_shape[0]}]" if takes_features else f"images {list(sample_shape)}"
         raise ValueError(f'backbone {name!r} does not take {kind}; "auto" picks one that does')
     return BACKBONES[name](sample_shape)

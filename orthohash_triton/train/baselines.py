@@ -1,4 +1,4 @@
-"""What retrieval costs and gives without learning: the rows that a learned code has to beat."""
+"""What exact retrieval without codes costs and gives."""
 
 import math
 import time
@@ -10,22 +10,9 @@ from torch import Tensor
 
 from ..data import Dataset
 from ..metrics import average_precision_from_scores
-from ..ops.pack_codes import pack_codes
-from ..search import HammingIndex
-from .evaluation import SEARCH_K, TOP, evaluate_codes
+from .evaluation import SEARCH_K, TOP
 
 _CHUNK = 256  # queries whose scores against the whole gallery are in memory at once
-
-
-def random_projections(gallery: Dataset, query: Dataset, *, bits: int, seed: int = 0) -> dict[str, Any]:
-    """LSH (Charikar, 2002): the signs of `bits` random projections of the samples, centred by the gallery's mean."""
-    vectors, queries = _vectors(gallery), _vectors(query)
-    mean = vectors.mean(0)
-    directions = torch.randn(vectors.shape[1], bits, generator=torch.Generator().manual_seed(seed))
-    index = HammingIndex(bits)
-    index.add(pack_codes((vectors - mean) @ directions))
-    figures = evaluate_codes(index, pack_codes((queries - mean) @ directions), query.labels, gallery.labels)
-    return {"method": "LSH on pixels" if gallery.is_images else "LSH on features", **figures}
 
 
 def exact_cosine(gallery: Dataset, query: Dataset) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The hashing model: backbone -> Linear without bias -> BatchNorm, whose signs are the code."""
+"""The hashing model: a backbone under a hash head, whose signs are the code."""
 
 from collections.abc import Iterator
 
@@ -15,12 +15,13 @@ class HashModel(nn.Module):
     backbone      any module as `backbones` describes
     bits          length of the codes
     sample_shape  (C, H, W) of the images, or (D,) of the features that it will see
+    batch_norm    whether the head ends with batch normalisation
     """
 
-    def __init__(self, backbone: nn.Module, bits: int, sample_shape: tuple[int, ...]) -> None:
+    def __init__(self, backbone: nn.Module, bits: int, sample_shape: tuple[int, ...], *, batch_norm: bool = True) -> None:
         super().__init__()
         self.backbone = backbone
-        self.head = HashHead(out_features(backbone, sample_shape), bits)
+        self.head = HashHead(out_features(backbone, sample_shape), bits, batch_norm=batch_norm)
         self.bits = bits
         self.sample_shape = sample_shape
 
@@ -44,6 +45,11 @@ class HashModel(nn.Module):
     def features(self, inputs: Tensor, *, batch_size: int = 1024) -> Tensor:
         """The backbone's features of samples as a Dataset keeps them: float32 [N, D], in host memory."""
         return torch.cat([self.backbone(batch).cpu() for batch in self._batches(inputs, batch_size)])
+
+    @torch.no_grad()
+    def continuous_codes(self, inputs: Tensor, *, batch_size: int = 1024) -> Tensor:
+        """What the signs are taken of, for samples as a Dataset keeps them: float32 [N, bits], in host memory."""
+        return torch.cat([self(batch).cpu() for batch in self._batches(inputs, batch_size)])
 
     @torch.no_grad()
     def encode(self, inputs: Tensor, *, batch_size: int = 1024) -> Tensor:

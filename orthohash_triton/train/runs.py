@@ -3,9 +3,9 @@
     config.json           TrainConfig, the shape of a sample, class names, versions
     metrics.json          one entry per epoch, and the retrieval figures once evaluated
     model.safetensors     weights of backbone and head
-    codebook.safetensors  int8 +-1 [C, bits]
+    codebook.safetensors  int8 +-1 [C, bits], for methods that have one
     index.ibxf            codes of the gallery, as FAISS reads them (faiss.read_index_binary)
-    labels.safetensors    labels of the gallery, int64 [N], in the order of the index
+    labels.safetensors    labels of the gallery, int64 [N] or bool [N, C], in the order of the index
     paths.json            files of the gallery's images, where there are any
 
 Every file is written whole or not at all, config.json last: a folder without it holds no run.
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import __version__
+from .. import __version__, methods
 from .._files import atomic_write
 from ..data import Dataset
 from ..search import HammingIndex
@@ -27,7 +27,7 @@ from .backbones import make_backbone
 from .model import HashModel
 from .trainer import TrainConfig, Trained
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Run:
     path: Path
     config: TrainConfig
     model: HashModel
-    codebook: Tensor
+    codebook: Tensor | None
     index: HammingIndex
     gallery_labels: Tensor
     class_names: tuple[str, ...]
@@ -64,12 +64,17 @@ def save_run(path: str | Path, config: TrainConfig, trained: Trained, gallery: D
         "sample_shape": list(gallery.sample_shape),
         "class_names": list(gallery.class_names),
         "custom_backbone": custom_backbone,
+        "codebook": trained.codebook is not None,
+        "batch_norm": trained.model.head.batch_norm is not None,
         "config": asdict(config),
     }
     metrics: dict[str, Any] = {"epochs": [asdict(epoch) for epoch in trained.history]}
     _write_json(path / "metrics.json", metrics)
     _write_tensors(path / "model.safetensors", trained.model.state_dict())
-    _write_tensors(path / "codebook.safetensors", {"codebook": trained.codebook})
+    if trained.codebook is None:
+        (path / "codebook.safetensors").unlink(missing_ok=True)
+    else:
+        _write_tensors(path / "codebook.safetensors", {"codebook": trained.codebook})
     _write_tensors(path / "labels.safetensors", {"gallery": gallery.labels})
     if gallery.paths is not None:
         _write_json(path / "paths.json", [str(file) for file in gallery.paths])
@@ -104,7 +109,9 @@ def load_run(path: str | Path, *, backbone: nn.Module | None = None) -> Run:
         raise ValueError(f"{path} was trained with a backbone of its own; open it in Python with load_run(path, backbone=...)")
     config = _config(path, description["config"])
     sample_shape = tuple(description["sample_shape"])
-    model = HashModel(backbone or make_backbone(config.backbone, sample_shape), config.bits, sample_shape)
+    learned = methods.get(config.method).learned
+    backbone = backbone or make_backbone(config.backbone, sample_shape, learned=learned)
+    model = HashModel(backbone, config.bits, sample_shape, batch_norm=description["batch_norm"])
     try:
         model.load_state_dict(_read_tensors(path / "model.safetensors"))
     except RuntimeError as error:
@@ -117,8 +124,9 @@ def load_run(path: str | Path, *, backbone: nn.Module | None = None) -> Run:
             f"and config.json {config.bits} bits; the files are not of one run"
         )
     paths = tuple(_read_json(path / "paths.json")) if (path / "paths.json").is_file() else None
+    codebook = _tensor(path / "codebook.safetensors", "codebook") if description["codebook"] else None
     return Run(
-        path, config, model.eval(), _tensor(path / "codebook.safetensors", "codebook"), index, labels,
+        path, config, model.eval(), codebook, index, labels,
         tuple(description["class_names"]), paths, _read_json(path / "metrics.json"),
     )  # fmt: skip
 

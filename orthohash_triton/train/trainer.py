@@ -1,11 +1,13 @@
-"""The OrthoHash recipe (Hoe et al., NeurIPS 2021), as a loop to read in five minutes.
+"""One recipe for every method, as a loop to read in five minutes.
 
-    backbone -> Linear without bias -> [BatchNorm -> cosine codebook loss, fused]; Adam; the backbone at a tenth of the head's
-    learning rate; one step decay at 80 % of the steps; the last batch of an epoch dropped when it is not full.
+    backbone -> hash head -> the method's objective; Adam; the backbone at a tenth of the head's learning rate; one step decay at
+    80 % of the steps; the last batch of an epoch dropped when it is not full.
 
-Nothing is selected on the queries: the model of the last step is the result.
+It is OrthoHash's recipe (Hoe et al., NeurIPS 2021). Nothing is selected on the queries: the result is the model of the last step,
+or, with a validation share, of the epoch with the best mAP on samples held out of the training set.
 """
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -17,18 +19,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..codebooks import make_codebook
-from ..data import Dataset
-from ..nn import OrthoHashLoss
+from .. import methods
+from ..data import NAMED, Dataset, split_validation
+from ..methods import Objective, option
 from ..ops import _checks
+from ..rotations import Rotation, fit_householder, fit_itq
 from ._progress import Advance, progress_bar
 from .backbones import BACKBONES, make_backbone
 from .model import HashModel
+from .validation import Validation
 
-
-def _option(default: Any, help: str) -> Any:
-    """A field of TrainConfig; the command line shows `help`."""
-    return field(default=default, metadata={"help": help})
+ROTATIONS: dict[str, Callable[..., Rotation]] = {"itq": fit_itq, "householder": fit_householder}
 
 
 @dataclass(frozen=True)
@@ -39,26 +40,27 @@ class TrainConfig:
     a CPU; another machine or thread count changes the order of floating-point sums, and so the last bits of the weights.
     """
 
-    dataset: str = _option("fashion-mnist", "fashion-mnist, digits, a folder of images, or a file or folder of features")
-    backbone: str = _option("auto", f"auto, {', '.join(BACKBONES)}")
-    bits: int = _option(64, "length of the codes, a multiple of 8")
-    epochs: int = _option(6, "passes over the training set")
-    batch_size: int = _option(256, "samples per step")
-    lr: float = _option(1e-2, "learning rate of the hash head (the paper has 1e-4, for a pretrained backbone and 100 epochs)")
-    backbone_lr_scale: float = _option(0.1, "the backbone's learning rate as a share of the head's; 0 freezes the backbone")
-    weight_decay: float = _option(5e-4, "Adam's L2 penalty on all weights")
-    lr_decay: float = _option(0.1, "factor of the learning rate in the last part of the training")
-    lr_decay_at: float = _option(0.8, "share of the steps after which the learning rate is multiplied by lr_decay")
-    margin: float = _option(0.2, "margin of the loss, on the cosine of the true class")
-    scale: float | None = _option(None, "scale of the logits; the default is the square root of the bits")
-    codebook: str = _option("auto", "how the classes' codes are made: auto, hadamard, bernoulli, max_hamming")
-    flip: bool = _option(True, "random horizontal mirroring of images (wrong for text and digits)")
-    crop_padding: int = _option(0, "random shifts of images by up to so many pixels")
-    image_size: int = _option(64, "side to which images of a folder are resized")
-    query_fraction: float = _option(0.1, "share of every class held out as queries, where the data set has no split of its own")
-    seed: int = _option(0, "of the split, the codebook, the initial weights, the order and the augmentation")
-    threads: int | None = _option(None, "CPU threads; the default is torch's")
-    device: str = _option("cpu", "cpu, cuda, cuda:1, ...")
+    dataset: str = option("fashion-mnist", f"{', '.join(NAMED)}, a folder of images, or a file or folder of features")
+    method: str = option("orthohash", "one of `orthohash methods`")
+    options: dict[str, Any] = field(default_factory=dict)  # the method's own, by name
+    rotate: str = option("none", f"rotation fitted to the codes after the training: none, {', '.join(ROTATIONS)}")
+    backbone: str = option("auto", f"auto, {', '.join(BACKBONES)}")
+    bits: int = option(64, "length of the codes, a multiple of 8")
+    epochs: int = option(6, "passes over the training set")
+    batch_size: int = option(256, "samples per step")
+    lr: float | None = option(None, "learning rate of the hash head; the default is the method's")
+    backbone_lr_scale: float = option(0.1, "the backbone's learning rate as a share of the head's; 0 freezes the backbone")
+    weight_decay: float = option(5e-4, "Adam's L2 penalty on all weights")
+    lr_decay: float = option(0.1, "factor of the learning rate in the last part of the training")
+    lr_decay_at: float = option(0.8, "share of the steps after which the learning rate is multiplied by lr_decay")
+    validation: float = option(0.0, "share of the training set held out to choose the best epoch; 0 takes the last")
+    flip: bool = option(True, "random horizontal mirroring of images (wrong for text and digits)")
+    crop_padding: int = option(0, "random shifts of images by up to so many pixels")
+    image_size: int = option(64, "side to which images of a folder are resized")
+    query_fraction: float = option(0.1, "share of every class held out as queries, where the data set has no split of its own")
+    seed: int = option(0, "of the split, the codebook, the initial weights, the order and the augmentation")
+    threads: int | None = option(None, "CPU threads; the default is torch's")
+    device: str = option("cpu", "cpu, cuda, cuda:1, ...")
 
     def __post_init__(self) -> None:
         for name in ("bits", "epochs", "batch_size", "image_size"):
@@ -70,13 +72,17 @@ class TrainConfig:
             raise ValueError(f"TrainConfig: bits must be a multiple of 8, so that codes fill whole bytes; got {self.bits}")
         if self.batch_size < 2:
             raise ValueError("TrainConfig: batch_size must be at least 2, as batch norm needs two samples; got 1")
-        if not self.lr > 0:
+        if self.lr is not None and not self.lr > 0:
             raise ValueError(f"TrainConfig: lr must be positive; got {self.lr}")
-        for name in ("backbone_lr_scale", "weight_decay", "lr_decay", "margin"):
+        for name in ("backbone_lr_scale", "weight_decay", "lr_decay"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"TrainConfig: {name} must not be negative; got {getattr(self, name)}")
         if not 0 < self.lr_decay_at <= 1:
             raise ValueError(f"TrainConfig: lr_decay_at is a share of the steps, in (0, 1]; got {self.lr_decay_at}")
+        if not 0 <= self.validation < 1:
+            raise ValueError(f"TrainConfig: validation is a share of the training set, in [0, 1); got {self.validation}")
+        _checks.choice("TrainConfig", "rotate", self.rotate, ("none", *ROTATIONS))
+        methods.get(self.method).make_options(self.options)
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,9 @@ class Epoch:
 
     epoch: int
     loss: float  # mean over the batches
-    bit_accuracy: float  # share of bits that equal the codeword's, on the first training samples, in evaluation mode
+    # Share of bits that equal the codeword's, on the first training samples, in evaluation mode; None without class codes.
+    bit_accuracy: float | None
+    validation_map: float | None  # mAP@all of the samples held out
     lr: float  # of the head, at the end
     seconds: float
 
@@ -93,74 +101,156 @@ class Epoch:
 @dataclass(frozen=True)
 class Trained:
     model: HashModel
-    codebook: Tensor  # int8 +-1 [C, bits]
-    history: list[Epoch]
+    codebook: Tensor | None  # int8 +-1 [C, bits], of methods that have one
+    history: list[Epoch]  # empty for methods that are fitted
+    objective: Objective | None
 
 
 BIT_ACCURACY_SAMPLES = 2000
+CLASSIFIER_LR = 1e-3
 
 
 def train(config: TrainConfig, data: Dataset, *, backbone: nn.Module | None = None, progress: bool = True) -> Trained:
     """Learn codes of `data`. `backbone` (any module, see backbones) stands in for the one that `config` names."""
-    steps = len(data) // config.batch_size
-    if steps == 0:
-        raise ValueError(
-            f"train: batch_size {config.batch_size} is more than the {len(data)} training samples; choose a smaller one"
-        )
     _require_device(config.device)
     with _seeded(config.seed), _threads(config.threads):
-        model = HashModel(backbone or make_backbone(config.backbone, data.sample_shape), config.bits, data.sample_shape)
-        model.to(config.device)
-        codebook = make_codebook(len(data.class_names), config.bits, method=config.codebook, seed=config.seed)
-        criterion = OrthoHashLoss(codebook, scale=config.scale, margin=config.margin).to(config.device)
-        optimizer = torch.optim.Adam(_parameter_groups(model, config), lr=config.lr, weight_decay=config.weight_decay, fused=True)
-        schedule = _step_decay(optimizer, config, steps * config.epochs)
-        inputs, latent = _inputs_and_latent(model, data, config)
-
-        history = []
-        for epoch in range(1, config.epochs + 1):
-            started = time.perf_counter()
-            with progress_bar(f"epoch {epoch}/{config.epochs}", steps, enabled=progress) as advance:
-                loss = _one_epoch(model, criterion, optimizer, schedule, inputs, data.labels, latent, config, advance)
-            if not math.isfinite(loss):
-                raise ValueError(
-                    f"train: the loss became {loss} in epoch {epoch}; the data hold NaN, or lr {config.lr} is too high"
-                )
-            accuracy = _bit_accuracy(model, data, codebook)
-            history.append(Epoch(epoch, loss, accuracy, float(schedule.get_last_lr()[0]), time.perf_counter() - started))
-        return Trained(model.eval(), codebook, history)
+        make = _backbone_maker(config, data, backbone)
+        trained = (_learn if methods.get(config.method).learned else _fit)(config, data, make, progress)
+        if config.rotate != "none":
+            rotate(trained.model, data.inputs, config.rotate, seed=config.seed)
+        return trained
 
 
-def _one_epoch(
-    model: HashModel,
-    criterion: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    inputs: Tensor,
-    labels: Tensor,
-    latent: Callable[[Tensor], Tensor],
+def rotate(model: HashModel, inputs: Tensor, kind: str, *, seed: int = 0) -> None:
+    """Fit a rotation ("itq" or "householder") to the continuous codes of `inputs` and fold it into the model's head."""
+    rotation = ROTATIONS[kind](model.continuous_codes(inputs), seed=seed)
+    model.head = model.head.rotated(rotation.matrix)
+
+
+def _backbone_maker(config: TrainConfig, data: Dataset, backbone: nn.Module | None) -> Callable[[], nn.Module]:
+    """Makes a backbone as it is before training: one of its own for each network that a method trains."""
+    if backbone is None:
+        learned = methods.get(config.method).learned
+        return lambda: make_backbone(config.backbone, data.sample_shape, learned=learned)
+    first, spare = [backbone], copy.deepcopy(backbone)
+    return lambda: first.pop() if first else copy.deepcopy(spare)
+
+
+def _fit(config: TrainConfig, data: Dataset, make: Callable[[], nn.Module], progress: bool) -> Trained:
+    """Of a method without a gradient: a projection of the features of the backbone as it comes."""
+    method = methods.get(config.method)
+    model = HashModel(make(), config.bits, data.sample_shape, batch_norm=False).to(config.device)
+    model.head = method.fit(model.features(data.inputs), config.bits, config.seed).to(config.device)  # type: ignore[misc]
+    return Trained(model.eval(), None, [], None)
+
+
+def _learn(config: TrainConfig, data: Dataset, make: Callable[[], nn.Module], progress: bool) -> Trained:
+    method = methods.get(config.method)
+    validation = None
+    if config.validation:
+        data, held_out = split_validation(data, config.validation, config.seed)
+        validation = Validation(data, held_out)
+    _require_a_batch(config, data)
+    model = HashModel(make(), config.bits, data.sample_shape, batch_norm=method.batch_norm).to(config.device)
+    task = methods.Task(
+        labels=data.labels,
+        num_classes=len(data.class_names),
+        bits=config.bits,
+        seed=config.seed,
+        class_distance=data.class_distance,
+        class_logits=lambda: _class_logits(config, data, make(), progress),
+    )
+    objective = method.objective(task, method.make_options(config.options)).to(config.device)  # type: ignore[misc]
+    history = _optimise(config, model, objective, data, config.lr or method.lr, validation, "epoch", progress)
+    if validation:
+        model.load_state_dict(validation.best)
+    codebook = objective.class_codes()
+    return Trained(model.eval(), None if codebook is None else codebook.cpu(), history, objective)
+
+
+def _class_logits(config: TrainConfig, data: Dataset, backbone: nn.Module, progress: bool) -> Tensor:
+    """Logits float32 [N, C] of the training set, from a classifier trained like a method, for as many epochs."""
+    model = HashModel(backbone, len(data.class_names), data.sample_shape, batch_norm=False).to(config.device)
+    _optimise(config, model, _Classification(), data, CLASSIFIER_LR, None, "classifier, epoch", progress)
+    return model.continuous_codes(data.inputs)
+
+
+class _Classification(Objective):
+    """Softmax cross entropy; over multi-hot labels the positives share the target equally."""
+
+    def forward(self, latent: Tensor, target: Tensor, rows: Tensor, head: nn.Module) -> Tensor:
+        if target.ndim == 2:
+            target = target / target.sum(1, keepdim=True).clamp(min=1)
+        return F.cross_entropy(latent, target)
+
+
+def _optimise(
     config: TrainConfig,
-    advance: Advance,
-) -> float:
-    """One pass over `inputs` in a random order; the mean loss."""
-    model.train()
-    batches = torch.randperm(len(inputs)).split(config.batch_size)
-    full = [batch for batch in batches if len(batch) == config.batch_size]
-    total = torch.zeros((), device=config.device)
-    for batch in full:
-        loss = criterion(latent(inputs[batch]), labels[batch].to(config.device), model.head.batch_norm)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        total += loss.detach()
-        advance()
-    return float(total) / len(full)
+    model: HashModel,
+    objective: Objective,
+    data: Dataset,
+    lr: float,
+    validation: Validation | None,
+    name: str,
+    progress: bool,
+) -> list[Epoch]:
+    """Train `model` by the gradient of `objective`, and tell what each epoch did."""
+    steps = len(data) // config.batch_size
+    optimizer = torch.optim.Adam(_parameter_groups(model, config, lr), lr=lr, weight_decay=config.weight_decay, fused=True)
+    loop = _Loop(config, model, objective, optimizer, _step_decay(optimizer, config, steps * config.epochs), steps)
+    inputs, latent = _inputs_and_latent(model, data, config)
+    history = []
+    for epoch in range(1, config.epochs + 1):
+        started = time.perf_counter()
+        with progress_bar(f"{name} {epoch}/{config.epochs}", steps, enabled=progress) as advance:
+            loss = loop.one_epoch(epoch, inputs, data.labels, latent, advance)
+        if not math.isfinite(loss):
+            raise ValueError(f"train: the loss became {loss} in epoch {epoch}; the data hold NaN, or lr {lr} is too high")
+        accuracy = _bit_accuracy(model, data, objective.class_codes())
+        found = validation.judge(model) if validation else None
+        rate = float(loop.schedule.get_last_lr()[0])
+        history.append(Epoch(epoch, loss, accuracy, found, rate, time.perf_counter() - started))
+    return history
 
 
-def _parameter_groups(model: HashModel, config: TrainConfig) -> list[dict]:
-    head = {"params": list(model.head.parameters()), "lr": config.lr}
-    backbone = {"params": list(model.backbone.parameters()), "lr": config.lr * config.backbone_lr_scale}
+@dataclass
+class _Loop:
+    """What stays the same from epoch to epoch."""
+
+    config: TrainConfig
+    model: HashModel
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    steps: int  # of an epoch
+
+    def one_epoch(
+        self, epoch: int, inputs: Tensor, labels: Tensor, latent: Callable[[Tensor], Tensor], advance: Advance
+    ) -> float:
+        """One pass over `inputs` in a random order; the mean loss."""
+        self.model.train()
+        self.objective.train()
+        total = torch.zeros((), device=self.config.device)
+        for i, rows in enumerate(_shuffled_batches(len(inputs), self.config.batch_size)):
+            self.objective.begin_step((epoch - 1) * self.steps + i, self.config.epochs * self.steps)
+            loss = self.objective(latent(inputs[rows]), labels[rows].to(self.config.device), rows, self.model.head)
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            self.schedule.step()
+            total += loss.detach()
+            advance()
+        return float(total) / self.steps
+
+
+def _shuffled_batches(count: int, batch_size: int) -> list[Tensor]:
+    """The positions [0, count) in a random order, in full batches; the rest is dropped."""
+    return [batch for batch in torch.randperm(count).split(batch_size) if len(batch) == batch_size]
+
+
+def _parameter_groups(model: HashModel, config: TrainConfig, lr: float) -> list[dict]:
+    head = {"params": list(model.head.parameters()), "lr": lr}
+    backbone = {"params": list(model.backbone.parameters()), "lr": lr * config.backbone_lr_scale}
     return [head, backbone] if backbone["lr"] and backbone["params"] else [head]
 
 
@@ -196,11 +286,18 @@ def augment(images: Tensor, *, flip: bool, crop_padding: int) -> Tensor:
     return images
 
 
-@torch.no_grad()
-def _bit_accuracy(model: HashModel, data: Dataset, codebook: Tensor) -> float:
-    model.eval()
-    bits = model(model.prepare(data.inputs[:BIT_ACCURACY_SAMPLES])).cpu() > 0
-    return float((bits == (codebook[data.labels[:BIT_ACCURACY_SAMPLES]] > 0)).float().mean())
+def _bit_accuracy(model: HashModel, data: Dataset, codebook: Tensor | None) -> float | None:
+    if codebook is None or data.is_multilabel:
+        return None
+    bits = model.continuous_codes(data.inputs[:BIT_ACCURACY_SAMPLES]) > 0
+    return float((bits == (codebook.cpu()[data.labels[:BIT_ACCURACY_SAMPLES]] > 0)).float().mean())
+
+
+def _require_a_batch(config: TrainConfig, data: Dataset) -> None:
+    if len(data) < config.batch_size:
+        raise ValueError(
+            f"train: batch_size {config.batch_size} is more than the {len(data)} training samples; choose a smaller one"
+        )
 
 
 def _require_device(name: str) -> None:

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from orthohash_triton import data
-from orthohash_triton.data import features
+from orthohash_triton.data import Dataset, features
 
 
 def write(path: Path, n: int = 20, **changes) -> Path:
@@ -52,6 +52,51 @@ def test_splits_by_seed_and_by_files(tmp_path: Path) -> None:
         data.load_splits(str(folder))
 
 
+@pytest.mark.parametrize("dtype", [np.bool_, np.uint8, np.float32])
+def test_multi_hot_labels(tmp_path: Path, dtype: type) -> None:
+    labels = np.zeros((20, 3), dtype)
+    labels[0, 1] = labels[19, 2] = 1
+    dataset = features.load(write(tmp_path / "x.npz", labels=labels))
+    assert dataset.is_multilabel
+    assert dataset.labels.nonzero().tolist() == [[0, 1], [19, 2]]
+    assert dataset.class_names == ("0", "1", "2")
+    save_file({"features": dataset.inputs, "labels": torch.from_numpy(labels)}, tmp_path / "x.safetensors")
+    assert torch.equal(features.load(tmp_path / "x.safetensors").labels, dataset.labels)
+
+
+@pytest.mark.parametrize("labels", [torch.tensor([0, 2, 1]), torch.tensor([[True, False, True], [False] * 3, [True] * 3])])
+def test_saved_features_read_back(tmp_path: Path, labels: torch.Tensor) -> None:
+    distance = 1 - torch.eye(3)
+    names = ("a", "b", "c d")
+    dataset = Dataset(torch.rand(3, 2), labels, names, "toy", class_distance=distance, groups=torch.tensor([4, 4, 5]))
+    features.save(tmp_path / "x.npz", dataset)
+    back = features.load(tmp_path / "x.npz")
+    assert (back.name, back.class_names) == ("toy", names)
+    for key in ("inputs", "labels", "class_distance", "groups"):
+        assert torch.equal(getattr(back, key), getattr(dataset, key))
+    with pytest.raises(ValueError, match=r"a path ending in \.npz"):
+        features.save(tmp_path / "x.safetensors", dataset)
+
+
+def test_class_distance_tells_the_number_of_classes(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.npz", class_distance=1 - np.eye(6), groups=np.zeros(20, np.int32))
+    dataset = features.load(path)
+    assert len(dataset.class_names) == 6
+    assert dataset.class_distance.dtype == torch.float32
+    assert dataset.groups.dtype == torch.int64
+
+
+def test_parts_with_labels_of_two_kinds(tmp_path: Path) -> None:
+    write(tmp_path / "train.npz")
+    write(tmp_path / "query.npz", labels=np.eye(20, dtype=bool))
+    with pytest.raises(ValueError, match=r"labels of one kind.*train.npz \[20\].*query.npz \[20, 20\]"):
+        features.load_splits(tmp_path)
+    write(tmp_path / "train.npz", labels=np.eye(20, dtype=bool), class_distance=1 - np.eye(20))
+    train, _, query = features.load_splits(tmp_path)
+    assert torch.equal(query.class_distance, train.class_distance)
+    assert len(train.class_distance) == 20
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -61,6 +106,9 @@ def test_splits_by_seed_and_by_files(tmp_path: Path) -> None:
         ({"features": np.zeros(20)}, r"features must be floating \[N, D\]; got torch.float64 \[20\]"),
         ({"labels": np.zeros(19, np.int64)}, r"labels must be integers \[20\]"),
         ({"labels": np.zeros(20)}, "labels must be integers"),
+        ({"labels": np.full((20, 2), 2)}, r"labels \[N, C\] must be zeros and ones; got values from 2 to 2"),
+        ({"labels": np.zeros((20, 2, 1))}, r"labels must be integers \[20\].*or zeros and ones \[20, C\]"),
+        ({"class_distance": np.eye(4)}, "zero on the diagonal"),
         ({"labels": np.full(20, -1)}, "labels must lie in"),
         ({"features": np.full((20, 3), np.nan)}, "NaN or infinity"),
     ],

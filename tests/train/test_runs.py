@@ -102,10 +102,10 @@ def test_a_truncated_file_is_named(run: Run, name: str) -> None:
 
 
 def test_versions_that_do_not_fit(run: Run) -> None:
-    edit_config(run, format=2)
-    with pytest.raises(ValueError, match="run format 2; this version reads 1"):
+    edit_config(run, format=1)
+    with pytest.raises(ValueError, match="run format 1; this version reads 2"):
         load_run(run.path)
-    edit_config(run, format=1, config={"bits": 16, "warmth": 3})
+    edit_config(run, format=2, config={"bits": 16, "warmth": 3})
     with pytest.raises(ValueError, match="settings that this version does not know: warmth"):
         load_run(run.path)
 

@@ -120,7 +120,7 @@ def test_a_device_that_is_not_there(device: str) -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer_module, "_one_epoch", lambda *arguments: math.nan)
+    monkeypatch.setattr(trainer_module._Loop, "one_epoch", lambda *arguments: math.nan)
     with pytest.raises(ValueError, match="the loss became nan in epoch 1"):
         train(QUICK, blobs(), progress=False)
 
@@ -134,7 +134,11 @@ def test_a_loss_that_is_not_finite_stops_the_training(monkeypatch: pytest.Monkey
         ({"batch_size": 1}, "batch_size must be at least 2"),
         ({"lr": 0.0}, "lr must be positive"),
         ({"lr": math.nan}, "lr must be positive"),
-        ({"margin": -0.1}, "margin must not be negative"),
+        ({"options": {"margin": -0.1}}, "margin must not be negative"),
+        ({"options": {"warmth": 3}}, "method 'orthohash' has no option warmth"),
+        ({"method": "orthohush"}, "method must be one of"),
+        ({"rotate": "pca"}, "rotate must be one of 'none', 'itq', 'householder'"),
+        ({"validation": 1.0}, r"validation is a share of the training set, in \[0, 1\)"),
         ({"lr_decay_at": 0.0}, "lr_decay_at"),
         ({"crop_padding": -1}, "crop_padding must be at least 0"),
         ({"threads": 0}, "threads must be at least 1"),

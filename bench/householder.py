@@ -1,0 +1,107 @@
+"""Time of a product of Householder reflections on rows, forward and backward, against its chain and torch's own product.
+
+    python -m bench.householder            # the grid; appends to bench/results/householder.csv
+    python -m bench.householder --quick    # the smallest problem, nothing written
+
+Runs on the GPU where there is one. Peers, in the same run and taking turns:
+
+    chain                   the reference of the tests: one reflection after the other; in blocks of rows, since autograd keeps
+                            the rows after every reflection
+    torch                   torch.linalg.householder_product and one matrix product, its backward by autograd. It takes vectors
+                            whose first entries are zeros and a one; those of the problem are as they come, so that it gets other
+                            ones: the same work, another matrix. It knows at most K reflections
+
+A step gives the gradients of the rows and of the vectors. The answers of `chain` are checked before a time is printed.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from bench._harness import RESULTS, append_csv, environment, percentiles, timings
+from orthohash_triton.ops.householder import householder_apply
+from orthohash_triton.reference import householder as reference
+
+# (N, M, K): the batches of H2Q; a whole set of codes; few reflections of many dimensions.
+GRID = [(128, 16, 16), (128, 64, 64), (128, 128, 128), (10_000, 64, 64), (100_000, 128, 128), (10_000, 8, 512)]
+CHAIN_ROWS = 2048  # that the chain takes at once
+MULTIPLICATIONS = 10**9  # of rows by vectors in all repeats of a peer, about
+
+Step = Callable[[], tuple[torch.Tensor, ...]]
+
+
+def torch_product(x: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+    """x Q, Q being the product of the reflections along the columns of `vectors`.T below its diagonal."""
+    count, bits = vectors.shape
+    below = vectors.T.tril(-1) + torch.eye(bits, count, dtype=x.dtype, device=x.device)
+    tau = 2 / below.square().sum(0)
+    padding = below.new_zeros(bits, bits - count)  # reflections that do nothing: the product has as many columns as vectors
+    product = torch.linalg.householder_product(torch.cat((below, padding), 1), torch.cat((tau, padding[0])))
+    return x @ product
+
+
+def step_of(peer: str, rows: int, count: int, bits: int, device: str) -> Step:
+    generator = torch.Generator().manual_seed(0)
+    x, g = torch.randn(2, rows, bits, generator=generator).to(device)
+    x.requires_grad_()
+    vectors = torch.randn(count, bits, generator=generator).to(device).requires_grad_()
+    function = {"orthohash_triton": householder_apply, "chain": reference.householder_apply, "torch": torch_product}[peer]
+    at_once = CHAIN_ROWS if peer == "chain" else rows
+
+    def step() -> tuple[torch.Tensor, ...]:
+        of_x, of_vectors = [], torch.zeros_like(vectors)
+        for x_block, g_block in zip(x.split(at_once), g.split(at_once), strict=True):
+            gradients = torch.autograd.grad(function(x_block, vectors), (x_block, vectors), g_block)
+            of_x.append(gradients[0])
+            of_vectors += gradients[1]
+        if x.is_cuda:
+            torch.cuda.synchronize()
+        return *of_x, of_vectors
+
+    return step
+
+
+def answer(step: Step) -> tuple[torch.Tensor, torch.Tensor]:
+    *of_x, of_vectors = step()
+    return torch.cat(of_x), of_vectors
+
+
+def measure(
+    rows: int, count: int, bits: int, device: str, repeats: int | None, clock: Callable[[], float]
+) -> list[dict[str, Any]]:
+    steps = {peer: step_of(peer, rows, count, bits, device) for peer in ("orthohash_triton", "chain", "torch")}
+    repeats = repeats or max(5, min(100, MULTIPLICATIONS // (rows * count * bits)))
+    for ours, theirs in zip(*(answer(steps[peer]) for peer in ("orthohash_triton", "chain")), strict=True):
+        assert (ours - theirs).abs().max() < 1e-5 * theirs.abs().max()
+    times = {peer: percentiles(seconds) for peer, seconds in timings(steps, repeats, clock=clock).items()}
+    found = []
+    for peer, milliseconds in times.items():
+        ratio = round(milliseconds["ms_50"] / times["orthohash_triton"]["ms_50"], 2)
+        print(f"({rows}, {count}, {bits})  {peer:18} {milliseconds['ms_50']:10.2f} ms  {ratio:6.2f} x", flush=True)
+        row: dict[str, Any] = {"peer": peer, "rows": rows, "reflections": count, "bits": bits, "device": device}
+        found.append(row | {"repeats": repeats, **milliseconds, "time_over_ours": ratio} | environment())
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="the smallest problem only, nothing written")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--shape", type=int, nargs=3, action="append", metavar=("N", "M", "K"), help="instead of the grid")
+    parser.add_argument("--repeats", type=int, help="steps of each peer; by default fewer for larger problems")
+    parser.add_argument("--cpu-time", action="store_true", help="one thread, and the CPU time of the process: for a busy machine")
+    options = parser.parse_args()
+    if options.cpu_time:
+        torch.set_num_threads(1)
+    clock = time.process_time if options.cpu_time else time.perf_counter
+    for shape in options.shape or (GRID[:1] if options.quick else GRID):
+        rows = measure(*shape, options.device, 5 if options.quick else options.repeats, clock)
+        if not options.quick:
+            append_csv(RESULTS / "householder.csv", rows)
+
+
+if __name__ == "__main__":
+    main()

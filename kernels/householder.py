@@ -1,0 +1,144 @@
+"""Rows times an orthogonal matrix, and the gradient of the matrix: float32 accuracy on tensor cores.
+
+  apply   y = x R; program = (block of rows, block of columns). With R transposed it is the gradient of x.
+  outer   P = x^T g, the gradient of R; program = (block of P, part of the rows). Parts are summed in their order.
+
+`orthohash_triton/ops/householder.py` says why rows see the product of all reflections and not the reflections: a chain is M steps
+that each wait for a sum over the row, on units without tensor cores; factors take twice the operations.
+
+Numerics. Both sides of a product are carried by a high and a low fp16 half, and three of the four products of halves are taken;
+what is left out is 2^-24 of the product. So that neither half leaves fp16's range, numbers are scaled by powers of two, which is
+exact: each row of x by its largest entry, which needs a look at the row before (the second one finds it in the cache); for
+`outer`, where rows are summed over, each block of rows; entries of R are at most 1.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+from .launch import launch, multiprocessor_count
+
+PEAK = tl.constexpr(8192.0)  # entries are scaled to below twice this: their low halves are normal fp16 numbers
+SMALLEST = tl.constexpr(2.0**-100)  # largest entries below this are not scaled up further, so that no scale overflows
+EXPONENT = tl.constexpr(0x7F800000)  # the bits of a float32 that hold its exponent
+
+ROWS, DEPTH = 64, 32
+OUTER = 64  # rows and columns of a block of P
+
+
+def apply(
+    x: torch.Tensor,  # float [N, K]
+    matrix: torch.Tensor,  # float32 [K, K], any strides, entries of at most 1
+    y: torch.Tensor,  # out: float [N, K], contiguous
+) -> None:
+    rows, bits = x.shape
+    if rows == 0:
+        return
+    x = _with_whole_rows(x)
+    columns = min(128, max(16, triton.next_power_of_2(bits)))
+    launch(
+        _apply_kernel, (triton.cdiv(rows, ROWS), triton.cdiv(bits, columns)),
+        x, matrix, y, rows, bits, x.stride(0), *matrix.stride(),
+        ROWS=ROWS, COLUMNS=columns, DEPTH=min(DEPTH, columns), num_warps=4 if columns <= 32 else 8,
+    )  # fmt: skip
+
+
+def outer(x: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+    """x^T g of float [N, K] each: float32 [K, K]."""
+    rows, bits = x.shape
+    if rows == 0:
+        return torch.zeros(bits, bits, device=x.device)
+    x, g = _with_whole_rows(x), _with_whole_rows(g)
+    side = min(OUTER, max(16, triton.next_power_of_2(bits)))
+    sides, blocks = triton.cdiv(bits, side), triton.cdiv(rows, ROWS)
+    blocks_per_split = triton.cdiv(blocks, max(1, 2 * multiprocessor_count(x.device) // sides**2))
+    splits = triton.cdiv(blocks, blocks_per_split)
+    parts = torch.empty(splits, bits, bits, device=x.device)
+    launch(
+        _outer_kernel, (sides, sides, splits),
+        x, g, parts, rows, bits, x.stride(0), g.stride(0), blocks_per_split,
+        ROWS=ROWS, SIDE=side, num_warps=4 if side <= 32 else 8,
+    )  # fmt: skip
+    return parts[0] if splits == 1 else parts.sum(0)
+
+
+def _with_whole_rows(x: torch.Tensor) -> torch.Tensor:
+    """x, with neighbours in a row next to each other: the gradient of a sum, for one, is a single number in all places."""
+    return x if x.stride(1) == 1 else x.contiguous()
+
+
+@triton.jit
+def _load(ptr, row, column, n_rows, n_columns, row_stride, column_stride):
+    """A tile in float32, zero outside.  [rows, columns]"""
+    inside = (row < n_rows)[:, None] & (column < n_columns)[None, :]
+    at = row.to(tl.int64)[:, None] * row_stride + column.to(tl.int64)[None, :] * column_stride
+    return tl.load(ptr + at, mask=inside, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _power_below(largest):
+    """The power of two at or below `largest`, by its exponent."""
+    power = tl.cast(tl.cast(largest, tl.int32, bitcast=True) & EXPONENT, tl.float32, bitcast=True)
+    return tl.maximum(power, SMALLEST)
+
+
+@triton.jit
+def _halves(scaled):
+    high = scaled.to(tl.float16)
+    return high, (scaled - high.to(tl.float32)).to(tl.float16)
+
+
+@triton.jit
+def _apply_kernel(
+    x_ptr, matrix_ptr, y_ptr,  # [N, K], [K, K], out: [N, K]
+    n_rows, n_bits, x_stride, matrix_stride, matrix_column_stride,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+
+    largest = tl.zeros((ROWS,), tl.float32)
+    for first in range(0, n_bits, DEPTH):
+        x = _load(x_ptr, row, first + tl.arange(0, DEPTH), n_rows, n_bits, x_stride, 1)
+        largest = tl.maximum(largest, tl.max(tl.abs(x), 1))
+    power = _power_below(largest)
+
+    y = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for first in range(0, n_bits, DEPTH):
+        bit = first + tl.arange(0, DEPTH)
+        x = _load(x_ptr, row, bit, n_rows, n_bits, x_stride, 1)
+        matrix = _load(matrix_ptr, bit, column, n_bits, n_bits, matrix_stride, matrix_column_stride)
+        x_high, x_low = _halves(x * (1.0 / power * PEAK)[:, None])
+        high, low = _halves(matrix * PEAK)
+        y = tl.dot(x_low, high, y)
+        y = tl.dot(x_high, low, y)
+        y = tl.dot(x_high, high, y)
+    y *= (power * (1.0 / (PEAK * PEAK)))[:, None]
+    inside = (row < n_rows)[:, None] & (column < n_bits)[None, :]
+    tl.store(y_ptr + row[:, None] * n_bits + column[None, :], y, mask=inside)
+
+
+@triton.jit
+def _outer_kernel(
+    x_ptr, g_ptr, parts_ptr,  # [N, K] twice, out: [splits, K, K]
+    n_rows, n_bits, x_stride, g_stride, blocks_per_split,
+    ROWS: tl.constexpr, SIDE: tl.constexpr,
+):  # fmt: skip
+    i = tl.program_id(0) * SIDE + tl.arange(0, SIDE)
+    j = tl.program_id(1) * SIDE + tl.arange(0, SIDE)
+    split = tl.program_id(2)
+    part = tl.zeros((SIDE, SIDE), tl.float32)
+    for block in range(split * blocks_per_split, tl.minimum((split + 1) * blocks_per_split, tl.cdiv(n_rows, ROWS))):
+        row = tl.cast(block, tl.int64) * ROWS + tl.arange(0, ROWS)
+        x = _load(x_ptr, row, i, n_rows, n_bits, x_stride, 1)
+        g = _load(g_ptr, row, j, n_rows, n_bits, g_stride, 1)
+        x_power = _power_below(tl.max(tl.max(tl.abs(x), 1), 0))
+        g_power = _power_below(tl.max(tl.max(tl.abs(g), 1), 0))
+        x_high, x_low = _halves(x * (1.0 / x_power * PEAK))
+        g_high, g_low = _halves(g * (1.0 / g_power * PEAK))
+        product = tl.dot(tl.trans(x_low), g_high)
+        product = tl.dot(tl.trans(x_high), g_low, product)
+        product = tl.dot(tl.trans(x_high), g_high, product)
+        part += product * (x_power / PEAK) * (g_power / PEAK)
+    here = tl.cast(split, tl.int64) * n_bits * n_bits + i.to(tl.int64)[:, None] * n_bits + j[None, :]
+    tl.store(parts_ptr + here, part, mask=(i < n_bits)[:, None] & (j < n_bits)[None, :])

@@ -1,0 +1,34 @@
+"""The distance that tells how good a codebook is."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..ops import _checks
+from ..ops._arrays import as_tensor
+
+
+def codebook_min_distance(codebook: Tensor | np.ndarray) -> int:
+    """Smallest Hamming distance between two rows of a codebook, exactly.
+
+    Args:
+        codebook: [C, K] of +-1, C at least 2, any numeric dtype, torch (any device) or numpy.
+
+    Returns:
+        Bits in which the two nearest rows differ; 0 means that two classes share a code. No [C, C] matrix is formed.
+
+    Raises:
+        TypeError: not a numeric tensor or array.
+        ValueError: not two-dimensional, fewer than two rows, or values other than +-1.
+    """
+    from ..kernels.cpu import codebook as kernel
+
+    op = "codebook_min_distance"
+    dtypes = (torch.int8, torch.int16, torch.int32, torch.int64, torch.float32, torch.float64, torch.float16, torch.bfloat16)
+    rows = _checks.tensor(op, "codebook", as_tensor(codebook), dtypes=dtypes, ndim=2, shape="[C, K] of +-1")
+    if rows.shape[0] < 2 or rows.shape[1] == 0:
+        raise ValueError(f"{op}: codebook must have at least two rows and one bit; got {_checks.describe(rows)}")
+    if not ((rows == 1) | (rows == -1)).all():
+        raise ValueError(f"{op}: codebook must hold only +1 and -1; got other values in {_checks.describe(rows)}")
+    packed = np.packbits((rows > 0).cpu().numpy(), axis=1, bitorder="little")
+    return kernel.min_distance(packed)

@@ -1,0 +1,302 @@
+"""Every method on the same data, backbone, seeds and budget: one table, one set of figures.
+
+A method is trained once for each length and seed; rotations are fitted to that network's codes, and cost no further training.
+Each cell (method, length, seed) is written whole to `out`/cells when it is done, and not done again: a comparison that was
+stopped goes on where it was, and several processes can share the folder when they are given different seeds or methods.
+
+The queries are never in the gallery, and nothing is chosen on them: the best epoch is chosen on a share of the training set.
+"""
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import methods
+from ._environment import environment
+from ._figures import draw_comparison
+from ._files import atomic_write
+from .data import Dataset, Splits
+from .metrics import average_cumulative_gain, evaluate, mean_average_hierarchical_precision, ndcg
+from .ops.pack_codes import unpack_codes
+from .train.model import HashModel
+from .train.trainer import TrainConfig, rotate, train
+
+ROTATIONS = ("none", "itq", "householder")
+TOP = 1000
+RADIUS = 2
+CURVE_RANKS = (1, 5, 10, 20, 50, 100, 200, 500, 1000)
+HIERARCHY_RANK = 250  # mAHP@250, as Barz and Denzler (2019) report it
+GAIN_RANK = 100
+SAMPLED_CODES = 2000  # for the picture of codes
+
+
+def compare(
+    config: TrainConfig,
+    splits: Splits,
+    out: str | Path,
+    *,
+    names: Sequence[str] | None = None,
+    bits: Sequence[int] = (16, 32, 64),
+    seeds: Sequence[int] = (0, 1, 2),
+    rotations: Sequence[str] = ("none",),
+    progress: bool = True,
+) -> list[dict[str, Any]]:
+    """Train and judge `names` (None: all methods) at every length and seed; write the table and figures of all cells in `out`.
+
+    `config` gives everything else; its method, bits, seed and rotate are replaced. Returns the rows of the table (see `summary`).
+    """
+    out = Path(out)
+    names = list(names) if names is not None else methods.names()
+    _check(names, rotations, bits, seeds)
+    setting = {
+        **_setting(config),
+        "dataset": splits.gallery.name,
+        "gallery": len(splits.gallery),
+        "queries": len(splits.query),
+        "class_names": list(splits.gallery.class_names),
+    }
+    _claim(out, setting)
+    for seed in seeds:
+        for length in bits:
+            for name in names:
+                path = out / "cells" / f"{name}-{length}-{seed}.json"
+                if not path.is_file():
+                    if progress:
+                        print(f"{methods.get(name).title}, {length} bits, seed {seed}", file=sys.stderr, flush=True)
+                    _write_json(path, _cell(replace(config, method=name, bits=length, seed=seed), splits, rotations))
+    return write_report(out)
+
+
+def write_report(out: str | Path) -> list[dict[str, Any]]:
+    """Rewrite results.csv, results.md, results.json and the figures in `out` from the cells that are there; the table's rows."""
+    out = Path(out)
+    cells = [json.loads(path.read_text()) for path in (out / "cells").glob("*.json")]
+    if not cells:
+        raise FileNotFoundError(f"{out} holds no cells of a comparison; run `orthohash compare --out {out}`")
+    cells.sort(key=lambda cell: (_rank(cell["rows"][0]["method"]), cell["rows"][0]["bits"], cell["seed"]))
+    setting = json.loads((out / "setting.json").read_text())
+    measured = [row for cell in cells for row in cell["rows"]]
+    rows = summary(measured)
+    _write_text(out / "results.csv", _csv(measured))
+    _write_text(out / "results.md", _markdown(rows, setting))
+    _write_json(out / "results.json", {"setting": setting, "environment": environment(), "rows": rows})
+    first = min(cell["seed"] for cell in cells)
+    profiles = [
+        {**profile, "codes": _sampled_codes(profile)} for cell in cells if cell["seed"] == first for profile in cell["profiles"]
+    ]
+    draw_comparison(
+        out, [row for row in measured if row["rotation"] == "none"], profiles, setting["dataset"], setting["class_names"]
+    )
+    return rows
+
+
+def summary(measured: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row for each method, rotation and length: mean and (of two seeds or more) sample deviation of every figure."""
+    groups: dict[tuple, list[dict[str, Any]]] = {}
+    for row in measured:
+        groups.setdefault((_rank(row["method"]), row["method"], ROTATIONS.index(row["rotation"]), row["bits"]), []).append(row)
+    rows = []
+    for (_, name, rotation, bits), group in sorted(groups.items()):
+        figures = [key for key in group[0] if key not in ("method", "title", "rotation", "bits", "seed")]
+        values = {key: [row[key] for row in group] for key in figures}
+        rows.append({
+            "method": name, "title": group[0]["title"], "rotation": ROTATIONS[rotation], "bits": bits, "seeds": len(group),
+            **{key: statistics.fmean(found) for key, found in values.items()},
+            **{f"{key}_std": statistics.stdev(found) for key, found in values.items() if len(found) > 1},
+        })  # fmt: skip
+    return rows
+
+
+def _cell(config: TrainConfig, splits: Splits, rotations: Sequence[str]) -> dict[str, Any]:
+    """Train once, judge the codes as they are and after every rotation."""
+    started = time.perf_counter()
+    trained = train(config, splits.train, progress=False)
+    seconds = time.perf_counter() - started
+    rows: list[dict[str, Any]] = []
+    profiles: list[dict[str, Any]] = []
+    head = trained.model.head
+    for rotation in rotations:
+        trained.model.head = head
+        if rotation != "none":
+            rotate(trained.model, splits.train.inputs, rotation, seed=config.seed)
+        figures, profile = _judge(trained.model, splits)
+        label: dict[str, Any] = {
+            "method": config.method,
+            "title": methods.get(config.method).title,
+            "rotation": rotation,
+            "bits": config.bits,
+        }
+        rows.append({**label, "seed": config.seed, **figures, "train_seconds": round(seconds, 1)})
+        if rotation == "none":
+            profiles.append({**label, **profile})
+    return {
+        "seed": config.seed,
+        "rows": rows,
+        "profiles": profiles,
+        "epochs": [asdict(epoch) for epoch in trained.history],
+    }
+
+
+def _judge(model: HashModel, splits: Splits) -> tuple[dict[str, float], dict[str, Any]]:
+    """The figures of a row, and what the pictures are drawn from."""
+    gallery, query = model.encode(splits.gallery.inputs), model.encode(splits.query.inputs)
+    labels = splits.query.labels, splits.gallery.labels
+    found = evaluate(query, gallery, *labels, k=(*CURVE_RANKS, None), radius=RADIUS)
+    figures = {
+        "map_at_all": found.mean_average_precision[None],
+        "map_at_1000": found.mean_average_precision[TOP],
+        "precision_at_radius_2": found.precision_at_radius[RADIUS],
+        "separability": found.distances.separability,
+    }
+    if splits.gallery.is_multilabel:
+        figures["ndcg_at_100"] = ndcg(query, gallery, *labels, k=GAIN_RANK)
+        figures["acg_at_100"] = average_cumulative_gain(query, gallery, *labels, k=GAIN_RANK)
+    if splits.gallery.class_distance is not None:
+        figures["mahp_at_250"] = mean_average_hierarchical_precision(
+            query, gallery, *labels, splits.gallery.class_distance, k=HIERARCHY_RANK
+        )
+    return figures, {**_curves(found), **_bits(gallery, model.bits), **_sample(query, splits.query)}
+
+
+def _curves(found: Any) -> dict[str, Any]:
+    return {
+        "recall": found.curve.recall.tolist(),
+        "precision": found.curve.precision.tolist(),
+        "precision_at_n": {str(n): found.precision_at_k[n] for n in CURVE_RANKS},
+        "precision_at_radius_2": found.precision_at_radius[RADIUS],
+        "intra": _shares(found.distances.intra),
+        "inter": _shares(found.distances.inter),
+    }
+
+
+def _shares(counts: Tensor) -> list[float]:
+    return (counts.double() / max(int(counts.sum()), 1)).tolist()
+
+
+def _bits(gallery: Tensor, bits: int) -> dict[str, Any]:
+    """Share of ones of every bit [K], and the correlation of every two [K, K] (0 with a bit that never changes)."""
+    signs = unpack_codes(gallery, bits).float()
+    mean = signs.mean(0)
+    deviation = (1 - mean.square()).clamp(min=0).sqrt()
+    covariance = signs.T @ signs / len(signs) - mean[:, None] * mean
+    scale = deviation[:, None] * deviation
+    correlation = torch.where(scale > 0, covariance / scale.clamp(min=1e-12), torch.zeros(()))
+    return {"bit_mean": ((1 + mean) / 2).tolist(), "bit_correlation": correlation.round(decimals=4).tolist()}
+
+
+def _sample(codes: Tensor, dataset: Dataset) -> dict[str, Any]:
+    """Codes of the first queries, in hexadecimal, with one class id each (of several the first)."""
+    labels = dataset.labels[:SAMPLED_CODES]
+    ids = labels.int().argmax(1) if dataset.is_multilabel else labels
+    return {"codes": codes[:SAMPLED_CODES].numpy().tobytes().hex(), "labels": ids.tolist()}
+
+
+def _sampled_codes(profile: dict[str, Any]) -> np.ndarray:
+    """The codes of a profile: uint8 [M, bits / 8]."""
+    return np.frombuffer(bytes.fromhex(profile["codes"]), np.uint8).reshape(-1, profile["bits"] // 8)
+
+
+def _setting(config: TrainConfig) -> dict[str, Any]:
+    varied = ("method", "options", "bits", "seed", "rotate", "threads", "device")
+    return {key: value for key, value in asdict(config).items() if key not in varied}
+
+
+def _claim(out: Path, setting: dict[str, Any]) -> None:
+    """Cells of one folder come from one setting."""
+    (out / "cells").mkdir(parents=True, exist_ok=True)
+    path = out / "setting.json"
+    if path.is_file():
+        before = json.loads(path.read_text())
+        if before != setting:
+            changed = sorted(key for key in before.keys() | setting.keys() if before.get(key) != setting.get(key))
+            raise ValueError(f"{out} holds a comparison with another {', '.join(changed)}; choose another --out, or delete it")
+    else:
+        _write_json(path, setting)
+
+
+def _check(names: Sequence[str], rotations: Sequence[str], bits: Sequence[int], seeds: Sequence[int]) -> None:
+    for name in names:
+        methods.get(name)
+    unknown = [rotation for rotation in rotations if rotation not in ROTATIONS]
+    if unknown or not rotations:
+        raise ValueError(f"compare: rotations must be of {', '.join(ROTATIONS)}; got {', '.join(unknown) or 'none at all'}")
+    if not names or not bits or not seeds:
+        raise ValueError("compare: give at least one method, one length and one seed")
+
+
+def _rank(name: str) -> int:
+    return methods.names().index(name) if name in methods.names() else len(methods.names())
+
+
+FIGURES = {
+    "map_at_all": "mAP@all",
+    "map_at_1000": "mAP@1000",
+    "precision_at_radius_2": "precision, radius ≤ 2",
+    "mahp_at_250": "mAHP@250",
+    "ndcg_at_100": "NDCG@100",
+    "acg_at_100": "ACG@100",
+}
+
+
+def table(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Column names and cells of the table, for people."""
+    figures = [key for key in FIGURES if key in rows[0]]
+    columns = ["method", "bits", *(FIGURES[key] for key in figures), "training, s"]
+    return columns, [
+        [
+            row["title"] + ("" if row["rotation"] == "none" else f" + {row['rotation']}"),
+            str(row["bits"]),
+            *(_with_spread(row, key) for key in figures),
+            f"{row['train_seconds']:.0f}",
+        ]
+        for row in rows
+    ]
+
+
+def _with_spread(row: dict[str, Any], key: str) -> str:
+    spread = row.get(f"{key}_std")
+    return f"{row[key]:.3f}" + ("" if spread is None else f" ± {spread:.3f}")
+
+
+def _markdown(rows: Sequence[dict[str, Any]], setting: dict[str, Any]) -> str:
+    columns, cells = table(rows)
+    lines = [
+        f"# {setting['dataset']}: {setting['queries']:,} queries, {setting['gallery']:,} in the gallery",
+        "",
+        "mean ± sample deviation over the seeds. mAP: ties in the order (distance, gallery position), divided by the relevant "
+        "items found, 0 for a query that finds none. The best epoch is chosen on a share of the training set.",
+        "",
+        "Setting: " + ", ".join(f"{key} {value}" for key, value in setting.items() if key != "class_names"),
+        "",
+        "| " + " | ".join(columns) + " |",
+        "| --- |" + " ---: |" * (len(columns) - 1),
+        *("| " + " | ".join(row) + " |" for row in cells),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _csv(rows: Sequence[dict[str, Any]]) -> str:
+    columns = list(rows[0])
+    return "\n".join([",".join(columns), *(",".join(_plain(row[key]) for key in columns) for row in rows)]) + "\n"
+
+
+def _plain(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    _write_text(path, json.dumps(value) + "\n")
+
+
+def _write_text(path: Path, text: str) -> None:
+    with atomic_write(path) as file:
+        file.write(text.encode())

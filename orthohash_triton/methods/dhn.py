@@ -1,0 +1,45 @@
+"""DHN: pairwise likelihood of similarity, and a penalty on the distance to +-1."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..nn import HashHead
+from ..ops.pairwise_likelihood_loss import pairwise_likelihood_loss
+from ..ops.quantization_loss import quantization_loss
+from ._method import Method, Objective, Task, not_negative, option
+
+
+@dataclass(frozen=True)
+class Options:
+    quantization_weight: float = option(
+        0.3, "weight of the quantisation penalty, summed over the bits (q_gamma of the released code)"
+    )
+
+    def __post_init__(self) -> None:
+        not_negative("dhn", self, "quantization_weight")
+
+
+class DHN(Objective):
+    """mean_ij [softplus(<z_i, z_j>) - s_ij <z_i, z_j>] + weight * mean_i sum_k log cosh(|z_ik| - 1), with z = tanh(latent)."""
+
+    def __init__(self, task: Task, options: Options) -> None:
+        super().__init__()
+        self.quantization_weight = options.quantization_weight * task.bits  # quantization_loss is a mean over the bits
+
+    def forward(self, latent: Tensor, target: Tensor, rows: Tensor, head: HashHead) -> Tensor:
+        z = torch.tanh(latent)
+        return pairwise_likelihood_loss(z, target, alpha=1.0) + self.quantization_weight * quantization_loss(z, "log_cosh")
+
+
+METHOD = Method(
+    name="dhn",
+    title="DHN",
+    paper="Zhu et al., Deep Hashing Network for Efficient Similarity Retrieval, AAAI 2016",
+    url="https://ojs.aaai.org/index.php/AAAI/article/view/10235",
+    year=2016,
+    summary="likelihood of the pairwise similarities under inner products of tanh codes, plus log cosh(|z| - 1)",
+    objective=DHN,
+    options=Options,
+)

@@ -1,0 +1,45 @@
+"""DPSH: pairwise likelihood of a batch against the codes of the whole training set."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..nn import HashHead
+from ..ops.pairwise_likelihood_loss import pairwise_likelihood_loss
+from ..ops.quantization_loss import quantization_loss
+from ._method import Bank, Method, Objective, Task, not_negative, option
+
+
+@dataclass(frozen=True)
+class Options:
+    quantization_weight: float = option(0.1, "eta: weight of the mean of (|u| - 1)^2")
+
+    def __post_init__(self) -> None:
+        not_negative("dpsh", self, "quantization_weight")
+
+
+class DPSH(Objective):
+    """mean_ij [softplus(<u_i, u_j> / 2) - s_ij <u_i, u_j> / 2] + eta * mean (|u| - 1)^2, u the latents without tanh and j over
+    the last codes of all training samples seen so far."""
+
+    def __init__(self, task: Task, options: Options) -> None:
+        super().__init__()
+        self.bank = Bank(task.labels, task.bits)
+        self.quantization_weight = options.quantization_weight
+
+    def forward(self, latent: Tensor, target: Tensor, rows: Tensor, head: HashHead) -> Tensor:
+        self.bank.update(rows, latent, target)
+        pairs = pairwise_likelihood_loss(latent, target, self.bank.codes, self.bank.labels, alpha=0.5)
+        return pairs + self.quantization_weight * quantization_loss(latent, "l2")
+
+
+METHOD = Method(
+    name="dpsh",
+    title="DPSH",
+    paper="Li, Wang and Kang, Feature Learning based Deep Supervised Hashing with Pairwise Labels, IJCAI 2016",
+    url="https://arxiv.org/abs/1511.03855",
+    year=2016,
+    summary="pairwise likelihood against a bank of all training codes, plus (|u| - 1)^2",
+    objective=DPSH,
+    options=Options,
+)

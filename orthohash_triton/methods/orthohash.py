@@ -1,0 +1,51 @@
+"""OrthoHash: one cosine loss against a fixed codebook, batch norm for the balance of the bits."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..codebooks import make_codebook
+from ..nn import HashHead, OrthoHashLoss
+from ._method import Method, Objective, Task, not_negative, option
+
+
+@dataclass(frozen=True)
+class Options:
+    margin: float = option(0.2, "margin of the loss, on the cosine of the true class")
+    margin_type: str = option("cosine", "cosine or angular")
+    scale: float | None = option(None, "scale of the logits; the default is the square root of the bits (released code: 8)")
+    label_smoothing: float = option(0.0, "share of the target that is spread over all classes")
+    codebook: str = option("auto", "how the classes' codes are made: auto, hadamard, bernoulli, max_hamming, minimum_distance")
+
+    def __post_init__(self) -> None:
+        not_negative("orthohash", self, "margin", "label_smoothing")
+
+
+class OrthoHash(Objective):
+    def __init__(self, task: Task, options: Options) -> None:
+        super().__init__()
+        codebook = make_codebook(task.num_classes, task.bits, method=options.codebook, seed=task.seed)
+        self.criterion = OrthoHashLoss(
+            codebook, scale=options.scale, margin=options.margin, margin_type=options.margin_type,
+            label_smoothing=options.label_smoothing,
+        )  # fmt: skip
+
+    def class_codes(self) -> Tensor:
+        return self.criterion.codebook
+
+    def forward(self, latent: Tensor, target: Tensor, rows: Tensor, head: HashHead) -> Tensor:
+        return self.criterion(latent, target, head.batch_norm)
+
+
+METHOD = Method(
+    name="orthohash",
+    title="OrthoHash",
+    paper="Hoe et al., One Loss for All: Deep Hashing with a Single Cosine Similarity based Learning Objective, NeurIPS 2021",
+    url="https://arxiv.org/abs/2109.14449",
+    year=2021,
+    summary="softmax over the cosines to fixed orthogonal codes, with a margin; batch norm balances the bits",
+    objective=OrthoHash,
+    options=Options,
+    batch_norm=True,
+    lr=1e-2,
+)

@@ -1,0 +1,34 @@
+"""SHC: centres that mirror how a classifier confuses the classes."""
+
+from dataclasses import dataclass
+
+from ..codebooks import class_similarity, make_codebook
+from ._method import Method, Objective, Task, not_negative, option
+from .csq import CentralSimilarity
+
+
+@dataclass(frozen=True)
+class Options:
+    quantization_weight: float = option(1e-4, "weight of the quantisation term")
+
+    def __post_init__(self) -> None:
+        not_negative("shc", self, "quantization_weight")
+
+
+def _objective(task: Task, options: Options) -> Objective:
+    """Three stages: a classifier, centres from its confusions, and CSQ's loss towards them."""
+    similarity = class_similarity(task.class_logits(), task.labels)
+    codebook = make_codebook(task.num_classes, task.bits, method="semantic", seed=task.seed, similarity=similarity)
+    return CentralSimilarity(codebook, options.quantization_weight, task.seed)
+
+
+METHOD = Method(
+    name="shc",
+    title="SHC",
+    paper="Chen et al., Deep Hashing with Semantic Hash Centers for Image Retrieval, ACM TOIS 2025",
+    url="https://arxiv.org/abs/2507.08404",
+    year=2025,
+    summary="CSQ's loss towards centres whose distances follow the class similarities of a classifier",
+    objective=_objective,
+    options=Options,
+)

@@ -1,0 +1,88 @@
+"""Binary cross entropy of tanh codes towards the centre of their class."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import _checks, _plain
+from .quantization_loss import KINDS, row_penalty
+
+
+def central_similarity_loss(
+    u: Tensor,
+    target: Tensor,
+    codebook: Tensor,
+    *,
+    centre_weight: float = 1.0,
+    quantization_weight: float = 1e-4,
+    quantization: str = "log_cosh",
+    seed: int = 0,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+) -> Tensor:
+    """`centre_weight * BCE((y + 1)/2, (c + 1)/2) + quantization_weight * Q(y)` with y = tanh(u) and c the centre of the row.
+
+    CSQ (Yuan et al., CVPR 2020, arXiv 1908.00347); stage 3 of SHC (Chen et al., TOIS 2025, arXiv 2507.08404). As
+    (tanh(u) + 1)/2 is the sigmoid of 2u, the cross entropy of a bit is softplus(-2 c u): exact where tanh is saturated and the
+    released codes rely on a clamped logarithm.
+
+    The centre of a row with several classes is the majority vote of theirs; bits on which they are evenly split come from one
+    random vector, the same for all rows (the released code draws it once a run).
+
+    Args:
+        u: latents before tanh, float32, float16, bfloat16 or float64 [N, K].
+        target: int64 class ids [N], or multi-hot [N, C] of any real dtype (what is above 0 is a class of the row).
+        codebook: int8 +-1 [C, K], one centre per class, as from `make_codebook`.
+        centre_weight: of the cross entropy (lambda_0 of the released code).
+        quantization_weight: of Q (lambda_2; CSQ's runs have 0.05 for ResNet-50 and 1e-3 to 1e-4 for AlexNet, SHC 1e-4). CSQ's
+            lambda_1, of a pairwise term, is 0 in all its runs: add `pairwise_likelihood_loss` for it.
+        quantization: Q, a kind of `quantization_loss`: "log_cosh" is CSQ's paper, "l2" its released code and SHC; also "l1",
+            "cosine".
+        seed: fixes the vector that decides even votes.
+        ignore_index: rows with this class id, and rows of a [N, C] target without a class, have loss 0 and gradient 0 and are
+            left out of the mean.
+        reduction: "none" | "mean" (over labelled rows; NaN if there is none, as in torch) | "sum" (over the rows).
+
+    Returns:
+        The loss, a mean over the bits, in float32 (float64 for float64): a scalar, or [N] for reduction="none".
+
+    Raises:
+        TypeError, ValueError: for a wrong dtype, shape, device, option, class id or codebook. On a GPU, where looking at values
+            would stall the stream, a class id outside [0, C) makes the loss of its row NaN instead.
+    """
+    op = "central_similarity_loss"
+    centre_weight = _plain.weight(op, "centre_weight", centre_weight)
+    quantization_weight = _plain.weight(op, "quantization_weight", quantization_weight)
+    _checks.choice(op, "quantization", quantization, KINDS)
+    _checks.choice(op, "reduction", reduction, _plain.REDUCTIONS)
+    seed = _checks.integer(op, "seed", seed, minimum=0)
+    u, target, codebook = _plain.labels(op, "u", u, target, codebook, ignore_index)
+
+    labelled = _plain.labelled_rows(target, ignore_index)
+    u = torch.where(labelled[:, None], _plain.widened(u), 0)
+    with _plain.without_autocast(u):
+        centre = _centres(u, target, codebook, ignore_index, seed)
+        loss = centre_weight * F.softplus(-2 * centre * u).mean(1)
+        if quantization_weight:
+            loss = loss + quantization_weight * row_penalty(torch.tanh(u), quantization)
+    loss = torch.where(labelled, loss, 0)
+    return _plain.reduce(loss, labelled, reduction)
+
+
+def _centres(u: Tensor, target: Tensor, codebook: Tensor, ignore_index: int, seed: int) -> Tensor:
+    """The centre of every row, +-1 in the dtype of u [N, K]; NaN for a class id that is none."""
+    if target.ndim == 1:
+        classes = len(codebook)
+        centre = codebook[target.clamp(0, classes - 1)].to(u.dtype)
+        return centre.masked_fill(_plain.unknown_class(target, classes, ignore_index)[:, None], float("nan"))
+    votes = (target > 0).to(u.dtype) @ codebook.to(u.dtype)
+    return torch.where(votes == 0, tie_breaker(codebook.shape[1], seed, u.device).to(u.dtype), votes.sign())
+
+
+def tie_breaker(bits: int, seed: int, device: torch.device) -> Tensor:
+    """A random vector of +-1, int64 [K], a hash of (seed, bit) made on the device: no generator, no copy from the host."""
+    bit = torch.arange(bits, device=device)
+    value = (bit * 0x9E3779B1 + 0x85EBCA6B * (seed + 1) % 2**32) % 2**32
+    for _ in range(2):
+        value = ((value ^ (value >> 16)) * 0x45D9F3B) % 2**32
+    return 1 - 2 * ((value >> 16) % 2)

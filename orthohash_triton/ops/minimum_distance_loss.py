@@ -1,0 +1,135 @@
+"""Softmax over the cosines to the centres, pairs of one class, and a quantisation term."""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import _checks, _plain
+from .quantization_loss import KINDS, row_penalty
+
+
+def minimum_distance_loss(
+    u: Tensor,
+    target: Tensor,
+    codebook: Tensor,
+    bank: Tensor | None = None,
+    bank_target: Tensor | None = None,
+    *,
+    scale: float | None = None,
+    pair_weight: float = 1.0,
+    quantization_weight: float = 1e-4,
+    quantization: str = "l2",
+    ignore_index: int = -100,
+) -> Tensor:
+    """L_C + pair_weight * L_P + quantization_weight * L_Q, the loss of MDS (Wang et al., CVPR 2023).
+
+    - L_C: with p = softmax_c(scale * cos(u, h_c)) and y the classes of the row, the mean over rows and classes of
+      `-[y log p + (1 - y) log(1 - p)]`: a binary cross entropy on the output of a softmax.
+    - L_P: the mean over pairs of a row and a bank row of the same class of `log(1 + exp((1 - cos)/2))`; 0 where there is no such
+      pair. The released code adds it from the tenth epoch on (leave `bank` out until then), against the outputs of a momentum
+      encoder for the training set.
+    - L_Q: `quantization_loss(u, quantization)`, the mean of (|u| - 1)^2 in the released code.
+
+    log(1 - p) of the most probable class is computed from the other classes, so that it stays exact as p approaches 1, where
+    the released code yields -inf.
+
+    Args:
+        u: latents, float32, float16, bfloat16 or float64 [N, K].
+        target: int64 class ids [N], or multi-hot [N, C] of any real dtype (what is above 0 is a class of the row; the released
+            code knows one class a row).
+        codebook: int8 +-1 [C, K], C at least 2, one centre per class, as from `make_codebook(method="minimum_distance")`.
+        bank: codes to pair with, floating [M, K]; None leaves L_P out. It gets a gradient if it requires one. Rows of zeros
+            stand for samples that were never seen and are left out. The cosines are a matrix [N, M].
+        bank_target: its classes, of the same kind as target: [M] or [M, C]. Two rows of several classes match if they share one.
+        scale: of the cosine; None is sqrt(K), as in the released code.
+        pair_weight: of L_P (beta of the released code, 1).
+        quantization_weight: of L_Q (1e-4 in the released code).
+        quantization: a kind of `quantization_loss`: "log_cosh", "l1", "l2", "cosine".
+        ignore_index: rows with this class id, and rows of a [N, C] target without a class, take no part in anything.
+
+    Returns:
+        The loss, a scalar in float32 (float64 for float64); NaN if no row is labelled, as in torch.
+
+    Raises:
+        TypeError, ValueError: for a wrong dtype, shape, device, option, class id or codebook, or one of bank and bank_target
+            without the other. On a GPU, where looking at values would stall the stream, a class id of target outside [0, C) makes
+            the loss NaN instead.
+    """
+    op = "minimum_distance_loss"
+    u, target, codebook = _plain.labels(op, "u", u, target, codebook, ignore_index)
+    if len(codebook) < 2:
+        raise ValueError(f"{op}: codebook must have at least two rows, as the loss tells classes apart; got one")
+    scale = math.sqrt(u.shape[1]) if scale is None else float(scale)
+    if not 0 < scale < math.inf:
+        raise ValueError(f"{op}: scale must be positive and finite; got {scale}. None takes sqrt(bits)")
+    pair_weight = _plain.weight(op, "pair_weight", pair_weight)
+    quantization_weight = _plain.weight(op, "quantization_weight", quantization_weight)
+    _checks.choice(op, "quantization", quantization, KINDS)
+    if (bank is None) != (bank_target is None):
+        given, missing = ("bank", "bank_target") if bank_target is None else ("bank_target", "bank")
+        raise ValueError(f"{op}: {missing} is missing; give {given} and {missing} together, or neither")
+    if bank is not None:
+        bank, bank_target = _check_bank(op, u, target, codebook, bank, bank_target, ignore_index)
+
+    labelled = _plain.labelled_rows(target, ignore_index)
+    u = torch.where(labelled[:, None], _plain.widened(u), 0)
+    with _plain.without_autocast(u):
+        direction = _plain.unit_rows(u)
+        loss = _plain.reduce(_centre_term(direction, target, codebook, labelled, scale, ignore_index), labelled, "mean")
+        if bank is not None and bank_target is not None and pair_weight:
+            loss = loss + pair_weight * _pair_term(direction, target, bank, bank_target, labelled, ignore_index)
+        if quantization_weight:
+            penalty = torch.where(labelled, row_penalty(u, quantization), 0)
+            loss = loss + quantization_weight * _plain.reduce(penalty, labelled, "mean")
+    return loss
+
+
+def _check_bank(
+    op: str, u: Tensor, target: Tensor, codebook: Tensor, bank: Any, bank_target: Any, ignore_index: int
+) -> tuple[Tensor, Tensor]:
+    bank = _plain.latents(op, "bank", bank)
+    if bank.shape[1] != u.shape[1]:
+        raise ValueError(f"{op}: bank has {bank.shape[1]} bits, u has {u.shape[1]}; both must be codes of one length")
+    _checks.same_device(op, "bank", bank, "u", u)
+    if not isinstance(bank_target, Tensor) or bank_target.ndim != target.ndim or len(bank_target) != len(bank):
+        shape = f"[{len(bank)}]" if target.ndim == 1 else f"[{len(bank)}, {len(codebook)}]"
+        raise (ValueError if isinstance(bank_target, Tensor) else TypeError)(
+            f"{op}: bank_target must be of the same kind as target, {shape}; got {_checks.describe(bank_target)}"
+        )
+    return bank, _plain.labels(op, "bank", bank, bank_target, codebook, ignore_index)[1]
+
+
+def _centre_term(
+    direction: Tensor, target: Tensor, codebook: Tensor, labelled: Tensor, scale: float, ignore_index: int
+) -> Tensor:
+    """L_C of every row [N], 0 for those without a class."""
+    classes, bits = codebook.shape
+    logits = direction @ codebook.to(direction.dtype).T * (scale / math.sqrt(bits))  # [N, C]
+    column = torch.arange(classes, device=logits.device)
+    positive = target[:, None] == column if target.ndim == 1 else target > 0
+    log_p = F.log_softmax(logits, 1)
+    first = logits.argmax(1, keepdim=True) == column  # the most probable class: the one whose p may be near 1
+    others = torch.logsumexp(log_p.masked_fill(first, -torch.inf), 1, keepdim=True)
+    log_not_p = torch.where(first, others, torch.log1p(-log_p.exp().masked_fill(first, 0)))
+    loss = -torch.where(positive, log_p, log_not_p).mean(1)
+    if target.ndim == 1:
+        loss = loss.masked_fill(_plain.unknown_class(target, classes, ignore_index), float("nan"))
+    return torch.where(labelled, loss, 0)
+
+
+def _pair_term(
+    direction: Tensor, target: Tensor, bank: Tensor, bank_target: Tensor, labelled: Tensor, ignore_index: int
+) -> Tensor:
+    """L_P, a scalar."""
+    bank = bank.to(direction.dtype)
+    if target.ndim == 1:
+        same = target[:, None] == bank_target  # [N, M]
+    else:
+        same = (target > 0).to(direction.dtype) @ (bank_target > 0).to(direction.dtype).T > 0
+    same = same & labelled[:, None] & bank.any(1)
+    cosine = direction @ _plain.unit_rows(bank).T
+    loss = torch.where(same, F.softplus((1 - cosine) / 2), 0)
+    return loss.sum() / same.sum().clamp(min=1)

@@ -1,0 +1,172 @@
+"""Weighted pairwise logistic likelihood of a batch against itself or against a bank: the matrix of pairs never in memory."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..reference.pairwise_likelihood_loss import pairwise_likelihood_loss as reference
+from . import _checks, _dispatch
+from ._codebook_loss import LATENT_DTYPES, REDUCTIONS
+from ._derived import derived
+from ._pairwise_op import pairwise_likelihood, wide_dtype
+
+OP = "pairwise_likelihood_loss"
+SIMILARITIES = ("any", "jaccard", "squared_cosine")
+
+
+def pairwise_likelihood_loss(
+    z: Tensor,
+    target: Tensor,
+    bank: Tensor | None = None,
+    bank_target: Tensor | None = None,
+    *,
+    alpha: float,
+    positive_weight: float | str | None = None,
+    similarity: str = "any",
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    impl: str = "auto",
+) -> Tensor:
+    """Weighted logistic likelihood of whether two codes belong together, over all pairs of z with the bank.
+
+        L = sum_ij w_ij [log(1 + exp(theta_ij)) - s_ij theta_ij] / normaliser,  theta_ij = alpha <z_i, b_j>
+
+    with s_ij = 1 where the two rows share a class, else 0. The systems of the literature are settings of it:
+
+    | system | alpha | positive_weight | similarity |
+    | --- | --- | --- | --- |
+    | DHN (Zhu et al., AAAI 2016) | 1 | None | "any" |
+    | DPSH (Li et al., IJCAI 2016) | 1/2 | None | "any" |
+    | HashNet, the paper (Cao et al., ICCV 2017, equation 2) | 10 / K | "balanced" | "jaccard" |
+    | HashNet, the released PyTorch code | 10 / K | its class_num: 100, 5 or 1 | "any" |
+    | HashNet, the released Caffe code | 10 / K | its class_num | "squared_cosine" |
+
+    Args:
+        z: continuous codes, float32, float16, bfloat16 (float64 on a CPU) [N, K].
+        target: int64 class ids [N]; or multi-hot [N, C] of zeros and ones, of any real dtype or bool. A row of zeros is similar
+            to nothing, itself included, and dissimilar to everything, as in the released codes.
+        bank: codes to pair z with [M, K], such as a memory bank or another batch. None pairs z with itself: all N^2 ordered
+            pairs, the diagonal included, as DHN's released code does; z then gets the gradient of both its roles.
+        bank_target: the labels of the bank, of the same kind as target: int64 [M], or multi-hot [M, C].
+        alpha: positive and finite factor of the inner products.
+        positive_weight: factor of similar pairs in w. None is 1. A number p is the class_num of HashNet's released code, which
+            changes the normaliser too. "balanced" is HashNet's paper: similar pairs weigh |S| / |S1|, dissimilar ones |S| / |S0|,
+            from the pairs of this call; where there are none of a kind, that part contributes 0.
+        similarity: the further factor c_ij in w of a similar pair (of a dissimilar one it is 1), from the sets of classes y:
+            "any": 1;
+            "jaccard": |y_i & y_j| / |y_i | y_j|, HashNet's paper;
+            "squared_cosine": 4 |y_i & y_j|^2 / (|y_i| |y_j|), HashNet's Caffe code. That code applies it to the gradient only;
+            here it is part of the loss, whose gradient is then the same. It is 4 for one class a row.
+        ignore_index: rows with this class id, in target or bank_target, are unknown: all their pairs are dropped.
+        reduction: "mean": over the normaliser, which is the number of pairs, for a number p the sum
+            p * (similar pairs) + (dissimilar pairs), as in HashNet's code; NaN where no pair is left, as in torch.
+            "sum": normaliser 1. "none": each row's sum [N].
+        impl: "auto" | "triton" | "cpu" | "reference".
+
+    Returns:
+        The loss, float32 whatever the dtype of z (float64 if z or the bank is float64): a scalar, or [N] for reduction="none".
+        z gets a gradient, and so does the bank if it requires one.
+
+    Raises:
+        TypeError, ValueError: for a wrong dtype, shape, device or option, z or bank without rows, and, in host memory, a
+            multi-hot entry that is neither 0 nor 1; elsewhere any entry but 0 counts as 1 (ORTHOHASH_VALIDATE=1 checks it too).
+
+    Memory beyond inputs and gradients is O((N + M) K), whatever the number of pairs. Any size of theta is safe. Results are
+    bitwise repeatable. A NaN or infinity in z stays in the rows that it is paired with. There is no second derivative except with
+    impl="reference". On a GPU nothing is read back.
+    """
+    z, target, bank, bank_target = _check_inputs(z, target, bank, bank_target)
+    alpha = _positive_number("alpha", alpha)
+    if positive_weight is not None and positive_weight != "balanced":
+        positive_weight = _positive_number("positive_weight", positive_weight, 'None, "balanced" or ')
+    _checks.choice(OP, "similarity", similarity, SIMILARITIES)
+    _checks.choice(OP, "reduction", reduction, REDUCTIONS)
+    ignore_index = _checks.integer(OP, "ignore_index", ignore_index, minimum=-(2**63), maximum=2**63 - 1)
+    chosen = _dispatch.choose(OP, impl, z)
+
+    wide = wide_dtype(z, bank)
+    if chosen == "reference":
+        with torch.autocast(z.device.type, enabled=False):
+            return reference(
+                z.to(wide), target, None if bank is None else bank.to(wide), bank_target, alpha=alpha,
+                positive_weight=positive_weight, similarity=similarity, ignore_index=ignore_index, reduction=reduction,
+            )  # fmt: skip
+    if chosen == "triton" and wide == torch.float64:
+        name = "z" if z.dtype == torch.float64 else "bank"
+        raise TypeError(
+            f'{OP}: {name} is float64, which the Triton kernels do not take. Convert it with .float(), or use impl="reference"'
+        )
+    balanced = positive_weight == "balanced"
+    weight = None if isinstance(positive_weight, str) else positive_weight
+    need_grad = torch.is_grad_enabled() and z.requires_grad
+    options = (alpha, weight, balanced, similarity, ignore_index, chosen, reduction, need_grad)
+    return pairwise_likelihood(z, bank, target, bank_target, *options)[0]
+
+
+def _check_inputs(z: Any, target: Any, bank: Any, bank_target: Any) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    z = _check_codes("z", z, "[N, K]")
+    target = _check_labels("target", target, "z", z)
+    if bank is None and bank_target is None:
+        return z, target, None, None
+    if bank is None or bank_target is None:
+        given, missing = ("bank_target", "bank") if bank is None else ("bank", "bank_target")
+        raise ValueError(
+            f"{OP}: bank and bank_target must be given together; got {given} without {missing}. Pass both, or neither"
+        )
+    bank = _check_codes("bank", bank, "[M, K]")
+    if bank.shape[1] != z.shape[1]:
+        raise ValueError(
+            f"{OP}: bank must have the {z.shape[1]} dimensions of z; got {_checks.describe(bank)}. "
+            "Use codes of one model for both"
+        )
+    _checks.same_device(OP, "bank", bank, "z", z)
+    bank_target = _check_labels("bank_target", bank_target, "bank", bank)
+    if target.shape[1:] != bank_target.shape[1:]:
+        raise ValueError(
+            f"{OP}: bank_target must be of the kind of target, class ids or multi-hot over the same classes; "
+            f"got {_checks.describe(bank_target)} for target {_checks.describe(target)}. Use one kind for both"
+        )
+    return z, target, bank, bank_target
+
+
+def _check_codes(name: str, value: Any, shape: str) -> Tensor:
+    checked = _checks.tensor(OP, name, value, dtypes=LATENT_DTYPES, ndim=2, shape=shape)
+    if 0 in checked.shape:
+        raise ValueError(f"{OP}: {name} must have rows and dimensions; got {_checks.describe(checked)}. Skip an empty batch")
+    return checked
+
+
+def _check_labels(name: str, value: Any, owner: str, codes: Tensor) -> Tensor:
+    rows = len(codes)
+    multi_hot = isinstance(value, Tensor) and value.ndim == 2
+    right_kind = isinstance(value, Tensor) and (multi_hot or value.dtype == torch.int64) and not value.is_complex()
+    if not right_kind or value.ndim not in (1, 2) or len(value) != rows or value.shape[1:] == (0,):
+        expected = f"int64 class ids [{rows}], or multi-hot [{rows}, C], one row for each of {owner}"
+        hint = ". Convert class ids with .long()" if isinstance(value, Tensor) and value.ndim == 1 and not right_kind else ""
+        error = ValueError if right_kind else TypeError
+        raise error(f"{OP}: {name} must be {expected}; got {_checks.describe(value)}{hint}")
+    _checks.same_device(OP, name, value, owner, codes)
+    if value.requires_grad and torch.is_grad_enabled():
+        raise ValueError(f"{OP}: {name} gets no gradient, but it requires one. Pass {name}.detach()")
+    if multi_hot and value.dtype != torch.bool and _checks.may_read_values(value):
+        derived(value, "checked as multi-hot", lambda: _require_zeros_and_ones(name, value))
+    return value
+
+
+def _require_zeros_and_ones(name: str, value: Tensor) -> bool:
+    other = (value != 0) & (value != 1)
+    if bool(other.any()):
+        row, column = other.nonzero()[0].tolist()
+        found = value[row, column].item()
+        raise ValueError(f"{OP}: {name} must hold 0 and 1 only; got {found} at [{row}, {column}]. Use ({name} > 0)")
+    return True
+
+
+def _positive_number(name: str, value: Any, alternatives: str = "") -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{OP}: {name} must be {alternatives}a positive number; got {_checks.describe(value)}")
+    if not 0 < value < math.inf:
+        raise ValueError(f"{OP}: {name} must be {alternatives}positive and finite; got {value}")
+    return float(value)

@@ -1,0 +1,265 @@
+"""SHREWD: distances of codes that follow distances of classes, and codes distributed as random binary ones."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import _checks
+from ._derived import derived
+
+_OP = "semantic_hierarchy_loss"
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+_CHUNK = 2**25  # elements of the largest intermediate
+_LEAST_FLOOR = 1e-15  # its square is a normal float32
+
+
+def semantic_hierarchy_loss(
+    z: Tensor,
+    target: Tensor | None = None,
+    class_distance: Tensor | None = None,
+    *,
+    pair_distance: Tensor | None = None,
+    relational_weight: float = 1.0,
+    kl_weight: float = 0.01,
+    scale: float | None = None,
+    pair_decay: float = 2.0,
+    binary_target: Tensor | None = None,
+    draws: int | None = None,
+    distance_floor: float = 1e-3,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """`relational_weight * R + kl_weight * D / K`: codes as far apart as their classes, and distributed as random binary codes.
+
+    SHREWD (Arponen and Bishop, 2019, arXiv 1908.05602; with the estimator named in their arXiv 2005.04917). No code was released
+    and the papers' constants could not be confirmed: the two terms are theirs, what is said below of scale, weights and
+    floor is derived here. Their optional classification loss is left to the caller.
+
+    The relational term compares scaled Manhattan distances with semantic distances d of the pairs of the batch:
+
+        R = (1/N^2) sum_{b,b'} w_bb' | scale * |z_b - z_b'|_1 - d_bb' |,
+
+    with w_bb' in proportion to exp(-pair_decay * d_bb') and of mean 1: a weighted mean over the pairs b != b'. Weights fall with
+    d because near pairs are rare: in a batch of C balanced classes only one pair in C is of one class. For scale: two independent
+    uniform codes of +-1 differ in K/2 bits on average, each by 2, hence E|z - z'|_1 = K. With scale = (mean semantic distance of
+    two independent samples) / K such codes are, on average, as far apart as their classes, and R and D do not pull against
+    each other.
+
+    The divergence term is the nearest-neighbour estimate (Kozachenko and Leonenko, 1987; Wang, Kulkarni and Verdú, 2009) of the
+    Kullback-Leibler divergence D(p || q), in nats, of the codes' density p from the target's q. Let c_K be the volume of the unit
+    ball, rho_b the Euclidean distance from z_b to the nearest of the N - 1 other codes, nu_b that to the nearest of M draws from
+    q. The densities at z_b are about p = 1 / ((N - 1) c_K rho_b^K) and q = 1 / (M c_K nu_b^K), and the mean of log p/q is
+
+        D = (K/N) sum_b [ log nu_b - log rho_b ] + log(M / (N - 1)).
+
+    It pulls every code to the nearest of some random binary codes and pushes it off its nearest neighbour. With M far below 2^K
+    even the nearest draw is far away, so that the term balances and spreads the bits more than it makes them binary. In high
+    dimensions the estimate is biased, and towards a discrete target the true divergence is infinite: take the value for a
+    measure of progress, not for a figure.
+
+    Args:
+        z: codes, float32, float16, bfloat16 or float64 [N, K], N at least 2, in (-1, 1) such as `torch.tanh(latent)`. (The
+            papers' outputs u in (0, 1) are z = 2u - 1.) Computed in float32, or float64 for float64.
+        target: int64 class ids [N], or multi-hot rows [N, C] of 0 and 1 in any real or bool dtype. The distance of two sets
+            of classes is the mean, over both sets, of the distance from a class to the nearest class of the other set: 0 for
+            equal sets alone, and the class distance for sets of one class. A row without a class is left out of R.
+        class_distance: floating [C, C], symmetric, at least 0, zero diagonal, as from `class_distance(hierarchy, classes)`.
+        pair_distance: floating [N, N], at least 0, in place of target and class_distance: semantic distances of the samples
+            themselves, for weak supervision (as 1 - cosine of text embeddings). Its diagonal is not used.
+        relational_weight, kl_weight: at least 0; a term of weight 0 costs nothing. D counts per bit, so that one weight suits all
+            K. It asks for codes that have nothing to do with classes: above some 0.03 it costs retrieval dearly.
+        scale: positive. None is, divided by K, the mean of class_distance over all C^2 pairs for class ids, which are taken to be
+            equally frequent, and the mean over the batch's pairs b != b' for multi-hot targets and pair_distance.
+        pair_decay: at least 0; 0 weighs all pairs alike.
+        binary_target: floating [M, K], M at least 1: draws from q, without gradient. None draws fair coin flips of +-1 in every
+            call. Another q that suits: `2 * torch.distributions.Beta(0.1, 0.1).sample((M, K)) - 1`, which has a density.
+        draws: M, how many coin flips where there is no binary_target; None for N.
+        distance_floor: at least 1e-15; nearest-neighbour distances below it count as it and have no gradient, so that equal
+            codes and codes on a draw give a finite loss.
+        generator: for the draws, on the device of z; None for torch's global one.
+
+    Returns:
+        The loss, a float32 scalar (float64 for float64 z). Memory grows with N^2, not N^2 K. A class id outside [0, C) makes it
+        NaN on a GPU (ORTHOHASH_VALIDATE=1 makes it an error there too). If no pair has a distance, R is 0.
+
+    Raises:
+        TypeError, ValueError: for a wrong dtype, shape, device or option, fewer than two rows, a class id outside [0, C), or
+            distances that are negative, not finite, not symmetric or not zero on the diagonal.
+    """
+    z = _checks.tensor(_OP, "z", z, dtypes=_FLOATS, ndim=2, shape="[N, K]")
+    if len(z) < 2 or z.shape[1] == 0:
+        raise ValueError(f"{_OP}: z must have at least two rows and one bit; got {_checks.describe(z)}")
+    _check_numbers(relational_weight, kl_weight, scale, pair_decay, distance_floor)
+    draws = len(z) if draws is None else _checks.integer(_OP, "draws", draws, minimum=1)
+    binary_target = _check_draws(binary_target, z)
+    known = _check_supervision(z, target, class_distance, pair_distance)
+    with torch.autocast(z.device.type, enabled=False):
+        z = z if z.dtype == torch.float64 else z.float()
+        loss = z.new_zeros(())
+        if relational_weight:
+            loss = loss + relational_weight * _relational(z, *_semantic(z, *known), scale, pair_decay)
+        if kl_weight:
+            if binary_target is None:
+                binary_target = _coin_flips(draws, z, generator)
+            loss = loss + kl_weight / z.shape[1] * _divergence(z, binary_target.to(z.dtype), distance_floor)
+        return loss
+
+
+def _check_numbers(
+    relational_weight: float, kl_weight: float, scale: float | None, pair_decay: float, distance_floor: float
+) -> None:
+    for name, value in (("relational_weight", relational_weight), ("kl_weight", kl_weight), ("pair_decay", pair_decay)):
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{_OP}: {name} must be at least 0 and finite; got {value}")
+    if scale is not None and not 0 < scale < math.inf:
+        raise ValueError(f"{_OP}: scale must be positive and finite; got {scale}")
+    if not _LEAST_FLOOR <= distance_floor < math.inf:
+        raise ValueError(f"{_OP}: distance_floor must be at least {_LEAST_FLOOR} and finite; got {distance_floor}")
+
+
+def _check_draws(binary_target: Any, z: Tensor) -> Tensor | None:
+    if binary_target is None:
+        return None
+    checked = _checks.tensor(_OP, "binary_target", binary_target, dtypes=_FLOATS, ndim=2, shape="[M, K]")
+    if checked.shape[0] == 0 or checked.shape[1] != z.shape[1]:
+        raise ValueError(
+            f"{_OP}: binary_target must be [M, {z.shape[1]}] with M > 0, as z has bits; got {_checks.describe(checked)}"
+        )
+    _checks.same_device(_OP, "binary_target", checked, "z", z)
+    return checked.detach()
+
+
+Supervision = tuple[Tensor | None, Tensor | None, Tensor | None]  # target, class_distance, pair_distance
+
+
+def _check_supervision(z: Tensor, target: Any, class_distance: Any, pair_distance: Any) -> Supervision:
+    by_class = target is not None or class_distance is not None
+    if by_class == (pair_distance is not None) or (by_class and (target is None or class_distance is None)):
+        given = {"target": target, "class_distance": class_distance, "pair_distance": pair_distance}
+        names = ", ".join(name for name, value in given.items() if value is not None) or "none of them"
+        raise ValueError(f"{_OP}: give either target and class_distance, or pair_distance; got {names}")
+    if pair_distance is not None:
+        return None, None, _check_distance("pair_distance", pair_distance, z, len(z))
+    distance = _check_distance("class_distance", class_distance, z, None)
+    return _check_target(target, z, len(distance)), distance, None
+
+
+def _check_distance(name: str, distance: Any, z: Tensor, rows: int | None) -> Tensor:
+    """A matrix of distances: between the samples, or between classes of any number."""
+    shape = "[C, C]" if rows is None else f"[{rows}, {rows}]"
+    distance = _checks.tensor(_OP, name, distance, dtypes=_FLOATS, ndim=2, shape=shape)
+    if distance.shape[0] != distance.shape[1] or distance.shape[0] != (rows or max(1, distance.shape[0])):
+        raise ValueError(f"{_OP}: {name} must be {shape}; got {_checks.describe(distance)}")
+    _checks.same_device(_OP, name, distance, "z", z)
+    if _checks.may_read_values(distance):
+        derived(distance, f"checked {name}", lambda: _require_distances(name, distance, between_classes=rows is None))
+    return distance.detach()
+
+
+def _require_distances(name: str, distance: Tensor, between_classes: bool) -> bool:
+    low, high = map(float, torch.aminmax(distance.detach()))
+    if not (low >= 0 and high < math.inf):
+        found = f"negative entries (smallest {low:.4g})" if low < 0 else "entries that are NaN or infinite"
+        raise ValueError(f"{_OP}: {name} has {found}; distances are at least 0 and finite")
+    if between_classes and bool(distance.diagonal().any()):
+        raise ValueError(
+            f"{_OP}: {name} must have a zero diagonal: a class has distance 0 from itself. Is it a similarity? Pass 1 - it"
+        )
+    if between_classes and not torch.allclose(distance, distance.T):
+        raise ValueError(f"{_OP}: {name} must be symmetric; it is not. Pass (d + d.T) / 2")
+    return True
+
+
+def _check_target(target: Any, z: Tensor, classes: int) -> Tensor:
+    rows = len(z)
+    expected = f"int64 class ids [{rows}], or multi-hot rows [{rows}, {classes}] of 0 and 1"
+    if not isinstance(target, Tensor) or (target.ndim == 1 and target.dtype != torch.int64) or target.is_complex():
+        hint = ". Convert class ids with .long()" if isinstance(target, Tensor) else ""
+        raise TypeError(f"{_OP}: target must be {expected}; got {_checks.describe(target)}{hint}")
+    if target.shape not in ((rows,), (rows, classes)):
+        raise ValueError(
+            f"{_OP}: target must be {expected}, as class_distance is [{classes}, {classes}]; got {_checks.describe(target)}"
+        )
+    _checks.same_device(_OP, "target", target, "z", z)
+    if _checks.may_read_values(target):
+        if target.ndim == 2 and not bool(((target == 0) | (target == 1)).all()):
+            raise ValueError(f"{_OP}: a multi-hot target must hold only 0 and 1; got other values in {_checks.describe(target)}")
+        if target.ndim == 1 and bool(((target < 0) | (target >= classes)).any()):
+            bad = int(target[(target < 0) | (target >= classes)][0])
+            raise ValueError(f"{_OP}: target has class {bad}; expected ids from 0 to {classes - 1}")
+    return target
+
+
+def _semantic(
+    z: Tensor, target: Tensor | None, class_distance: Tensor | None, pair_distance: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Distances [N, N] of the samples, which pairs have one (bool [N, N]), and the mean distance of two independent samples."""
+    pairs = ~torch.eye(len(z), dtype=torch.bool, device=z.device)
+    if target is None or class_distance is None:
+        assert pair_distance is not None
+        distance = pair_distance.to(z.dtype)
+        return distance, pairs, distance.where(pairs, 0).sum() / pairs.sum()
+    class_distance = class_distance.to(z.dtype)
+    if target.ndim == 1:
+        inside = (target >= 0) & (target < len(class_distance))
+        ids = torch.where(inside, target, 0)
+        distance = class_distance[ids[:, None], ids].where(inside[:, None] & inside, torch.nan)
+        return distance, pairs, class_distance.mean()
+    members = target.to(torch.bool)
+    labelled = members.any(dim=1)
+    pairs = pairs & labelled[:, None] & labelled
+    distance = _label_set_distance(members, class_distance)
+    return distance, pairs, distance.where(pairs, 0).sum() / pairs.sum().clamp(min=1)
+
+
+def _label_set_distance(members: Tensor, class_distance: Tensor) -> Tensor:
+    """Distances of sets of classes, bool [N, C] -> [N, N]; something finite for an empty set."""
+    classes = len(class_distance)
+    step = max(1, _CHUNK // classes**2)
+    farthest = class_distance.max()
+    nearest = torch.cat(  # [N, C]: from a set to a class
+        [torch.where(rows[:, :, None], class_distance, farthest).amin(dim=1) for rows in members.split(step)]
+    )
+    share = members.to(nearest.dtype) / members.sum(dim=1, keepdim=True).clamp(min=1)
+    one_way = nearest @ share.T  # [N, N]: the mean over the column's classes of their distance to the row's set
+    return (one_way + one_way.T) / 2
+
+
+def _relational(z: Tensor, distance: Tensor, pairs: Tensor, mean: Tensor, scale: float | None, pair_decay: float) -> Tensor:
+    factor = mean / z.shape[1] if scale is None else scale
+    weights = torch.exp(-pair_decay * distance).where(pairs, 0)
+    error = (factor * _manhattan(z) - distance).abs()
+    return (weights * error.where(pairs, 0)).sum() / torch.where(weights.sum() == 0, 1, weights.sum())
+
+
+def _manhattan(z: Tensor) -> Tensor:
+    """|z_b - z_b'|_1 [N, N], in pieces: on a GPU the gradient of cdist(a, b) takes memory for all differences of a and b."""
+    step = max(1, _CHUNK // z.numel())
+    return torch.cat([torch.cdist(rows, z, p=1) for rows in z.split(step)])
+
+
+def _divergence(z: Tensor, draws: Tensor, floor: float) -> Tensor:
+    rows, bits = z.shape
+    with torch.no_grad():
+        to_draw = _distances(z, draws).argmin(dim=1)
+        to_other = _distances(z, z).fill_diagonal_(torch.inf).argmin(dim=1)
+    logs = _log_distance(z, draws[to_draw], floor) - _log_distance(z, z[to_other], floor)
+    return bits * logs.mean() + math.log(len(draws) / (rows - 1))
+
+
+def _distances(a: Tensor, b: Tensor) -> Tensor:
+    """Euclidean [N, M]. By differences: through an inner product near points would all look equally near."""
+    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def _log_distance(a: Tensor, b: Tensor, floor: float) -> Tensor:
+    """log |a - b| of pairs of rows, at least log(floor), where there is no gradient."""
+    square = (a - b).square().sum(dim=1)
+    return square.clamp(min=floor**2).log() / 2
+
+
+def _coin_flips(count: int, z: Tensor, generator: torch.Generator | None) -> Tensor:
+    """+-1 [M, K]."""
+    flips = torch.randint(0, 2, (count, z.shape[1]), generator=generator, device=z.device)
+    return 2 * flips.to(z.dtype) - 1

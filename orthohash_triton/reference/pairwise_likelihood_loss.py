@@ -1,0 +1,61 @@
+"""Weighted pairwise logistic likelihood of continuous codes, as one would write it by hand.
+
+DHN (Zhu et al., AAAI 2016); DPSH (Li et al., IJCAI 2016); HashNet (Cao et al., ICCV 2017), whose equation 2 has the weights.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def pairwise_likelihood_loss(
+    z: Tensor,  # [N, K]
+    target: Tensor,  # int64 [N], or [N, C] multi-hot
+    bank: Tensor | None = None,  # [M, K]
+    bank_target: Tensor | None = None,  # int64 [M], or [M, C] multi-hot
+    *,
+    alpha: float,
+    positive_weight: float | str | None = None,
+    similarity: str = "any",
+    ignore_index: int = -100,
+    reduction: str = "mean",
+) -> Tensor:
+    if bank is None or bank_target is None:
+        bank, bank_target = z, target
+    theta = alpha * (z @ bank.T)  # [N, M]
+    overlap = overlap_weight(target, bank_target, similarity).to(theta.dtype)
+    similar = overlap > 0
+    kept = torch.ones_like(similar)
+    if target.ndim == 1:
+        kept = (target != ignore_index)[:, None] & (bank_target != ignore_index)[None, :]
+
+    # log(1 + e^theta) - s theta, without its cancellation where s = 1 and theta is large
+    loss = -F.logsigmoid(torch.where(similar, theta, -theta))
+    positives, negatives = ((x & kept).sum().to(theta.dtype) for x in (similar, ~similar))
+    pairs = positives + negatives
+    weight = torch.where(similar, overlap, 1.0)
+    total = pairs
+    if isinstance(positive_weight, str):  # "balanced"
+        weight = weight * pairs / torch.where(similar, positives, negatives)
+    elif positive_weight is not None:
+        weight = weight * torch.where(similar, positive_weight, 1.0)
+        total = positive_weight * positives + negatives
+    rows = torch.where(kept, weight * loss, 0.0).sum(1)
+    if reduction == "none":
+        return rows
+    return rows.sum() / total if reduction == "mean" else rows.sum()
+
+
+def overlap_weight(target: Tensor, bank_target: Tensor, similarity: str) -> Tensor:
+    """c_ij, 0 where two rows share no class.  [N, M]"""
+    if target.ndim == 1:
+        same = (target[:, None] == bank_target[None, :]).double()
+        return 4 * same if similarity == "squared_cosine" else same
+    target, bank_target = (target != 0).double(), (bank_target != 0).double()
+    shared = target @ bank_target.T
+    mine, theirs = target.sum(1)[:, None], bank_target.sum(1)[None, :]
+    if similarity == "jaccard":
+        return shared / (mine + theirs - shared).clamp(min=1)
+    if similarity == "squared_cosine":
+        return 4 * shared.square() / (mine * theirs).clamp(min=1)
+    return (shared > 0).double()

@@ -1,0 +1,57 @@
+"""The two terms of SHREWD, as one would write them by hand. The derivation stands in ops/semantic_hierarchy_loss.py."""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def semantic_hierarchy_loss(
+    z: Tensor,  # [N, K]
+    distance: Tensor,  # [N, N], of the samples; NaN where a pair is left out
+    draws: Tensor,  # [M, K], of the target distribution
+    *,
+    scale: float,
+    relational_weight: float = 1.0,
+    kl_weight: float = 0.01,
+    pair_decay: float = 2.0,
+    distance_floor: float = 1e-3,
+) -> Tensor:
+    relational = relational_term(z, distance, scale, pair_decay)
+    return relational_weight * relational + kl_weight / z.shape[1] * divergence(z, draws, distance_floor)
+
+
+def relational_term(z: Tensor, distance: Tensor, scale: float, pair_decay: float) -> Tensor:
+    """Sum of w |scale |z_b - z_b'|_1 - d| over all pairs b != b', with w in proportion to exp(-pair_decay d) and of sum 1."""
+    used = ~torch.eye(len(z), dtype=torch.bool) & ~distance.isnan()
+    manhattan = (z[:, None] - z[None]).abs().sum(2)  # [N, N]
+    weights = torch.exp(-pair_decay * distance[used])
+    return (weights * (scale * manhattan - distance).abs()[used]).sum() / weights.sum()
+
+
+def divergence(z: Tensor, draws: Tensor, distance_floor: float) -> Tensor:
+    """Kullback-Leibler divergence, in nats, of what z are draws of from what `draws` are draws of."""
+    rows, bits = z.shape
+    others = ~torch.eye(rows, dtype=torch.bool)
+    to_draws = _distances(z, draws).min(1).values  # the gradient goes to one of several equally near
+    to_others = _distances(z, z)[others].view(rows, rows - 1).min(1).values
+    logs = to_draws.clamp(min=distance_floor).log() - to_others.clamp(min=distance_floor).log()
+    return bits * logs.mean() + math.log(len(draws) / (rows - 1))
+
+
+def _distances(a: Tensor, b: Tensor) -> Tensor:
+    """Euclidean [N, M], with gradient zero at distance zero."""
+    squares = (a[:, None] - b[None]).square().sum(2)
+    return torch.where(squares > 0, squares.where(squares > 0, 1).sqrt(), 0)
+
+
+def label_set_distance(target: Tensor, class_distance: Tensor) -> Tensor:
+    """Distances [N, N] of sets of classes, rows of a multi-hot target [N, C]; NaN where a set is empty."""
+    sets = [row.nonzero()[:, 0] for row in target]
+    distance = class_distance.new_full((len(sets), len(sets)), torch.nan)
+    for i, first in enumerate(sets):
+        for j, second in enumerate(sets):
+            if len(first) and len(second):
+                pairs = class_distance[first[:, None], second]  # [|S|, |T|]
+                distance[i, j] = (pairs.amin(1).mean() + pairs.amin(0).mean()) / 2
+    return distance

@@ -1,0 +1,63 @@
+"""The Householder kernels compiled for GPUs that are not there: registers, shared memory, tensor cores, no atomics."""
+
+import itertools
+import os
+
+import pytest
+import torch
+
+if os.environ.get("TRITON_INTERPRET") == "1":
+    pytest.skip("compiling needs a process without TRITON_INTERPRET", allow_module_level=True)
+pytest.importorskip("triton")
+
+from orthohash_triton.kernels import householder as kernel
+from orthohash_triton.kernels import launch
+
+from tests.compiled import compile_launches
+
+EVERYTHING = bool(os.environ.get("ORTHOHASH_TEST_ALL"))
+TARGETS = ["sm_80", "sm_90", "gfx942"] + ["sm_89", "sm_100", "sm_120", "gfx90a", "gfx1100"] * EVERYTHING
+TENSOR_CORES = {"sm": r"wgmma.*f32\.f16\.f16|mma\.sync.*f32\.f16\.f16|tcgen05\.mma.*kind::f16",
+                "gfx9": r"v_mfma_f32_\w*_f16", "gfx1": r"v_wmma_f32_\w*_f16"}  # fmt: skip
+
+# Every width of a tile (16, 32, 64, 128); more bits than one tile has, ragged and not; the most.
+BITS = [12, 32, 64, 100, 128, 256, 300, 512] if EVERYTHING else [64, 128, 300]
+
+
+def meta(*shape, dtype=torch.float32):
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("bits", BITS)
+def test_every_launch(bits, target):
+    matrix = meta(bits, bits)
+
+    def every_launch():
+        for rows, dtype in itertools.product((1000, 102_400), (torch.float32, torch.bfloat16, torch.float16)):
+            if EVERYTHING or (rows, dtype) == (1000, torch.float32):
+                x = meta(rows, bits, dtype=dtype)
+                kernel.apply(x, matrix, meta(rows, bits, dtype=dtype))
+                kernel.apply(meta(1, 1).expand(rows, bits), matrix.T, meta(rows, bits, dtype=dtype))
+                kernel.outer(x, x)
+
+    compiled = compile_launches(target, every_launch)
+    assert {c.kernel for c in compiled} == {"_apply_kernel", "_outer_kernel"}
+    for c in compiled:
+        c.check_budget()
+        pattern = next(pattern for family, pattern in TENSOR_CORES.items() if target.startswith(family))
+        assert c.contains(pattern), c.kernel
+
+
+def test_a_sum_over_many_rows_is_split_to_fill_the_device():
+    grids = []
+
+    def record(kernel, grid, *args, **constexprs):
+        grids.append(grid)
+
+    with launch.executor(record):
+        kernel.outer(meta(100_000, 64), meta(100_000, 64))
+        kernel.outer(meta(64, 64), meta(64, 64))
+        kernel.outer(meta(0, 64), meta(0, 64))
+        kernel.apply(meta(0, 64), meta(64, 64), meta(0, 64))
+    assert grids == [(1, 1, 196), (1, 1, 1)]  # 1,563 blocks of rows, 8 a program

@@ -1,0 +1,101 @@
+"""The pairwise likelihood kernels compiled for GPUs that are not there: registers, shared memory, instructions, no atomics.
+
+Each test compiles what `plan` picks for a number of dimensions and a kind of labels; ORTHOHASH_TEST_ALL=1 takes every kind,
+every size and every target.
+"""
+
+import os
+
+import pytest
+import torch
+
+if os.environ.get("TRITON_INTERPRET") == "1":
+    pytest.skip("compiling needs a process without TRITON_INTERPRET", allow_module_level=True)
+pytest.importorskip("triton")
+
+from orthohash_triton.kernels import pairwise_likelihood_loss as kernel
+
+from tests.compiled import compile_launches
+
+EVERYTHING = bool(os.environ.get("ORTHOHASH_TEST_ALL"))
+TARGETS = ["sm_80", "sm_90", "gfx942"] + (["sm_100", "sm_120", "gfx90a", "gfx1100"] if EVERYTHING else [])
+TENSOR_CORES = {
+    "sm_80": r"mma\.sync.*f32\.f16\.f16",
+    "sm_90": r"wgmma.*f32\.f16\.f16|mma\.sync.*f32\.f16\.f16",
+    "sm_100": r"tcgen05\.mma.*kind::f16|mma\.sync.*f32\.f16\.f16",
+    "sm_120": r"mma\.sync.*f32\.f16\.f16",
+    "gfx90a": r"v_mfma_f32_\w*f16",
+    "gfx942": r"v_mfma_f32_\w*_f16",
+    "gfx1100": r"v_wmma_f32_\w*_f16",
+}
+
+# Every size of tile that `plan` knows, whole and not: the least, dimensions that fill no tile, and the most.
+BITS = [8, 32, 64, 128, 200, 256, 512, 2048]
+REPRESENTATIVE = {(32, "ids"), (64, "jaccard"), (128, "ids"), (256, "squared_cosine"), (512, "ids")}
+KINDS = ["ids", "any", "jaccard", "squared_cosine"]
+
+
+def meta(*shape, dtype=torch.float32):
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def labels(rows, kind):
+    if kind == "ids":
+        return kernel.Labels(meta(rows, dtype=torch.int64), None, None)
+    return kernel.Labels(None, meta(3, rows, dtype=torch.int32), meta(rows, dtype=torch.int32))
+
+
+def run_sweep(bits, kind, need_grad=True, apart=True):
+    rows, columns = 256, 100_000
+    kernel.sweep(
+        meta(rows, bits), labels(rows, kind), meta(columns, bits), labels(columns, kind), meta(columns, bits) if apart else None,
+        alpha=0.5, weights=meta(3), similarity="any" if kind == "ids" else kind, ignore_index=-100, need_grad=need_grad,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(("bits", "kind"), [(bits, kind) for bits in BITS for kind in KINDS])
+def test_sweep(bits, kind, target):
+    if (bits, kind) not in REPRESENTATIVE and not EVERYTHING:
+        pytest.skip("ORTHOHASH_TEST_ALL=1 compiles this one too")
+
+    def every_launch():
+        run_sweep(bits, kind)
+        if EVERYTHING:
+            run_sweep(bits, kind, need_grad=False)
+
+    compiled = compile_launches(target, every_launch)
+    assert {c.kernel for c in compiled} == {"_tops_kernel", "_halves_kernel", "_sweep_kernel"}
+    for c in compiled:
+        c.check_budget()
+        assert c.contains(TENSOR_CORES[target]) or c.kernel != "_sweep_kernel"
+
+
+def test_products_take_no_float32_multiplications():
+    """Three products of halves for the inner products and three for the gradient, all on tensor cores."""
+    (sweep,) = (c for c in compile_launches("sm_80", lambda: run_sweep(64, "ids")) if c.kernel == "_sweep_kernel")
+    tiles = kernel.plan(256, 100_000, 64, True, 108)
+    multiplications = 2 * 3 * tiles.rows * tiles.columns * tiles.bits
+    in_one = 16 * 8 * 16
+    assert sweep.sass().count("HMMA.16816.F32") == multiplications // in_one // tiles.warps
+    assert not sweep.contains(r"tf32")
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_count(target):
+    compiled = compile_launches(target, lambda: kernel.count_similar(labels(256, "any"), labels(100_000, "any")))
+    assert [c.kernel for c in compiled] == ["_count_kernel"]
+    for c in compiled:
+        c.check_budget()
+
+
+def test_every_launch_of_the_plan_is_compiled_above():
+    """The tiles that `plan` picks over all numbers of dimensions are those of BITS."""
+
+    def chosen(bits, need_grad):
+        plan = kernel.plan(256, 100_000, bits, need_grad, 108)
+        return plan.rows, plan.columns, plan.bits, plan.chunk, plan.whole, plan.warps, plan.stages
+
+    for need_grad in (False, True):
+        compiled = {chosen(bits, need_grad) for bits in BITS}
+        assert {chosen(bits, need_grad) for bits in [*range(1, 70), *range(120, 2049, 8), 129, 257, 513]} <= compiled

@@ -1,0 +1,187 @@
+"""Every method through the trainer, on data small enough to take seconds: it learns, is saved, and is what it says."""
+
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from orthohash_triton import methods, metrics
+from orthohash_triton.data import Dataset
+from orthohash_triton.ops.pack_codes import unpack_codes
+from orthohash_triton.train import HashModel, TrainConfig, load_run, save_run, train
+from orthohash_triton.train import trainer as trainer_module
+
+BITS, CLASSES, WIDTH = 16, 5, 24
+CONFIG = TrainConfig(dataset="blobs", backbone="mlp", bits=BITS, epochs=6, batch_size=50, threads=1, lr=1e-2)
+LEARNED = [name for name in methods.names() if methods.get(name).learned]
+FITTED = [name for name in methods.names() if not methods.get(name).learned]
+
+
+def blobs(n: int = 500, *, multilabel: bool = False, seed: int = 1, class_distance: torch.Tensor | None = None) -> Dataset:
+    """Overlapping Gaussian classes; with several labels, sums of their centres."""
+    centres = 1.3 * torch.randn(CLASSES, WIDTH, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(n) % CLASSES
+    member = torch.nn.functional.one_hot(labels, CLASSES).bool()
+    if multilabel:
+        member |= torch.rand(n, CLASSES, generator=generator) < 0.1
+    inputs = member.float() @ centres + torch.randn(n, WIDTH, generator=generator)
+    names = tuple("abcde")
+    return Dataset(inputs, member if multilabel else labels, names, "blobs", class_distance=class_distance)
+
+
+def mean_average_precision(model: HashModel, query: Dataset, gallery: Dataset) -> float:
+    return metrics.mean_average_precision(model.encode(query.inputs), model.encode(gallery.inputs), query.labels, gallery.labels)
+
+
+@pytest.mark.parametrize("multilabel", [False, True])
+@pytest.mark.parametrize("name", LEARNED)
+def test_a_learned_method_beats_what_is_not_learned(name: str, multilabel: bool) -> None:
+    gallery, query = blobs(multilabel=multilabel), blobs(100, multilabel=multilabel, seed=2)
+    trained = train(dataclasses.replace(CONFIG, method=name), gallery, progress=False)
+    assert len(trained.history) == CONFIG.epochs
+    assert all(math.isfinite(epoch.loss) for epoch in trained.history)
+    fitted = train(dataclasses.replace(CONFIG, method="pca", lr=None, backbone="auto"), gallery, progress=False)
+    assert mean_average_precision(trained.model, query, gallery) > mean_average_precision(fitted.model, query, gallery) + 0.1
+    again = train(dataclasses.replace(CONFIG, method=name), gallery, progress=False)
+    assert [epoch.loss for epoch in again.history] == [epoch.loss for epoch in trained.history]
+
+
+@pytest.mark.parametrize("name", ["orthohash", "csq", "mds", "shc"])
+def test_codes_come_to_the_class_codes(name: str) -> None:
+    data = blobs()
+    trained = train(dataclasses.replace(CONFIG, method=name), data, progress=False)
+    assert trained.codebook is not None
+    assert trained.codebook.shape == (CLASSES, BITS)
+    assert trained.history[-1].bit_accuracy > 0.9
+    codes = unpack_codes(trained.model.encode(data.inputs), BITS).float()
+    assert ((codes @ trained.codebook.float().T).argmax(1) == data.labels).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("name", ["dhn", "hashnet", "dpsh", "shrewd", "lsh", "pca"])
+def test_methods_without_class_codes_say_so(name: str) -> None:
+    trained = train(dataclasses.replace(CONFIG, method=name, epochs=1, backbone="auto"), blobs(), progress=False)
+    assert trained.codebook is None
+    assert all(epoch.bit_accuracy is None for epoch in trained.history)
+
+
+@pytest.mark.parametrize("rotate", ["none", "itq"])
+@pytest.mark.parametrize("name", ["orthohash", "hashnet", "pca"])
+def test_a_run_comes_back(tmp_path: Path, name: str, rotate: str) -> None:
+    config = dataclasses.replace(CONFIG, method=name, epochs=1, rotate=rotate, backbone="auto", options={})
+    data = blobs()
+    trained = train(config, data, progress=False)
+    save_run(tmp_path, config, trained, data)
+    run = load_run(tmp_path)
+    assert run.config == config
+    assert (run.codebook is None) == (name != "orthohash")
+    assert torch.equal(run.model.encode(data.inputs), trained.model.encode(data.inputs))
+    assert (run.model.head.batch_norm is None) == (name != "orthohash" or rotate != "none")
+
+
+def test_another_method_in_the_same_folder_leaves_no_old_codebook(tmp_path: Path) -> None:
+    for name in ("orthohash", "dhn"):
+        config = dataclasses.replace(CONFIG, method=name, epochs=1)
+        save_run(tmp_path, config, train(config, blobs(), progress=False), blobs())
+    assert load_run(tmp_path).codebook is None
+
+
+def test_a_rotation_is_fitted_to_the_codes_and_costs_nothing() -> None:
+    config = dataclasses.replace(CONFIG, method="dpsh", options={"quantization_weight": 0.0})
+    data = blobs()
+    plain = train(config, data, progress=False).model
+    rotated = train(dataclasses.replace(config, rotate="itq"), data, progress=False).model
+    before, after = plain.continuous_codes(data.inputs), rotated.continuous_codes(data.inputs)
+    assert torch.allclose(before.norm(dim=1), after.norm(dim=1), rtol=1e-4)
+    angle = [torch.nn.functional.cosine_similarity(x, x.sign(), dim=1).mean() for x in (before, after)]
+    assert angle[1] > angle[0]  # nearer to their signs
+    assert {name for name, _ in rotated.head.named_parameters()} == {"linear.weight", "linear.bias"}
+
+
+def test_hashnet_sharpens_and_keeps_beta_in_its_state() -> None:
+    trained = train(dataclasses.replace(CONFIG, method="hashnet", epochs=2), blobs(), progress=False)
+    assert trained.objective.state_dict()["beta"] == pytest.approx(math.sqrt(1 + 50 * 47 / 50))  # step 19 of 20: stage 47 of 50
+    trained.objective.begin_step(0, 20)
+    assert trained.objective.beta == 1
+
+
+def test_dpsh_remembers_every_sample() -> None:
+    data = blobs()
+    objective = train(dataclasses.replace(CONFIG, method="dpsh", epochs=1), data, progress=False).objective
+    assert (objective.bank.codes.abs().sum(1) > 0).all()  # 500 samples in ten full batches
+    assert torch.equal(objective.bank.labels, data.labels)
+
+
+def test_mds_takes_pairs_from_its_share_of_the_steps_on() -> None:
+    objective = train(dataclasses.replace(CONFIG, method="mds", epochs=1), blobs(), progress=False).objective
+    objective.begin_step(9, 100)
+    assert not objective.pairs
+    objective.begin_step(10, 100)
+    assert objective.pairs
+
+
+def test_shrewd_follows_the_hierarchy() -> None:
+    """Classes 0 and 1 are near each other, the others far: so are their codes."""
+    distance = 1 - torch.eye(CLASSES)
+    distance[0, 1] = distance[1, 0] = 0.2
+    data = blobs(class_distance=distance)
+    model = train(dataclasses.replace(CONFIG, method="shrewd", epochs=20), data, progress=False).model
+    codes = unpack_codes(model.encode(data.inputs), BITS).float()
+    mean = torch.stack([codes[data.labels == label].mean(0) for label in range(CLASSES)])
+    apart = torch.cdist(mean, mean, p=1)
+    near = apart[0, 1]
+    assert all(near < 0.7 * apart[i, j] for i in range(CLASSES) for j in range(i) if (i, j) != (1, 0))
+
+
+def test_shc_trains_a_classifier_on_a_backbone_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A classifier that shared the backbone would start the hashing network from trained weights."""
+    made = []
+    make_backbone = trainer_module.make_backbone
+
+    def recorded(*args, **keywords):
+        made.append(make_backbone(*args, **keywords))
+        return made[-1]
+
+    monkeypatch.setattr(trainer_module, "make_backbone", recorded)
+    trained = train(dataclasses.replace(CONFIG, method="shc", epochs=1), blobs(), progress=False)
+    assert len(made) == 2
+    assert trained.model.backbone is made[0]
+
+
+def test_the_best_epoch_is_chosen_on_samples_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = iter([0.3, 0.9, 0.5])
+    weights = []
+
+    def score(*args, **keywords) -> float:
+        return next(scores)
+
+    from orthohash_triton.train import validation
+
+    judge = validation.Validation.judge
+
+    def recorded(self, model):
+        weights.append(model.head.linear.weight.clone())
+        seen.append((len(self.gallery), len(self.held_out)))
+        return judge(self, model)
+
+    seen = []
+    monkeypatch.setattr(validation, "mean_average_precision", score)
+    monkeypatch.setattr(validation.Validation, "judge", recorded)
+    config = dataclasses.replace(CONFIG, epochs=3, validation=0.2)
+    trained = train(config, blobs(), progress=False)
+    assert [epoch.validation_map for epoch in trained.history] == [0.3, 0.9, 0.5]
+    assert seen == [(400, 100)] * 3
+    assert torch.equal(trained.model.head.linear.weight, weights[1])
+
+
+@pytest.mark.parametrize("name", FITTED)
+def test_fitted_methods_take_pixels(name: str) -> None:
+    from orthohash_triton.data import digits
+
+    splits = digits.load_splits()
+    config = TrainConfig(dataset="digits", method=name, bits=BITS)
+    model = train(config, splits.train, progress=False).model
+    assert model.head.linear.weight.shape == (BITS, 64)
+    assert mean_average_precision(model, splits.query, splits.gallery) > 0.15  # chance is 0.1

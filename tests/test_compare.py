@@ -1,0 +1,140 @@
+"""The comparison of methods: every cell once, the same data for all, a table that says what was measured."""
+
+import json
+import statistics
+from pathlib import Path
+
+import pytest
+import torch
+
+from orthohash_triton import compare as module
+from orthohash_triton import metrics
+from orthohash_triton.compare import compare, summary, table, write_report
+from orthohash_triton.data import Splits, split_stratified
+from orthohash_triton.train import TrainConfig, train
+from tests.methods.test_training import CLASSES, blobs
+
+CONFIG = TrainConfig(dataset="blobs", epochs=1, batch_size=50, threads=1, validation=0.2)
+
+
+def splits(**keywords) -> Splits:
+    return split_stratified(blobs(**keywords), 0.2, 0)
+
+
+def run(out: Path, data: Splits, **keywords) -> list[dict]:
+    return compare(
+        CONFIG, data, out, **{"names": ["orthohash", "pca"], "bits": [8, 16], "seeds": [0, 1], "progress": False} | keywords
+    )
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict]]:
+    out = tmp_path_factory.mktemp("comparison")
+    return out, run(out, splits(), rotations=["none", "itq"])
+
+
+def test_a_row_for_each_method_rotation_and_length(done: tuple[Path, list[dict]]) -> None:
+    _, rows = done
+    assert [(r["method"], r["rotation"], r["bits"], r["seeds"]) for r in rows] == [
+        (method, rotation, bits, 2) for method in ("orthohash", "pca") for rotation in ("none", "itq") for bits in (8, 16)
+    ]
+    assert all(0 < row["map_at_all"] <= 1 for row in rows)
+    # Principal components know no seed; a network does.
+    assert [row["map_at_all_std"] > 0 for row in rows if row["rotation"] == "none"] == [True, True, False, False]
+
+
+def test_a_cell_is_what_training_alone_gives(done: tuple[Path, list[dict]]) -> None:
+    out, _ = done
+    data = splits()
+    model = train(TrainConfig(**{**CONFIG.__dict__, "bits": 16, "seed": 1}), data.train, progress=False).model
+    expected = metrics.mean_average_precision(
+        model.encode(data.query.inputs), model.encode(data.gallery.inputs), data.query.labels, data.gallery.labels
+    )
+    cell = json.loads((out / "cells" / "orthohash-16-1.json").read_text())
+    assert cell["rows"][0]["map_at_all"] == expected
+    assert cell["epochs"][0]["validation_map"] > 0
+
+
+def test_what_is_written(done: tuple[Path, list[dict]]) -> None:
+    out, rows = done
+    lines = (out / "results.csv").read_text().splitlines()
+    assert lines[0].startswith("method,title,rotation,bits,seed,map_at_all,")
+    assert len(lines) == 1 + 2 * 2 * 2 * 2
+    text = (out / "results.md").read_text()
+    assert "100 queries, 400 in the gallery" in text
+    assert f"| OrthoHash + itq | 16 | {rows[3]['map_at_all']:.3f} ± {rows[3]['map_at_all_std']:.3f} |" in text
+    assert json.loads((out / "results.json").read_text())["rows"] == rows
+    pictures = {path.name for path in out.glob("*.png")}
+    assert {"map_by_bits.png", "precision_recall.png", "precision_at_n.png"} <= pictures
+    assert all(path.stat().st_size < 300_000 for path in out.glob("*.png"))
+
+
+def test_done_cells_are_not_done_again(done: tuple[Path, list[dict]], monkeypatch: pytest.MonkeyPatch) -> None:
+    out, rows = done
+
+    def never(*arguments: object, **keywords: object) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(module, "train", never)
+    monkeypatch.setattr(module, "draw_comparison", lambda *arguments: [])
+    assert run(out, splits(), rotations=["none", "itq"]) == rows
+    assert write_report(out) == rows
+
+
+def test_another_setting_does_not_mix(done: tuple[Path, list[dict]]) -> None:
+    out, _ = done
+    with pytest.raises(ValueError, match="holds a comparison with another gallery, queries; choose another --out"):
+        run(out, splits(n=400))
+
+
+def test_figures_of_several_labels_and_of_a_hierarchy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "draw_comparison", lambda *arguments: [])
+    few = {"names": ["pca"], "bits": [8], "seeds": [0]}
+    row = run(tmp_path / "labels", splits(multilabel=True), **few)[0]
+    assert 0 < row["ndcg_at_100"] <= 1
+    assert row["acg_at_100"] > 0
+    row = run(tmp_path / "hierarchy", splits(class_distance=1 - torch.eye(CLASSES)), **few)[0]
+    assert 0 < row["mahp_at_250"] <= 1
+    assert "mAHP@250" in table([row])[0]
+    assert "map_at_all_std" not in row
+
+
+def test_the_summary_is_mean_and_sample_deviation() -> None:
+    rows = [
+        {"method": "dhn", "title": "DHN", "rotation": "none", "bits": 8, "seed": s, "map_at_all": v}
+        for s, v in enumerate((0.1, 0.2, 0.6))
+    ]
+    (row,) = summary(rows)
+    assert row["map_at_all"] == pytest.approx(0.3)
+    assert row["map_at_all_std"] == pytest.approx(statistics.stdev([0.1, 0.2, 0.6]))
+
+
+def test_bits_that_never_change_have_no_correlation() -> None:
+    codes = torch.tensor([[0b0011], [0b0101], [0b0011], [0b0101]], dtype=torch.uint8)
+    found = module._bits(codes, 8)
+    assert found["bit_mean"] == [1.0, 0.5, 0.5, 0, 0, 0, 0, 0]
+    correlation = torch.tensor(found["bit_correlation"])
+    assert correlation[1, 2] == pytest.approx(-1, abs=1e-4)
+    assert correlation[1, 1] == pytest.approx(1, abs=1e-4)
+    assert (correlation[0] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"names": ["dnh"]}, "method must be one of .*; got 'dnh'"),
+        ({"rotations": ["pca"]}, "rotations must be of none, itq, householder; got pca"),
+        ({"rotations": []}, "got none at all"),
+        ({"seeds": []}, "at least one method, one length and one seed"),
+        ({"bits": [12]}, "bits must be a multiple of 8"),
+    ],
+)
+def test_bad_arguments(tmp_path: Path, change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path, splits(), **change)
+    assert not list(tmp_path.rglob("*.json")) or "bits" in change
+
+
+def test_no_comparison_in_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="holds no cells of a comparison"):
+        write_report(tmp_path)

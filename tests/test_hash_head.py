@@ -1,0 +1,131 @@
+"""The hash head, with and without batch norm, folded and rotated."""
+
+import pytest
+import torch
+from torch import nn
+
+from orthohash_triton import nn as modules
+from orthohash_triton.nn import HashHead
+
+
+def trained_head(dimensions=12, bits=20, **keywords):
+    """A head whose batch norm has a history."""
+    head = HashHead(dimensions, bits, **keywords)
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.normal_()
+        if head.batch_norm is not None:
+            head.batch_norm.running_mean.normal_()
+            head.batch_norm.running_var.uniform_(0.2, 3.0)
+    return head
+
+
+def test_with_batch_norm_it_is_as_it_was():
+    """Keys, draws and values: heads that were saved before can be loaded."""
+    torch.manual_seed(3)
+    linear = nn.Linear(12, 20, bias=False)
+    nn.init.normal_(linear.weight, std=0.01)
+    torch.manual_seed(3)
+    head = HashHead(12, 20)
+    assert set(head.state_dict()) == {"linear.weight"} | {f"batch_norm.{name}" for name in nn.BatchNorm1d(20).state_dict()}
+    assert torch.equal(head.linear.weight, linear.weight)
+    x = torch.randn(9, 12)
+    assert torch.equal(head(x), nn.BatchNorm1d(20)(linear(x)))
+    assert torch.equal(head.latent(x), linear(x))
+
+
+def test_without_batch_norm_it_is_a_linear_layer():
+    head = HashHead(12, 20, batch_norm=False)
+    assert head.batch_norm is None
+    assert set(head.state_dict()) == {"linear.weight", "linear.bias"}
+    assert (head.linear.bias == 0).all()
+    assert 0.15 < head.linear.weight.std() < 0.22  # 0.64 / sqrt(12)
+    head = trained_head(batch_norm=False)
+    x = torch.randn(9, 12)
+    assert torch.equal(head(x), nn.functional.linear(x, head.linear.weight, head.linear.bias))
+    assert torch.equal(head.latent(x), head(x))
+    assert torch.equal(head.encode(x), modules.hash_head.pack_codes(head(x)))
+
+
+@pytest.mark.parametrize(("batch_norm", "bias"), [(True, True), (True, False), (False, True), (False, False)])
+def test_bias(batch_norm, bias):
+    head = HashHead(12, 20, batch_norm=batch_norm, bias=bias)
+    assert (head.linear.bias is not None) == bias
+    assert (head.batch_norm is not None) == batch_norm
+
+
+@pytest.mark.parametrize("keywords", [{}, dict(bias=True), dict(batch_norm=False), dict(batch_norm=False, bias=False)], ids=str)
+def test_folded_computes_what_the_head_does(keywords):
+    head = trained_head(**keywords)
+    x = torch.randn(500, 12)
+    expected = head.double().eval()(x.double())
+    head.float().train()
+    before = {name: tensor.clone() for name, tensor in head.state_dict().items()}
+    folded = head.folded()
+    assert folded.batch_norm is None
+    assert folded.training
+    torch.testing.assert_close(folded(x).double(), expected, rtol=1e-6, atol=1e-5)
+    with torch.no_grad():
+        for parameter in folded.parameters():
+            parameter.zero_()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in head.state_dict().items())
+
+
+def test_folded_is_exact_in_float64():
+    """Worked out by hand: w x = 3, mean 1, variance 4 - eps, weight 5, bias 7: (3 - 1) / 2 * 5 + 7 = 12."""
+    head = HashHead(1, 1).double()
+    with torch.no_grad():
+        head.linear.weight.fill_(3)
+        head.batch_norm.running_mean.fill_(1)
+        head.batch_norm.running_var.fill_(4 - head.batch_norm.eps)
+        head.batch_norm.weight.fill_(5)
+        head.batch_norm.bias.fill_(7)
+    assert head.folded()(torch.ones(1, 1, dtype=torch.float64)).item() == pytest.approx(12, rel=1e-15)
+
+
+def test_folded_without_affine():
+    head = trained_head().eval()
+    head.batch_norm = nn.BatchNorm1d(20, affine=False).eval()
+    x = torch.randn(9, 12)
+    torch.testing.assert_close(head.folded()(x), head(x), rtol=1e-5, atol=1e-5)
+
+
+def test_folding_draws_no_random_numbers():
+    head = trained_head()
+    state = torch.get_rng_state()
+    head.folded()
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("batch_norm", [True, False])
+def test_rotated(batch_norm):
+    head = trained_head(batch_norm=batch_norm).eval()
+    matrix = torch.linalg.qr(torch.randn(20, 20)).Q
+    x = torch.randn(2000, 12)
+    rotated = head.rotated(matrix)
+    exact = head.double()(x.double()) @ matrix.double()
+    torch.testing.assert_close(rotated(x).double(), exact, rtol=1e-6, atol=2e-5)
+    away = exact.abs() > 1e-4
+    assert away.double().mean() > 0.999
+    assert torch.equal((rotated(x) > 0)[away], (exact > 0)[away])
+
+
+def test_without_running_statistics_there_is_nothing_to_fold():
+    head = HashHead(12, 20)
+    head.batch_norm = nn.BatchNorm1d(20, track_running_stats=False)
+    for fold in (head.folded, lambda: head.rotated(torch.eye(20))):
+        with pytest.raises(ValueError, match=r"HashHead.folded: the batch norm has track_running_stats=False"):
+            fold()
+
+
+@pytest.mark.parametrize(
+    ("matrix", "error", "message"),
+    [
+        (torch.eye(12), ValueError, r"matrix must be \[20, 20\]; got float32 \[12, 12\]"),
+        (torch.ones(20, 20, dtype=torch.int64), TypeError, r"matrix must be a tensor.*got int64"),
+        ([[1.0]], TypeError, r"matrix must be a tensor"),
+    ],
+)
+def test_bad_matrix(matrix, error, message):
+    with pytest.raises(error, match=f"HashHead.rotated: {message}"):
+        HashHead(12, 20).rotated(matrix)
