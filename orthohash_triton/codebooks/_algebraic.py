@@ -13,7 +13,9 @@ from ._drawn import draw, signs
 # x^m + ...: an irreducible polynomial over GF(2) for every odd degree that is used, as a bit mask.
 _IRREDUCIBLE = {3: 0b1011, 5: 0b100101, 7: 0b10000011, 9: 0b1000010001, 11: 0b100000000101}
 
-_SEARCH_PATIENCE = 2**18  # candidates for a generator, before the distance is lowered
+# The search for a linear code starts anew after so many candidates for a generator, and gives a distance up after so many starts.
+_PATIENCE = 2**14
+_STARTS = 32
 _DRAWS_AT_ONCE = 4_096
 
 
@@ -116,7 +118,8 @@ def linear(num_classes: int, bits: int, rng: np.random.Generator, distances: ran
     log2(C) steps in place of C, and so with more distance to choose.
     """
     for distance in distances:
-        words = _linear_words(num_classes, bits, rng, distance)
+        attempts = (_linear_words(num_classes, bits, rng, distance) for _ in range(_STARTS))
+        words = next((words for words in attempts if words is not None), None)
         if words is not None:
             pairs = rng.permutation(words.shape[1] // 2)[: -(-num_classes // 2)]
             half = signs(words[:, 2 * pairs].T, bits).numpy() > 0
@@ -136,12 +139,12 @@ def _linear_words(num_classes: int, bits: int, rng: np.random.Generator, distanc
     while count < size:
         found, rejected = count, 0
         while found == count:
-            if rejected >= _SEARCH_PATIENCE:
+            if rejected >= _PATIENCE:
                 return None
             candidates = draw(rng, _DRAWS_AT_ONCE, bits)
             if distance % 2 == 0:  # with words of even weight no distance is odd, and fewer are too short
                 candidates = candidates[_parity(np.bitwise_xor.reduce(candidates, axis=1)) == 0]
-            found, _, misses = kernel.extend_far_codes(candidates, planes[:, : count + 1], count, distance, _SEARCH_PATIENCE)
+            found, _, misses = kernel.extend_far_codes(candidates, planes[:, : count + 1], count, distance, _PATIENCE)
             rejected += misses
         planes[:, count : 2 * count] = planes[:, :count] ^ planes[:, count : count + 1]
         count *= 2

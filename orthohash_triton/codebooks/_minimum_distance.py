@@ -57,8 +57,7 @@ def minimum_distance(num_classes: int, bits: int, seed: int, wanted: int | None)
     target = reached if wanted is None else max(wanted, reached)
     if target > reached or _unevenness(codebook) > bits * (num_classes % 2):
         codebook = spread(codebook, target, np.random.default_rng(seed))
-        reached = codebook_min_distance(codebook)
-    if reached < target:
+    if codebook_min_distance(codebook) < target:
         raise ValueError(
             f"make_codebook: min_distance={wanted} was not reached for {num_classes} rows of {bits} bits; {reached} was, and no "
             f"codebook has more than {bound}. Ask for {reached} or less, try another seed, or use more bits"

@@ -23,7 +23,7 @@ _HOT = 0.7
 _COLD = 0.01
 _FLIPPING = 0.3
 _ANNEALING_BUDGET = 3 * 10**10  # products of the form C^2 K
-_ANNEALING_STEPS = (300, 4_000)
+_ANNEALING_STEPS = (300, 1_000)
 
 
 def semantic(num_classes: int, bits: int, seed: int, similarity: Tensor, wanted: int | None) -> Tensor:
@@ -100,9 +100,10 @@ class _Search:
         while True:
             rows, products = self.best
             cost, bit = self._feasible_flip_costs(rows, products).min(1)
-            bound = cost.topk(rows_at_once, largest=False).values[-1].clamp(max=-1e-6)
+            chosen = torch.zeros_like(cost, dtype=torch.bool)
+            chosen[cost.topk(rows_at_once, largest=False).indices] = True
             before = self.error
-            self._keep(*self._where_far(rows, _flipped(rows, bit, cost <= bound)))
+            self._keep(*self._where_far(rows, _flipped(rows, bit, chosen & (cost < -1e-6))))
             if self.error < before:
                 rows_at_once = min(classes, 2 * rows_at_once)
             elif rows_at_once == 1:

@@ -109,24 +109,27 @@ def not_negative(method: str, options: Any, *names: str) -> None:
 
 
 class Bank(nn.Module):
-    """The last code of every training sample, [N, K]; no gradient flows into it.
-
-    A sample that has not been seen yet has no label: the class id UNSEEN, or an empty row, which the losses leave out.
-    """
-
-    UNSEEN = -100  # the losses' ignore_index
+    """The last code of every training sample; no gradient flows into it."""
 
     codes: Tensor
     labels: Tensor
+    seen: Tensor
 
     def __init__(self, labels: Tensor, bits: int) -> None:
         super().__init__()
         self.register_buffer("codes", torch.zeros(len(labels), bits))
-        self.register_buffer("labels", torch.full_like(labels, 0 if labels.ndim == 2 else self.UNSEEN))
+        self.register_buffer("labels", labels, persistent=False)
+        self.register_buffer("seen", torch.zeros(len(labels), dtype=torch.bool))
 
     @torch.no_grad()
-    def update(self, rows: Tensor, codes: Tensor, labels: Tensor) -> None:
-        """Remember `codes` [B, K] and `labels` of the training samples `rows` [B]."""
+    def update(self, rows: Tensor, codes: Tensor) -> None:
+        """Remember `codes` [B, K] of the training samples `rows` [B]."""
         rows = rows.to(self.codes.device)
         self.codes[rows] = codes.detach().to(self.codes.dtype)
-        self.labels[rows] = labels
+        self.seen[rows] = True
+
+    def entries(self) -> tuple[Tensor, Tensor]:
+        """Codes [M, K] and labels of the samples seen so far."""
+        if self.seen.all():
+            return self.codes, self.labels
+        return self.codes[self.seen], self.labels[self.seen]

@@ -52,4 +52,5 @@ METHOD = Method(
     summary="binary cross entropy of tanh codes towards Hadamard centres",
     objective=_objective,
     options=Options,
+    lr=3e-3,
 )

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..nn import HashHead
+from ..ops import _checks
 from ..ops.pairwise_likelihood_loss import pairwise_likelihood_loss
 from ..ops.quantization_loss import quantization_loss
 from ._method import Method, Objective, Task, not_negative, option
@@ -17,7 +18,10 @@ class Options:
         0.3, "weight of the quantisation penalty, summed over the bits (q_gamma of the released code)"
     )
 
+    pairs: str = option("balanced", "balanced: similar and dissimilar pairs weigh alike; equal: every pair (the paper)")
+
     def __post_init__(self) -> None:
+        _checks.choice("method 'dhn'", "pairs", self.pairs, ("balanced", "equal"))
         not_negative("dhn", self, "quantization_weight")
 
 
@@ -27,10 +31,13 @@ class DHN(Objective):
     def __init__(self, task: Task, options: Options) -> None:
         super().__init__()
         self.quantization_weight = options.quantization_weight * task.bits  # quantization_loss is a mean over the bits
+        self.positive_weight = "balanced" if options.pairs == "balanced" else None
 
     def forward(self, latent: Tensor, target: Tensor, rows: Tensor, head: HashHead) -> Tensor:
         z = torch.tanh(latent)
-        return pairwise_likelihood_loss(z, target, alpha=1.0) + self.quantization_weight * quantization_loss(z, "log_cosh")
+        return pairwise_likelihood_loss(
+            z, target, alpha=1.0, positive_weight=self.positive_weight
+        ) + self.quantization_weight * quantization_loss(z, "log_cosh")
 
 
 METHOD = Method(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..nn import HashHead
+from ..ops import _checks
 from ..ops.pairwise_likelihood_loss import pairwise_likelihood_loss
 from ..ops.quantization_loss import quantization_loss
 from ._method import Bank, Method, Objective, Task, not_negative, option
@@ -13,8 +14,10 @@ from ._method import Bank, Method, Objective, Task, not_negative, option
 @dataclass(frozen=True)
 class Options:
     quantization_weight: float = option(0.1, "eta: weight of the mean of (|u| - 1)^2")
+    pairs: str = option("balanced", "balanced: similar and dissimilar pairs weigh alike; equal: every pair (the paper)")
 
     def __post_init__(self) -> None:
+        _checks.choice("method 'dpsh'", "pairs", self.pairs, ("balanced", "equal"))
         not_negative("dpsh", self, "quantization_weight")
 
 
@@ -26,10 +29,11 @@ class DPSH(Objective):
         super().__init__()
         self.bank = Bank(task.labels, task.bits)
         self.quantization_weight = options.quantization_weight
+        self.positive_weight = "balanced" if options.pairs == "balanced" else None
 
     def forward(self, latent: Tensor, target: Tensor, rows: Tensor, head: HashHead) -> Tensor:
-        self.bank.update(rows, latent, target)
-        pairs = pairwise_likelihood_loss(latent, target, self.bank.codes, self.bank.labels, alpha=0.5)
+        self.bank.update(rows, latent)
+        pairs = pairwise_likelihood_loss(latent, target, *self.bank.entries(), alpha=0.5, positive_weight=self.positive_weight)
         return pairs + self.quantization_weight * quantization_loss(latent, "l2")
 
 

@@ -59,4 +59,5 @@ METHOD = Method(
     summary="pairwise likelihood with balanced pairs; tanh(beta z) whose beta grows",
     objective=HashNet,
     options=Options,
+    lr=3e-3,
 )

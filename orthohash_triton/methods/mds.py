@@ -41,8 +41,8 @@ class MinimalDistanceSeparated(Objective):
         self.pairs = step >= self.options.pairs_from * steps
 
     def forward(self, latent: Tensor, target: Tensor, rows: Tensor, head: HashHead) -> Tensor:
-        self.bank.update(rows, latent, target)
-        bank, labels = (self.bank.codes, self.bank.labels) if self.pairs else (None, None)
+        self.bank.update(rows, latent)
+        bank, labels = self.bank.entries() if self.pairs else (None, None)
         return minimum_distance_loss(
             latent, target, self.codebook, bank, labels,
             pair_weight=self.options.pair_weight, quantization_weight=self.options.quantization_weight,
@@ -59,4 +59,5 @@ METHOD = Method(
     summary="softmax over the cosines to centres of the largest minimum distance, plus same-class pairs",
     objective=MinimalDistanceSeparated,
     options=Options,
+    lr=3e-3,
 )

@@ -31,4 +31,5 @@ METHOD = Method(
     summary="CSQ's loss towards centres whose distances follow the class similarities of a classifier",
     objective=_objective,
     options=Options,
+    lr=3e-3,
 )

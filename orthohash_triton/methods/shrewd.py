@@ -42,4 +42,5 @@ METHOD = Method(
     summary="Manhattan distances of tanh codes follow the class hierarchy; an empirical divergence makes the codes binary",
     objective=SHREWD,
     options=Options,
+    lr=3e-3,
 )

@@ -38,10 +38,11 @@ def _forward(
     bank, bank_target = (z, target) if bank is None or bank_target is None else (bank, bank_target)
     run = _implementation(impl)
     labels, bank_labels = _labels(run, target), _labels(run, bank_target)
-    pairs = _kept(target, ignore_index) * _kept(bank_target, ignore_index)
+    read = impl == "cpu"  # numbers are at hand in host memory; reading them from a device would wait for it
+    pairs = _kept(target, ignore_index, read) * _kept(bank_target, ignore_index, read)
     similar = None
     if balanced or positive_weight is not None:
-        similar = _similar_pairs(run, target, bank_target, labels, bank_labels, ignore_index)
+        similar = _similar_pairs(run, target, bank_target, labels, bank_labels, ignore_index, read)
     factors = _weigh(pairs, similar, positive_weight)
     wide = wide_dtype(z, bank)
     held = torch.stack([torch.as_tensor(x, dtype=torch.float64, device=z.device) for x in factors]).to(wide)
@@ -107,21 +108,23 @@ def _computed(codes: Tensor, wide: torch.dtype) -> Tensor:
     return codes.detach().to(wide)
 
 
-def _kept(target: Tensor, ignore_index: int) -> Any:
+def _kept(target: Tensor, ignore_index: int, read: bool) -> Any:
     if target.ndim == 2:
         return len(target)
     kept = (target != ignore_index).sum()
-    return int(kept) if target.device.type == "cpu" else kept
+    return int(kept) if read else kept
 
 
-def _similar_pairs(run: Any, target: Tensor, bank_target: Tensor, labels: Any, bank_labels: Any, ignore_index: int) -> Any:
+def _similar_pairs(
+    run: Any, target: Tensor, bank_target: Tensor, labels: Any, bank_labels: Any, ignore_index: int, read: bool
+) -> Any:
     """The number of similar pairs that are kept."""
     if target.ndim == 2:
         return run.count_similar(labels, bank_labels)
     ordered = bank_target.sort().values
     counts = torch.searchsorted(ordered, target, right=True) - torch.searchsorted(ordered, target)
     counts = counts.masked_fill(target == ignore_index, 0).sum()
-    return int(counts) if target.device.type == "cpu" else counts
+    return int(counts) if read else counts
 
 
 def _weigh(pairs: Any, similar: Any, positive_weight: float | None) -> Factors:

@@ -22,8 +22,8 @@ The gradient comes from P = x^T g, with g that of the result, W = T U and V = T^
 
     dL/dU = -(W P^T + V P) + (B + B^T) U,    B = striu(V P W^T),
 
-and then goes through the normalisation. Of what has size N only x is kept, and rounding does not grow with the
-length of the chain.
+and then goes through the normalisation. Of what has size N only x is kept, and rounding does not grow with the length of the
+chain.
 """
 
 import contextlib
@@ -41,8 +41,8 @@ _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 def householder_apply(x: Tensor, vectors: Tensor, *, impl: str = "auto") -> Tensor:
     """Rows through a product of reflections: `x H_1 H_2 ... H_M` with `H_i = I - 2 u_i u_i^T / |u_i|^2`.
 
-    H2Q (Schwengber et al., arXiv 2311.04207), whose rotations are these with M = K. Its released code applies the inverse order
-    to columns, R x, in log2(K) stages (FastH); the set of matrices is the same.
+    H2Q (Schwengber et al., arXiv 2311.04207), whose rotations are these with M = K. Its released code computes R v for columns v,
+    which for rows is the inverse order, in log2(K) stages (FastH); the set of matrices is the same.
 
     Args:
         x: float32, float16, bfloat16 (float64 except in Triton) [N, K], any N.
@@ -51,7 +51,8 @@ def householder_apply(x: Tensor, vectors: Tensor, *, impl: str = "auto") -> Tens
         impl: "auto" | "triton" | "cpu" | "reference".
 
     Returns:
-        [N, K] in the dtype of x, computed in float32 (in float64 where x or vectors are). Gradients go to both arguments.
+        [N, K] in the dtype of x, computed in float32 (in float64 where x or vectors are, except in Triton). Gradients go to both
+        arguments.
 
     Raises:
         TypeError, ValueError: for a wrong dtype, shape, device or implementation.
@@ -198,7 +199,7 @@ def _rows(x: Tensor, matrix: Tensor, impl: str, *, transposed: bool, dtype: torc
     from ..kernels import householder as kernel
 
     y = torch.empty(x.shape, dtype=dtype, device=x.device)
-    kernel.apply(x, matrix.T if transposed else matrix, y)
+    kernel.apply(x, (matrix.T if transposed else matrix).float(), y)
     return y
 
 

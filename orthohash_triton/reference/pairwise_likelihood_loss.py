@@ -23,7 +23,7 @@ def pairwise_likelihood_loss(
     if bank is None or bank_target is None:
         bank, bank_target = z, target
     theta = alpha * (z @ bank.T)  # [N, M]
-    overlap = overlap_weight(target, bank_target, similarity).to(theta.dtype)
+    overlap = overlap_weight(target, bank_target, similarity, theta.dtype)
     similar = overlap > 0
     kept = torch.ones_like(similar)
     if target.ndim == 1:
@@ -46,16 +46,16 @@ def pairwise_likelihood_loss(
     return rows.sum() / total if reduction == "mean" else rows.sum()
 
 
-def overlap_weight(target: Tensor, bank_target: Tensor, similarity: str) -> Tensor:
+def overlap_weight(target: Tensor, bank_target: Tensor, similarity: str, dtype: torch.dtype) -> Tensor:
     """c_ij, 0 where two rows share no class.  [N, M]"""
     if target.ndim == 1:
-        same = (target[:, None] == bank_target[None, :]).double()
+        same = (target[:, None] == bank_target[None, :]).to(dtype)
         return 4 * same if similarity == "squared_cosine" else same
-    target, bank_target = (target != 0).double(), (bank_target != 0).double()
+    target, bank_target = (target != 0).to(dtype), (bank_target != 0).to(dtype)
     shared = target @ bank_target.T
     mine, theirs = target.sum(1)[:, None], bank_target.sum(1)[None, :]
     if similarity == "jaccard":
         return shared / (mine + theirs - shared).clamp(min=1)
     if similarity == "squared_cosine":
         return 4 * shared.square() / (mine * theirs).clamp(min=1)
-    return (shared > 0).double()
+    return (shared > 0).to(dtype)

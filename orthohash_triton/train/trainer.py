@@ -108,6 +108,7 @@ class Trained:
 
 BIT_ACCURACY_SAMPLES = 2000
 CLASSIFIER_LR = 1e-3
+ROTATION_SAMPLES = 10_000  # for K^2 / 2 unknowns
 
 
 def train(config: TrainConfig, data: Dataset, *, backbone: nn.Module | None = None, progress: bool = True) -> Trained:
@@ -123,8 +124,14 @@ def train(config: TrainConfig, data: Dataset, *, backbone: nn.Module | None = No
 
 def rotate(model: HashModel, inputs: Tensor, kind: str, *, seed: int = 0) -> None:
     """Fit a rotation ("itq" or "householder") to the continuous codes of `inputs` and fold it into the model's head."""
-    rotation = ROTATIONS[kind](model.continuous_codes(inputs), seed=seed)
-    model.head = model.head.rotated(rotation.matrix)
+    model.head = model.head.rotated(fit_rotation(model.continuous_codes(inputs), kind, seed=seed).matrix)
+
+
+def fit_rotation(codes: Tensor, kind: str, *, seed: int = 0) -> Rotation:
+    """The rotation `kind` for continuous codes [N, K]; of more than ROTATION_SAMPLES a random part is enough."""
+    if len(codes) > ROTATION_SAMPLES:
+        codes = codes[torch.randperm(len(codes), generator=torch.Generator().manual_seed(seed))[:ROTATION_SAMPLES]]
+    return ROTATIONS[kind](codes, seed=seed)
 
 
 def _backbone_maker(config: TrainConfig, data: Dataset, backbone: nn.Module | None) -> Callable[[], nn.Module]:

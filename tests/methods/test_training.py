@@ -111,7 +111,20 @@ def test_dpsh_remembers_every_sample() -> None:
     data = blobs()
     objective = train(dataclasses.replace(CONFIG, method="dpsh", epochs=1), data, progress=False).objective
     assert (objective.bank.codes.abs().sum(1) > 0).all()  # 500 samples in ten full batches
-    assert torch.equal(objective.bank.labels, data.labels)
+    assert torch.equal(objective.bank.entries()[1], data.labels)
+
+
+def test_a_bank_holds_what_was_seen() -> None:
+    bank = methods.Bank(torch.tensor([3, 4, 5]), 2)
+    assert bank.entries()[0].shape == (0, 2)
+    codes = torch.tensor([[1.0, 2.0]], requires_grad=True)
+    bank.update(torch.tensor([1]), codes)
+    found, labels = bank.entries()
+    assert found.tolist() == [[1, 2]]
+    assert labels.tolist() == [4]
+    assert not found.requires_grad
+    bank.update(torch.tensor([0, 2]), torch.ones(2, 2))
+    assert torch.equal(bank.entries()[0], torch.tensor([[1.0, 1.0], [1.0, 2.0], [1.0, 1.0]]))
 
 
 def test_mds_takes_pairs_from_its_share_of_the_steps_on() -> None:

@@ -9,8 +9,8 @@ from orthohash_triton.ops.householder import _householder, householder_apply, ho
 from orthohash_triton.reference import householder as reference
 from tests.implementations import BOTH
 
-# (N, M, K): one row; few reflections (by factors on a CPU), ragged everything, more than one block of rows; as many reflections as
-# dimensions, whole tiles; more of them than dimensions; more than one tile of dimensions.
+# (N, M, K): one row; few reflections (by factors on a CPU), ragged everything, more than one block of rows; as many reflections
+# as dimensions, whole tiles; more of them than dimensions; more than one tile of dimensions.
 SHAPES = [(1, 9, 9), (70, 3, 21), (64, 32, 32), (5, 20, 8), (5, 130, 130)]
 
 
@@ -125,6 +125,18 @@ def test_rows_of_very_different_size_each_have_float32_accuracy(impl, device):
 
 
 @pytest.mark.parametrize("impl", BOTH)
+def test_float32_rows_and_float64_vectors(impl, device):
+    x, vectors, g = problem(9, 10, 10, device)
+    exact = gradients(reference.householder_apply, x.double(), vectors.double(), g.double())
+    leaves = [x.clone().requires_grad_(), vectors.double().requires_grad_()]
+    y = householder_apply(*leaves, impl=impl)
+    found = [y, *torch.autograd.grad(y, leaves, g)]
+    assert [tensor.dtype for tensor in found] == [torch.float32, torch.float32, torch.float64]
+    for ours, true in zip(found, exact, strict=True):
+        assert relative_error(ours.detach().double(), true) < 1e-6
+
+
+@pytest.mark.parametrize("impl", BOTH)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_no_worse_than_eager(dtype, impl, device):
     x, vectors, g = (tensor.to(dtype) for tensor in problem(37, 12, 12, device))
@@ -204,6 +216,7 @@ def test_no_rows(count, impl, device):
     assert (vectors_gradient == 0).all()
 
 
+@pytest.mark.filterwarnings("ignore:invalid value")  # of the interpreter's numpy
 @pytest.mark.parametrize("impl", BOTH)
 def test_nan_stays_in_its_row(impl, device):
     x, vectors, _ = problem(9, 10, 10, device)

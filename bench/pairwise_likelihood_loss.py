@@ -1,0 +1,166 @@
+"""Time and memory of the pairwise likelihood of a batch against a bank, forward and backward, against writing it by hand.
+
+    python -m bench.pairwise_likelihood_loss            # the grid; appends to bench/results/pairwise_likelihood_loss.csv
+    python -m bench.pairwise_likelihood_loss --quick    # the smallest problem, nothing written
+
+Runs on the GPU where there is one. Peers, in the same run and taking turns; the gradient is that of z, the bank is fixed:
+
+    lean              three lines without options: matmul, softplus(theta) - s theta, mean
+    naive             the reference of the tests, with every option
+    naive, compiled   the same through torch.compile
+
+A peer that would need more than PEER_MEMORY is left out, and one that cannot be compiled here; its row says so.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from bench._harness import RESULTS, append_csv, environment, peak_extra_memory, percentiles, timings
+from orthohash_triton.ops.pairwise_likelihood_loss import pairwise_likelihood_loss
+from orthohash_triton.reference.pairwise_likelihood_loss import pairwise_likelihood_loss as reference
+
+# (N, M, K, C): mini-batches of HashNet, a bank of all training codes (10,000 of NUS-WIDE or COCO; 100,000 of ImageNet100), few
+# and many bits, one class a row; then many classes a row (C > 0 of them). C = 0: class ids.
+GRID = [
+    (36, 36, 64, 0),
+    (128, 10_000, 64, 0),
+    (128, 10_000, 64, 80),
+    (1024, 100_000, 16, 0),
+    (1024, 100_000, 64, 0),
+    (1024, 100_000, 64, 80),
+    (1024, 100_000, 256, 0),
+]
+PEER_MEMORY = 8e9  # bytes
+COPIES = 6  # of the matrix of pairs that the peers hold at their peak, about
+MULTIPLICATIONS = 2 * 10**10  # of rows by columns by bits in all repeats of a peer, about
+CLASSES = 100  # of class ids
+
+PEERS = ["lean", "naive", "naive, compiled"]
+
+Step = Callable[[], torch.Tensor]
+
+
+def problem(rows: int, columns: int, bits: int, classes: int, device: str) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(0)
+
+    def labels(count: int) -> torch.Tensor:
+        if classes:
+            return torch.rand(count, classes, generator=generator) < 3 / classes
+        return torch.randint(0, CLASSES, (count,), generator=generator)
+
+    z, bank = (torch.randn(count, bits, generator=generator).tanh() for count in (rows, columns))
+    return tuple(x.to(device) for x in (z, labels(rows), bank, labels(columns)))
+
+
+def lean(z: torch.Tensor, target: torch.Tensor, bank: torch.Tensor, bank_target: torch.Tensor, alpha: float) -> torch.Tensor:
+    similar = target[:, None] == bank_target if target.ndim == 1 else target.float() @ bank_target.float().T > 0
+    theta = alpha * z @ bank.T
+    return (F.softplus(theta) - similar * theta).mean()
+
+
+def step_of(peer: str, rows: int, columns: int, bits: int, classes: int, device: str) -> Step:
+    """One training step of a peer; it returns the gradient of z."""
+    z, *rest = problem(rows, columns, bits, classes, device)
+    z.requires_grad_()
+    alpha = 10 / bits
+    losses = {
+        "orthohash_triton": lambda: pairwise_likelihood_loss(z, *rest, alpha=alpha),
+        "lean": lambda: lean(z, *rest, alpha),
+        "naive": lambda: reference(z, *rest, alpha=alpha),
+        "naive, compiled": torch.compile(lambda: reference(z, *rest, alpha=alpha)),
+    }
+    loss = losses[peer]
+
+    def step() -> torch.Tensor:
+        gradient = torch.autograd.grad(loss(), z)[0]
+        if z.is_cuda:
+            torch.cuda.synchronize()
+        return gradient
+
+    return step
+
+
+def peers(shape: tuple[int, int, int, int], device: str, wanted: list[str]) -> tuple[dict[str, Step], dict[str, str]]:
+    """The wanted peers that run here, and why the others do not."""
+    steps, left_out = {"orthohash_triton": step_of("orthohash_triton", *shape, device)}, {}
+    needed = 4 * COPIES * shape[0] * shape[1]
+    for peer in wanted:
+        if needed > PEER_MEMORY:
+            left_out[peer] = f"left out: needs about {needed / 1e9:.1f} GB"
+            continue
+        step = step_of(peer, *shape, device)
+        cause = why_not(step) if peer == "naive, compiled" else None
+        steps, left_out = (steps | {peer: step}, left_out) if cause is None else (steps, left_out | {peer: cause})
+    return steps, left_out
+
+
+def why_not(step: Step) -> str | None:
+    """What torch.compile lacks on this machine, such as a C++ compiler."""
+    try:
+        step()
+    except Exception as error:  # whatever its tool chain raises
+        return f"left out: {type(error).__name__}: {str(error).strip().splitlines()[0]:.100}"
+    return None
+
+
+def extra_memory(peer: str, step: Step, *shape: Any) -> int:
+    """Bytes by which a step raises the peak: of the GPU's memory, or of the process's on a CPU."""
+    if shape[-1] == "cpu":
+        return peak_extra_memory(step_of, peer, *shape)
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    step()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def measure(
+    shape: tuple[int, int, int, int], device: str, wanted: list[str], repeats: int | None, clock: Callable[[], float]
+) -> list[dict[str, Any]]:
+    rows, columns, bits, classes = shape
+    steps, left_out = peers(shape, device, wanted)
+    repeats = repeats or max(3, min(200, MULTIPLICATIONS // (rows * columns * bits)))
+    expected = steps["orthohash_triton"]()
+    for step in steps.values():
+        torch.testing.assert_close(step(), expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+    times = {peer: percentiles(seconds) for peer, seconds in timings(steps, repeats, clock=clock).items()}
+    found = []
+    for peer in (*steps, *left_out):
+        row: dict[str, Any] = {"peer": peer, "rows": rows, "columns": columns, "bits": bits, "classes": classes}
+        row |= {"device": device, "repeats": repeats, "clock": clock.__name__}
+        row |= dict.fromkeys(("ms_20", "ms_50", "ms_80", "extra_mb", "time_over_ours"), "") | {"note": left_out.get(peer, "")}
+        shown = row["note"]
+        if peer in steps:
+            row |= times[peer]
+            row["extra_mb"] = round(extra_memory(peer, steps[peer], *shape, device) / 1e6, 1)
+            row["time_over_ours"] = round(times[peer]["ms_50"] / times["orthohash_triton"]["ms_50"], 2)
+            shown = f"{row['ms_50']:10.2f} ms  {row['extra_mb']:8.1f} MB  {row['time_over_ours']:5.2f} x"
+        print(f"({rows}, {columns}, {bits}, {classes})  {peer:18} {shown}", flush=True)
+        found.append(row | environment())
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="the smallest problem only, nothing written")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--shape", type=int, nargs=4, action="append", metavar=("N", "M", "K", "C"), help="instead of the grid")
+    parser.add_argument("--peer", choices=PEERS, action="append", help="instead of all of them")
+    parser.add_argument("--repeats", type=int, help="steps of each peer; by default fewer for larger problems")
+    parser.add_argument("--cpu-time", action="store_true", help="one thread, and the CPU time of the process: for a busy machine")
+    options = parser.parse_args()
+    if options.cpu_time:
+        torch.set_num_threads(1)
+    clock = time.process_time if options.cpu_time else time.perf_counter
+    for shape in options.shape or (GRID[:1] if options.quick else GRID):
+        rows = measure(tuple(shape), options.device, options.peer or PEERS, 5 if options.quick else options.repeats, clock)
+        if not options.quick:
+            append_csv(RESULTS / "pairwise_likelihood_loss.csv", rows)
+
+
+if __name__ == "__main__":
+    main()
