@@ -55,14 +55,12 @@ def main() -> None:
     parser.add_argument("--large", action="store_true", help="max_hamming with 10,000 and 40,000 classes only")
     large = parser.parse_args().large
     codebooks.make_codebook(100, 16, method="minimum_distance")  # compiles
-    rows = []
     for classes, bits in LARGE if large else SIZES:
         for method in ("max_hamming",) if large else METHODS:
             row = measure(classes, bits, method)
             if row is not None:
                 print(*row.values(), flush=True)
-                rows.append(row | environment())
-    append_csv(RESULTS / "codebooks.csv", rows)
+                append_csv(RESULTS / "codebooks.csv", [row | environment()])
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ TOP_EXPONENT = tl.constexpr(14)  # of scaled numbers: the largest is between 2^1
 LEAST_EXPONENT = tl.constexpr(41)  # biased; smaller numbers are scaled by 2^100, whose inverse is a normal number too
 LARGEST = tl.constexpr(1e38)
 
-WHOLE = 128  # dimensions that are multiplied at once, the rows' in registers
+WHOLE = 64  # dimensions that are multiplied at once, the rows' in registers
 CHUNK = 64  # where there are more
 SLICE = 256  # dimensions whose gradient accumulates in registers at once
 TOPS = 1024  # programs at most that look for the largest number
@@ -109,7 +109,8 @@ def plan(rows: int, columns: int, bits: int, need_grad: bool, processors: int) -
     whole = bits <= WHOLE
     slice_bits = min(SLICE, max(16, triton.next_power_of_2(bits)))
     slices = triton.cdiv(bits, slice_bits) if need_grad else 1
-    block_rows, block_columns, warps = 64 if slice_bits <= 64 else 32, 32, 4 if slice_bits <= 32 else 8
+    # Four warps for 64 rows: more share the rows out, and repeat each other's products.
+    block_rows, block_columns, warps = (64, 16, 4) if whole else (64, 32, 8) if slice_bits <= 128 else (32, 32, 8)
     blocks = triton.cdiv(columns, block_columns)
     programs = triton.cdiv(rows, block_rows) * slices
     blocks_per_split = triton.cdiv(blocks, max(1, 2 * processors // programs))

@@ -22,7 +22,7 @@ from .ops.hamming_distance import hamming_distance
 from .ops.hamming_histogram import hamming_histogram
 from .ops.hamming_range import hamming_range
 from .ops.hamming_topk import hamming_topk
-from .ops.householder import householder_apply
+from .ops.householder import householder_apply, householder_product
 from .ops.minimum_distance_loss import minimum_distance_loss
 from .ops.orthohash_loss import orthohash_loss
 from .ops.pack_codes import from_packbits, pack_codes, unpack_codes
@@ -30,13 +30,14 @@ from .ops.pairwise_likelihood_loss import pairwise_likelihood_loss
 from .ops.quantization_loss import quantization_loss
 from .ops.semantic_hierarchy_loss import semantic_hierarchy_loss
 from .projections import fit_lsh, fit_pca
-from .rotations import fit_householder, fit_itq
+from .rotations import Rotation, fit_householder, fit_itq
 from .search import HammingIndex, ShardedHammingIndex
 
 __version__ = "0.1.0"
 
 __all__ = [
     "HammingIndex",
+    "Rotation",
     "ShardedHammingIndex",
     "central_similarity_loss",
     "class_distance",
@@ -53,6 +54,7 @@ __all__ = [
     "hamming_range",
     "hamming_topk",
     "householder_apply",
+    "householder_product",
     "make_codebook",
     "methods",
     "metrics",

@@ -1,4 +1,4 @@
-"""The command line: orthohash train | methods | compare | encode | index | search | evaluate | demo | doctor."""
+"""The command line: orthohash train | methods | compare | features | encode | index | search | evaluate | demo | doctor."""
 
 import argparse
 import json
@@ -67,6 +67,12 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     compare.add_argument("--rotations", nargs="+", default=["none"], metavar="NAME", help="none, itq, householder (none)")
     _add_config_options(compare, without=("method", "bits", "seed", "rotate"))
 
+    features = _command(commands, "features", _features, "compute the features of a backbone once, to train heads on", """
+        orthohash features --dataset fashion-mnist --backbone efficientnet-lite0 --out features/fashion
+        orthohash train --dataset features/fashion --backbone mlp --out runs/fashion""")  # fmt: skip
+    features.add_argument("--out", required=True, type=Path, help="folder of train.npz, query.npz (and gallery.npz)")
+    _add_config_options(features, only=("dataset", "backbone", "image_size", "query_fraction", "seed", "threads", "device"))
+
     encode = _command(commands, "encode", _encode, "turn images or features into packed codes", """
         orthohash encode runs/photos holiday/ --out holiday.npy
         orthohash encode runs/fashion fashion-mnist:test --out queries.npy""")  # fmt: skip
@@ -128,11 +134,14 @@ def _command(commands: Any, name: str, run: Callable, summary: str, examples: st
     return parser
 
 
-def _add_config_options(parser: argparse.ArgumentParser, without: Sequence[str] = ()) -> None:
+def _add_config_options(
+    parser: argparse.ArgumentParser, *, only: Sequence[str] | None = None, without: Sequence[str] = ()
+) -> None:
     """One option per field of TrainConfig; the method's own come from `_add_method_options`."""
     from .train.trainer import TrainConfig
 
-    _add_fields(parser, [field for field in fields(TrainConfig) if field.name not in ("options", *without)])
+    chosen = [field for field in fields(TrainConfig) if field.name not in ("options", *without)]
+    _add_fields(parser, [field for field in chosen if only is None or field.name in only])
 
 
 def _named_method(arguments: Sequence[str]) -> Any:
@@ -266,6 +275,24 @@ def _compare(options: argparse.Namespace) -> None:
 
 def _splits(config: Any, data: Any) -> Any:
     return data.load_splits(config.dataset, size=config.image_size, query_fraction=config.query_fraction, seed=config.seed)
+
+
+def _features(options: argparse.Namespace) -> None:
+    from . import data
+    from .train.features import compute_features
+
+    config = _config(options, method_options=False)
+    splits = _splits(config, data)
+    parts = {"train": splits.train, "query": splits.query}
+    if splits.gallery is not splits.train:
+        parts["gallery"] = splits.gallery
+    options.out.mkdir(parents=True, exist_ok=True)
+    for name, part in parts.items():
+        data.features.save(options.out / f"{name}.npz", compute_features(part, config, title=name))
+    if options.json:
+        _print_json({"features": str(options.out), **{name: len(part) for name, part in parts.items()}})
+    else:
+        print(f"{options.out}: " + ", ".join(f"{len(part):,} {name}" for name, part in parts.items()))
 
 
 def _encode(options: argparse.Namespace) -> None:

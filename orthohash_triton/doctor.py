@@ -15,8 +15,10 @@ from .ops.hamming_distance import hamming_distance
 from .ops.hamming_histogram import hamming_histogram
 from .ops.hamming_range import hamming_range
 from .ops.hamming_topk import hamming_topk
+from .ops.householder import householder_apply
 from .ops.orthohash_loss import orthohash_loss
 from .ops.pack_codes import pack_codes, unpack_codes
+from .ops.pairwise_likelihood_loss import pairwise_likelihood_loss
 
 N, CLASSES, BITS = 37, 101, 64  # no round numbers: tails of tiles are where kernels err
 
@@ -151,6 +153,19 @@ def _orthohash(device: torch.device, impl: str) -> tuple[Tensor, ...]:
     return loss.detach(), *torch.autograd.grad(loss, (latent, weight, bias)), mean, variance
 
 
+def _pairwise(device: torch.device, impl: str) -> tuple[Tensor, ...]:
+    z, target, _ = _loss_inputs(device)
+    bank, bank_target = _random(1000, BITS, device=device).requires_grad_(), torch.arange(1000, device=device) % CLASSES
+    loss = pairwise_likelihood_loss(z, target, bank, bank_target, alpha=0.5, positive_weight="balanced", impl=impl)
+    return loss.detach(), *torch.autograd.grad(loss, (z, bank))
+
+
+def _householder(device: torch.device, impl: str) -> tuple[Tensor, ...]:
+    x, vectors = _random(N, BITS, device=device).requires_grad_(), _random(BITS, BITS, device=device).requires_grad_()
+    rotated = householder_apply(x, vectors, impl=impl)
+    return rotated.detach(), *torch.autograd.grad(rotated.sin().sum(), (x, vectors))
+
+
 _CASES: dict[str, tuple[Callable[[torch.device, str], tuple[Tensor, ...]], float]] = {
     "pack_codes": (_pack, 0.0),
     "unpack_codes": (_unpack, 0.0),
@@ -160,4 +175,6 @@ _CASES: dict[str, tuple[Callable[[torch.device, str], tuple[Tensor, ...]], float
     "hamming_histogram": (_histogram, 0.0),
     "cosine_codebook_loss": (_cosine, 1e-5),
     "orthohash_loss": (_orthohash, 1e-5),
+    "pairwise_likelihood_loss": (_pairwise, 1e-5),
+    "householder_apply": (_householder, 1e-5),
 }

@@ -125,7 +125,7 @@ class _Search:
         while True:
             mixed = torch.where(moved[:, None], proposed, rows)
             products = mixed @ mixed.T
-            blocked = moved & (products * self.others > self.limit).any(1)
+            blocked = moved & ((products > self.limit) * self.others).any(1)
             if not blocked.any():
                 return mixed, products
             moved &= ~blocked

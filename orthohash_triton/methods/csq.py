@@ -1,6 +1,7 @@
 """CSQ: binary cross entropy towards the hash centre of the class."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from ._method import Method, Objective, Task, not_negative, option
 @dataclass(frozen=True)
 class Options:
     codebook: str = option("auto", "how the centres are made: auto (Hadamard where it exists, as in the paper), max_hamming, ...")
+    quantization: str = option("log_cosh", "kind of the quantisation term: log_cosh (the paper) or l2 (the released code)")
     quantization_weight: float = option(0.05, "weight of the quantisation term (the paper's runs: 0.05 to 0.0001)")
 
     def __post_init__(self) -> None:
@@ -24,23 +26,21 @@ class CentralSimilarity(Objective):
 
     codebook: Tensor
 
-    def __init__(self, codebook: Tensor, quantization_weight: float, seed: int) -> None:
+    def __init__(self, codebook: Tensor, quantization: str, quantization_weight: float, seed: int) -> None:
         super().__init__()
         self.register_buffer("codebook", codebook)
-        self.quantization_weight, self.seed = quantization_weight, seed
+        self.keywords: dict[str, Any] = dict(quantization=quantization, quantization_weight=quantization_weight, seed=seed)
 
     def class_codes(self) -> Tensor:
         return self.codebook
 
     def forward(self, latent: Tensor, target: Tensor, rows: Tensor, head: HashHead) -> Tensor:
-        return central_similarity_loss(
-            latent, target, self.codebook, quantization_weight=self.quantization_weight, seed=self.seed
-        )
+        return central_similarity_loss(latent, target, self.codebook, **self.keywords)
 
 
 def _objective(task: Task, options: Options) -> Objective:
     codebook = make_codebook(task.num_classes, task.bits, method=options.codebook, seed=task.seed)
-    return CentralSimilarity(codebook, options.quantization_weight, task.seed)
+    return CentralSimilarity(codebook, options.quantization, options.quantization_weight, task.seed)
 
 
 METHOD = Method(

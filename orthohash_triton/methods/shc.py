@@ -19,7 +19,7 @@ def _objective(task: Task, options: Options) -> Objective:
     """Three stages: a classifier, centres from its confusions, and CSQ's loss towards them."""
     similarity = class_similarity(task.class_logits(), task.labels)
     codebook = make_codebook(task.num_classes, task.bits, method="semantic", seed=task.seed, similarity=similarity)
-    return CentralSimilarity(codebook, options.quantization_weight, task.seed)
+    return CentralSimilarity(codebook, "l2", options.quantization_weight, task.seed)
 
 
 METHOD = Method(

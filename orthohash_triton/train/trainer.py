@@ -114,7 +114,7 @@ ROTATION_SAMPLES = 10_000  # for K^2 / 2 unknowns
 def train(config: TrainConfig, data: Dataset, *, backbone: nn.Module | None = None, progress: bool = True) -> Trained:
     """Learn codes of `data`. `backbone` (any module, see backbones) stands in for the one that `config` names."""
     _require_device(config.device)
-    with _seeded(config.seed), _threads(config.threads):
+    with _seeded(config.seed), use_threads(config.threads):
         make = _backbone_maker(config, data, backbone)
         trained = (_learn if methods.get(config.method).learned else _fit)(config, data, make, progress)
         if config.rotate != "none":
@@ -326,7 +326,7 @@ def _seeded(seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def _threads(count: int | None) -> Iterator[None]:
+def use_threads(count: int | None) -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:
