@@ -25,7 +25,8 @@ import triton.language as tl
 from torch import Tensor
 
 from ._bits import as_words, popcount
-from .launch import launch, multiprocessor_count
+from ._spans import warp_size
+from .launch import backend, launch, multiprocessor_count
 from .pack_codes import pack_codes
 
 LOG2_E = tl.constexpr(1.4426950408889634)
@@ -104,19 +105,23 @@ def count_similar(rows: Labels, columns: Labels) -> Tensor:
     return counts.sum()
 
 
-def plan(rows: int, columns: int, bits: int, need_grad: bool, processors: int) -> Plan:
-    """Tiles whose accumulators fit the registers (tests compile every one and allow no spill), split until the device is full."""
+def plan(rows: int, columns: int, bits: int, need_grad: bool, wave32: bool, processors: int) -> Plan:
+    """Tiles whose accumulators fit the registers (tests compile every one and allow no spill), split until the device is full.
+
+    wave32: an AMD GPU whose waves have 32 lanes, and half the registers of those with 64.
+    """
     whole = bits <= WHOLE
     slice_bits = min(SLICE, max(16, triton.next_power_of_2(bits)))
     slices = triton.cdiv(bits, slice_bits) if need_grad else 1
     # Four warps for 64 rows: more share the rows out, and repeat each other's products.
     block_rows, block_columns, warps = (64, 16, 4) if whole else (64, 32, 8) if slice_bits <= 128 else (32, 32, 8)
+    warps, stages = (8, 1) if wave32 else (warps, 2)
     blocks = triton.cdiv(columns, block_columns)
     programs = triton.cdiv(rows, block_rows) * slices
     blocks_per_split = triton.cdiv(blocks, max(1, 2 * processors // programs))
     splits = triton.cdiv(blocks, blocks_per_split)
     chunk = slice_bits if whole else CHUNK
-    return Plan(block_rows, block_columns, slice_bits, slices, chunk, whole, splits, blocks_per_split, warps, 2)
+    return Plan(block_rows, block_columns, slice_bits, slices, chunk, whole, splits, blocks_per_split, warps, stages)
 
 
 def sweep(
@@ -139,7 +144,8 @@ def sweep(
     count, bits = rows.shape
     mine = _split(rows)
     theirs = mine if columns is rows else _split(columns)
-    tiles = plan(count, len(columns), bits, need_grad, multiprocessor_count(rows.device))
+    wave32 = backend() == "hip" and warp_size(rows.device) == 32
+    tiles = plan(count, len(columns), bits, need_grad, wave32, multiprocessor_count(rows.device))
     pulling = (None, None) if pulls is None and tiles.whole else theirs if pulls is None else _split(pulls)
     losses = torch.empty(tiles.splits, count, device=rows.device)
     grads = torch.empty(tiles.splits, count, bits, device=rows.device) if need_grad else None
@@ -302,17 +308,15 @@ def _sweep_kernel(
     similar = tl.load(weights_ptr + 1)
     if WHOLE:
         high, low = _load_halves(halves_ptr, row, in_rows, 0, n_rows, stride, CHUNK)
-    kept = in_rows
     if SIMILARITY == "ids":
         own = tl.load(ids_ptr + row, mask=in_rows, other=0)
-        kept = in_rows & (own != ignore_index)
     elif SIMILARITY != "any":
         size = tl.load(sizes_ptr + row, mask=in_rows, other=0).to(tl.float32)
     loss = tl.zeros((ROWS,), tl.float32)
     pulled = tl.zeros((ROWS, BITS), tl.float32)
 
-    # 2. The sweep.
-    for block in range(blocks_per_split):
+    # 2. The sweep. With sets of classes, what could be computed before it is computed again: there are no registers to keep it.
+    for block in tl.range(blocks_per_split, disable_licm=SIMILARITY != "ids"):
         column = first + tl.cast(block, tl.int64) * COLUMNS + tl.arange(0, COLUMNS)
         in_columns = column < n_columns
         if WHOLE:
@@ -343,7 +347,7 @@ def _sweep_kernel(
                 else:
                     overlap = 4.0 * both * both / tl.maximum(size[:, None] * other_size[None, :], 1.0)
             weight = tl.where(alike, similar * overlap, dissimilar)
-        weight = tl.where(kept[:, None] & in_columns[None, :], weight, 0.0)
+        weight = tl.where(in_columns[None, :], weight, 0.0)
 
         t = tl.where(alike, -theta, theta)
         e = tl.exp2(-tl.abs(t) * LOG2_E)
@@ -361,6 +365,10 @@ def _sweep_kernel(
             pulled += _product(slope_high, slope_low, pull_high, pull_low) * (inverse * pull_inverse)[:, None]
 
     # 3. What this part of the columns found.
+    if SIMILARITY == "ids":
+        kept = own != ignore_index
+        loss = tl.where(kept, loss, 0.0)
+        pulled = tl.where(kept[:, None], pulled, 0.0)
     at = split.to(tl.int64) * n_rows + row
     tl.store(losses_ptr + at, loss, mask=row < tl.where(own_slice == 0, n_rows, 0))
     if grads_ptr is not None:

@@ -11,7 +11,7 @@ import pytest
 
 from orthohash_triton import cli
 
-COMMANDS = ("train", "methods", "compare", "encode", "index", "search", "evaluate", "demo", "doctor")
+COMMANDS = ("train", "methods", "compare", "features", "encode", "index", "search", "evaluate", "demo", "doctor")
 TRAIN = ["--dataset", "digits", "--bits", "16", "--epochs", "1", "--batch-size", "64", "--no-flip", "--threads", "1"]
 
 
@@ -109,6 +109,20 @@ def test_compare(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert (out / "results.md").is_file()
     error = call(capsys, *arguments, "--methods", "csq", "--lengths", 16, "--seeds", 0, "--validation", 0.3, status=2)
     assert "another validation" in error
+
+
+def test_features_of_a_backbone_are_data_to_train_on(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder = tmp_path / "features"
+    counts = json.loads(call(capsys, "features", "--dataset", "digits", "--backbone", "pixels", "--out", folder, "--json"))
+    assert (counts["train"], counts["query"]) == (1438, 359)
+    arguments = ["--dataset", folder, "--backbone", "mlp", "--bits", 16, "--epochs", 1, "--batch-size", 64, "--threads", 1]
+    report = json.loads(call(capsys, "train", *arguments, "--out", tmp_path / "run", "--json"))
+    assert report["evaluation"]["gallery"] == 1438
+    assert report["evaluation"]["map_at_all"] > 0.5  # chance is 0.1
+    error = call(capsys, "features", "--dataset", folder, "--backbone", "pixels", "--out", tmp_path / "again", status=2)
+    assert "holds features already" in error
+    error = call(capsys, "features", "--dataset", "digits", "--out", tmp_path / "again", status=2)
+    assert "knows nothing before it is trained" in error
 
 
 def test_an_index_of_codes_answers_itself(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -21,10 +21,11 @@ from typing import NamedTuple
 import numba
 import numpy as np
 import torch
-from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 from torch import Tensor
+
+from ._exponential import exponential
 
 LOGITS_AT_A_TIME = 1 << 19  # elements; with the codes, what a last-level cache holds
 CODES_AT_A_TIME = 1 << 20  # elements of the expanded codes
@@ -458,7 +459,7 @@ def _finish_small(
     _leave_out(starts, columns, values, ignore_index, 0, logits[:count])
     flat = logits.reshape(-1)
     for i in range(flat.size):
-        flat[i] = _exponential(flat[i])
+        flat[i] = exponential(flat[i])
     if len(grad) or len(lse_grad):
         _multiply_pairs(logits, codes, sums)
     else:
@@ -492,31 +493,6 @@ def _multiply_pairs(a, b, out):
             for m in range(width):
                 x[m] += a[n, l] * b[l, m]
                 y[m] += a[n + 1, l] * b[l, m]
-
-
-@intrinsic
-def _float_of_bits(typing_context, bits):
-    def generate(context, builder, signature, arguments):
-        return builder.bitcast(arguments[0], ir.FloatType())
-
-    return types.float32(types.int32), generate
-
-
-@_compiled
-def _exponential(x):
-    """e^x of a float32 of at most a few units, to 3e-7, in vectors; it stays at e^-87 below. The polynomial is Cephes' expf."""
-    real = np.float32
-    x = max(x, real(-87.0))
-    power = np.floor(x * real(1.4426950408889634) + real(0.5))
-    r = x - power * real(0.693359375) + power * real(2.12194440e-4)  # ln 2 in two parts
-    series = real(1.9875691500e-4)
-    series = series * r + real(1.3981999507e-3)
-    series = series * r + real(8.3334519073e-3)
-    series = series * r + real(4.1665795894e-2)
-    series = series * r + real(1.6666665459e-1)
-    series = series * r + real(5.0000001201e-1)
-    series = series * r * r + r + real(1.0)
-    return series * _float_of_bits((np.int32(power) + np.int32(127)) << np.int32(23))
 
 
 @_compiled

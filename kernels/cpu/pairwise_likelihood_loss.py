@@ -21,9 +21,9 @@ from torch import Tensor
 
 from ._bits import popcount
 from ._blocks import in_words
+from ._exponential import exponential
 from ._ranges import over_ranges
 from ._threads import run_all, thread_count
-from .cosine_codebook_loss import _exponential
 
 BLOCK = 256
 ROWS_OF_A_THREAD = 32  # fewer do not repay the transposing of the columns: then threads share out the columns too
@@ -229,7 +229,7 @@ def _pass_pairs(theta, signed):
         for j in range(theta.size):
             a = signed[j]
             t = -theta[j] if a > 0 else theta[j]
-            e = _exponential(-abs(t))
+            e = exponential(-abs(t))
             sigma = _sigma(t, e)
             above = real(0) if t < 0 else t
             total += abs(a) * (above + e * _log1p_over(e))

@@ -128,8 +128,11 @@ class Bank(nn.Module):
         self.codes[rows] = codes.detach().to(self.codes.dtype)
         self.seen[rows] = True
 
-    def entries(self) -> tuple[Tensor, Tensor]:
-        """Codes [M, K] and labels of the samples seen so far."""
-        if self.seen.all():
+    def entries(self, at_most: int | None = None) -> tuple[Tensor, Tensor]:
+        """Codes [M, K] and labels of the samples seen so far, or of a random `at_most` of them."""
+        if self.seen.all() and (at_most is None or at_most >= len(self.seen)):
             return self.codes, self.labels
-        return self.codes[self.seen], self.labels[self.seen]
+        rows = self.seen.nonzero().flatten()
+        if at_most is not None:
+            rows = rows[torch.randperm(len(rows), device=rows.device)[:at_most]]
+        return self.codes[rows], self.labels[rows]

@@ -14,15 +14,18 @@ from ._method import Bank, Method, Objective, Task, not_negative, option
 class Options:
     pair_weight: float = option(1.0, "weight of the term of same-class pairs (beta of the released code)")
     pairs_from: float = option(0.1, "share of the steps after which that term begins (the released code: epoch 10)")
+    bank: int = option(4096, "training samples, drawn for every step, that a batch is paired with")
     quantization_weight: float = option(1e-4, "weight of (|u| - 1)^2")
 
     def __post_init__(self) -> None:
         not_negative("mds", self, "pair_weight", "pairs_from", "quantization_weight")
+        if self.bank < 1:
+            raise ValueError(f"method 'mds': bank must be at least 1; got {self.bank}")
 
 
 class MinimalDistanceSeparated(Objective):
-    """minimum_distance_loss towards centres of `make_codebook(method="minimum_distance")`, with the last codes of all training
-    samples as the bank (the released code keeps the outputs of a momentum encoder there)."""
+    """minimum_distance_loss towards centres of `make_codebook(method="minimum_distance")`, with the last codes of training
+    samples as the bank (the released code keeps outputs of a momentum encoder there)."""
 
     codebook: Tensor
 
@@ -42,7 +45,7 @@ class MinimalDistanceSeparated(Objective):
 
     def forward(self, latent: Tensor, target: Tensor, rows: Tensor, head: HashHead) -> Tensor:
         self.bank.update(rows, latent)
-        bank, labels = self.bank.entries() if self.pairs else (None, None)
+        bank, labels = self.bank.entries(self.options.bank) if self.pairs else (None, None)
         return minimum_distance_loss(
             latent, target, self.codebook, bank, labels,
             pair_weight=self.options.pair_weight, quantization_weight=self.options.quantization_weight,

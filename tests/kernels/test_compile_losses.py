@@ -40,7 +40,8 @@ HOW = {  # latents and their normalisation: how a sweep loads its rows
 
 # (bits, kind, parts, classes): the widest of each tile, in the mode with most accumulators, and tiles that once spilled.
 REPRESENTATIVE = {
-    (8, "dense", 2, FEW), (8, "sparse", 2, MANY), (64, "ids", 2, FEW), (64, "dense", 2, FEW), (64, "ids", 1, MANY), (64, "sparse", 2, MANY),
+    (8, "dense", 2, FEW), (8, "sparse", 2, MANY),
+    (64, "ids", 2, FEW), (64, "dense", 2, FEW), (64, "ids", 1, MANY), (64, "sparse", 2, MANY),
     (128, "ids", 1, MANY), (128, "dense", 1, MANY), (128, "sparse", 1, MANY), (256, "ids", 2, MANY), (400, "ids", 2, MANY),
     (512, "ids", 2, MANY),
     (512, "dense", 2, MANY), (600, "sparse", 1, MANY), (2048, "dense", 2, MANY),

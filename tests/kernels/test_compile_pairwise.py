@@ -1,9 +1,10 @@
 """The pairwise likelihood kernels compiled for GPUs that are not there: registers, shared memory, instructions, no atomics.
 
 Each test compiles what `plan` picks for a number of dimensions and a kind of labels; ORTHOHASH_TEST_ALL=1 takes every kind,
-every size and every target. Not among them: sm_100 and gfx1100, where sets of classes still spill 8 to 180 bytes a thread.
+every size and every target, and kernels without a gradient or where the columns themselves pull.
 """
 
+import itertools
 import os
 
 import pytest
@@ -18,18 +19,20 @@ from orthohash_triton.kernels import pairwise_likelihood_loss as kernel
 from tests.compiled import compile_launches
 
 EVERYTHING = bool(os.environ.get("ORTHOHASH_TEST_ALL"))
-TARGETS = ["sm_80", "sm_90", "gfx942"] + (["sm_120", "gfx90a"] if EVERYTHING else [])
+TARGETS = ["sm_80", "sm_90", "sm_100", "gfx942", "gfx1100"] + (["sm_120", "gfx90a"] if EVERYTHING else [])
 TENSOR_CORES = {
     "sm_80": r"mma\.sync.*f32\.f16\.f16",
     "sm_90": r"wgmma.*f32\.f16\.f16|mma\.sync.*f32\.f16\.f16",
+    "sm_100": r"tcgen05\.mma.*kind::f16|mma\.sync.*f32\.f16\.f16",
     "sm_120": r"mma\.sync.*f32\.f16\.f16",
     "gfx90a": r"v_mfma_f32_\w*f16",
     "gfx942": r"v_mfma_f32_\w*_f16",
+    "gfx1100": r"v_wmma_f32_16x16x16_f16",
 }
 
 # Every size of tile that `plan` knows, whole and not: the least, dimensions that fill no tile, and the most.
-BITS = [8, 32, 64, 128, 200, 256, 512, 2048]
-REPRESENTATIVE = {(32, "ids"), (64, "jaccard"), (128, "ids"), (128, "jaccard"), (256, "squared_cosine"), (512, "ids")}
+BITS = [8, 16, 32, 64, 128, 200, 256, 512, 2048]
+REPRESENTATIVE = {(16, "ids"), (64, "ids"), (64, "jaccard"), (128, "jaccard"), (256, "squared_cosine"), (512, "ids")}
 KINDS = ["ids", "any", "jaccard", "squared_cosine"]
 
 
@@ -53,14 +56,17 @@ def run_sweep(bits, kind, need_grad=True, apart=True):
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize(("bits", "kind"), [(bits, kind) for bits in BITS for kind in KINDS])
-def test_sweep(bits, kind, target):
+def test_sweep(bits, kind, target, monkeypatch):
     if (bits, kind) not in REPRESENTATIVE and not EVERYTHING:
         pytest.skip("ORTHOHASH_TEST_ALL=1 compiles this one too")
+    if target == "gfx1100":
+        monkeypatch.setattr(kernel, "warp_size", lambda device: 32)
 
     def every_launch():
         run_sweep(bits, kind)
         if EVERYTHING:
-            run_sweep(bits, kind, need_grad=False)
+            run_sweep(bits, kind, apart=False)
+            run_sweep(bits, kind, need_grad=False, apart=False)
 
     compiled = compile_launches(target, every_launch)
     assert {c.kernel for c in compiled} == {"_tops_kernel", "_halves_kernel", "_sweep_kernel"}
@@ -72,7 +78,7 @@ def test_sweep(bits, kind, target):
 def test_products_take_no_float32_multiplications():
     """Three products of halves for the inner products and three for the gradient, all on tensor cores."""
     (sweep,) = (c for c in compile_launches("sm_80", lambda: run_sweep(64, "ids")) if c.kernel == "_sweep_kernel")
-    tiles = kernel.plan(256, 100_000, 64, True, 108)
+    tiles = kernel.plan(256, 100_000, 64, True, False, 108)
     multiplications = 2 * 3 * tiles.rows * tiles.columns * tiles.bits
     in_one = 16 * 8 * 16
     assert sweep.sass().count("HMMA.16816.F32") == multiplications // in_one // tiles.warps
@@ -90,10 +96,10 @@ def test_count(target):
 def test_every_launch_of_the_plan_is_compiled_above():
     """The tiles that `plan` picks over all numbers of dimensions are those of BITS."""
 
-    def chosen(bits, need_grad):
-        plan = kernel.plan(256, 100_000, bits, need_grad, 108)
+    def chosen(bits, need_grad, wave32):
+        plan = kernel.plan(256, 100_000, bits, need_grad, wave32, 108)
         return plan.rows, plan.columns, plan.bits, plan.chunk, plan.whole, plan.warps, plan.stages
 
-    for need_grad in (False, True):
-        compiled = {chosen(bits, need_grad) for bits in BITS}
-        assert {chosen(bits, need_grad) for bits in [*range(1, 70), *range(120, 2049, 8), 129, 257, 513]} <= compiled
+    for options in itertools.product((False, True), repeat=2):
+        compiled = {chosen(bits, *options) for bits in BITS}
+        assert {chosen(bits, *options) for bits in [*range(1, 70), *range(120, 2049, 8), 129, 257, 513]} <= compiled

@@ -36,7 +36,7 @@ def test_a_declaration_is_complete(name: str) -> None:
 def test_unknown_methods_and_options_are_named() -> None:
     with pytest.raises(ValueError, match=r"method must be one of .*orthohash.*; got 'orthohush'"):
         methods.get("orthohush")
-    with pytest.raises(ValueError, match="method 'dhn' has no option margin; it has quantization_weight"):
+    with pytest.raises(ValueError, match="method 'dhn' has no option margin; it has pairs, quantization_weight"):
         methods.get("dhn").make_options({"margin": 0.2})
     with pytest.raises(ValueError, match="method 'lsh' has no option margin; it has none"):
         methods.get("lsh").make_options({"margin": 0.2})
@@ -50,6 +50,7 @@ def test_unknown_methods_and_options_are_named() -> None:
         ("hashnet", {"stages": 0}, "stages must be at least 1; got 0"),
         ("hashnet", {"growth": float("nan")}, "growth must not be negative; got nan"),
         ("mds", {"pairs_from": -1.0}, "pairs_from must not be negative"),
+        ("mds", {"bank": 0}, "bank must be at least 1; got 0"),
         ("shrewd", {"kl_weight": -1.0}, "kl_weight must not be negative"),
     ],
 )

@@ -124,6 +124,9 @@ def test_a_bank_holds_what_was_seen() -> None:
     assert labels.tolist() == [4]
     assert not found.requires_grad
     bank.update(torch.tensor([0, 2]), torch.ones(2, 2))
+    some, labels = bank.entries(2)
+    assert len(some) == 2
+    assert len(set(labels.tolist()) & {3, 4, 5}) == 2
     assert torch.equal(bank.entries()[0], torch.tensor([[1.0, 1.0], [1.0, 2.0], [1.0, 1.0]]))
 
 
