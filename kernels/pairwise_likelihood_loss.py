@@ -295,8 +295,10 @@ def _sweep_kernel(
 ):  # fmt: skip
     own_slice = tl.program_id(1)
     split = tl.program_id(2)
-    row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
-    in_rows = row < n_rows
+    first_row = tl.program_id(0).to(tl.int64) * ROWS
+    local = tl.arange(0, ROWS)  # 32-bit: what differs between the rows of a program stays small
+    row = first_row + local
+    in_rows = local < n_rows - first_row
     first = split.to(tl.int64) * blocks_per_split * COLUMNS
 
     # 1. Scales, weights, and the rows.
@@ -335,8 +337,8 @@ def _sweep_kernel(
             alike = own[:, None] == others[None, :]
             weight = tl.where(alike, similar * overlap_of_ids, dissimilar)
         else:
-            shared = _share(words_ptr, row, in_rows, n_rows, column_words_ptr, column, in_columns, n_columns, n_words,
-                            ROWS, COLUMNS, SIMILARITY != "any")  # fmt: skip
+            shared = _share(words_ptr + first_row, local, in_rows, n_rows, column_words_ptr, column, in_columns, n_columns,
+                            n_words, ROWS, COLUMNS, SIMILARITY != "any")  # fmt: skip
             alike = shared != 0
             overlap = 1.0
             if SIMILARITY != "any":
@@ -369,12 +371,12 @@ def _sweep_kernel(
         kept = own != ignore_index
         loss = tl.where(kept, loss, 0.0)
         pulled = tl.where(kept[:, None], pulled, 0.0)
-    at = split.to(tl.int64) * n_rows + row
-    tl.store(losses_ptr + at, loss, mask=row < tl.where(own_slice == 0, n_rows, 0))
+    at = split.to(tl.int64) * n_rows + first_row
+    tl.store(losses_ptr + at + local, loss, mask=local < tl.where(own_slice == 0, n_rows - first_row, 0))
     if grads_ptr is not None:
         bit = own_slice * BITS + tl.arange(0, BITS)
         inside = in_rows[:, None] & (bit < n_bits)[None, :]
-        tl.store(grads_ptr + at[:, None] * n_bits + bit[None, :], pulled * alpha, mask=inside)
+        tl.store(grads_ptr + at * n_bits + local[:, None] * n_bits + bit[None, :], pulled * alpha, mask=inside)
 
 
 @triton.jit

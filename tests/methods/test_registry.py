@@ -47,6 +47,7 @@ def test_unknown_methods_and_options_are_named() -> None:
     [
         ("orthohash", {"margin": -0.1}, "margin must not be negative; got -0.1"),
         ("dhn", {"quantization_weight": -1.0}, "quantization_weight must not be negative"),
+        ("dhn", {"pairs": "half"}, "pairs must be one of 'balanced', 'equal'; got 'half'"),
         ("hashnet", {"stages": 0}, "stages must be at least 1; got 0"),
         ("hashnet", {"growth": float("nan")}, "growth must not be negative; got nan"),
         ("mds", {"pairs_from": -1.0}, "pairs_from must not be negative"),

@@ -100,6 +100,46 @@ def test_a_rotation_is_fitted_to_the_codes_and_costs_nothing() -> None:
     assert {name for name, _ in rotated.head.named_parameters()} == {"linear.weight", "linear.bias"}
 
 
+def objective(name: str, labels: torch.Tensor, **options: object) -> methods.Objective:
+    def none() -> torch.Tensor:
+        raise AssertionError("no classifier is needed")
+
+    method = methods.get(name)
+    task = methods.Task(labels, CLASSES, BITS, 0, None, none)
+    return method.objective(task, method.make_options(options))
+
+
+@pytest.mark.parametrize("pairs", ["equal", "balanced"])
+def test_dhn_is_its_formula(pairs: str) -> None:
+    torch.manual_seed(0)
+    latent, labels = torch.randn(20, BITS), torch.arange(20) % CLASSES
+    z = torch.tanh(latent.double())
+    theta, similar = z @ z.T, labels[:, None] == labels
+    terms = torch.log1p(theta.exp()) - similar * theta
+    if pairs == "balanced":
+        terms = torch.where(similar, terms * similar.numel() / similar.sum(), terms * similar.numel() / (~similar).sum())
+    expected = terms.mean() + 0.3 * torch.cosh(z.abs() - 1).log().sum(1).mean()
+    assert float(objective("dhn", labels, pairs=pairs)(latent, labels, labels, None)) == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("pairs", ["equal", "balanced"])
+def test_dpsh_is_its_formula(pairs: str) -> None:
+    """Two batches of other samples: the second meets the codes of the first."""
+    torch.manual_seed(0)
+    labels = torch.arange(20) % CLASSES
+    first, second = torch.randn(2, 10, BITS).unbind()
+    dpsh = objective("dpsh", labels, pairs=pairs)
+    dpsh(first, labels[:10], torch.arange(10), None)
+    found = dpsh(second, labels[10:], torch.arange(10, 20), None)
+    theta = second.double() @ torch.cat([first, second]).double().T / 2
+    similar = labels[10:, None] == labels
+    terms = torch.nn.functional.softplus(theta) - similar * theta
+    if pairs == "balanced":
+        terms = torch.where(similar, terms * similar.numel() / similar.sum(), terms * similar.numel() / (~similar).sum())
+    expected = terms.mean() + 0.1 * (second.double().abs() - 1).square().mean()
+    assert float(found) == pytest.approx(float(expected), rel=1e-5)
+
+
 def test_hashnet_sharpens_and_keeps_beta_in_its_state() -> None:
     trained = train(dataclasses.replace(CONFIG, method="hashnet", epochs=2), blobs(), progress=False)
     assert trained.objective.state_dict()["beta"] == pytest.approx(math.sqrt(1 + 50 * 47 / 50))  # step 19 of 20: stage 47 of 50
