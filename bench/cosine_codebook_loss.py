@@ -13,17 +13,15 @@ Runs on the GPU where there is one. Peers, in the same run and taking turns, all
 A peer that would need more than PEER_MEMORY is left out, and one that cannot be compiled here; its row says so.
 """
 
-import argparse
 import math
-import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 import orthohash_triton as oht
-from bench._harness import RESULTS, append_csv, environment, peak_extra_memory, percentiles, timings
+from bench._harness import environment, percentiles, timings
+from bench._steps import Clock, Step, extra_memory, main, why_not
 from orthohash_triton import reference
 
 # (N, C, K): image data sets, the memory-bound middle, instance retrieval (the classes of GLDv2-clean) with usual and with many
@@ -42,8 +40,6 @@ PEER_MEMORY = 4e9  # bytes
 COPIES = 4  # of the logits that the peers hold at their peak, about
 MULTIPLICATIONS = 2 * 10**9  # of rows by codes in all repeats of a peer, about
 MARGIN = 0.2
-
-Step = Callable[[], torch.Tensor]
 
 
 def problem(rows: int, classes: int, bits: int, device: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -104,28 +100,7 @@ def peers(rows: int, classes: int, bits: int, device: str) -> tuple[dict[str, St
     return steps, left_out
 
 
-def why_not(step: Step) -> str | None:
-    """What torch.compile lacks on this machine, such as a C++ compiler."""
-    try:
-        step()
-    except Exception as error:  # whatever its tool chain raises
-        return f"left out: {type(error).__name__}: {str(error).strip().splitlines()[0]:.100}"
-    return None
-
-
-def extra_memory(peer: str, step: Step, *shape: Any) -> int:
-    """Bytes by which a step raises the peak: of the GPU's memory, or of the process's on a CPU."""
-    if shape[-1] == "cpu":
-        return peak_extra_memory(step_of, peer, *shape)
-    before = torch.cuda.memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
-    step()
-    return torch.cuda.max_memory_allocated() - before
-
-
-def measure(
-    rows: int, classes: int, bits: int, device: str, repeats: int | None, clock: Callable[[], float]
-) -> list[dict[str, Any]]:
+def measure(rows: int, classes: int, bits: int, device: str, repeats: int | None, clock: Clock) -> list[dict[str, Any]]:
     steps, left_out = peers(rows, classes, bits, device)
     repeats = repeats or max(5, min(200, MULTIPLICATIONS // (rows * classes * bits)))
     if "naive" in steps:
@@ -138,7 +113,7 @@ def measure(
         row |= dict.fromkeys(("ms_20", "ms_50", "ms_80", "extra_mb", "time_over_ours"), "") | {"note": left_out.get(peer, "")}
         if peer in steps:
             row |= times[peer]
-            row["extra_mb"] = round(extra_memory(peer, steps[peer], rows, classes, bits, device) / 1e6, 1)
+            row["extra_mb"] = round(extra_memory(step_of, steps[peer], peer, rows, classes, bits, device) / 1e6, 1)
             row["time_over_ours"] = round(times[peer]["ms_50"] / times["orthohash_triton"]["ms_50"], 2)
             shown = f"{row['ms_50']:10.2f} ms  {row['extra_mb']:8.1f} MB  {row['time_over_ours']:5.2f} x"
         print(f"({rows}, {classes}, {bits})  {peer:22} {shown if peer in steps else row['note']}", flush=True)
@@ -146,22 +121,5 @@ def measure(
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="the smallest problem only, nothing written")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--shape", type=int, nargs=3, action="append", metavar=("N", "C", "K"), help="instead of the grid")
-    parser.add_argument("--repeats", type=int, help="steps of each peer; by default fewer for larger problems")
-    parser.add_argument("--cpu-time", action="store_true", help="one thread, and the CPU time of the process: for a busy machine")
-    options = parser.parse_args()
-    if options.cpu_time:
-        torch.set_num_threads(1)
-    clock = time.process_time if options.cpu_time else time.perf_counter
-    for shape in options.shape or (GRID[:1] if options.quick else GRID):
-        rows = measure(*shape, options.device, 5 if options.quick else options.repeats, clock)
-        if not options.quick:
-            append_csv(RESULTS / "cosine_codebook_loss.csv", rows)
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, "cosine_codebook_loss.csv", GRID, ("N", "C", "K"), measure)

@@ -14,14 +14,13 @@ Runs on the GPU where there is one. Peers, in the same run and taking turns:
 A step gives the gradients of the rows and of the vectors. The answers of `chain` are checked before a time is printed.
 """
 
-import argparse
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from bench._harness import RESULTS, append_csv, environment, percentiles, timings
+from bench._harness import environment, percentiles, timings
+from bench._steps import Clock, main
 from orthohash_triton.ops.householder import householder_apply
 from orthohash_triton.reference import householder as reference
 
@@ -30,7 +29,7 @@ GRID = [(128, 16, 16), (128, 64, 64), (128, 128, 128), (10_000, 64, 64), (100_00
 CHAIN_ROWS = 2048  # that the chain takes at once
 MULTIPLICATIONS = 10**9  # of rows by vectors in all repeats of a peer, about
 
-Step = Callable[[], tuple[torch.Tensor, ...]]
+Gradients = Callable[[], tuple[torch.Tensor, ...]]
 
 
 def torch_product(x: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
@@ -43,7 +42,7 @@ def torch_product(x: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
     return x @ product
 
 
-def step_of(peer: str, rows: int, count: int, bits: int, device: str) -> Step:
+def step_of(peer: str, rows: int, count: int, bits: int, device: str) -> Gradients:
     generator = torch.Generator().manual_seed(0)
     x, g = torch.randn(2, rows, bits, generator=generator).to(device)
     x.requires_grad_()
@@ -64,14 +63,12 @@ def step_of(peer: str, rows: int, count: int, bits: int, device: str) -> Step:
     return step
 
 
-def answer(step: Step) -> tuple[torch.Tensor, torch.Tensor]:
+def answer(step: Gradients) -> tuple[torch.Tensor, torch.Tensor]:
     *of_x, of_vectors = step()
     return torch.cat(of_x), of_vectors
 
 
-def measure(
-    rows: int, count: int, bits: int, device: str, repeats: int | None, clock: Callable[[], float]
-) -> list[dict[str, Any]]:
+def measure(rows: int, count: int, bits: int, device: str, repeats: int | None, clock: Clock) -> list[dict[str, Any]]:
     steps = {peer: step_of(peer, rows, count, bits, device) for peer in ("orthohash_triton", "chain", "torch")}
     repeats = repeats or max(5, min(100, MULTIPLICATIONS // (rows * count * bits)))
     for ours, theirs in zip(*(answer(steps[peer]) for peer in ("orthohash_triton", "chain")), strict=True):
@@ -86,22 +83,5 @@ def measure(
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="the smallest problem only, nothing written")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--shape", type=int, nargs=3, action="append", metavar=("N", "M", "K"), help="instead of the grid")
-    parser.add_argument("--repeats", type=int, help="steps of each peer; by default fewer for larger problems")
-    parser.add_argument("--cpu-time", action="store_true", help="one thread, and the CPU time of the process: for a busy machine")
-    options = parser.parse_args()
-    if options.cpu_time:
-        torch.set_num_threads(1)
-    clock = time.process_time if options.cpu_time else time.perf_counter
-    for shape in options.shape or (GRID[:1] if options.quick else GRID):
-        rows = measure(*shape, options.device, 5 if options.quick else options.repeats, clock)
-        if not options.quick:
-            append_csv(RESULTS / "householder.csv", rows)
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, "householder.csv", GRID, ("N", "M", "K"), measure)

@@ -12,15 +12,13 @@ Runs on the GPU where there is one. Peers, in the same run and taking turns; the
 A peer that would need more than PEER_MEMORY is left out, and one that cannot be compiled here; its row says so.
 """
 
-import argparse
-import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from bench._harness import RESULTS, append_csv, environment, peak_extra_memory, percentiles, timings
+from bench._harness import environment, percentiles, timings
+from bench._steps import Clock, Step, extra_memory, main, why_not
 from orthohash_triton.ops.pairwise_likelihood_loss import pairwise_likelihood_loss
 from orthohash_triton.reference.pairwise_likelihood_loss import pairwise_likelihood_loss as reference
 
@@ -41,8 +39,6 @@ MULTIPLICATIONS = 2 * 10**10  # of rows by columns by bits in all repeats of a p
 CLASSES = 100  # of class ids
 
 PEERS = ["lean", "naive", "naive, compiled"]
-
-Step = Callable[[], torch.Tensor]
 
 
 def problem(rows: int, columns: int, bits: int, classes: int, device: str) -> tuple[torch.Tensor, ...]:
@@ -99,29 +95,10 @@ def peers(shape: tuple[int, int, int, int], device: str, wanted: list[str]) -> t
     return steps, left_out
 
 
-def why_not(step: Step) -> str | None:
-    """What torch.compile lacks on this machine, such as a C++ compiler."""
-    try:
-        step()
-    except Exception as error:  # whatever its tool chain raises
-        return f"left out: {type(error).__name__}: {str(error).strip().splitlines()[0]:.100}"
-    return None
-
-
-def extra_memory(peer: str, step: Step, *shape: Any) -> int:
-    """Bytes by which a step raises the peak: of the GPU's memory, or of the process's on a CPU."""
-    if shape[-1] == "cpu":
-        return peak_extra_memory(step_of, peer, *shape)
-    before = torch.cuda.memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
-    step()
-    return torch.cuda.max_memory_allocated() - before
-
-
 def measure(
-    shape: tuple[int, int, int, int], device: str, wanted: list[str], repeats: int | None, clock: Callable[[], float]
+    rows: int, columns: int, bits: int, classes: int, device: str, repeats: int | None, clock: Clock, wanted: list[str]
 ) -> list[dict[str, Any]]:
-    rows, columns, bits, classes = shape
+    shape = rows, columns, bits, classes
     steps, left_out = peers(shape, device, wanted)
     repeats = repeats or max(3, min(200, MULTIPLICATIONS // (rows * columns * bits)))
     expected = steps["orthohash_triton"]()
@@ -136,7 +113,7 @@ def measure(
         shown = row["note"]
         if peer in steps:
             row |= times[peer]
-            row["extra_mb"] = round(extra_memory(peer, steps[peer], *shape, device) / 1e6, 1)
+            row["extra_mb"] = round(extra_memory(step_of, steps[peer], peer, *shape, device) / 1e6, 1)
             row["time_over_ours"] = round(times[peer]["ms_50"] / times["orthohash_triton"]["ms_50"], 2)
             shown = f"{row['ms_50']:10.2f} ms  {row['extra_mb']:8.1f} MB  {row['time_over_ours']:5.2f} x"
         print(f"({rows}, {columns}, {bits}, {classes})  {peer:18} {shown}", flush=True)
@@ -144,23 +121,5 @@ def measure(
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="the smallest problem only, nothing written")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--shape", type=int, nargs=4, action="append", metavar=("N", "M", "K", "C"), help="instead of the grid")
-    parser.add_argument("--peer", choices=PEERS, action="append", help="instead of all of them")
-    parser.add_argument("--repeats", type=int, help="steps of each peer; by default fewer for larger problems")
-    parser.add_argument("--cpu-time", action="store_true", help="one thread, and the CPU time of the process: for a busy machine")
-    options = parser.parse_args()
-    if options.cpu_time:
-        torch.set_num_threads(1)
-    clock = time.process_time if options.cpu_time else time.perf_counter
-    for shape in options.shape or (GRID[:1] if options.quick else GRID):
-        rows = measure(tuple(shape), options.device, options.peer or PEERS, 5 if options.quick else options.repeats, clock)
-        if not options.quick:
-            append_csv(RESULTS / "pairwise_likelihood_loss.csv", rows)
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, "pairwise_likelihood_loss.csv", GRID, ("N", "M", "K", "C"), measure, PEERS)

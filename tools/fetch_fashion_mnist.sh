@@ -1,46 +1,11 @@
 #!/bin/sh
-# Gets Fashion-MNIST from Debian's package dataset-fashion-mnist, where it is not there yet:
-# as root (or with sudo that asks no password) by apt-get install, otherwise unpacked into ./.data/fashion-mnist.
-# Where neither works it says so in one line and succeeds: the demo then falls back to smaller data.
+# Gets Fashion-MNIST from Debian's package dataset-fashion-mnist (31 MB), where it is not there yet.
+# Where that does not work it says so in one line and succeeds: the demo then falls back to smaller data.
 set -u
 
-package=dataset-fashion-mnist
-installed=/usr/share/datasets/fashion-mnist
-unpacked=.data/fashion-mnist
-file=train-images-idx3-ubyte.gz
-
 cd "$(dirname "$0")/.." || exit 1
+. tools/debian_package.sh
 
-have() {
-    [ -f "$installed/$file" ] || [ -f "$unpacked/$file" ] || [ -f "${ORTHOHASH_DATA:-}/$file" ]
-}
-
-as_root() {
-    if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi
-}
-
-may_install() {
-    [ "$(id -u)" = 0 ] || { command -v sudo && sudo -n true; }
-} >/dev/null 2>&1
-
-install_package() {
-    as_root apt-get install -y -qq "$package" && return
-    as_root apt-get update -qq && as_root apt-get install -y -qq "$package"
-} >/dev/null 2>&1 </dev/null
-
-unpack_package() {
-    target=$PWD/$unpacked
-    work=$(mktemp -d) || return 1
-    (cd "$work" && apt-get download -qq "$package" && dpkg -x "$package"_*.deb tree &&
-        mkdir -p "$target" && cp "tree$installed"/*.gz "$target/")
-    status=$?
-    rm -rf "$work"
-    return $status
-} >/dev/null 2>&1 </dev/null
-
-have && exit 0
-if command -v apt-get >/dev/null 2>&1; then
-    echo "fetching Fashion-MNIST (Debian package $package, 31 MB)"
-    { may_install && install_package && have; } || { unpack_package && have; } && exit 0
-fi
-echo "Fashion-MNIST could not be fetched (no Debian package $package here); the demo will use scikit-learn's digits"
+fetch_package dataset-fashion-mnist Fashion-MNIST /usr/share/datasets/fashion-mnist .data/fashion-mnist \
+    train-images-idx3-ubyte.gz "${ORTHOHASH_DATA:-}" ||
+    echo "Fashion-MNIST could not be fetched (no Debian package here); the demo will use scikit-learn's digits"

@@ -5,13 +5,10 @@
 set -u
 
 cd "$(dirname "$0")/.." || exit 1
+. tools/debian_package.sh
 
 python=python3
 [ -x .venv/bin/python ] && python=.venv/bin/python
-
-as_root() {
-    if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi
-}
 
 has_debtags() {
     apt-cache dumpavail 2>/dev/null | grep -q '^Tag: .*::'

@@ -1,0 +1,64 @@
+"""What the benchmarks of differentiable ops share: a grid of shapes, peers that may be left out, memory of one step."""
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from bench._harness import RESULTS, append_csv, peak_extra_memory
+
+Step = Callable[[], torch.Tensor]
+Clock = Callable[[], float]
+
+
+def why_not(step: Step) -> str | None:
+    """What torch.compile lacks on this machine, such as a C++ compiler."""
+    try:
+        step()
+    except Exception as error:  # whatever its tool chain raises
+        return f"left out: {type(error).__name__}: {str(error).strip().splitlines()[0]:.100}"
+    return None
+
+
+def extra_memory(make: Callable[..., Step], step: Step, *arguments: Any) -> int:
+    """Bytes by which `step`, which is `make(*arguments)`, raises the peak: of the GPU's memory, or of the process's on a CPU.
+
+    The last of `arguments` is the device.
+    """
+    if arguments[-1] == "cpu":
+        return peak_extra_memory(make, *arguments)
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    step()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def main(
+    description: str | None,
+    file_name: str,
+    grid: Sequence[tuple[int, ...]],
+    axes: tuple[str, ...],
+    measure: Callable[..., list[dict[str, Any]]],
+    peers: Sequence[str] | None = None,
+) -> None:
+    """The command line: `measure(*shape, device, repeats, clock)` (and the wanted `peers`, if given) over the grid, appended to
+    a file of results."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="the smallest problem only, nothing written")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--shape", type=int, nargs=len(axes), action="append", metavar=axes, help="instead of the grid")
+    parser.add_argument("--repeats", type=int, help="steps of each peer; by default fewer for larger problems")
+    parser.add_argument("--cpu-time", action="store_true", help="one thread, and the CPU time of the process: for a busy machine")
+    if peers:
+        parser.add_argument("--peer", choices=peers, action="append", help="instead of all of them")
+    options = parser.parse_args()
+    if options.cpu_time:
+        torch.set_num_threads(1)
+    clock = time.process_time if options.cpu_time else time.perf_counter
+    wanted = [options.peer or list(peers)] if peers else []
+    for shape in options.shape or (grid[:1] if options.quick else grid):
+        rows = measure(*shape, options.device, 5 if options.quick else options.repeats, clock, *wanted)
+        if not options.quick:
+            append_csv(RESULTS / file_name, rows)
