@@ -75,7 +75,11 @@ def test_train_takes_the_options_of_the_method(tmp_path: Path, capsys: pytest.Ca
     table = call(capsys, *arguments)
     assert "DHN + itq" in table
     config = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
-    assert (config["method"], config["rotate"], config["options"]) == ("dhn", "itq", {"quantization_weight": 0.05})
+    assert (config["method"], config["rotate"], config["options"]) == (
+        "dhn",
+        "itq",
+        {"quantization_weight": 0.05, "pairs": "balanced"},
+    )
     assert "DHN + itq" in call(capsys, "evaluate", tmp_path / "run")
 
 
