@@ -28,6 +28,7 @@ from .data import Dataset, Splits
 from .metrics import average_cumulative_gain, evaluate, mean_average_hierarchical_precision, ndcg
 from .nn import HashHead
 from .ops.pack_codes import pack_codes, unpack_codes
+from .train.backbones import FROM_SCRATCH
 from .train.trainer import ROTATIONS, TrainConfig, fit_rotation, train
 
 CHOICES = ("none", *ROTATIONS)  # of rotations
@@ -73,7 +74,8 @@ def compare(
                 if not path.is_file():
                     if progress:
                         print(f"{methods.get(name).title}, {length} bits, seed {seed}", file=sys.stderr, flush=True)
-                    _write_json(path, _cell(replace(config, method=name, bits=length, seed=seed), splits, rotations))
+                    cell_config = replace(config, method=name, bits=length, seed=seed, backbone=_backbone(config, name))
+                    _write_json(path, _cell(cell_config, splits, rotations))
     return write_report(out)
 
 
@@ -217,6 +219,12 @@ def _sampled_codes(profile: dict[str, Any]) -> np.ndarray:
 def _setting(config: TrainConfig) -> dict[str, Any]:
     varied = ("method", "options", "bits", "seed", "rotate", "threads", "device")
     return {key: value for key, value in asdict(config).items() if key not in varied}
+
+
+def _backbone(config: TrainConfig, name: str) -> str:
+    """That of the comparison; the samples as they are for a method that would leave it untrained."""
+    untrained = config.backbone in FROM_SCRATCH and not methods.get(name).learned
+    return "auto" if untrained else config.backbone
 
 
 def _claim(out: Path, setting: dict[str, Any]) -> None:

@@ -55,6 +55,20 @@ def test_a_cell_is_what_training_alone_gives(done: tuple[Path, list[dict]]) -> N
     assert cell["epochs"][0]["validation_map"] > 0
 
 
+def test_methods_that_learn_nothing_see_the_samples_and_not_an_untrained_backbone(tmp_path: Path, monkeypatch) -> None:
+    seen = {}
+
+    def recorded(config, data, **keywords):
+        seen[config.method] = config.backbone
+        return train(config, data, **keywords)
+
+    monkeypatch.setattr(module, "train", recorded)
+    monkeypatch.setattr(module, "draw_comparison", lambda *arguments: [])
+    config = TrainConfig(**{**CONFIG.__dict__, "backbone": "mlp"})
+    compare(config, splits(), tmp_path, names=["csq", "pca"], bits=[8], seeds=[0], progress=False)
+    assert seen == {"csq": "mlp", "pca": "auto"}
+
+
 def test_what_is_written(done: tuple[Path, list[dict]]) -> None:
     out, rows = done
     lines = (out / "results.csv").read_text().splitlines()

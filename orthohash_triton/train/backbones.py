@@ -119,6 +119,7 @@ BACKBONES: dict[str, Callable[[tuple[int, ...]], nn.Module]] = {
     "mlp": lambda shape: MLP(shape[0]),
 }
 _FOR_FEATURES = ("features", "mlp")
+FROM_SCRATCH = ("small-cnn", "mlp")  # which know nothing before they are trained
 
 
 def make_backbone(name: str, sample_shape: tuple[int, ...], *, learned: bool = True) -> nn.Module:

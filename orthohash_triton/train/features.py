@@ -6,7 +6,7 @@ import torch
 
 from ..data import Dataset
 from ._progress import progress_bar
-from .backbones import make_backbone
+from .backbones import FROM_SCRATCH, make_backbone
 from .model import HashModel
 from .trainer import TrainConfig, use_threads
 
@@ -18,7 +18,7 @@ def compute_features(data: Dataset, config: TrainConfig, *, title: str = "featur
     """`data` with its images replaced by the features float32 [N, D] of `config.backbone`."""
     if not data.is_images:
         raise ValueError(f"compute_features: {data.name} holds features already; expected images")
-    if config.backbone in ("auto", "small-cnn"):
+    if config.backbone in ("auto", *FROM_SCRATCH):
         raise ValueError(
             f"compute_features: backbone {config.backbone!r} knows nothing before it is trained; use efficientnet-lite0 or pixels"
         )

@@ -25,7 +25,7 @@ from ..methods import Objective, option
 from ..ops import _checks
 from ..rotations import Rotation, fit_householder, fit_itq
 from ._progress import Advance, progress_bar
-from .backbones import BACKBONES, make_backbone
+from .backbones import BACKBONES, FROM_SCRATCH, make_backbone
 from .model import HashModel
 from .validation import Validation
 
@@ -146,6 +146,11 @@ def _backbone_maker(config: TrainConfig, data: Dataset, backbone: nn.Module | No
 def _fit(config: TrainConfig, data: Dataset, make: Callable[[], nn.Module], progress: bool) -> Trained:
     """Of a method without a gradient: a projection of the features of the backbone as it comes."""
     method = methods.get(config.method)
+    if config.backbone in FROM_SCRATCH:
+        raise ValueError(
+            f"train: method {method.name!r} trains no backbone, and {config.backbone!r} knows nothing before it is trained; "
+            'use "auto", which takes the samples as they are, or a pre-trained one'
+        )
     model = HashModel(make(), config.bits, data.sample_shape, batch_norm=False).to(config.device)
     model.head = method.fit(model.features(data.inputs), config.bits, config.seed).to(config.device)  # type: ignore[misc]
     return Trained(model.eval(), None, [], None)
