@@ -13,6 +13,18 @@ Step = Callable[[], torch.Tensor]
 Clock = Callable[[], float]
 
 
+def gradient_step(loss: Callable[[], torch.Tensor], x: torch.Tensor) -> Step:
+    """One forward and backward of `loss`, to the gradient of `x`; waits for the GPU."""
+
+    def step() -> torch.Tensor:
+        gradient = torch.autograd.grad(loss(), x)[0]
+        if x.is_cuda:
+            torch.cuda.synchronize()
+        return gradient
+
+    return step
+
+
 def why_not(step: Step) -> str | None:
     """What torch.compile lacks on this machine, such as a C++ compiler."""
     try:

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 
 import orthohash_triton as oht
 from bench._harness import environment, percentiles, timings
-from bench._steps import Clock, Step, extra_memory, main, why_not
+from bench._steps import Clock, Step, extra_memory, gradient_step, main, why_not
 from orthohash_triton import reference
 
 # (N, C, K): image data sets, the memory-bound middle, instance retrieval (the classes of GLDv2-clean) with usual and with many
@@ -73,15 +73,7 @@ def step_of(peer: str, rows: int, classes: int, bits: int, device: str) -> Step:
         "naive, compiled": torch.compile(lambda: reference.cosine_codebook_loss(v, target, floats)),
         "linear_cross_entropy": linear_cross_entropy,
     }
-    loss = losses[peer]
-
-    def step() -> torch.Tensor:
-        gradient = torch.autograd.grad(loss(), v)[0]
-        if v.is_cuda:
-            torch.cuda.synchronize()
-        return gradient
-
-    return step
+    return gradient_step(losses[peer], v)
 
 
 def peers(rows: int, classes: int, bits: int, device: str) -> tuple[dict[str, Step], dict[str, str]]:

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from bench._harness import environment, percentiles, timings
-from bench._steps import Clock, Step, extra_memory, main, why_not
+from bench._steps import Clock, Step, extra_memory, gradient_step, main, why_not
 from orthohash_triton.ops.pairwise_likelihood_loss import pairwise_likelihood_loss
 from orthohash_triton.reference.pairwise_likelihood_loss import pairwise_likelihood_loss as reference
 
@@ -70,15 +70,7 @@ def step_of(peer: str, rows: int, columns: int, bits: int, classes: int, device:
         "naive": lambda: reference(z, *rest, alpha=alpha),
         "naive, compiled": torch.compile(lambda: reference(z, *rest, alpha=alpha)),
     }
-    loss = losses[peer]
-
-    def step() -> torch.Tensor:
-        gradient = torch.autograd.grad(loss(), z)[0]
-        if z.is_cuda:
-            torch.cuda.synchronize()
-        return gradient
-
-    return step
+    return gradient_step(losses[peer], z)
 
 
 def peers(shape: tuple[int, int, int, int], device: str, wanted: list[str]) -> tuple[dict[str, Step], dict[str, str]]:

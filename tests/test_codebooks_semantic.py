@@ -9,14 +9,7 @@ from orthohash_triton.codebooks import class_similarity, codebook_min_distance, 
 from orthohash_triton.codebooks._minimum_distance import published_distance
 from orthohash_triton.codebooks._semantic import _Search
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """The annealing makes many small steps, which threads only slow down where cores are busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def problem(samples=60, classes=5):

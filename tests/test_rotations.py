@@ -15,14 +15,7 @@ from orthohash_triton.projections import fit_pca
 from orthohash_triton.reference import householder as reference
 from orthohash_triton.rotations import Rotation, fit_householder, fit_itq
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Products this small are no work to share."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def clustered(rows=2000, bits=32, clusters=10, noise=0.3):
