@@ -1,13 +1,19 @@
-# make setup | demo | test | lint | bench | clean. Each does its own set-up: .venv and everything in it.
+# make setup | demo | test | lint | bench | clean | compile-matrix | compat | sanitize | gpu-report | test-gpu.
+# Each does its own set-up: .venv and everything in it.
 
 PYTHON ?= python3
 # A folder with the PTX emulator `ptxemu`: when named, the kernel tests also run as compiled PTX.
 PTXEMU ?=
 
+# Options of tools/compile_matrix.py: MATRIX=--pairs compiles a few hundred configurations a GPU instead of all.
+MATRIX ?=
+# The oldest and the newest Triton that the package is compiled with.
+TRITONS := 3.6.0 3.9.0
+
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: setup demo test lint test-cpu test-interpreter test-ptx bench clean
+.PHONY: setup demo test lint test-cpu test-interpreter test-ptx test-gpu bench clean compile-matrix compat sanitize gpu-report
 
 setup: .venv/installed
 
@@ -39,9 +45,46 @@ test-interpreter: setup
 test-ptx: setup
 	PYTHONPATH=$(PTXEMU) $(PYTEST) -m kernel --executor ptxemu.launch:launch
 
+test-gpu: setup
+	@$(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || \
+	  { echo 'PyTorch sees no GPU here: make test runs the kernels without one'; exit 1; }
+	$(PYTEST) -m "kernel or gpu"
+
+compile-matrix: setup
+	$(BIN)/python -m tools.compile_matrix --report bench/results/compile_matrix.json $(MATRIX)
+
+# Each Triton in an environment of its own; what PyTorch pins does not matter, for nothing runs.
+compat: $(TRITONS:%=.venv-triton-%/matrix)
+
+.venv-triton-%/matrix: .venv-triton-%/installed FORCE
+	$(@D)/bin/python -m tools.compile_matrix --report bench/results/compile_matrix_triton_$*.json $(MATRIX)
+
+.venv-triton-%/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet -c constraints.txt torch numpy
+	$(@D)/bin/python -m pip install --quiet --no-deps triton==$* -e .
+	touch $@
+
+.PRECIOUS: .venv-triton-%/installed
+
+FORCE:
+
+# triton-viz 3.0 knows Triton up to 3.6.
+sanitize: .venv-sanitize/installed
+	.venv-sanitize/bin/python -m tools.sanitize
+
+.venv-sanitize/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet -c constraints.txt torch numpy triton-viz==3.0
+	$(@D)/bin/python -m pip install --quiet --no-deps triton==3.6.0 -e .
+	touch $@
+
+gpu-report: setup
+	$(BIN)/python -m bench.gpu_report
+
 bench: setup
 	for file in bench/[a-z]*.py; do $(BIN)/python -m bench.$$(basename $$file .py) || exit 1; done
 
 clean:
-	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
+	rm -rf .venv .venv-triton-* .venv-sanitize build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ._bits import as_words, tile_distances
+from ._integers import cdiv
 from .launch import launch, multiprocessor_count
 
 MISSING_DISTANCE = tl.constexpr(2**31 - 1)
@@ -31,10 +32,10 @@ def plan(queries: int, gallery: int, words: int, multiprocessors: int) -> Plan:
     """Four programs a multiprocessor, even for one query; the counters, block_q * levels * block_n, stay in registers."""
     block_q = 1 if queries == 1 else 4
     levels, block_n = (4, 512) if words <= 2 else (8, 128)  # longer codes pay for more counters
-    tiles = triton.cdiv(gallery, block_n)
-    groups = triton.cdiv(queries, block_q)
-    split_tiles = max(4, triton.cdiv(tiles, triton.cdiv(4 * multiprocessors, groups)))
-    return Plan(block_q, block_n, levels, triton.cdiv(tiles, split_tiles), split_tiles)
+    tiles = cdiv(gallery, block_n)
+    groups = cdiv(queries, block_q)
+    split_tiles = max(4, cdiv(tiles, cdiv(4 * multiprocessors, groups)))
+    return Plan(block_q, block_n, levels, cdiv(tiles, split_tiles), split_tiles)
 
 
 class Scan:
@@ -44,7 +45,7 @@ class Scan:
         self.queries, self.gallery = as_words(queries), as_words(gallery)  # int32 [Q, W], [N, W]
         self.mask = None if mask is None else mask.contiguous().view(torch.uint8)
         words = self.gallery.shape[1]
-        self.plan = cut or plan(len(queries), len(gallery), words, multiprocessor_count(gallery.device))
+        self.plan = cut or plan(queries.shape[0], gallery.shape[0], words, multiprocessor_count(gallery.device))
 
     def count(self, trials: Tensor) -> Tensor:
         """How many codes of each part lie within the trial radii int32 [Q, levels]: int32 [Q, levels, splits].
@@ -68,8 +69,8 @@ class Scan:
 
     def _launch(self, kernel, *args, **constexprs) -> None:
         cut = self.plan
-        grid = (triton.cdiv(len(self.queries), cut.block_q) * cut.splits,)
-        codes = self.queries, self.gallery, self.mask, len(self.queries), len(self.gallery)
+        grid = (cdiv(self.queries.shape[0], cut.block_q) * cut.splits,)
+        codes = self.queries, self.gallery, self.mask, self.queries.shape[0], self.gallery.shape[0]
         launch(kernel, grid, *codes, cut.splits, cut.split_tiles, *args,
                WORDS=self.gallery.shape[1], BLOCK_Q=cut.block_q, BLOCK_N=cut.block_n, **constexprs)  # fmt: skip
 

@@ -10,9 +10,12 @@ import triton.language as tl
 from torch import Tensor
 
 from ._bits import popcount
-from .launch import backend, launch, multiprocessor_count
+from ._integers import cdiv, next_power_of_2
+from ._smallest import block_of, first_of, held, kept
+from .launch import backend, launch, multiprocessor_count, properties
 
 UNROLLED_WORDS = tl.constexpr(16)  # longer codes are read in a loop
+_MOST_SLOTS = 1024  # chosen spans of a program
 
 
 def group_of(words: int) -> int:
@@ -24,9 +27,8 @@ def group_of(words: int) -> int:
 
 def warp_size(device: torch.device) -> int:
     """Threads of a warp on `device`; where there is no GPU, those of the GPUs for data centres that are compiled for."""
-    if device.type == "cuda" and torch.cuda.is_available():
-        return torch.cuda.get_device_properties(device).warp_size
-    return 64 if backend() == "hip" else 32
+    known = properties(device)
+    return known.warp_size if known else 64 if backend() == "hip" else 32
 
 
 def rows_in_flight(words: int, lanes: int) -> int:
@@ -44,10 +46,10 @@ def nearest_by_popcount(
     two and a multiple of them. mask: uint8 [N]; a code that does not count is 32 W + 1 away.
     """
     words, spans = gallery.shape[1], nearest.shape[1]
-    groups = triton.cdiv(len(queries), block_q)
-    splits = min(spans, triton.cdiv(programs, groups))
-    launch(_nearest_by_popcount, (groups * splits,), queries, gallery, mask, nearest, len(queries), len(gallery), splits, spans,
-           WORDS=words, BLOCK_Q=block_q, GROUP=group_of(words), ROWS=rows, SPAN=span,
+    groups = cdiv(queries.shape[0], block_q)
+    splits = min(spans, cdiv(programs, groups))
+    launch(_nearest_by_popcount, (groups * splits,), queries, gallery, mask, nearest, queries.shape[0], gallery.shape[0],
+           splits, spans, WORDS=words, BLOCK_Q=block_q, GROUP=group_of(words), ROWS=rows, SPAN=span,
            SLOW_POPCOUNT=backend() == "cuda", num_warps=1)  # fmt: skip
 
 
@@ -56,33 +58,31 @@ def nearest_by_dot(
 ) -> None:
     """`nearest_by_popcount` on tensor cores, for tiles of `rows` codes and `block_q` queries: bits as int8, 0 and 1 or +-1."""
     words, spans = gallery.shape[1], nearest.shape[1]
-    groups = triton.cdiv(len(queries), block_q)
-    splits = min(spans, triton.cdiv(programs, groups))
-    launch(_nearest_by_dot, (groups * splits,), queries, gallery, mask, nearest, len(queries), len(gallery), splits, spans,
-           WORDS=words, WIDTH=triton.next_power_of_2(words), BLOCK_Q=block_q, ROWS=rows, SPAN=span,
+    groups = cdiv(queries.shape[0], block_q)
+    splits = min(spans, cdiv(programs, groups))
+    launch(_nearest_by_dot, (groups * splits,), queries, gallery, mask, nearest, queries.shape[0], gallery.shape[0],
+           splits, spans, WORDS=words, WIDTH=next_power_of_2(words), BLOCK_Q=block_q, ROWS=rows, SPAN=span,
            num_warps=4, num_stages=4)  # fmt: skip
 
 
-def first_smallest(values: Tensor, largest: int, places: Tensor, smallest: Tensor | None = None) -> None:
-    """Fill `places` int32 [Q, k] with where each row's k smallest of `values` [Q, M] stand, of equal ones the first.
-
-    They come in the order of their places; `smallest` [Q, k] gets their values. k is at most M, no value above `largest`.
-    """
-    wide = values.shape[1] >= 1 << 15  # a few rows of many values: all that one program can hold in flight
-    launch(_first_smallest, (len(values),), values, places, smallest, values.shape[1], places.shape[1],
-           LARGEST=largest, BLOCK=8192 if wide else 1024, num_warps=16 if wide else 4)  # fmt: skip
-
-
 def span_distances(
-    queries: Tensor, gallery: Tensor, mask: Tensor | None, chosen: Tensor, distances: Tensor, *, span: int
+    queries: Tensor, gallery: Tensor, mask: Tensor | None, nearest: Tensor | None, chosen: Tensor, distances: Tensor, *, span: int
 ) -> None:
-    """Distances to all codes of the spans `chosen` int32 [Q, k]: [Q, k * span]; 32 W + 1 to a code that does not count."""
+    """Distances to all codes of the k spans `chosen` int32 [Q, k]: [Q, k * span]; 32 W + 1 to a code that does not count.
+
+    With `nearest`, what `_smallest.candidates` returns for the spans' nearest codes, the spans are chosen here, by every program
+    of a query again, which takes less time than one more launch; `chosen` is filled with them, in the order of places.
+    """
     words, k = gallery.shape[1], chosen.shape[1]
-    rows = min(rows_in_flight(words, warp_size(gallery.device)), span // group_of(words))
-    parts = min(k, triton.cdiv(32 * multiprocessor_count(gallery.device), len(queries)))
-    launch(_span_distances, (len(queries) * parts,), queries, gallery, mask, chosen, distances, len(gallery), k, parts,
-           WORDS=words, GROUP=group_of(words), ROWS=rows, SPAN=span,
-           SLOW_POPCOUNT=backend() == "cuda", num_warps=1)  # fmt: skip
+    count = nearest.shape[1] if nearest is not None else 0
+    block, warps = block_of(count, k) if nearest is not None else (0, 4)
+    parts = cdiv(32 * multiprocessor_count(gallery.device), warps * queries.shape[0])
+    slots = min(next_power_of_2(cdiv(k, parts)), _MOST_SLOTS)
+    parts = cdiv(k, slots)
+    rows = min(warps * rows_in_flight(words, warp_size(gallery.device)), slots * span // group_of(words))
+    launch(_span_distances, (queries.shape[0] * parts,), queries, gallery, mask, nearest, chosen, distances, gallery.shape[0],
+           count, k, parts, WORDS=words, GROUP=group_of(words), ROWS=rows, SPAN=span, SLOTS=slots, BLOCK=block,
+           SLOW_POPCOUNT=backend() == "cuda", num_warps=warps)  # fmt: skip
 
 
 @triton.jit
@@ -303,70 +303,43 @@ def _nearest_by_dot(queries, gallery, mask, nearest, query_count, gallery_count,
 
 
 @triton.jit
-def _first_smallest(values, places, smallest, count, k, LARGEST: tl.constexpr, BLOCK: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
-    # The k-th smallest value is one of least .. most; `below` values are less than `least`.
-    least, most, below = 0, LARGEST, 0
-    while least < most:
-        middle = (least + most) // 2
-        within = tl.zeros([BLOCK], tl.int32)
-        for first in range(0, count, BLOCK):
-            value, _ = _block(values, row, first, count, LARGEST, BLOCK)
-            within += (value <= middle).to(tl.int32)
-        total = tl.sum(within, axis=0)
-        if total >= k:
-            most = middle
-        else:
-            least = middle + 1
-            below = total
-    kept, ties = 0, 0
-    for first in range(0, count, BLOCK):
-        value, place = _block(values, row, first, count, LARGEST, BLOCK)
-        tied = value == least
-        tied_here = tl.sum(tied.to(tl.int32), axis=0)
-        keep = (value < least) | (tied & (below + ties + tl.cumsum(tied.to(tl.int32), axis=0) <= k))
-        slot = row * k + kept + tl.cumsum(keep.to(tl.int32), axis=0) - 1
-        tl.store(places + slot, place, mask=keep)
-        if smallest is not None:
-            tl.store(smallest + slot, value, mask=keep)
-        kept += tl.sum(keep.to(tl.int32), axis=0)
-        ties += tied_here
-
-
-@triton.jit
-def _block(values, row, first, count, LARGEST: tl.constexpr, BLOCK: tl.constexpr):
-    place = first + tl.arange(0, BLOCK)
-    return tl.load(values + (row * count + place), mask=place < count, other=LARGEST + 1).to(tl.int32), place
-
-
-@triton.jit
-def _span_distances(queries, gallery, mask, chosen, distances, gallery_count, k, parts,
-                    WORDS: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, SPAN: tl.constexpr,
-                     SLOW_POPCOUNT: tl.constexpr):  # fmt: skip
+def _span_distances(queries, gallery, mask, nearest, chosen, distances, gallery_count, nearest_count, k, parts,
+                    WORDS: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, SPAN: tl.constexpr, SLOTS: tl.constexpr,
+                    BLOCK: tl.constexpr, SLOW_POPCOUNT: tl.constexpr):  # fmt: skip
     query = (tl.program_id(0) // parts).to(tl.int64)
     query_words = _query_words(queries, query, query + 1, WORDS, 1)
-    groups = tl.arange(0, ROWS).to(tl.int64) * GROUP
-    for slot in range(tl.program_id(0) % parts, k, parts):
-        start = tl.load(chosen + (query * k + slot)).to(tl.int64) * SPAN
-        place = distances + (query * k + slot) * SPAN
-        for first in range(0, SPAN, ROWS * GROUP):
-            rows = start + first + groups
-            if start + first + ROWS * GROUP <= gallery_count:
-                _store_distances(queries, query_words, query, gallery, mask, rows, gallery_count, place, first + groups,
-                                 WORDS, GROUP, SLOW_POPCOUNT, True)  # fmt: skip
-            else:
-                _store_distances(queries, query_words, query, gallery, mask, rows, gallery_count, place, first + groups,
-                                 WORDS, GROUP, SLOW_POPCOUNT, False)  # fmt: skip
+    first_slot = tl.program_id(0) % parts * SLOTS
+    slot = first_slot + tl.arange(0, SLOTS)
+    if nearest is not None:
+        value, place = held(nearest, query, 0, nearest_count, 32 * WORDS + 1, BLOCK)
+        _, upto = kept(value, k, 32 * WORDS + 1)
+        spans = tl.gather(place, first_of(upto, tl.minimum(slot + 1, k), BLOCK), axis=0)
+        tl.store(chosen + (query * k + slot), spans, mask=slot < k)
+    else:
+        spans = tl.load(chosen + (query * k + slot), mask=slot < k, other=0)
+
+    target = distances + (query * k + first_slot) * SPAN
+    live = tl.minimum(k - first_slot, SLOTS) * SPAN
+    whole = (tl.max(spans, axis=0) + 1).to(tl.int64) * SPAN <= gallery_count
+    for first in range(0, live, ROWS * GROUP):
+        within = first + tl.arange(0, ROWS) * GROUP
+        rows = tl.gather(spans, within // SPAN, axis=0).to(tl.int64) * SPAN + within % SPAN
+        if whole:
+            _store_distances(queries, query_words, query, gallery, mask, rows, gallery_count, target, within, live,
+                             WORDS, GROUP, SLOW_POPCOUNT, True)  # fmt: skip
+        else:
+            _store_distances(queries, query_words, query, gallery, mask, rows, gallery_count, target, within, live,
+                             WORDS, GROUP, SLOW_POPCOUNT, False)  # fmt: skip
 
 
 @triton.jit
-def _store_distances(queries, query_words, query, gallery, mask, rows, gallery_count, place, within,
+def _store_distances(queries, query_words, query, gallery, mask, rows, gallery_count, target, within, live,
                      WORDS: tl.constexpr, GROUP: tl.constexpr, SLOW_POPCOUNT: tl.constexpr, WHOLE: tl.constexpr):  # fmt: skip
     distances = _distances(queries, query_words, query, query + 1, gallery, rows, gallery_count, WORDS, 1, GROUP,
                            SLOW_POPCOUNT, WHOLE)  # fmt: skip
     for code in tl.static_range(GROUP):
-        live = rows + code < gallery_count
+        counts = rows + code < gallery_count
         if mask is not None:
-            live = tl.load(mask + (rows + code), mask=live, other=0) != 0
-        distance = tl.where(live, distances[code], 32 * WORDS + 1)
-        tl.store(place + (within + code), distance.to(place.dtype.element_ty))
+            counts = tl.load(mask + (rows + code), mask=counts, other=0) != 0
+        distance = tl.where(counts, distances[code], 32 * WORDS + 1)
+        tl.store(target + (within + code).to(tl.int64), distance.to(target.dtype.element_ty), mask=within < live)

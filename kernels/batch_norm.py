@@ -7,50 +7,67 @@ import torch
 import triton
 import triton.language as tl
 
+from ._sizes import cdiv
 from .launch import launch
 
 COLUMNS = 16  # per program: half a sector's worth of lanes, so that 64 bits already make four programs
 ROWS = 128  # per step
 
 
-def statistics(latent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and biased variance of every column of latent [N, K], in float32.  [K], [K]"""
+def statistics(latent: torch.Tensor, correction: int, eps: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Mean, variance with that correction as in torch.var, and 1 / sqrt(biased variance + eps) of every column of latent [N, K],
+    in float32.  [K] each"""
     rows, columns = latent.shape
-    mean, var = _per_column(latent), _per_column(latent)
+    mean, var, rstd = (_per_column(latent) for _ in range(3))
     launch(
-        _statistics_kernel, _column_grid(columns), latent, mean, var, rows, columns, *latent.stride(), ROWS=ROWS, COLUMNS=COLUMNS
-    )
-    return mean, var
+        _statistics_kernel, _column_grid(columns), latent, mean, var, rstd, rows, columns, *latent.stride(), correction, eps,
+        ROWS=ROWS, COLUMNS=COLUMNS,
+    )  # fmt: skip
+    return mean, var, rstd
 
 
-def sums(rows: torch.Tensor, latent: torch.Tensor, mean: torch.Tensor, rstd: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def sums(
+    rows: torch.Tensor,  # [N, K]
+    upstream: torch.Tensor | None,  # float32 [N] or scalar: a factor of the rows
+    latent: torch.Tensor,
+    mean: torch.Tensor,
+    rstd: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Over the batch: the sum of rows * normalised latent, and the sum of rows.  [K], [K]"""
     count, columns = latent.shape
     along, plain = _per_column(latent), _per_column(latent)
     launch(
-        _sums_kernel, _column_grid(columns), rows, latent, mean, rstd, along, plain,
-        count, columns, *rows.stride(), *latent.stride(), ROWS=ROWS, COLUMNS=COLUMNS,
+        _sums_kernel, _column_grid(columns), rows, upstream, latent, mean, rstd, along, plain,
+        count, columns, *rows.stride(), _row_stride(upstream), *latent.stride(), ROWS=ROWS, COLUMNS=COLUMNS,
     )  # fmt: skip
     return along, plain
 
 
 def input_gradient(
     rows: torch.Tensor,
+    upstream: torch.Tensor | None,
     latent: torch.Tensor,
     mean: torch.Tensor,
     rstd: torch.Tensor,
     weight: torch.Tensor | None,
-    through: torch.Tensor,  # [2, K]
+    along: torch.Tensor,  # [K]
+    plain: torch.Tensor,  # [K]
+    share: float,
 ) -> torch.Tensor:
-    """weight * rstd * (rows - through[1] - normalised latent * through[0]), in the dtype of the latent.  [N, K]"""
+    """weight * rstd * (rows - share * (plain + normalised latent * along)), in the dtype of the latent; rows, upstream as in
+    `sums`.  [N, K]"""
     count, columns = latent.shape
     gradient = torch.empty((count, columns), dtype=latent.dtype, device=latent.device)
     launch(
-        _input_gradient_kernel, (triton.cdiv(count, ROWS), triton.cdiv(columns, COLUMNS)),
-        rows, latent, mean, rstd, weight, through, gradient,
-        count, columns, *rows.stride(), *latent.stride(), ROWS=ROWS, COLUMNS=COLUMNS,
+        _input_gradient_kernel, (cdiv(count, ROWS), cdiv(columns, COLUMNS)),
+        rows, upstream, latent, mean, rstd, weight, along, plain, gradient,
+        count, columns, *rows.stride(), _row_stride(upstream), *latent.stride(), share, ROWS=ROWS, COLUMNS=COLUMNS,
     )  # fmt: skip
     return gradient
+
+
+def _row_stride(upstream: torch.Tensor | None) -> int:
+    return upstream.stride(0) if upstream is not None and upstream.ndim else 0
 
 
 def _per_column(latent: torch.Tensor) -> torch.Tensor:
@@ -58,7 +75,7 @@ def _per_column(latent: torch.Tensor) -> torch.Tensor:
 
 
 def _column_grid(columns: int) -> tuple[int]:
-    return (triton.cdiv(columns, COLUMNS),)
+    return (cdiv(columns, COLUMNS),)
 
 
 @triton.jit
@@ -70,9 +87,18 @@ def _load(x_ptr, row, column, n_rows, n_columns, row_stride, column_stride):
 
 
 @triton.jit
+def _load_gradient(rows_ptr, upstream_ptr, row, column, n_rows, n_columns, row_stride, column_stride, upstream_stride):
+    """A tile of rows times upstream, zero outside.  [ROWS, COLUMNS]"""
+    g, _ = _load(rows_ptr, row, column, n_rows, n_columns, row_stride, column_stride)
+    if upstream_ptr is not None:
+        g *= tl.load(upstream_ptr + row.to(tl.int64) * upstream_stride, mask=row < n_rows, other=0.0)[:, None]
+    return g
+
+
+@triton.jit
 def _statistics_kernel(
-    latent_ptr, mean_ptr, var_ptr,  # [N, K], out: [K], [K]
-    n_rows, n_columns, row_stride, column_stride,
+    latent_ptr, mean_ptr, var_ptr, rstd_ptr,  # [N, K], out: [K] each
+    n_rows, n_columns, row_stride, column_stride, correction, eps,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
@@ -87,14 +113,17 @@ def _statistics_kernel(
         x, inside = _load(latent_ptr, first + tl.arange(0, ROWS), column, n_rows, n_columns, row_stride, column_stride)
         centred = tl.where(inside, x - mean[None, :], 0.0)
         square += centred * centred
-    tl.store(mean_ptr + column, mean, mask=column < n_columns)
-    tl.store(var_ptr + column, tl.sum(square, 0) / n_rows, mask=column < n_columns)
+    in_columns = column < n_columns
+    squares = tl.sum(square, 0)
+    tl.store(mean_ptr + column, mean, mask=in_columns)
+    tl.store(var_ptr + column, squares / (n_rows - correction), mask=in_columns)
+    tl.store(rstd_ptr + column, 1.0 / tl.sqrt((squares / n_rows).to(tl.float64) + eps), mask=in_columns)
 
 
 @triton.jit
 def _sums_kernel(
-    rows_ptr, latent_ptr, mean_ptr, rstd_ptr, along_ptr, plain_ptr,  # [N, K] twice, [K] twice, out: [K], [K]
-    n_rows, n_columns, rows_stride, rows_column_stride, latent_stride, latent_column_stride,
+    rows_ptr, upstream_ptr, latent_ptr, mean_ptr, rstd_ptr, along_ptr, plain_ptr,  # [N, K], [N], [N, K], [K]..., out: [K], [K]
+    n_rows, n_columns, rows_stride, rows_column_stride, upstream_stride, latent_stride, latent_column_stride,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
@@ -104,7 +133,9 @@ def _sums_kernel(
     plain = tl.zeros((ROWS, COLUMNS), tl.float32)
     for first in range(0, n_rows, ROWS):
         row = first + tl.arange(0, ROWS)
-        g, _ = _load(rows_ptr, row, column, n_rows, n_columns, rows_stride, rows_column_stride)
+        g = _load_gradient(
+            rows_ptr, upstream_ptr, row, column, n_rows, n_columns, rows_stride, rows_column_stride, upstream_stride
+        )
         x, _ = _load(latent_ptr, row, column, n_rows, n_columns, latent_stride, latent_column_stride)
         along += g * (x - mean[None, :])
         plain += g
@@ -114,8 +145,8 @@ def _sums_kernel(
 
 @triton.jit
 def _input_gradient_kernel(
-    rows_ptr, latent_ptr, mean_ptr, rstd_ptr, weight_ptr, through_ptr, gradient_ptr,  # out: [N, K]
-    n_rows, n_columns, rows_stride, rows_column_stride, latent_stride, latent_column_stride,
+    rows_ptr, upstream_ptr, latent_ptr, mean_ptr, rstd_ptr, weight_ptr, along_ptr, plain_ptr, gradient_ptr,  # out: [N, K]
+    n_rows, n_columns, rows_stride, rows_column_stride, upstream_stride, latent_stride, latent_column_stride, share,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -123,13 +154,13 @@ def _input_gradient_kernel(
     in_columns = column < n_columns
     mean = tl.load(mean_ptr + column, mask=in_columns, other=0.0).to(tl.float32)
     rstd = tl.load(rstd_ptr + column, mask=in_columns, other=0.0).to(tl.float32)
-    along = tl.load(through_ptr + column, mask=in_columns, other=0.0)
-    plain = tl.load(through_ptr + n_columns + column, mask=in_columns, other=0.0)
+    along = tl.load(along_ptr + column, mask=in_columns, other=0.0) * share
+    plain = tl.load(plain_ptr + column, mask=in_columns, other=0.0) * share
     factor = rstd
     if weight_ptr is not None:
         factor *= tl.load(weight_ptr + column, mask=in_columns, other=0.0).to(tl.float32)
-    g, inside = _load(rows_ptr, row, column, n_rows, n_columns, rows_stride, rows_column_stride)
-    x, _ = _load(latent_ptr, row, column, n_rows, n_columns, latent_stride, latent_column_stride)
+    g = _load_gradient(rows_ptr, upstream_ptr, row, column, n_rows, n_columns, rows_stride, rows_column_stride, upstream_stride)
+    x, inside = _load(latent_ptr, row, column, n_rows, n_columns, latent_stride, latent_column_stride)
     x = (x - mean[None, :]) * rstd[None, :]
     gradient = (g - plain[None, :] - x * along[None, :]) * factor[None, :]
     tl.store(gradient_ptr + row.to(tl.int64)[:, None] * n_columns + column[None, :], gradient, mask=inside)

@@ -11,24 +11,24 @@ launch. Wider tiles and sparse rows would spill there: the finish has v, the cod
 
 Numerics. Codes are exact in fp16, so only v^ and p = e^(z - max) are rounded. Each is carried by a high and a low fp16 half,
 scaled by powers of two to stay clear of fp16's subnormals; the two are as good as a float32 product, and both run on tensor cores
-with float32 accumulation. Exponentials are powers of two of logits premultiplied by log2(e).
+with float32 accumulation. Tensor cores truncate what they accumulate, which over many blocks of classes is a bias: where the
+registers allow, a block's own sum starts from zero and is added by the float32 units. Precision "high" (one part) leaves out the
+low half of p, and sums the p that are left, so that a rounding moves weight between classes and never the whole; logits are the
+same in both. Exponentials are powers of two of logits premultiplied by log2(e).
 
-Precision "high" (one part) leaves both low halves out of a block of classes that is light: none of its classes, seen by the high
-half, holds more than the share LIGHT of the sum in any row. The share is taken of a lower bound that is known before the sweep,
-sum_c e^(z_c) >= C e^(mean z) (Jensen), so it depends neither on the order of the classes nor on their split. What light classes
-lose is random in sign from class to class and at most sqrt(LIGHT) of one rounding; the part that is not, the rounding of v^ along
-the diagonal of sum_c p_c o_c o_c^T, is one number a row and goes back in at the end. Where the classes are too few to be light,
-"high" is "highest". The low halves are loops of no or one turn, not branches: those would keep every accumulator in two layouts.
+Tiles. A block of classes takes as long in the tensor cores as in the arithmetic units, so programs of four warps share a
+multiprocessor, and a warp keeps its rows from the logits through the exponentials to the pull. The bits are taken in pieces of
+64, so that a block's own sums take few registers. At 128 bits an H100 is 4.6 times as fast as with eight warps and whole tiles.
 
 Positive classes. With one id per row, or a sparse (CSR) target, the sweep leaves a row's positives out (and so knows no margin),
 and `finish` adds them in closed form from float32 dot products: softmax minus target is never computed by cancellation. A sparse
 row's columns ascend, so one pointer a row walks through them as the classes go by. With a dense [N, C] target the margin is part
 of the sweep, which then also sums q_c o_c and q_c z_c.
 
-More than ONE_SLICE bits have more accumulators than a program has registers. In units of N C K multiply-adds, with M parts:
-  every slice of S bits computes all logits again: (K / S + 1) M, which is 9 M at K = 2048 and S = 256;
-  one sweep for max and sum, a second for p: 3 M, and p must reach all slices all the same;
-  the dot products of a chunk of classes in memory, read by all slices: 2 M, nothing is computed twice.
+More than ONE_SLICE bits have more accumulators than a program has registers. In units of N C K multiply-adds, with 2 halves:
+  every slice of S bits computes all logits again: 2 (K / S + 1);
+  one sweep for max and sum, a second for p: 6, and p must reach all slices all the same;
+  the dot products of a chunk of classes in memory, read by all slices: 4, nothing is computed twice.
 The last it is: `dots` fills a scratch of SCRATCH numbers (or FEWEST_CLASSES a row, if that is more), `sweep` reads it, carries on
 from the state that the chunk before left, and the next chunk overwrites it. For usual batches the scratch stays in L2.
 """
@@ -40,22 +40,23 @@ import torch
 import triton
 import triton.language as tl
 
-from .launch import backend, launch, multiprocessor_count
+from .launch import capability, launch, multiprocessor_count
 from .pack_codes import pack_codes
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
 ROW_SCALE = tl.constexpr(256.0)  # |v^| <= 1: its low half stays a normal fp16 number
-PROBABILITY_SCALE = tl.constexpr(32768.0)  # p <= 1, and 2^15 is below fp16's largest number
+P_SHIFT = tl.constexpr(15)  # p <= 1, and 2^15 is below fp16's largest number
+STEEP_P_SHIFT = tl.constexpr(5)  # behind an angular margin p is times a slope of up to 1 / sqrt(SINE_FLOOR) = 1,000
 NO_CLASS_YET = tl.constexpr(-1e30)  # a running maximum that is finite: -inf - -inf would be NaN
 NO_COLUMN = tl.constexpr(2**31 - 1)  # a sparse row has no further entry
 SINE_FLOOR = tl.constexpr(1e-6)  # of sin^2(theta), as the reference
 
-ONE_SLICE = 512  # bits whose gradient accumulates in registers at once
-ONE_SLICE_HIGH = 128  # the same for precision "high": the loops over the low halves take registers of their own
-SLICE = 256  # bits of a slice where there are more
+ONE_SLICE = 128  # bits whose gradient accumulates in registers at once
+SLICE = 128  # bits of a slice where there are more
+PIECE = 64  # bits of a tensor core's tile
 FEWEST_BITS = 32  # a word of the codebook; a dot product over 16 spills
-SCRATCH = 2**22  # dot products in memory at once: 16 MB
+SCRATCH = 2**23  # dot products in memory at once: 32 MB
 FEWEST_CLASSES = 1024  # of a chunk, so that a large batch fills the device: no more numbers than v and its gradient
 DOT_ROWS, DOT_CLASSES, DOT_BITS = 64, 64, 64
 FEW_BLOCKS = 4  # that one program sweeps sooner than a second launch starts
@@ -74,6 +75,7 @@ class Plan(NamedTuple):
     rows: int
     classes: int
     bits: int  # of a slice; a power of two
+    piece: int  # bits
     slices: int
     chunked: bool  # the dot products of a chunk of classes are in memory
     chunk: int  # classes per sweep
@@ -92,13 +94,17 @@ def prepare(codebook: torch.Tensor) -> Prepared:
     return Prepared(packed.view(torch.int32), codebook.sum(0, dtype=torch.float32))
 
 
-def plan(rows: int, classes: int, bits: int, parts: int, kind: str, backward: bool, hip: bool, processors: int) -> Plan:
+def plan(rows: int, classes: int, bits: int, kind: str, backward: bool, hopper: bool, processors: int) -> Plan:
     """Tiles whose accumulators fit the registers (tests compile every one and allow no spill), split until the device is full."""
-    chunked = bits > (ONE_SLICE if parts == 2 else ONE_SLICE_HIGH)
+    dense = kind == "dense"
+    chunked = bits > ONE_SLICE
     slice_bits = SLICE if chunked else max(triton.next_power_of_2(bits), FEWEST_BITS)
     slices = triton.cdiv(bits, slice_bits) if backward else 1
-    block_rows, block_classes, warps = _tile(slice_bits, kind == "dense", chunked, hip)
-    chunk = min(classes, max(SCRATCH // rows, FEWEST_CLASSES) // DOT_CLASSES * DOT_CLASSES) if chunked else classes
+    block_rows, block_classes = _tile(slice_bits, dense, chunked, hopper)
+    chunk = classes
+    if chunked:  # rows of the scratch begin at multiples of a tile: aligned loads
+        most = max(SCRATCH // rows, FEWEST_CLASSES) // DOT_CLASSES
+        chunk = min(triton.cdiv(classes, DOT_CLASSES), most) * DOT_CLASSES
     blocks = triton.cdiv(chunk, block_classes)
     programs = triton.cdiv(rows, block_rows) * slices
     fills_device = triton.cdiv(blocks, max(1, 2 * processors // programs))
@@ -106,33 +112,18 @@ def plan(rows: int, classes: int, bits: int, parts: int, kind: str, backward: bo
     blocks_per_split = blocks if blocks <= FEW_BLOCKS else max(fills_device, merges_soon)
     splits = triton.cdiv(blocks, blocks_per_split)
     # Not sparse rows: the loop over their entries carries two more accumulators.
-    finishes = splits == 1 and slice_bits <= 64 and parts == 2 and kind != "sparse"
-    return Plan(block_rows, block_classes, slice_bits, slices, chunked, chunk, splits, blocks_per_split, finishes, warps, 2)
+    finishes = splits == 1 and slice_bits <= PIECE and kind != "sparse" and not chunked
+    piece = min(PIECE, slice_bits)
+    return Plan(block_rows, block_classes, slice_bits, piece, slices, chunked, chunk, splits, blocks_per_split, finishes, 4, 2)
 
 
-def _log_light(step: float) -> float:
-    """log2 of the share LIGHT. Roundings are 2e-4 of p, and `step` times that through the logits: four standard deviations of
-    what light classes can lose are 1e-4."""
-    return -6 - math.log2(1 + step * step)
-
-
-def _may_be_light(classes: int, step: float) -> bool:
-    """Whether the logits of random codes, which spread by `step`, stay below the share LIGHT up to 4.5 standard deviations."""
-    return math.log(classes) + _log_light(step) * math.log(2) > 4.5 * step
-
-
-def _tile(slice_bits: int, dense: bool, chunked: bool, hip: bool) -> tuple[int, int, int]:
-    """(rows, classes, warps). A dense target keeps a second accumulator; AMD gives four waves twice the registers of eight."""
-    if slice_bits <= 64:
-        return (32, 32, 4) if dense else (64, 64, 4)
-    warps = 4 if hip or (chunked and dense) else 8
-    if slice_bits <= 128:
-        return 16 if dense else 64, 32, warps
-    if slice_bits <= 256:
-        return 16 if dense else 32, 32, warps
-    if hip:
-        return 16, 16 if dense else 32, warps
-    return 16 if dense else 32, 32, warps
+def _tile(slice_bits: int, dense: bool, chunked: bool, hopper: bool) -> tuple[int, int]:
+    """(rows, classes). Hopper's tensor cores take 64 rows, and operands that do not change from shared memory, not registers."""
+    if dense:
+        return 32, 32
+    if chunked:
+        return (64, 32) if hopper else (32, 64)
+    return (64, 64) if hopper or slice_bits <= 64 else (32, 64)
 
 
 def cosine_codebook_loss(
@@ -168,8 +159,7 @@ def cosine_codebook_loss(
     kind = "dense" if dense else "ids" if columns is None else "sparse"
     backward = need_grad or need_lse_grad
     step = scale / math.sqrt(bits)
-    parts = parts if _may_be_light(classes, step) else 2
-    tiles = plan(rows, classes, bits, parts, kind, backward, backend() == "hip", multiprocessor_count(v.device))
+    tiles = plan(rows, classes, bits, kind, backward, capability(v.device) == (9, 0), multiprocessor_count(v.device))
     all_bits = triton.next_power_of_2(bits)
 
     def fresh(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -194,27 +184,26 @@ def cosine_codebook_loss(
 
     if tiles.chunked:
         halves = fresh(2, rows, bits, dtype=torch.float16)
-        light_below = fresh(rows)
         dots = fresh(rows, tiles.chunk)
         launch(
-            _halves_kernel, (rows,), v, *norm, codes.column_sum, halves, light_below,
-            rows, classes, bits, v.stride(0), step, _log_light(step), BITS=all_bits, HAS_NORM=mean is not None, num_warps=4,
+            _halves_kernel, (rows,), v, *norm, halves,
+            rows, bits, v.stride(0), BITS=all_bits, HAS_NORM=mean is not None, num_warps=4,
         )  # fmt: skip
     for first in range(0, classes, tiles.chunk):
         end = min(first + tiles.chunk, classes)
         if tiles.chunked:
             launch(
                 _dots_kernel, (triton.cdiv(rows, DOT_ROWS), triton.cdiv(end - first, DOT_CLASSES)),
-                halves, light_below, codes.words, dots, rows, bits, tiles.chunk, first, end, step,
-                WORDS=words, ROWS=DOT_ROWS, CLASSES=DOT_CLASSES, BITS=DOT_BITS, PARTS=parts, num_warps=4, num_stages=2,
+                halves, codes.words, dots, rows, bits, tiles.chunk, first, end,
+                WORDS=words, ROWS=DOT_ROWS, CLASSES=DOT_CLASSES, BITS=DOT_BITS, num_warps=4, num_stages=2,
             )  # fmt: skip
         launch(
             _sweep_kernel, (triton.cdiv(rows, tiles.rows), tiles.slices, tiles.splits),
             *((None,) * 5 if tiles.chunked else (v, *norm)), *targets, codes.words, codes.column_sum,
-            *((dots, light_below) if tiles.chunked else (None, None)), *parted, *(outputs if tiles.finishes else (None,) * 4),
+            dots if tiles.chunked else None, *parted, *(outputs if tiles.finishes else (None,) * 4),
             rows, classes, bits, v.stride(0), target.stride(0), tiles.chunk, first, end, tiles.blocks_per_split,
-            *margin_numbers, label_smoothing, ignore_index, _log_light(step),
-            ROWS=tiles.rows, CLASSES=tiles.classes, BITS=tiles.bits, PARTS=parts,
+            *margin_numbers, label_smoothing, ignore_index,
+            ROWS=tiles.rows, CLASSES=tiles.classes, BITS=tiles.bits, PIECE=tiles.piece, PARTS=parts,
             ANGULAR=angular and (dense or tiles.finishes), SMOOTH=tiles.finishes and label_smoothing > 0, NEED_PULL=backward,
             HAS_NORM=mean is not None and not tiles.chunked, num_warps=tiles.warps, num_stages=tiles.stages, **how,
         )  # fmt: skip
@@ -232,6 +221,14 @@ def cosine_codebook_loss(
 @triton.jit
 def _load_rows(v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, row, bit, in_rows, n_bits, v_stride, HAS_NORM: tl.constexpr):
     """Rows of v, normalised over the batch where asked, as v^ = v / |v| and 1 / |v|; zero outside.  [ROWS, BITS], [ROWS]"""
+    v = _load_values(v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, row, bit, in_rows, n_bits, v_stride, HAS_NORM)
+    inverse_norm = _inverse_norm(tl.sum(v * v, 1))
+    return v * inverse_norm[:, None], inverse_norm
+
+
+@triton.jit
+def _load_values(v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, row, bit, in_rows, n_bits, v_stride, HAS_NORM: tl.constexpr):
+    """Some bits of rows of v, normalised over the batch where asked; zero outside.  [ROWS, bits]"""
     in_bits = bit < n_bits
     inside = in_rows[:, None] & in_bits[None, :]
     v = tl.load(v_ptr + row[:, None] * v_stride + bit[None, :], mask=inside, other=0.0).to(tl.float32)
@@ -244,9 +241,13 @@ def _load_rows(v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, row, bit, in_row
         if bias_ptr is not None:
             v += tl.load(bias_ptr + bit, mask=in_bits, other=0.0).to(tl.float32)[None, :]
         v = tl.where(inside, v, 0.0)
-    square = tl.sum(v * v, 1)
-    inverse_norm = tl.where(square == 0.0, 0.0, 1.0 / tl.sqrt(square))  # a zero row has neither direction nor gradient
-    return v * inverse_norm[:, None], inverse_norm
+    return v
+
+
+@triton.jit
+def _inverse_norm(square):
+    """1 / |v|, or 0: a zero row has neither direction nor gradient."""
+    return tl.where(square == 0.0, 0.0, 1.0 / tl.sqrt(square))
 
 
 @triton.jit
@@ -260,21 +261,6 @@ def _low(x, high):
 
 
 @triton.jit
-def _light_below(v, column_sum_ptr, bit, n_classes, n_bits, step, log_light):
-    """log2 of the largest e^(z_c) of a light class: the share LIGHT of C e^(mean z).  [ROWS]"""
-    column_sum = tl.load(column_sum_ptr + bit, mask=bit < n_bits, other=0.0)
-    mean_logit = tl.sum(v * column_sum[None, :], 1) * (step * LOG2_E) / n_classes
-    return tl.log2(tl.cast(n_classes, tl.float32)) + mean_logit + log_light
-
-
-@triton.jit
-def _is_heavy(dot, light_below, step):
-    """1 if any class reaches its row's bound, by its dot product (times ROW_SCALE), else 0."""
-    above = dot * (step * LOG2_E / ROW_SCALE) > light_below[:, None]
-    return tl.max(tl.max(above.to(tl.int32), 1), 0)
-
-
-@triton.jit
 def _load_codes(words_ptr, c, in_classes, first_bit, WORDS: tl.constexpr, CLASSES: tl.constexpr, BITS: tl.constexpr):
     """The +-1 codes of classes c for BITS bits from first_bit on, as fp16.  [CLASSES, BITS]"""
     TILE_WORDS: tl.constexpr = (BITS + 31) // 32
@@ -282,8 +268,9 @@ def _load_codes(words_ptr, c, in_classes, first_bit, WORDS: tl.constexpr, CLASSE
     inside = in_classes[:, None] & (word < WORDS)[None, :]
     packed = tl.load(words_ptr + c.to(tl.int64)[:, None] * WORDS + word[None, :], mask=inside, other=0)  # [CLASSES, TILE_WORDS]
     PER_WORD: tl.constexpr = BITS // TILE_WORDS
-    bit = (packed[:, :, None] >> tl.arange(0, PER_WORD)[None, None, :]) & 1
-    return tl.reshape((2 * bit - 1).to(tl.float16), (CLASSES, BITS))
+    # A bit becomes the sign of fp16's 1.0: cheaper than a conversion from an integer.
+    bit = (packed[:, :, None] >> tl.arange(0, PER_WORD)[None, None, :]) << 15
+    return tl.reshape(((bit & 0x8000) ^ 0xBC00).to(tl.int16).to(tl.float16, bitcast=True), (CLASSES, BITS))
 
 
 @triton.jit
@@ -301,17 +288,19 @@ def _with_margin(cosine, margin, cos_margin, sin_margin, past_pi_cosine, ANGULAR
 
 
 @triton.jit
-def _pull(accumulator, p, codes, lows, PARTS: tl.constexpr):
-    """accumulator + PROBABILITY_SCALE * p @ codes.  [ROWS, CLASSES] x [CLASSES, BITS] -> [ROWS, BITS]"""
-    p = p * PROBABILITY_SCALE
+def _pull(pulled, decay, p, codes, PIECES: tl.constexpr, PARTS: tl.constexpr, OWN_SUMS: tl.constexpr):
+    """pulled * decay + p @ codes, piece by piece.  [ROWS, CLASSES] x [CLASSES, PIECE] -> [ROWS, PIECE]"""
     high = _high(p)
-    accumulator = tl.dot(high, codes, accumulator)
-    if PARTS == 2:
-        accumulator = tl.dot(_low(p, high), codes, accumulator)
-    else:
-        for _ in range(0, lows):
-            accumulator = tl.dot(_low(p, high), codes, accumulator)
-    return accumulator
+    low = _low(p, high)
+    after = ()
+    for piece in tl.static_range(PIECES):
+        before = pulled[piece] * decay[:, None]
+        own = tl.zeros(before.shape, tl.float32) if OWN_SUMS else before
+        if PARTS == 2:
+            own = tl.dot(low, codes[piece], own)
+        own = tl.dot(high, codes[piece], own)
+        after += (before + own if OWN_SUMS else own,)
+    return after
 
 
 @triton.jit
@@ -336,56 +325,66 @@ def _sweep_kernel(
     v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr,  # [N, K], [K] or None
     target_ptr, columns_ptr, values_ptr, target_total_ptr,  # ids; row starts, columns, values; or [N, C] and its row sums
     words_ptr, column_sum_ptr,  # int32 [C, WORDS], float32 [K]
-    dots_ptr, light_below_ptr,  # instead of v: float32 [N, dots_stride] of this chunk, times ROW_SCALE; [N]
+    dots_ptr,  # instead of v: float32 [N, dots_stride] of this chunk, times ROW_SCALE
     top_ptr, total_ptr, pulled_ptr, target_logit_ptr, target_pull_ptr,  # out: [slices, splits, N], [splits, N, K]
     loss_ptr, lse_ptr, grad_ptr, lse_grad_ptr,  # or out: [N], [N], [N, K] or None
     n_rows, n_classes, n_bits, v_stride, target_stride, dots_stride, first_class, end_class, blocks_per_split,
-    scale, step, margin, cos_margin, sin_margin, past_pi_cosine, label_smoothing, ignore_index, log_light,
+    scale, step, margin, cos_margin, sin_margin, past_pi_cosine, label_smoothing, ignore_index,
     WORDS: tl.constexpr, TARGET: tl.constexpr, HAS_NORM: tl.constexpr,
-    ROWS: tl.constexpr, CLASSES: tl.constexpr, BITS: tl.constexpr, PARTS: tl.constexpr,
+    ROWS: tl.constexpr, CLASSES: tl.constexpr, BITS: tl.constexpr, PIECE: tl.constexpr, PARTS: tl.constexpr,
     ANGULAR: tl.constexpr, SMOOTH: tl.constexpr, NEED_PULL: tl.constexpr,
 ):  # fmt: skip
     CHUNKED: tl.constexpr = dots_ptr is not None
     FINISHES: tl.constexpr = loss_ptr is not None
+    PIECES: tl.constexpr = BITS // PIECE
+    OWN_SUMS: tl.constexpr = TARGET != "dense" and not CHUNKED
     own_slice = tl.program_id(1)
     split = tl.program_id(2)
     row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     in_rows = row < n_rows
-    bit = own_slice * BITS + tl.arange(0, BITS)
+    first_bit = own_slice * BITS
     at = split.to(tl.int64) * n_rows + row
-    tile = at[:, None] * n_bits + bit[None, :]
+    tile = at[:, None] * n_bits
     at += own_slice.to(tl.int64) * tl.num_programs(2) * n_rows  # numbers of a slice's own: another may be a chunk ahead
     first = first_class + split * blocks_per_split * CLASSES
     end = tl.minimum(first + blocks_per_split * CLASSES, end_class)
+    STEEP: tl.constexpr = TARGET == "dense" and ANGULAR
+    SHIFT: tl.constexpr = STEEP_P_SHIFT if STEEP else P_SHIFT
+    P_SCALE: tl.constexpr = 32.0 if STEEP else 32768.0  # 2^SHIFT
 
     # 1. The rows, and the state that the chunk before left.
-    if CHUNKED:
-        light_below = tl.load(light_below_ptr + row, mask=in_rows, other=float("inf"))
-    else:
-        v, inverse_norm = _load_rows(
-            v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, row, bit, in_rows, n_bits, v_stride, HAS_NORM
-        )
-        high = _high(v * ROW_SCALE)
-        low = _low(v * ROW_SCALE, high)
-        if PARTS == 1:
-            light_below = _light_below(v, column_sum_ptr, bit, n_classes, n_bits, step, log_light)
-    light_total = tl.zeros((ROWS,), tl.float32)
+    if not CHUNKED:
+        square = tl.zeros((ROWS,), tl.float32)
+        values = ()
+        for piece in tl.static_range(PIECES):
+            bit = piece * PIECE + tl.arange(0, PIECE)
+            v = _load_values(v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, row, bit, in_rows, n_bits, v_stride, HAS_NORM)
+            square += tl.sum(v * v, 1)
+            values += (v,)
+        inverse_norm = _inverse_norm(square)
+        highs, lows = (), ()
+        for piece in tl.static_range(PIECES):
+            v = values[piece] * inverse_norm[:, None]
+            high = _high(v * ROW_SCALE)
+            highs += (high,)
+            lows += (_low(v * ROW_SCALE, high),)
     top = tl.full((ROWS,), NO_CLASS_YET, tl.float32)
-    total = tl.zeros((ROWS,), tl.float32)
+    total = tl.zeros((ROWS,), tl.float32)  # times P_SCALE, as what is pulled
     target_logit = tl.zeros((ROWS,), tl.float32)
-    pulled = tl.zeros((ROWS, BITS), tl.float32)
-    target_pull = tl.zeros((ROWS, BITS), tl.float32)
+    pulled, target_pull = (), ()
+    for _ in tl.static_range(PIECES):
+        pulled += (tl.zeros((ROWS, PIECE), tl.float32),)
+        target_pull += (tl.zeros((ROWS, PIECE), tl.float32),)
     if CHUNKED:
         carried = row < tl.where(first_class > 0, n_rows, 0)
-        carried_tile = carried[:, None] & (bit < n_bits)[None, :]
         top = tl.load(top_ptr + at, mask=carried, other=NO_CLASS_YET)
-        total = tl.load(total_ptr + at, mask=carried, other=0.0)
+        total = tl.load(total_ptr + at, mask=carried, other=0.0) * P_SCALE
         if TARGET == "dense":
             target_logit = tl.load(target_logit_ptr + at, mask=carried, other=0.0)
         if NEED_PULL:
-            pulled = tl.load(pulled_ptr + tile, mask=carried_tile, other=0.0) * PROBABILITY_SCALE
+            pulled = _load_pieces(pulled_ptr, tile, carried, first_bit, n_bits, P_SCALE, PIECES, PIECE)
             if TARGET == "dense":
-                target_pull = tl.load(target_pull_ptr + tile, mask=carried_tile, other=0.0) * PROBABILITY_SCALE
+                target_pull = _load_pieces(target_pull_ptr, tile, carried, first_bit, n_bits, P_SCALE, PIECES, PIECE)
 
     if TARGET == "ids":
         own_class = tl.load(target_ptr + row, mask=in_rows, other=-1)[:, None]
@@ -402,16 +401,19 @@ def _sweep_kernel(
     for block in range(first, end, CLASSES):
         c = block + tl.arange(0, CLASSES)
         in_classes = c < end
+        codes = ()
+        if NEED_PULL or not CHUNKED:
+            for piece in tl.static_range(PIECES):
+                codes += (_load_codes(words_ptr, c, in_classes, first_bit + piece * PIECE, WORDS, CLASSES, PIECE),)
         if CHUNKED:
             here = row[:, None] * dots_stride + (c - first_class)[None, :]
             dot = tl.load(dots_ptr + here, mask=in_rows[:, None] & in_classes[None, :], other=0.0)
-            if NEED_PULL:
-                codes = _load_codes(words_ptr, c, in_classes, own_slice * BITS, WORDS, CLASSES, BITS)
         else:
-            codes = _load_codes(words_ptr, c, in_classes, 0, WORDS, CLASSES, BITS)
-            dot = tl.dot(high, tl.trans(codes))
-            if PARTS == 2:
-                dot = tl.dot(low, tl.trans(codes), dot)
+            dot = tl.zeros((ROWS, CLASSES), tl.float32)
+            for piece in tl.static_range(PIECES):
+                dot = tl.dot(lows[piece], tl.trans(codes[piece]), dot)
+            for piece in tl.static_range(PIECES):
+                dot = tl.dot(highs[piece], tl.trans(codes[piece]), dot)
 
         # Classes that are none, and those that `finish` adds.
         dot = tl.where(in_classes[None, :], dot, float("-inf"))
@@ -425,15 +427,9 @@ def _sweep_kernel(
                 dot = tl.where(c[None, :] != left_out[:, None], dot, float("-inf"))
                 entry += reached.to(tl.int64)
                 column = _column_of(columns_ptr, entry, row_end)
-        lows = 1  # whether the low halves count, where that was not known before
-        if PARTS == 1:
-            lows = _is_heavy(dot, light_below, step)
-            if not CHUNKED:
-                for _ in range(0, lows):
-                    dot = tl.dot(low, tl.trans(codes), dot)
 
-        logit = dot * (step / ROW_SCALE)  # [ROWS, CLASSES]
         if TARGET == "dense":
+            logit = dot * (step / ROW_SCALE)  # [ROWS, CLASSES]
             share = tl.load(
                 target_ptr + row[:, None] * target_stride + c[None, :], mask=in_rows[:, None] & in_classes[None, :], other=0.0
             ).to(tl.float32)
@@ -443,35 +439,33 @@ def _sweep_kernel(
             q = weight * share + label_smoothing / n_classes
             target_logit += tl.sum(tl.where(in_classes[None, :], q * logit, 0.0), 1)
             if NEED_PULL:
-                target_pull = _pull(target_pull, tl.where(in_classes[None, :], q * slope, 0.0), codes, 1, 2)
-
-        logit *= LOG2_E
-        new_top = tl.maximum(top, tl.max(logit, 1))
-        p = tl.exp2(logit - new_top[:, None])
+                q = tl.where(in_classes[None, :], q * slope * P_SCALE, 0.0)
+                target_pull = _pull(target_pull, tl.full((ROWS,), 1.0, tl.float32), q, codes, PIECES, 2, OWN_SUMS)
+            logit *= LOG2_E
+            new_top = tl.maximum(top, tl.max(logit, 1))
+            p = tl.exp2(logit - (new_top - SHIFT)[:, None])  # [ROWS, CLASSES], times P_SCALE
+        else:
+            new_top = tl.maximum(top, tl.max(dot, 1) * (step * LOG2_E / ROW_SCALE))
+            p = tl.exp2(dot * (step * LOG2_E / ROW_SCALE) - (new_top - SHIFT)[:, None])
+        if NEED_PULL and PARTS == 1:
+            p = _high(p).to(tl.float32)
         decay = tl.exp2(top - new_top)
-        block_total = tl.sum(p, 1)
-        total = total * decay + block_total
+        total = total * decay + tl.sum(p, 1)
         top = new_top
         if NEED_PULL:
             if TARGET == "dense":
                 p *= slope
-            pulled = _pull(pulled * decay[:, None], p, codes, lows, PARTS)
-        if PARTS == 1:
-            light_total = light_total * decay + tl.where(lows > 0, 0.0, block_total)
+            pulled = _pull(pulled, decay, p, codes, PIECES, PARTS, OWN_SUMS)
 
-    if NEED_PULL:
-        pulled *= 1.0 / PROBABILITY_SCALE
-        if PARTS == 1 and not CHUNKED:
-            pulled += (step * light_total / ROW_SCALE)[:, None] * low.to(tl.float32)
-        if TARGET == "dense":
-            target_pull *= 1.0 / PROBABILITY_SCALE
+    total *= 1.0 / P_SCALE
 
     # 3. What this part of the classes found.
-    if FINISHES:
+    if FINISHES:  # one piece
         _finish_rows(
-            v, inverse_norm, top, total, pulled, target_logit, target_pull,
+            values[0] * inverse_norm[:, None], inverse_norm, top, total, pulled[0] * (1.0 / P_SCALE), target_logit,
+            target_pull[0] * (1.0 / P_SCALE),
             target_ptr, columns_ptr, values_ptr, target_total_ptr, words_ptr, column_sum_ptr,
-            loss_ptr, lse_ptr, grad_ptr, lse_grad_ptr, row, bit, n_rows, n_classes, n_bits,
+            loss_ptr, lse_ptr, grad_ptr, lse_grad_ptr, row, tl.arange(0, PIECE), n_rows, n_classes, n_bits,
             scale, step, margin, cos_margin, sin_margin, past_pi_cosine, label_smoothing, ignore_index,
             WORDS, TARGET, ANGULAR, SMOOTH, NEED_PULL,
         )  # fmt: skip
@@ -481,10 +475,27 @@ def _sweep_kernel(
         if TARGET == "dense":
             tl.store(target_logit_ptr + at, target_logit, mask=in_rows)
         if NEED_PULL:
-            inside = in_rows[:, None] & (bit < n_bits)[None, :]
-            tl.store(pulled_ptr + tile, pulled, mask=inside)
+            _store_pieces(pulled_ptr, tile, in_rows, first_bit, n_bits, pulled, 1.0 / P_SCALE, PIECES, PIECE)
             if TARGET == "dense":
-                tl.store(target_pull_ptr + tile, target_pull, mask=inside)
+                _store_pieces(target_pull_ptr, tile, in_rows, first_bit, n_bits, target_pull, 1.0 / P_SCALE, PIECES, PIECE)
+
+
+@triton.jit
+def _load_pieces(ptr, tile, in_rows, first_bit, n_bits, factor, PIECES: tl.constexpr, PIECE: tl.constexpr):
+    """factor * x, zero outside, as a tuple of [ROWS, PIECE]; tile: where the rows start, [ROWS, 1]."""
+    pieces = ()
+    for piece in tl.static_range(PIECES):
+        bit = first_bit + piece * PIECE + tl.arange(0, PIECE)
+        inside = in_rows[:, None] & (bit < n_bits)[None, :]
+        pieces += (tl.load(ptr + tile + bit[None, :], mask=inside, other=0.0) * factor,)
+    return pieces
+
+
+@triton.jit
+def _store_pieces(ptr, tile, in_rows, first_bit, n_bits, pieces, factor, PIECES: tl.constexpr, PIECE: tl.constexpr):
+    for piece in tl.static_range(PIECES):
+        bit = first_bit + piece * PIECE + tl.arange(0, PIECE)
+        tl.store(ptr + tile + bit[None, :], pieces[piece] * factor, mask=in_rows[:, None] & (bit < n_bits)[None, :])
 
 
 @triton.jit
@@ -636,17 +647,15 @@ def _through_norm(pull, unit, factor):
 
 @triton.jit
 def _halves_kernel(
-    v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, column_sum_ptr,  # [N, K], [K] or None
-    halves_ptr, light_below_ptr,  # out: fp16 [2, N, K], [N]
-    n_rows, n_classes, n_bits, v_stride, step, log_light,
-    BITS: tl.constexpr, HAS_NORM: tl.constexpr,
+    v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr,  # [N, K], [K] or None
+    halves_ptr,  # out: fp16 [2, N, K]
+    n_rows, n_bits, v_stride, BITS: tl.constexpr, HAS_NORM: tl.constexpr,
 ):  # fmt: skip
-    """The two halves of v^, times ROW_SCALE, and the bound of the light classes; one row a program."""
+    """The two halves of v^, times ROW_SCALE; one row a program."""
     row = (tl.program_id(0) + tl.arange(0, 1)).to(tl.int64)
     bit = tl.arange(0, BITS)
     in_rows = row < n_rows
     v, _ = _load_rows(v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, row, bit, in_rows, n_bits, v_stride, HAS_NORM)
-    tl.store(light_below_ptr + row, _light_below(v, column_sum_ptr, bit, n_classes, n_bits, step, log_light))
     inside = in_rows[:, None] & (bit < n_bits)[None, :]
     high = _high(v * ROW_SCALE)
     here = halves_ptr + row[:, None] * n_bits + bit[None, :]
@@ -656,10 +665,10 @@ def _halves_kernel(
 
 @triton.jit
 def _dots_kernel(
-    halves_ptr, light_below_ptr, words_ptr,  # fp16 [2, N, K], [N], int32 [C, WORDS]
+    halves_ptr, words_ptr,  # fp16 [2, N, K], int32 [C, WORDS]
     dots_ptr,  # out: float32 [N, dots_stride], the classes [first_class, end_class)
-    n_rows, n_bits, dots_stride, first_class, end_class, step,
-    WORDS: tl.constexpr, ROWS: tl.constexpr, CLASSES: tl.constexpr, BITS: tl.constexpr, PARTS: tl.constexpr,
+    n_rows, n_bits, dots_stride, first_class, end_class,
+    WORDS: tl.constexpr, ROWS: tl.constexpr, CLASSES: tl.constexpr, BITS: tl.constexpr,
 ):  # fmt: skip
     """v^ . o_c, times ROW_SCALE."""
     row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
@@ -670,15 +679,9 @@ def _dots_kernel(
     dot = tl.zeros((ROWS, CLASSES), tl.float32)
     for first_bit in range(0, n_bits, BITS):
         codes = tl.trans(_load_codes(words_ptr, c, in_classes, first_bit, WORDS, CLASSES, BITS))
-        dot = tl.dot(_load_half(halves_ptr, row, in_rows, first_bit, n_bits, BITS), codes, dot)
-        if PARTS == 2:
-            dot = tl.dot(_load_half(low_ptr, row, in_rows, first_bit, n_bits, BITS), codes, dot)
-    if PARTS == 1:
-        light_below = tl.load(light_below_ptr + row, mask=in_rows, other=float("inf"))
-        heavy = _is_heavy(tl.where(in_classes[None, :], dot, float("-inf")), light_below, step)
-        for first_bit in range(tl.where(heavy > 0, 0, n_bits), n_bits, BITS):
-            codes = tl.trans(_load_codes(words_ptr, c, in_classes, first_bit, WORDS, CLASSES, BITS))
-            dot = tl.dot(_load_half(low_ptr, row, in_rows, first_bit, n_bits, BITS), codes, dot)
+        own = tl.zeros((ROWS, CLASSES), tl.float32)
+        own = tl.dot(_load_half(low_ptr, row, in_rows, first_bit, n_bits, BITS), codes, own)
+        dot += tl.dot(_load_half(halves_ptr, row, in_rows, first_bit, n_bits, BITS), codes, own)
     here = row[:, None] * dots_stride + (c - first_class)[None, :]
     tl.store(dots_ptr + here, dot, mask=in_rows[:, None] & in_classes[None, :])
 

@@ -1,44 +1,56 @@
 """How many codes lie at each distance from each query.
 
-Each program counts a part of the gallery for a few queries and writes what it found; a sum over the parts ends it. Within a
-program `tl.histogram` counts all its queries at once, each in bins of its own: on a GPU these are integer counters in shared
-memory, which threads raise in any order, so that the answer never depends on timing. (A GPU adds up the threads of a warp that
-meet at a counter, and distances that are near one another lie in different banks.) Nothing but a program's own results leaves it.
+A program of one warp counts a part of the gallery for one query in the registers of its threads (see _counters.py), and a sum
+over the parts ends it.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._bits import as_words, tile_distances
-from .launch import launch, multiprocessor_count
+from . import _counters
+from ._bits import as_words
+from ._counters import (
+    BATCH,
+    batch_distances,
+    batch_relevance,
+    batch_rows,
+    count_batch,
+    counts_of,
+    distance_bits,
+    live_items,
+    no_counts,
+    only,
+    only_live,
+)
+from ._spans import _query_words as query_words_of
+from ._spans import group_of, warp_size
+from .launch import backend, launch, multiprocessor_count
 
-_DISTANCES_A_TILE = 4096
-_BINS_A_PROGRAM = 2048  # at least those of one query
-_MOST_TILES = 2**19  # of a part, so that no counter of 32 bits overflows
+_WARPS_A_MULTIPROCESSOR = 64  # a few times what runs at once, so that none stands idle at the end
+_FEWEST_BATCHES = 8  # of a program: those of fewer would do little but add up their threads
+_PLANES = 12  # of the counters
 
 
 class Plan(NamedTuple):
     """How the work is cut up."""
 
-    bins: int  # of a query, one of them for what does not count
-    block_q: int  # queries of a program
-    block_n: int  # codes of a tile
-    splits: int  # parts of the gallery, each with its own programs
-    split_tiles: int  # tiles of a part
+    counters: _counters.Counters
+    rows: int  # threads of a program
+    parts: int  # of the gallery, each with its own programs
+    batches: int  # of a thread, in a part
 
 
-def plan(queries: int, gallery: int, bits: int, multiprocessors: int) -> Plan:
-    """Eight programs a multiprocessor, even for one query."""
-    bins = triton.next_power_of_2(bits + 2)
-    block_q = min(max(1, _BINS_A_PROGRAM // bins), 8, triton.next_power_of_2(queries))
-    block_n = _DISTANCES_A_TILE // block_q
-    tiles, groups = triton.cdiv(gallery, block_n), triton.cdiv(queries, block_q)
-    split_tiles = min(max(4, triton.cdiv(tiles, triton.cdiv(8 * multiprocessors, groups))), _MOST_TILES)
-    return Plan(bins, block_q, block_n, triton.cdiv(tiles, split_tiles), split_tiles)
+def plan(queries: int, gallery: int, bits: int, labels: bool, rows: int, multiprocessors: int) -> Plan:
+    """Parts as large as leave no multiprocessor idle, and as the counters can hold."""
+    words = 4 if labels or bits > 512 else 8
+    programs = triton.cdiv(_WARPS_A_MULTIPROCESSOR * multiprocessors, queries * triton.cdiv(bits, 32 * words))
+    all_batches = triton.cdiv(gallery, rows * BATCH.value)
+    batches = min(max(_FEWEST_BATCHES, triton.cdiv(all_batches, programs)), _counters.most_batches(_PLANES))
+    return Plan(_counters.counters(bits, words, batches, _PLANES), rows, triton.cdiv(all_batches, batches), batches)
 
 
 def hamming_histogram(
@@ -57,69 +69,133 @@ def hamming_histogram(
     the query. With `shared` labels are sets of classes, one bit each, and relevant is what has a class in common; without, L is 1
     and relevant is what has an equal word.
     """
-    words = as_words(gallery)
-    size, bits = len(queries), counts.shape[1] - 1
-    cut = plan(size, len(gallery), bits, multiprocessor_count(gallery.device))
+    bins, device = counts.shape[1], gallery.device
+    cut = plan(len(queries), len(gallery), bins - 1, relevant is not None, warp_size(device), multiprocessor_count(device))
     totals = [counts] if relevant is None else [counts, relevant]
-    partial = [counts.new_empty(size, cut.splits, cut.bins, dtype=torch.int32) for _ in totals]
-    labels = [None if words is None else words.contiguous() for words in (query_labels, gallery_labels)]
-    grid = (triton.cdiv(size, cut.block_q) * cut.splits,)
-    launch(_count, grid, as_words(queries), words, *labels, partial[0], partial[-1], size, len(gallery), cut.splits,
-           cut.split_tiles, WORDS=words.shape[1], LABELS=0 if relevant is None else labels[1].shape[1], SHARED=shared,
-           UNCOUNTED=bits + 1, BINS=cut.bins, BLOCK_Q=cut.block_q, BLOCK_N=cut.block_n)  # fmt: skip
+    partial = counts.new_empty(len(totals), len(queries), cut.parts, cut.counters.bins, dtype=torch.int32)
+    labels = [None if side is None else side.contiguous() for side in (query_labels, gallery_labels)]
+    launch_count(
+        as_words(queries), as_words(gallery), *labels, partial[0], partial[-1], len(gallery), cut, shared, segmented=False
+    )
     for total, parts in zip(totals, partial, strict=True):
-        torch.sum(parts[:, :, : bits + 1], dim=1, dtype=torch.int64, out=total)
+        torch.sum(parts[:, :, :bins], dim=1, dtype=torch.int64, out=total)
+
+
+def launch_count(
+    queries: Tensor,
+    gallery: Tensor,
+    query_labels: Tensor | None,
+    gallery_labels: Tensor | None,
+    counts: Tensor,
+    relevant: Tensor,
+    size: int,
+    cut: Plan,
+    shared: bool,
+    *,
+    segmented: bool,
+) -> None:
+    """Count codes of int32 words [Q, W] and [rows, W], `size` of which count.
+
+    Plain: `counts` and, with labels, `relevant` are int32 [Q, parts, bins]. Segmented: gallery and labels lie as
+    `_counters.segments` lays them, and `counts` is int64 [Q, bins, parts * rows]: the codes of each segment and, 32 bits higher,
+    the relevant ones.
+    """
+    words = gallery.shape[1]
+    labels = 0 if gallery_labels is None else gallery_labels.shape[1]
+    launch(_count, (len(queries) * cut.parts * cut.counters.blocks,), queries, gallery, query_labels, gallery_labels, counts,
+           relevant, len(queries), size, len(gallery), cut.parts, cut.batches, **scan_constexprs(words, labels, shared, cut),
+           SEGMENTED=segmented, num_warps=1)  # fmt: skip
+
+
+def scan_constexprs(words: int, labels: int, shared: bool, cut: Plan) -> dict[str, Any]:
+    return {
+        **cut.counters.constexprs(),
+        "ROWS": cut.rows,
+        "WORDS": words,
+        "GROUP": group_of(words),
+        "LABELS": labels,
+        "SHARED": shared,
+        "SLOW_POPCOUNT": backend() == "cuda",
+    }
 
 
 @triton.jit
-def _count(queries, gallery, query_labels, gallery_labels, counts, relevant, query_count, gallery_count, splits, split_tiles,
-           WORDS: tl.constexpr, LABELS: tl.constexpr, SHARED: tl.constexpr, UNCOUNTED: tl.constexpr, BINS: tl.constexpr,
-           BLOCK_Q: tl.constexpr, BLOCK_N: tl.constexpr):  # fmt: skip
-    """counts, relevant: int32 [Q, splits, BINS]. Programs of one part run side by side and share it in the cache."""
-    groups = tl.cdiv(query_count, BLOCK_Q)
-    split = (tl.program_id(0) // groups).to(tl.int64)
-    first_query = (tl.program_id(0) % groups).to(tl.int64) * BLOCK_Q
-    query_rows = first_query + tl.arange(0, BLOCK_Q)
-    query_live = query_rows < query_count
-    first_bin = tl.arange(0, BLOCK_Q)[:, None] * BINS
-    counted = tl.zeros([BLOCK_Q * BINS], tl.int32)
-    if LABELS > 0:
-        counted_relevant = tl.zeros([BLOCK_Q * BINS], tl.int32)
-    start = split * split_tiles * BLOCK_N
-    for tile in range(split_tiles):
-        rows = start + tile * BLOCK_N + tl.arange(0, BLOCK_N)
-        live = rows < gallery_count
-        distances = tile_distances(queries, gallery, query_rows, query_live, rows, live, WORDS)
-        distances = tl.where(live[None, :], distances, UNCOUNTED)
-        counted += _histogram(first_bin, distances, BINS)
-        if LABELS > 0:
-            wanted = _relevant(query_labels, gallery_labels, query_rows, query_live, rows, live, LABELS, SHARED)
-            distances = tl.where(wanted, distances, UNCOUNTED)
-            counted_relevant += _histogram(first_bin, distances, BINS)
-    bin_ = tl.arange(0, BLOCK_Q * BINS)
-    query_row = first_query + bin_ // BINS
-    place = (query_row * splits + split) * BINS + bin_ % BINS
-    tl.store(counts + place, counted, mask=query_row < query_count)
-    if LABELS > 0:
-        tl.store(relevant + place, counted_relevant, mask=query_row < query_count)
+def _count(queries, gallery, query_labels, gallery_labels, counts, relevant, query_count, size, stored, parts, batches,
+           COUNTED: tl.constexpr, BLOCKS: tl.constexpr, LAST: tl.constexpr, PLANES: tl.constexpr, ROWS: tl.constexpr,
+           WORDS: tl.constexpr, GROUP: tl.constexpr, LABELS: tl.constexpr, SHARED: tl.constexpr, SLOW_POPCOUNT: tl.constexpr,
+           SEGMENTED: tl.constexpr):  # fmt: skip
+    """Programs of one part run side by side and share it in the cache."""
+    query = (tl.program_id(0) % query_count).to(tl.int64)
+    part = (tl.program_id(0) // query_count % parts).to(tl.int64)
+    block = tl.program_id(0) // query_count // parts if BLOCKS > 1 else 0
+    query_words = query_words_of(queries, query, query_count, WORDS, 1)
+    planes = no_counts(ROWS, COUNTED, PLANES)
+    relevant_planes = no_counts(ROWS, COUNTED if LABELS else 0, PLANES)
+    last, last_relevant = tl.zeros([ROWS], tl.int32), tl.zeros([ROWS], tl.int32)
+    first_row = part * batches * (BATCH * ROWS)
+    if SEGMENTED:  # any batch may hold codes that do not count
+        whole, end = 0, batches
+    else:
+        whole = tl.minimum(batches, tl.maximum(size - first_row, 0) // (BATCH * ROWS))
+        end = tl.minimum(batches, tl.cdiv(size - first_row, BATCH * ROWS))
+    for step in range(whole):
+        planes, relevant_planes, last, last_relevant = _count_batch(
+            planes, relevant_planes, last, last_relevant, queries, query_words, query, gallery, query_labels, gallery_labels,
+            size, stored, part, batches, step, block, COUNTED, BLOCKS, LAST, PLANES, ROWS, WORDS, GROUP, LABELS, SHARED,
+            SLOW_POPCOUNT, SEGMENTED, True)  # fmt: skip
+    for step in range(whole, end):
+        planes, relevant_planes, last, last_relevant = _count_batch(
+            planes, relevant_planes, last, last_relevant, queries, query_words, query, gallery, query_labels, gallery_labels,
+            size, stored, part, batches, step, block, COUNTED, BLOCKS, LAST, PLANES, ROWS, WORDS, GROUP, LABELS, SHARED,
+            SLOW_POPCOUNT, SEGMENTED, False)  # fmt: skip
+    bins: tl.constexpr = 32 * COUNTED * BLOCKS + LAST
+    first_bin = block * (32 * COUNTED)
+    for bit in range(32):
+        for word in tl.static_range(COUNTED):
+            found = counts_of(planes, word, bit, PLANES)
+            found_relevant = counts_of(relevant_planes, word, bit, PLANES) if LABELS else found
+            _store(
+                counts, relevant, found, found_relevant, query, part, parts, first_bin + 32 * word + bit, bins, LABELS, SEGMENTED
+            )
+    if LAST and block == BLOCKS - 1:
+        _store(counts, relevant, last, last_relevant, query, part, parts, bins - 1, bins, LABELS, SEGMENTED)
 
 
 @triton.jit
-def _histogram(first_bin, distances, BINS: tl.constexpr):
-    """int32 [BLOCK_Q * BINS] of the distances [BLOCK_Q, BLOCK_N]."""
-    bins = first_bin + (distances & (BINS - 1))  # the same numbers, which the compiler now knows to be in range
-    return tl.histogram(bins.reshape([distances.shape[0] * distances.shape[1]]), distances.shape[0] * BINS)
+def _count_batch(planes, relevant_planes, last, last_relevant, queries, query_words, query, gallery, query_labels, gallery_labels,
+                 size, stored, part, batches, step, block, COUNTED: tl.constexpr, BLOCKS: tl.constexpr, LAST: tl.constexpr,
+                 PLANES: tl.constexpr, ROWS: tl.constexpr, WORDS: tl.constexpr, GROUP: tl.constexpr, LABELS: tl.constexpr,
+                 SHARED: tl.constexpr, SLOW_POPCOUNT: tl.constexpr, SEGMENTED: tl.constexpr, WHOLE: tl.constexpr):  # fmt: skip
+    rows = batch_rows(part, batches, step, GROUP, ROWS)
+    distances = batch_distances(
+        queries, query_words, query, gallery, rows, stored, WORDS, GROUP, SLOW_POPCOUNT, WHOLE or SEGMENTED
+    )
+    if not WHOLE:
+        distances = only_live(distances, live_items(rows, part, batches, step, size, GROUP, SEGMENTED))
+    bits = distance_bits(distances, block * (32 * COUNTED), COUNTED)
+    planes = count_batch(planes, bits, COUNTED, PLANES)
+    if LABELS:
+        wanted = batch_relevance(query_labels, gallery_labels, query, rows, stored, GROUP, LABELS, SHARED)
+        relevant_planes = count_batch(relevant_planes, only(bits, wanted, COUNTED), COUNTED, PLANES)
+    if LAST:
+        for item in tl.static_range(BATCH):
+            farthest = distances[item] == 32 * COUNTED * BLOCKS
+            last += farthest.to(tl.int32)
+            if LABELS:
+                last_relevant += (farthest & wanted[item]).to(tl.int32)
+    return planes, relevant_planes, last, last_relevant
 
 
 @triton.jit
-def _relevant(query_labels, gallery_labels, query_rows, query_live, rows, live, LABELS: tl.constexpr, SHARED: tl.constexpr):
-    """bool [BLOCK_Q, BLOCK_N]: whose labels fit."""
-    found = tl.zeros([query_rows.shape[0], rows.shape[0]], tl.int1)
-    for word in range(LABELS):
-        wanted = tl.load(query_labels + (query_rows * LABELS + word), mask=query_live, other=0)
-        labels = tl.load(gallery_labels + (rows * LABELS + word), mask=live, other=0)
-        if SHARED:
-            found = found | ((wanted[:, None] & labels[None, :]) != 0)
-        else:
-            found = found | (wanted[:, None] == labels[None, :])
-    return found
+def _store(
+    counts, relevant, found, found_relevant, query, part, parts, bin_, bins, LABELS: tl.constexpr, SEGMENTED: tl.constexpr
+):
+    if SEGMENTED:
+        segment = part * found.shape[0] + tl.arange(0, found.shape[0])
+        place = (query * bins + bin_) * (parts * found.shape[0]) + segment
+        tl.store(counts + place, found.to(tl.int64) | (found_relevant.to(tl.int64) << 32))
+    else:
+        place = (query * parts + part) * bins + bin_
+        tl.store(counts + place, tl.sum(found, axis=0))
+        if LABELS:
+            tl.store(relevant + place, tl.sum(found_relevant, axis=0))

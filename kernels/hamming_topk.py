@@ -14,16 +14,16 @@ import math
 from typing import NamedTuple
 
 import torch
-import triton
 from torch import Tensor
 
-from . import _spans
+from . import _smallest, _spans
 from ._bits import as_words
+from ._integers import cdiv, next_power_of_2
 from ._scan import MISSING_DISTANCE, Scan
 from .launch import backend, multiprocessor_count
 
 MISSING_ID = -1
-_BUFFER_BYTES = 1 << 28  # what a batch of queries may take beside its answer
+_BUFFER_BYTES = 1 << 29  # what a batch of queries may take beside its answer
 
 
 class Plan(NamedTuple):
@@ -44,16 +44,16 @@ def plan(queries: int, gallery: int, words: int, k: int, backend: str, lanes: in
     if queries >= 32 and words <= 32 and most >= 256 and (backend == "cuda" or lanes == 64):
         # A thread holds its part of the tile's sums, their minima and the expanded codes in registers.
         block_q = 128 if words <= 8 else 64 if words <= 16 else 32
-        return Plan("dot", min(max(2 * span, 256), 4096), min(block_q, triton.next_power_of_2(queries)), 64, 2 * multiprocessors)
+        return Plan("dot", min(max(2 * span, 256), 4096), min(block_q, next_power_of_2(queries)), 64, 2 * multiprocessors)
     if most < lanes * group:
         return Plan("count")
     span = min(max(span, lanes * group), 4096)
     if queries <= 4:
         rows = min(_spans.rows_in_flight(words, lanes), span // group)
-        return Plan("bandwidth", span, triton.next_power_of_2(queries), rows, 32 * multiprocessors)
+        return Plan("bandwidth", span, next_power_of_2(queries), rows, 32 * multiprocessors)
     # The words of a program's queries stay in registers, unless they are too many for any.
     block_q = 16 if words <= 2 else 8 if words <= 8 or words > _spans.UNROLLED_WORDS.value else 4
-    return Plan("popcount", span, min(block_q, triton.next_power_of_2(queries)), lanes, 16 * multiprocessors)
+    return Plan("popcount", span, min(block_q, next_power_of_2(queries)), lanes, 16 * multiprocessors)
 
 
 def hamming_topk(
@@ -64,29 +64,34 @@ def hamming_topk(
     `mask` bool [N] says which rows count, `limits` int32 [Q] at which distance codes stop to count. Neither queries nor gallery
     are empty.
     """
-    device, words, k = gallery.device, triton.cdiv(gallery.shape[1], 4), distances.shape[1]
-    cut = plan(len(queries), len(gallery), words, k, backend(), _spans.warp_size(device), multiprocessor_count(device))
+    device, words, k = gallery.device, cdiv(gallery.shape[1], 4), distances.shape[1]
+    cut = plan(queries.shape[0], gallery.shape[0], words, k, backend(), _spans.warp_size(device), multiprocessor_count(device))
     if cut.path == "count":
-        _search_by_counting(queries, gallery, mask, distances, ids)
+        _search_by_counting(queries, gallery, mask, limits, distances, ids)
     else:
-        _search_spans(as_words(queries), as_words(gallery), mask, cut, distances, ids)
-    beyond = distances > 8 * queries.shape[1]
-    if limits is not None:
-        beyond |= distances >= limits[:, None]
-    distances.masked_fill_(beyond, MISSING_DISTANCE.value)
-    ids.masked_fill_(beyond, MISSING_ID)
+        _search_spans(as_words(queries), as_words(gallery), mask, limits, cut, distances, ids)
 
 
-def _search_spans(queries: Tensor, gallery: Tensor, mask: Tensor | None, cut: Plan, distances: Tensor, ids: Tensor) -> None:
-    """By batches of queries, from codes in words; rows that cannot be found have a distance of more than 32 W."""
+def _search_spans(
+    queries: Tensor, gallery: Tensor, mask: Tensor | None, limits: Tensor | None, cut: Plan, distances: Tensor, ids: Tensor
+) -> None:
+    """By batches of queries, from codes in words."""
     if mask is not None:
         mask = mask.contiguous().view(torch.uint8)
     dtype = torch.int16 if 32 * gallery.shape[1] + 1 < 2**15 else torch.int32
-    values = triton.cdiv(len(gallery), cut.span) + distances.shape[1] * cut.span  # for a query
-    batch = max(1, _BUFFER_BYTES // (dtype.itemsize * values * cut.block_q)) * cut.block_q
-    for first in range(0, len(queries), batch):
-        part = slice(first, first + batch)
-        _search_batch(queries[part], gallery, mask, cut, dtype, distances[part], ids[part])
+    group_bytes = cut.block_q * _bytes_of_query(gallery.shape[0], distances.shape[1], cut.span, dtype)
+    batch = max(1, _BUFFER_BYTES // group_bytes) * cut.block_q
+    for first in range(0, queries.shape[0], batch):
+        parts = (queries, limits, distances, ids)
+        if batch < queries.shape[0]:
+            parts = tuple(None if part is None else part[first : first + batch] for part in parts)
+        _search_batch(*parts, gallery, mask, cut, dtype)
+
+
+def _bytes_of_query(gallery: int, k: int, span: int, dtype: torch.dtype) -> int:
+    """What a search allocates for a query beside its answer."""
+    counts = cdiv(gallery, span), k * span
+    return dtype.itemsize * sum(counts) + sum(_smallest.candidate_bytes(count, k) for count in counts) + 4 * k
 
 
 def scan(queries: Tensor, gallery: Tensor, mask: Tensor | None, nearest: Tensor, cut: Plan) -> None:
@@ -96,28 +101,49 @@ def scan(queries: Tensor, gallery: Tensor, mask: Tensor | None, nearest: Tensor,
 
 
 def _search_batch(
-    queries: Tensor, gallery: Tensor, mask: Tensor | None, cut: Plan, dtype: torch.dtype, distances: Tensor, ids: Tensor
-) -> None:
+    queries: Tensor, limits: Tensor | None, distances: Tensor, ids: Tensor, gallery: Tensor, mask: Tensor | None, cut: Plan,
+    dtype: torch.dtype,
+) -> None:  # fmt: skip
     (count, k), span, farthest = distances.shape, cut.span, 32 * gallery.shape[1] + 1
-    nearest = queries.new_empty(count, triton.cdiv(len(gallery), span), dtype=dtype)
+    nearest = queries.new_empty(count, cdiv(gallery.shape[0], span), dtype=dtype)
     scan(queries, gallery, mask, nearest, cut)
-    spans, places = queries.new_empty(count, k), queries.new_empty(count, k)
-    _spans.first_smallest(nearest, farthest, spans)
+    chosen, near = queries.new_empty(count, k), queries.new_empty(count, k * span, dtype=dtype)
+    if _smallest.ordered_at_once(k, farthest):
+        nearest = _smallest.candidates(nearest, farthest, k)
+        _spans.span_distances(queries, gallery, mask, nearest, chosen, near, span=span)
+        near = _smallest.candidates(near, farthest, k)
+        _smallest.nearest_first(near, farthest, chosen, span, limits, distances, ids)
+        return
+    _smallest.first_smallest(nearest, farthest, chosen)
+    _spans.span_distances(queries, gallery, mask, None, chosen, near, span=span)
+    places, found = queries.new_empty(count, k), queries.new_empty(count, k, dtype=dtype)
+    _smallest.first_smallest(near, farthest, places, found)
+    rows = chosen.gather(1, (places // span).long()).long() * span + places % span
+    _put_in_order(found, rows, farthest, limits, distances, ids)
 
-    near, found = queries.new_empty(count, k * span, dtype=dtype), queries.new_empty(count, k, dtype=dtype)
-    _spans.span_distances(queries, gallery, mask, spans, near, span=span)
-    _spans.first_smallest(near, farthest, places, found)
-    rows = spans.gather(1, (places // span).long()).long() * span + places % span
+
+def _put_in_order(found: Tensor, rows: Tensor, farthest: int, limits: Tensor | None, distances: Tensor, ids: Tensor) -> None:
+    """Fill `distances` and `ids` [Q, k] from what was found, in the order of rows for each distance.
+
+    What is `farthest` or more away, or not below the limit of its query, is missing.
+    """
     ordered, order = torch.sort(found, dim=1, stable=True)
     distances.copy_(ordered)
     torch.gather(rows, 1, order, out=ids)
+    beyond = distances >= farthest
+    if limits is not None:
+        beyond |= distances >= limits[:, None]
+    distances.masked_fill_(beyond, MISSING_DISTANCE.value)
+    ids.masked_fill_(beyond, MISSING_ID)
 
 
-def _search_by_counting(queries: Tensor, gallery: Tensor, mask: Tensor | None, distances: Tensor, ids: Tensor) -> None:
-    """Count, then write; rows that cannot be found have MISSING_DISTANCE."""
+def _search_by_counting(
+    queries: Tensor, gallery: Tensor, mask: Tensor | None, limits: Tensor | None, distances: Tensor, ids: Tensor
+) -> None:
+    """Count, then write."""
     passes = Scan(queries, gallery, mask)
     count, k = distances.shape
-    wanted = torch.full((1,), min(k, len(gallery)), dtype=torch.int32, device=gallery.device)
+    wanted = torch.full((1,), min(k, gallery.shape[0]), dtype=torch.int32, device=gallery.device)
     if mask is not None:
         wanted = wanted.minimum(mask.sum()).int()
 
@@ -127,9 +153,7 @@ def _search_by_counting(queries: Tensor, gallery: Tensor, mask: Tensor | None, d
     tie_slots = starts[:, None] + nearer.sum(1, keepdim=True) + ties.cumsum(1) - ties
     found, found_ids = distances.new_full(distances.shape, MISSING_DISTANCE.value), ids.new_full(ids.shape, MISSING_ID)
     passes.write(radii, nearer_slots, tie_slots, starts + wanted, found, found_ids)
-    ordered, order = torch.sort(found, dim=1, stable=True)
-    distances.copy_(ordered)
-    torch.gather(found_ids, 1, order, out=ids)
+    _put_in_order(found, found_ids, 8 * queries.shape[1] + 1, limits, distances, ids)
 
 
 def _radii(passes: Scan, bits: int, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -142,7 +166,7 @@ def _radii(passes: Scan, bits: int, wanted: Tensor) -> tuple[Tensor, Tensor, Ten
         cuts = (torch.arange(levels + 1, dtype=torch.int32, device=device) * width + levels) // (levels + 1)
         within = passes.count(smallest + cuts[1:] - 1).sum(2)
         smallest = smallest + cuts[(within < wanted).sum(1, keepdim=True)]
-        width = triton.cdiv(width, levels + 1)
+        width = cdiv(width, levels + 1)
     trials = smallest + torch.arange(-1, levels - 1, dtype=torch.int32, device=device)
     counts = passes.count(trials)
     level = (counts.sum(2) < wanted).sum(1, keepdim=True)

@@ -2,6 +2,7 @@
 
   apply   y = x R; program = (block of rows, block of columns). With R transposed it is the gradient of x.
   outer   P = x^T g, the gradient of R; program = (block of P, part of the rows). Parts are summed in their order.
+  reflectors, vectors_gradient   a vector to its length and the way back; program = vector, in float64.
 
 `orthohash_triton/ops/householder.py` says why rows see the product of all reflections and not the reflections: a chain is M steps
 that each wait for a sum over the row, on units without tensor cores; factors take twice the operations.
@@ -16,6 +17,7 @@ import torch
 import triton
 import triton.language as tl
 
+from ._sizes import cdiv, next_power_of_2
 from .launch import backend, launch, multiprocessor_count
 
 PEAK = tl.constexpr(8192.0)  # entries are scaled to below twice this: their low halves are normal fp16 numbers
@@ -24,7 +26,9 @@ EXPONENT = tl.constexpr(0x7F800000)  # the bits of a float32 that hold its expon
 
 ROWS, DEPTH = 64, 32
 MOST_COLUMNS = {"cuda": 128, "hip": 64}  # of a tile of y; with 128 some AMD cards run out of registers
+VECTOR = 512  # dimensions of a vector at once
 OUTER = 64  # rows and columns of a block of P
+OUTER_ROWS = {"cuda": 64, "hip": 32}  # of x and g at once; with 64 some AMD cards run out of registers
 
 
 def apply(
@@ -36,31 +40,56 @@ def apply(
     if rows == 0:
         return
     x = _with_whole_rows(x)
-    columns = min(MOST_COLUMNS[backend()], max(16, triton.next_power_of_2(bits)))
+    columns = min(MOST_COLUMNS[backend()], max(16, next_power_of_2(bits)))
     launch(
-        _apply_kernel, (triton.cdiv(rows, ROWS), triton.cdiv(bits, columns)),
+        _apply_kernel, (cdiv(rows, ROWS), cdiv(bits, columns)),
         x, matrix, y, rows, bits, x.stride(0), *matrix.stride(),
         ROWS=ROWS, COLUMNS=columns, DEPTH=min(DEPTH, columns), num_warps=4 if columns <= 32 else 8,
     )  # fmt: skip
 
 
 def outer(x: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
-    """x^T g of float [N, K] each: float32 [K, K]."""
+    """x^T g of float [N, K] each: float64 [K, K], to float32 accuracy."""
     rows, bits = x.shape
     if rows == 0:
-        return torch.zeros(bits, bits, device=x.device)
+        return torch.zeros(bits, bits, dtype=torch.float64, device=x.device)
     x, g = _with_whole_rows(x), _with_whole_rows(g)
-    side = min(OUTER, max(16, triton.next_power_of_2(bits)))
-    sides, blocks = triton.cdiv(bits, side), triton.cdiv(rows, ROWS)
-    blocks_per_split = triton.cdiv(blocks, max(1, 2 * multiprocessor_count(x.device) // sides**2))
-    splits = triton.cdiv(blocks, blocks_per_split)
-    parts = torch.empty(splits, bits, bits, device=x.device)
+    side = min(OUTER, max(16, next_power_of_2(bits)))
+    block_rows = OUTER_ROWS[backend()]
+    sides, blocks = cdiv(bits, side), cdiv(rows, block_rows)
+    blocks_per_split = cdiv(blocks, max(1, 2 * multiprocessor_count(x.device) // sides**2))
+    splits = cdiv(blocks, blocks_per_split)
+    parts = torch.empty(splits, bits, bits, dtype=torch.float64, device=x.device)
     launch(
         _outer_kernel, (sides, sides, splits),
         x, g, parts, rows, bits, x.stride(0), g.stride(0), blocks_per_split,
-        ROWS=ROWS, SIDE=side, num_warps=4 if side <= 32 else 8,
+        ROWS=block_rows, SIDE=side, num_warps=4 if side <= 32 else 8,
     )  # fmt: skip
     return parts[0] if splits == 1 else parts.sum(0)
+
+
+def reflectors(vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of float [M, K], rows of length sqrt(2), float64 [M, K], and what they were multiplied with [M]; 0 for a row of zeros."""
+    count, bits = vectors.shape
+    found = torch.empty(count, bits, dtype=torch.float64, device=vectors.device)
+    factor = torch.empty(count, dtype=torch.float64, device=vectors.device)
+    if count:
+        launch(_reflectors_kernel, (count,), vectors, found, factor, bits, *vectors.stride(), BITS=VECTOR, num_warps=4)
+    return found, factor
+
+
+def vectors_gradient(
+    gradient: torch.Tensor,  # of the reflectors, float64 [M, K], contiguous
+    reflectors: torch.Tensor,  # float64 [M, K], contiguous
+    factor: torch.Tensor,  # float64 [M]
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """The gradient of the vectors that became `reflectors`, [M, K] of that dtype."""
+    count, bits = gradient.shape
+    found = torch.empty(count, bits, dtype=dtype, device=gradient.device)
+    if count:
+        launch(_vectors_gradient_kernel, (count,), gradient, reflectors, factor, found, bits, BITS=VECTOR, num_warps=4)
+    return found
 
 
 def _with_whole_rows(x: torch.Tensor) -> torch.Tensor:
@@ -121,7 +150,7 @@ def _apply_kernel(
 
 @triton.jit
 def _outer_kernel(
-    x_ptr, g_ptr, parts_ptr,  # [N, K] twice, out: [splits, K, K]
+    x_ptr, g_ptr, parts_ptr,  # [N, K] twice, out: float64 [splits, K, K]
     n_rows, n_bits, x_stride, g_stride, blocks_per_split,
     ROWS: tl.constexpr, SIDE: tl.constexpr,
 ):  # fmt: skip
@@ -143,3 +172,50 @@ def _outer_kernel(
         part += product * (x_power / PEAK) * (g_power / PEAK)
     here = tl.cast(split, tl.int64) * n_bits * n_bits + i.to(tl.int64)[:, None] * n_bits + j[None, :]
     tl.store(parts_ptr + here, part, mask=(i < n_bits)[:, None] & (j < n_bits)[None, :])
+
+
+@triton.jit
+def _reflectors_kernel(
+    vectors_ptr, reflectors_ptr, factor_ptr,  # [M, K], out: float64 [M, K], [M]
+    n_bits, row_stride, column_stride,
+    BITS: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    squares = tl.zeros((BITS,), tl.float64)
+    for first in range(0, n_bits, BITS):
+        bit = first + tl.arange(0, BITS).to(tl.int64)
+        x = tl.load(vectors_ptr + row * row_stride + bit * column_stride, mask=bit < n_bits, other=0.0).to(tl.float64)
+        squares += x * x
+    square = tl.sum(squares, 0)
+    is_zero = square == 0.0
+    factor = tl.where(is_zero, 0.0, tl.sqrt(2.0 / tl.where(is_zero, 1.0, square)))
+    tl.store(factor_ptr + row, factor)
+    for first in range(0, n_bits, BITS):
+        bit = first + tl.arange(0, BITS).to(tl.int64)
+        x = tl.load(vectors_ptr + row * row_stride + bit * column_stride, mask=bit < n_bits, other=0.0).to(tl.float64)
+        tl.store(reflectors_ptr + row * n_bits + bit, x * factor, mask=bit < n_bits)
+
+
+@triton.jit
+def _vectors_gradient_kernel(
+    gradient_ptr, reflectors_ptr, factor_ptr, found_ptr,  # float64 [M, K] twice, [M], out: [M, K]
+    n_bits,
+    BITS: tl.constexpr,
+):  # fmt: skip
+    """What of the gradient is along a reflector, whose length is fixed, is lost."""
+    row = tl.program_id(0).to(tl.int64) * n_bits
+    along = tl.zeros((BITS,), tl.float64)
+    for first in range(0, n_bits, BITS):
+        bit = first + tl.arange(0, BITS)
+        gradient = tl.load(gradient_ptr + row + bit, mask=bit < n_bits, other=0.0)
+        along += gradient * tl.load(reflectors_ptr + row + bit, mask=bit < n_bits, other=0.0)
+    half = tl.sum(along, 0) * 0.5
+    factor = tl.load(factor_ptr + tl.program_id(0))
+    for first in range(0, n_bits, BITS):
+        bit = first + tl.arange(0, BITS)
+        gradient = tl.load(gradient_ptr + row + bit, mask=bit < n_bits, other=0.0)
+        reflector = tl.load(reflectors_ptr + row + bit, mask=bit < n_bits, other=0.0)
+        found = (gradient - reflector * half) * factor
+        if found_ptr.dtype.element_ty != tl.float64:
+            found = found.to(tl.float32)  # float64 to bfloat16 in one step is not everywhere
+        tl.store(found_ptr + row + bit, found, mask=bit < n_bits)

@@ -4,6 +4,7 @@ By default a launch is `kernel[grid](...)`. Tests install another executor (one 
 runs compiled code elsewhere) and the kernels then take CPU or meta tensors.
 """
 
+import functools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -21,16 +22,11 @@ def launch(kernel: Any, grid: tuple[int, ...], *args: Any, num_warps: int = 4, n
     if _executor is not None:
         _executor(kernel, grid, *args, num_warps=num_warps, num_stages=num_stages, **constexprs)
         return
-    with _on_device_of(args):
+    device = next((value.device for value in args if isinstance(value, torch.Tensor)), None)
+    # Triton launches on the current device, which need not be the tensors' own; going there and back takes a while.
+    elsewhere = device is not None and device.type == "cuda" and device.index != torch.cuda.current_device()
+    with torch.cuda.device(device) if elsewhere else nullcontext():
         kernel[grid](*args, num_warps=num_warps, num_stages=num_stages, **constexprs)
-
-
-def _on_device_of(args: tuple[Any, ...]) -> Any:
-    """Triton launches on the current device, which need not be the tensors' own."""
-    for value in args:
-        if isinstance(value, torch.Tensor):
-            return torch.cuda.device(value.device) if value.is_cuda else nullcontext()
-    return nullcontext()
 
 
 @contextmanager
@@ -56,8 +52,26 @@ def backend() -> str:
     return "hip" if torch.version.hip else "cuda"
 
 
+@functools.cache
+def properties(device: torch.device) -> Any:
+    """What torch knows of the GPU `device`, None where there is none; torch takes microseconds to tell again."""
+    if device.type == "cuda" and torch.cuda.is_available():
+        return torch.cuda.get_device_properties(device)
+    return None
+
+
 def multiprocessor_count(device: torch.device) -> int:
     """Streaming multiprocessors of `device`; where there is no GPU, those of an A100, so that plans are realistic."""
-    if device.type == "cuda" and torch.cuda.is_available():
-        return torch.cuda.get_device_properties(device).multi_processor_count
-    return 108
+    known = properties(device)
+    return known.multi_processor_count if known else 108
+
+
+def capability(device: torch.device) -> tuple[int, int]:
+    """NVIDIA's compute capability of `device`, (0, 0) for other GPUs; an executor that compiles for one says so in its attribute
+    `capability`. Where there is no GPU, that of an A100."""
+    if backend() == "hip":
+        return 0, 0
+    if _executor is not None:
+        return getattr(_executor, "capability", (8, 0))
+    known = properties(device)
+    return (known.major, known.minor) if known else (8, 0)

@@ -2,12 +2,21 @@
 
 import os
 import platform
+import shutil
+import subprocess
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import torch
 
 PACKAGES = ("orthohash-triton", "torch", "triton", "numpy", "numba", "faiss-cpu", "safetensors", "scikit-learn", "pillow")
+
+# The names under which other builds of a package are published.
+_OTHER_BUILDS = {
+    "triton": ("pytorch-triton", "pytorch-triton-rocm", "triton-rocm", "triton-windows"),
+    "faiss-cpu": ("faiss-gpu", "faiss-gpu-cu11", "faiss-gpu-cu12"),
+}
 
 
 def environment() -> dict[str, Any]:
@@ -19,8 +28,22 @@ def environment() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: package_version(name) for name in PACKAGES},
     }
+
+
+def package_version(name: str) -> str | None:
+    """The installed version of a distribution, whichever of its builds it is."""
+    for build in (name, *_OTHER_BUILDS.get(name, ())):
+        try:
+            return version(build)
+        except PackageNotFoundError:
+            continue
+    if name == "orthohash-triton":  # a checkout on the path, not installed
+        from . import __version__
+
+        return __version__
+    return None
 
 
 def cpu_model() -> str:
@@ -32,8 +55,62 @@ def cpu_model() -> str:
         return platform.processor() or platform.machine()
 
 
-def _version(name: str) -> str | None:
+def cpu_target() -> str:
+    """Architecture and the vector instructions that decide how fast bits are counted, as "x86-64, AVX2"."""
+    machine = platform.machine().lower()
+    if machine in ("aarch64", "arm64"):
+        return "Arm, 64 bits"
+    if machine not in ("x86_64", "amd64"):
+        return machine or "unknown"
+    flags = _cpu_flags()
+    if "avx512_vpopcntdq" in flags:
+        return "x86-64, AVX-512 VPOPCNTDQ"
+    return "x86-64, AVX2" if "avx2" in flags or "AVX" in torch.backends.cpu.get_cpu_capability() else "x86-64"
+
+
+def _cpu_flags() -> set[str]:
     try:
-        return version(name)
-    except PackageNotFoundError:
+        with open("/proc/cpuinfo") as file:
+            return set(next(line.partition(":")[2] for line in file if line.startswith("flags")).split())
+    except (OSError, StopIteration):
+        return set()
+
+
+def gpu_target(index: int) -> str:
+    """What kernels are compiled for on a GPU: "sm_90", "gfx942"."""
+    if torch.version.hip:
+        return str(torch.cuda.get_device_properties(index).gcnArchName).partition(":")[0]
+    major, minor = torch.cuda.get_device_capability(index)
+    return f"sm_{major}{minor}"
+
+
+def gpu_toolkit() -> str | None:
+    """What torch was built with: "CUDA 13.0", "ROCm 6.4"; None for a build without."""
+    if torch.version.hip:
+        return f"ROCm {torch.version.hip}"
+    return f"CUDA {torch.version.cuda}" if torch.version.cuda else None
+
+
+def gpu_driver() -> str | None:
+    """The version of the GPUs' driver; None where the system does not tell it."""
+    if torch.version.hip:
+        return _first_line(Path("/sys/module/amdgpu/version"))
+    line = _first_line(Path("/proc/driver/nvidia/version"))
+    if line is not None:
+        return next((word for word in line.split() if word[0].isdigit() and "." in word), None)
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return None
+    query = [tool, "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        told = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return told.strip().partition("\n")[0] or None
+
+
+def _first_line(path: Path) -> str | None:
+    try:
+        return path.read_text().splitlines()[0].strip()
+    except (OSError, IndexError):
         return None

@@ -1,14 +1,16 @@
 """Compiling the kernels for GPUs that need not be there.
 
 `compile_launches(target, call)` runs `call` with an executor that compiles each launch for `target` instead of running it, and
-returns one `Compiled` per distinct launch, with what the tool chain says of it. Works on meta tensors.
+returns one `Compiled` per distinct launch, with what the tool chain says of it. Works on meta tensors. `collect_launches` only
+notes the launches, so that many can be told apart before any is compiled.
 """
 
+import importlib
 import re
 import subprocess
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +20,24 @@ from orthohash_triton.kernels import launch
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-# Dynamic shared memory that one block may ask for, bytes, and the width of a warp.
+from tests.overflow import overflows
+
+# Dynamic shared memory that one block may ask for, bytes.
 SHARED_LIMIT = {"sm_80": 166_912, "sm_86": 101_376, "sm_89": 101_376, "sm_90": 232_448, "sm_100": 232_448, "sm_120": 101_376,
                 "gfx90a": 65_536, "gfx942": 65_536, "gfx950": 163_840, "gfx1100": 65_536}  # fmt: skip
+MOST_THREADS = 1024  # of a block
+MOST_REGISTERS = {"cuda": 255, "hip": 512}  # of a thread; AMD counts vector and accumulation registers
+MOST_PROGRAMS = (2**31 - 1, 65_535, 65_535)  # of a grid
 
 _POINTERS = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.float64: "*fp64", torch.int8: "*i8",
              torch.uint8: "*u8", torch.int16: "*i16", torch.int32: "*i32", torch.int64: "*i64", torch.bool: "*i1"}  # fmt: skip
 
+Size = tuple[tuple[int, ...], tuple[tuple[str, int], ...]]  # grid and integer arguments
+
 
 def gpu_target(name: str) -> GPUTarget:
+    if name not in SHARED_LIMIT:
+        raise ValueError(f"target: must be one of {', '.join(SHARED_LIMIT)}; got {name!r}")
     if name.startswith("sm_"):
         return GPUTarget("cuda", int(name[3:]), 32)
     return GPUTarget("hip", name, 32 if name.startswith(("gfx10", "gfx11", "gfx12")) else 64)
@@ -41,10 +52,16 @@ class Compiled:
     registers: int  # per thread
     spilled: int  # bytes per thread that live in memory because registers ran out
     constexprs: dict[str, Any]
+    warps: int = 4
+    sizes: frozenset[Size] = frozenset()  # of the launches that share this code
 
     @property
     def code(self) -> str:
         return self.asm["ptx" if self.target.startswith("sm_") else "amdgcn"]
+
+    @property
+    def threads(self) -> int:
+        return self.warps * gpu_target(self.target).warp_size
 
     def contains(self, pattern: str) -> bool:
         return re.search(pattern, self.code) is not None
@@ -53,61 +70,131 @@ class Compiled:
         """The machine code of an NVIDIA target, disassembled."""
         return _cuda_tool("nvdisasm", "-c", self.asm["cubin"])
 
-    def check_budget(self, *, shared_counters: bool = False) -> None:
-        """Assert what holds for every kernel.
+    def defects(self, *, shared_counters: bool = False) -> list[str]:
+        """What is wrong with it that would be wrong with any kernel, a line each.
 
         shared_counters: integers in shared memory, which is a program's own, may be added to atomically, as `tl.histogram` does:
         their sum does not depend on the order.
         """
-        assert self.spilled == 0, f"{self.kernel} on {self.target} spills {self.spilled} bytes: {self.constexprs}"
-        limit = SHARED_LIMIT[self.target]
-        assert self.shared <= limit, (
-            f"{self.kernel} on {self.target}: {self.shared} bytes of shared memory, limit {limit}: {self.constexprs}"
-        )
+        found = []
+        if self.spilled:
+            found.append(f"spills {self.spilled} bytes")
+        if self.registers > (most := MOST_REGISTERS[gpu_target(self.target).backend]):
+            found.append(f"takes {self.registers} registers, limit {most}")
+        if self.shared > (limit := SHARED_LIMIT[self.target]):
+            found.append(f"takes {self.shared} bytes of shared memory, limit {limit}")
+        if self.threads > MOST_THREADS:
+            found.append(f"has {self.threads} threads, limit {MOST_THREADS}")
+        if self._has_atomics(shared_counters):
+            found.append("has atomics")
+        for grid, arguments in sorted(self.sizes):
+            if any(programs > most for programs, most in zip(grid, MOST_PROGRAMS, strict=False)):
+                found.append(f"is launched over the grid {grid}, limit {MOST_PROGRAMS}")
+            found += [f"overflows 32 bits: {what}" for what in overflows(self.asm["ttir"], grid, dict(arguments))]
+        return [f"{self.kernel} on {self.target} {what}: {self.constexprs}" for what in dict.fromkeys(found)]
+
+    def _has_atomics(self, shared_counters: bool) -> bool:
         allowed = r"(?!\S*\.shared\S*\.add\.[us](32|64)\b)" if shared_counters else ""
         forbidden = rf"\b(atom|red)\.{allowed}|(global|flat|buffer)_atomic"
         if not shared_counters:
             forbidden += r"|\bds_(add|sub|min|max|and|or|xor|inc|dec|cmpst|wrxchg)_"
-        assert not self.contains(forbidden), f"{self.kernel} on {self.target} has atomics"
+        return self.contains(forbidden)
+
+    def check_budget(self, *, shared_counters: bool = False) -> None:
+        """Assert what holds for every kernel."""
+        found = self.defects(shared_counters=shared_counters)
+        assert not found, "\n".join(found)
+
+
+@dataclass
+class Launch:
+    """What the tool chain needs to know of a launch: plain values, which go to other processes."""
+
+    module: str
+    kernel: str
+    signature: dict[str, str]
+    constants: dict[tuple[int, ...], Any]
+    attributes: dict[tuple[int, ...], Any]
+    warps: int
+    stages: int
+    constexprs: dict[str, Any]
+    sizes: set[Size] = field(default_factory=set)
+
+    @property
+    def key(self) -> str:
+        """The same for launches that run the same code."""
+        return repr((self.module, self.kernel, self.signature, self.constants, self.attributes, self.warps, self.stages))
+
+    def add_size(self, size: Size) -> None:
+        """Note a size, unless a larger one is known, and forget smaller ones."""
+        if not any(_within(size, known) for known in self.sizes):
+            self.sizes = {known for known in self.sizes if not _within(known, size)} | {size}
+
+    def source(self) -> ASTSource:
+        kernel = getattr(importlib.import_module(self.module), self.kernel)
+        return ASTSource(kernel, self.signature, constexprs=self.constants, attrs=self.attributes)
+
+    def compile(self, target: str) -> Compiled:
+        options = {"num_warps": self.warps, "num_stages": self.stages}
+        result = triton.compile(self.source(), target=gpu_target(target), options=options)
+        registers, spilled = _resources(target, result.asm)
+        return Compiled(self.kernel, target, result.asm, result.metadata.shared, registers, spilled, self.constexprs,
+                        self.warps, frozenset(self.sizes))  # fmt: skip
+
+
+def _within(size: Size, other: Size) -> bool:
+    """Whether no number of `size` is above that of `other`."""
+    return all(a <= b for a, b in zip(_numbers(size), _numbers(other), strict=True))
+
+
+def _numbers(size: Size) -> tuple[int, ...]:
+    grid, arguments = size
+    return (*grid, *(value for _, value in arguments))
+
+
+def collect_launches(target: str, call: Callable[[], Any]) -> list[Launch]:
+    """The distinct launches of `call`, none of which runs."""
+    found: dict[str, Launch] = {}
+
+    def note(kernel: Any, grid: tuple[int, ...], *args: Any, num_warps: int, num_stages: int, **constexprs: Any) -> None:
+        arguments, integers = _specialise(kernel, args, constexprs)
+        seen = Launch(kernel.fn.__module__, kernel.fn.__name__, *arguments, num_warps, num_stages, constexprs)
+        found.setdefault(seen.key, seen).add_size((tuple(grid), integers))
+
+    gpu = gpu_target(target)
+    note.backend = gpu.backend
+    note.capability = divmod(gpu.arch, 10) if gpu.backend == "cuda" else (0, 0)
+    with launch.executor(note):
+        call()
+    return list(found.values())
 
 
 def compile_launches(target: str, call: Callable[[], Any]) -> list[Compiled]:
-    done: dict[Any, Compiled] = {}
-
-    def compile_one(kernel: Any, grid: tuple[int, ...], *args: Any, num_warps: int, num_stages: int, **constexprs: Any) -> None:
-        signature, constants, attrs = _specialise(kernel, args, constexprs)
-        key = (kernel, *map(str, (signature, constants, attrs)), num_warps, num_stages)
-        if key not in done:
-            source = ASTSource(kernel, signature, constexprs=constants, attrs=attrs)
-            options = {"num_warps": num_warps, "num_stages": num_stages}
-            result = triton.compile(source, target=gpu_target(target), options=options)
-            registers, spilled = _resources(target, result.asm)
-            done[key] = Compiled(kernel.fn.__name__, target, result.asm, result.metadata.shared, registers, spilled, constexprs)
-
-    compile_one.backend = gpu_target(target).backend
-    with launch.executor(compile_one):
-        call()
-    return list(done.values())
+    return [seen.compile(target) for seen in collect_launches(target, call)]
 
 
-def _specialise(kernel: Any, args: tuple[Any, ...], constexprs: dict[str, Any]) -> tuple[dict, dict, dict]:
-    """What Triton's launcher would compile: None and 1 become constants, aligned pointers and multiples of 16 say so."""
+def _specialise(kernel: Any, args: tuple[Any, ...], constexprs: dict[str, Any]) -> tuple[tuple[dict, dict, dict], Any]:
+    """What Triton's launcher would compile: None and 1 become constants, aligned pointers and multiples of 16 say so.
+
+    Signature, constants and attributes; and the integers that remain arguments.
+    """
     values = dict(zip(kernel.arg_names, args, strict=False)) | constexprs
-    signature, constants, attrs = {}, {}, {}
+    signature, constants, attributes, integers = {}, {}, {}, []
     for position, parameter in enumerate(kernel.params):
         name = parameter.name
         value = values.get(name, parameter.default)
         if parameter.is_constexpr or value is None or (type(value) is int and value == 1):
             signature[name], constants[(position,)] = "constexpr", value
         elif isinstance(value, torch.Tensor):
-            signature[name], attrs[(position,)] = _POINTERS[value.dtype], [["tt.divisibility", 16]]
+            signature[name], attributes[(position,)] = _POINTERS[value.dtype], [["tt.divisibility", 16]]
         elif isinstance(value, float):
             signature[name] = "fp32"
         else:
+            integers.append((name, value))
             signature[name] = "i32" if -(2**31) <= value < 2**31 else "i64"
             if value % 16 == 0:
-                attrs[(position,)] = [["tt.divisibility", 16]]
-    return signature, constants, attrs
+                attributes[(position,)] = [["tt.divisibility", 16]]
+    return (signature, constants, attributes), tuple(integers)
 
 
 def _resources(target: str, asm: dict[str, Any]) -> tuple[int, int]:

@@ -7,16 +7,23 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
-# Lanes (of 32 in a warp) that each pipe takes a clock and multiprocessor; the same for sm_80 and sm_90.
-RATES = {"popc": 16, "alu": 64, "fma": 64, "shuffle": 32, "memory": 32, "issue": 128}
-# Multiply-adds of int8 a clock and multiprocessor.
-INT8_RATE = {"sm_80": 2048, "sm_90": 4096}
+# Lanes (of 32 in a warp) that each pipe takes a clock and multiprocessor: NVIDIA's CUDA C++ programming guide, the table of
+# arithmetic throughput, for sm_80, sm_90 and sm_100 alike; "memory" is shared memory's 128 bytes a clock.
+RATES = {"popc": 16, "mufu": 16, "alu": 64, "fma": 64, "shuffle": 32, "memory": 32, "issue": 128}
+# The same for float32, of which the first has half.
+FLOAT_RATE = {"sm_80": 64, "sm_90": 128, "sm_100": 128}
+# Multiply-adds of int8, and of fp16 into float32, a clock and multiprocessor: the data sheets' dense peaks.
+INT8_RATE = {"sm_80": 2048, "sm_90": 4096, "sm_100": 8192}
+FP16_RATE = {"sm_80": 1024, "sm_90": 2048, "sm_100": 4096}
 
 _POPC = ("POPC",)
 _MMA = ("IMMA", "IGMMA")
+_TENSOR = (*_MMA, "HMMA", "HGMMA", "UTCIMMA", "UTCHMMA")
 _FMA = ("IMAD",)
+_MUFU = ("MUFU",)
+_FLOAT = ("FADD", "FMUL", "FFMA", "FADD2", "FMUL2", "FFMA2", "HADD2", "HMUL2", "HFMA2")
 _SHUFFLE = ("SHFL", "REDUX", "VOTE")
-_MEMORY = ("LDG", "STG", "LDS", "STS", "LDSM", "STSM", "LDL", "STL", "ATOMS", "LDGSTS")
+_MEMORY = ("LDG", "STG", "LDS", "STS", "LDSM", "STSM", "LDL", "STL", "ATOMS", "LDGSTS", "LDTM", "STTM")
 _ISSUE_ONLY = ("BRA", "BAR", "NOP", "EXIT", "CALL", "WARPSYNC", "BSSY", "BSYNC", "DEPBAR", "LDGDEPBAR", "WARPGROUP", "MEMBAR",
                "FENCE", "LDC", "ULDC", "R2UR", "S2R", "S2UR", "CS2R")  # fmt: skip
 
@@ -44,11 +51,14 @@ class Stretch:
 
 
 def main_loop(sass: str) -> tuple[Stretch, Stretch]:
-    """The innermost loop with the most matrix products or popcounts, and the longest part of it that a branch can pass over."""
+    """The innermost loop with the most matrix products, popcounts or instructions; its longest part that a branch passes over."""
     instructions, branches = _parse(sass)
-    found = [Stretch(to, tuple(instructions[to : at + 1])) for at, to in branches if to < at]
+    last = max(at for at, instruction in enumerate(instructions) if _name(instruction) == "EXIT")  # waiting is done behind it
+    found = [Stretch(to, tuple(instructions[to : at + 1])) for at, to in branches if to < at < last]
     innermost = [loop for loop in found if not any(loop.contains(other) for other in found)]
-    loop = max(innermost, key=lambda loop: (loop.multiply_adds(), loop.count(*_POPC)))
+    loop = max(
+        innermost, key=lambda loop: (loop.multiply_adds(), loop.count(*_TENSOR), loop.count(*_POPC), loop.end - loop.start)
+    )
     passed = [Stretch(at + 1, tuple(instructions[at + 1 : to])) for at, to in branches if loop.start <= at < to <= loop.end]
     return loop, max(passed, key=lambda part: len(part.instructions), default=Stretch(loop.end, ()))
 
@@ -66,9 +76,10 @@ def _parse(sass: str) -> tuple[list[str], list[tuple[int, int]]]:
 
 
 def cycles(instructions: Counter[str], target: str) -> dict[str, float]:
-    """Clocks of one multiprocessor that each pipe is busy with a warp's `instructions` (see `mix`)."""
+    """Clocks of one multiprocessor that each pipe is busy with a warp's `instructions` (see `mix`; "fp16": multiply-adds)."""
     busy = {pipe: 32 * instructions[pipe] / rate for pipe, rate in RATES.items()}
-    return busy | {"mma": instructions["multiply-adds"] / INT8_RATE[target]}
+    busy["float"] = 32 * instructions["float"] / FLOAT_RATE[target]
+    return busy | {"mma": instructions["multiply-adds"] / INT8_RATE[target] + instructions["fp16"] / FP16_RATE[target]}
 
 
 def mix(part: Stretch) -> Counter[str]:
@@ -79,7 +90,7 @@ def mix(part: Stretch) -> Counter[str]:
         if name in _MEMORY:
             width = re.search(r"\.(64|128)\b", instruction.split()[0])
             counts["memory"] += int(width[1]) // 32 if width else 1
-        elif name in _MMA:
+        elif name in _TENSOR:
             counts["multiply-adds"] += _multiply_adds(instruction)
         elif pipe := next((pipe for pipe, names in _PIPES.items() if name in names), None):
             counts[pipe] += 1
@@ -88,7 +99,7 @@ def mix(part: Stretch) -> Counter[str]:
     return counts
 
 
-_PIPES = {"popc": _POPC, "fma": _FMA, "shuffle": _SHUFFLE}
+_PIPES = {"popc": _POPC, "fma": _FMA, "mufu": _MUFU, "float": _FLOAT, "shuffle": _SHUFFLE}
 
 
 def _name(instruction: str) -> str:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..ops import _checks
+from ..ops.pack_codes import pack_codes
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -47,6 +48,10 @@ class Labels:
     def words(self) -> tuple[np.ndarray, np.ndarray]:
         """Both sides as the uint64 [rows, L] of the CPU kernels: one word a class id, one bit a class of a multi-hot row."""
         return _words(self.queries), _words(self.gallery)
+
+    def packed(self) -> tuple[Tensor, Tensor]:
+        """The same as the int64 [rows, L] of the Triton kernels, where the labels are."""
+        return _packed(self.queries), _packed(self.gallery)
 
 
 Rows = tuple[str, int]  # what a label is needed for each of, in words, and how many there are
@@ -90,3 +95,11 @@ def _words(labels: Tensor) -> np.ndarray:
     padded = np.zeros((len(packed), max(1, -(-packed.shape[1] // 8)) * 8), dtype=np.uint8)
     padded[:, : packed.shape[1]] = packed
     return padded.view(np.uint64)
+
+
+def _packed(labels: Tensor) -> Tensor:
+    if labels.ndim == 1:
+        return labels[:, None]
+    classes = labels.shape[1]
+    whole_words = 64 * max(1, -(-classes // 64))
+    return pack_codes(torch.nn.functional.pad(labels, (0, whole_words - classes))).view(torch.int64)

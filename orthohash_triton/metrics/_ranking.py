@@ -1,7 +1,8 @@
 """What all metrics come from: sums along the ranking, and counts at each distance, of consecutive chunks of queries.
 
-On the CPU both are counted in Numba from packed codes in one pass (kernels/cpu/average_precision.py, gains.py); on a GPU
-distances are computed and sorted in chunks of queries.
+Both are counted from packed codes without sorting, on the CPU in Numba (kernels/cpu/average_precision.py, gains.py) and on a GPU
+in Triton (kernels/average_precision.py). PyTorch computes and sorts distances in chunks of queries for gains on a GPU, and for
+the rest where ORTHOHASH_IMPL asks for the reference.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..ops import _checks
+from ..ops._dispatch import choose
 from ..ops.hamming_distance import hamming_distance
 from . import _labels
 
@@ -60,7 +62,10 @@ class Ranking:
     def ranked(self, ks: Sequence[int | None]) -> Iterator[Ranked]:
         """In the order (distance, position), along the first k items, or all, for each of `ks`; none costs no ranking."""
         limits = self.limits(ks)
-        function = self._ranked_cpu if self.queries.device.type == "cpu" else self.ranked_torch
+        on_cpu = self.queries.device.type == "cpu"
+        if not on_cpu and choose("metrics", "auto", self.queries) == "triton":
+            return self.ranked_triton(limits)
+        function = self._ranked_cpu if on_cpu else self.ranked_torch
         return (function(start, stop, limits) for start, stop in self._chunks())
 
     def gained(self, ks: Sequence[int | None], gains: Tensor, discounts: Tensor) -> Iterator[Gained]:
@@ -73,8 +78,8 @@ class Ranking:
         """How many items count: int64 [L], at most the gallery."""
         return torch.tensor([len(self.gallery) if k is None else min(k, len(self.gallery)) for k in ks], dtype=torch.int64)
 
-    def _chunks(self) -> list[tuple[int, int]]:
-        step = max(1, _CHUNK // self.bins)
+    def _chunks(self, step: int | None = None) -> list[tuple[int, int]]:
+        step = step or max(1, _CHUNK // self.bins)
         return [(start, min(start + step, len(self.queries))) for start in range(0, len(self.queries), step)]
 
     def _ranked_cpu(self, start: int, stop: int, limits: Tensor) -> Ranked:
@@ -106,6 +111,26 @@ class Ranking:
         query_labels, gallery_labels = self.labels.words()
         queries, gallery = (codes.contiguous().numpy() for codes in (self.queries[start:stop], self.gallery))
         return queries, gallery, query_labels[start:stop], gallery_labels, self.labels.shared
+
+    def ranked_triton(self, limits: Tensor) -> Iterator[Ranked]:
+        """`ranked` in Triton, with one transfer to the host of each result a chunk."""
+        from ..kernels.average_precision import Rankings
+        from ..kernels.hamming_histogram import hamming_histogram
+
+        query_labels, gallery_labels = self.labels.packed()
+        shared, device = self.labels.shared, self.queries.device
+        rankings = Rankings(len(self.queries), self.gallery, gallery_labels, shared=shared) if len(limits) else None
+        for start, stop in self._chunks(rankings.most_queries if rankings else None):
+            queries, labels = self.queries[start:stop], query_labels[start:stop]
+            precisions, hits = _empty_sums(limits, stop - start, device)
+            counts, relevant = torch.empty(2, stop - start, self.bins, dtype=torch.int64, device=device)
+            if rankings:
+                rankings.rank(queries, labels, limits, precisions, hits, counts, relevant)
+            else:
+                hamming_histogram(queries, self.gallery, counts, labels, gallery_labels, relevant, shared=shared)
+            sums = Sums(precisions.cpu(), hits.cpu(), relevant.sum(dim=1).cpu())
+            # Counts, below 2**31, take most of the transfer.
+            yield Ranked(sums, *(found.int().cpu().long() for found in (counts, relevant)))
 
     def ranked_torch(self, start: int, stop: int, limits: Tensor) -> Ranked:
         def ranked(first: int, last: int) -> tuple[Tensor, ...]:
@@ -202,6 +227,6 @@ def _counts(values: Tensor, bins: int, weights: Tensor | None = None) -> Tensor:
     return torch.bincount(places.flatten(), weights, minlength=len(values) * bins).view(len(values), bins)
 
 
-def _empty_sums(limits: Tensor, queries: int) -> tuple[Tensor, Tensor]:
+def _empty_sums(limits: Tensor, queries: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
     shape = (len(limits), queries)
-    return torch.empty(shape, dtype=torch.float64), torch.empty(shape, dtype=torch.int64)
+    return torch.empty(shape, dtype=torch.float64, device=device), torch.empty(shape, dtype=torch.int64, device=device)

@@ -1,5 +1,6 @@
 """Batch normalisation as the fused loss needs it: statistics apart from use, synchronised over processes where asked."""
 
+import functools
 from typing import Any, NamedTuple
 
 import torch
@@ -46,36 +47,34 @@ class BatchNorm(NamedTuple):
         if self.training and self.process_group is None and len(latent) == 1:
             raise ValueError(f"Expected more than 1 value per channel when training, got input size {latent.shape}")
 
-    def statistics(self, latent: Tensor, impl: str) -> "Statistics":
-        if not self.training:
-            assert self.running_mean is not None  # see check
-            assert self.running_var is not None
-            mean, var = (x.to(_wide(latent)).contiguous() for x in (self.running_mean, self.running_var))
-            return Statistics(mean, var, len(latent))
+    def statistics(self, latent: Tensor, impl: str) -> "Found":
         with torch.no_grad():
-            if len(latent):
-                mean, var = _statistics(latent.detach(), impl)
-            else:  # zeros rather than NaN, which would spread to the processes that have rows
-                mean = var = latent.new_zeros(latent.shape[1], dtype=_wide(latent))
-            found = Statistics(mean, var, len(latent))
-            return found if self.process_group is None else over_processes(found, self.process_group.group_name)
+            if not self.training:
+                assert self.running_mean is not None  # see check
+                assert self.running_var is not None
+                mean, var = (x.to(_wide(latent)).contiguous() for x in (self.running_mean, self.running_var))
+                return Found(mean, (var + self.eps).rsqrt(), var, len(latent))
+            mean, var, rstd = _statistics(latent.detach(), int(self.process_group is None), self.eps, impl)
+            if self.process_group is None:
+                return Found(mean, rstd, var, len(latent))
+            mean, var, count = over_processes(Statistics(mean, var, len(latent)), self.process_group.group_name)
+            return Found(mean, (var + self.eps).rsqrt(), var * (count / (count - 1)), count)
 
-    def normalisation(self, found: "Statistics") -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, bool, str]:
+    def normalisation(self, found: "Found") -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, bool, str]:
         """(mean, 1 / deviation, weight, bias, training, group name): what the loss op takes."""
         weight, bias = (None if x is None else x.contiguous() for x in (self.weight, self.bias))
         group = self.process_group.group_name if self.training and self.process_group is not None else ""
-        return found.mean, (found.var + self.eps).rsqrt(), weight, bias, self.training, group
+        return found.mean, found.rstd, weight, bias, self.training, group
 
-    def update_running(self, found: "Statistics") -> None:
+    def update_running(self, found: "Found") -> None:
         """What training does to the running statistics, in place; without any row nothing, as in torch."""
         if not self.training or self.running_mean is None or self.running_var is None:
             return
         if isinstance(found.count, int) and found.count == 0:
             return
         with torch.no_grad():
-            unbiased = found.var * (found.count / (found.count - 1))
             self.running_mean.lerp_(found.mean.to(self.running_mean.dtype), self.momentum)
-            self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+            self.running_var.lerp_(found.unbiased.to(self.running_var.dtype), self.momentum)
 
 
 class Statistics(NamedTuple):
@@ -84,6 +83,15 @@ class Statistics(NamedTuple):
     mean: Tensor  # [K]
     var: Tensor  # biased, [K]
     count: Any  # of rows: an int, or a scalar tensor where processes added theirs
+
+
+class Found(NamedTuple):
+    """What a batch is normalised with, and running statistics move towards."""
+
+    mean: Tensor  # [K]
+    rstd: Tensor  # 1 / deviation, [K]
+    unbiased: Tensor  # variance, [K]
+    count: Any  # as in `Statistics`
 
 
 def _wide(latent: Tensor) -> torch.dtype:
@@ -102,21 +110,32 @@ def over_processes(mine: Statistics, group: str) -> Statistics:
 
 
 def backward(
-    rows: Tensor, latent: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor | None, training: bool, group: str, impl: str
+    ctx: Any,  # of the op whose backward this is part of
+    rows: Tensor,
+    upstream: Tensor | None,
+    latent: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    weight: Tensor | None,
+    training: bool,
+    group: str,
+    impl: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of latent [N, K], weight [K] and bias [K], from `rows`, the gradient of the normalised latent [N, K]."""
-    weight_grad, bias_grad = _sums.op(rows, latent, mean, rstd, impl)
-    sums, count = torch.stack((weight_grad, bias_grad)), len(latent)  # [2, K]
-    if group:
-        together = torch.cat((sums.flatten(), sums.new_full((1,), count)))
-        together = _from_every_process(together, group).sum(0)
-        sums, count = together[:-1].view(2, -1), together[-1:]
+    """Gradients of latent [N, K], weight [K] and bias [K], from the gradient of the normalised latent: `rows` [N, K] times
+    `upstream`, a scalar or [N], None for ones."""
+    weight_grad, bias_grad = _sums.in_backward(ctx, rows, upstream, latent, mean, rstd, impl)
     # In eval mode the statistics do not depend on the latent: nothing comes back through them.
-    through = sums / count if training else torch.zeros_like(sums)
-    latent_grad = _input_gradient.op(rows, latent, mean, rstd, weight, through, impl)
+    along, plain, count = weight_grad, bias_grad, len(latent) if training else 0
+    if group:
+        together = torch.cat((along, plain, along.new_full((1,), count)))
+        together = _from_every_process.in_backward(ctx, together, group).sum(0)
+        along, plain = (together[:-1] / together[-1:]).view(2, -1).unbind()
+        count = 1
+    latent_grad = _input_gradient.in_backward(ctx, rows, upstream, latent, mean, rstd, weight, along, plain, count, impl)
     return latent_grad, weight_grad, bias_grad
 
 
+@functools.cache
 def _implementation(impl: str) -> Any:
     if impl == "triton":
         from ..kernels import batch_norm
@@ -127,21 +146,53 @@ def _implementation(impl: str) -> Any:
     return cpu_batch_norm
 
 
-def _statistics_forward(latent: Tensor, impl: str) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance of every column.  [K], [K]"""
-    return _implementation(impl).statistics(latent)
+def _statistics_forward(latent: Tensor, correction: int, eps: float, impl: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, variance with that correction as in torch.var, and 1 / sqrt(biased variance + eps) of every column.  [K] each"""
+    if not len(latent):  # zeros rather than NaN, which would spread to the processes that have rows
+        mean = latent.new_zeros(latent.shape[1], dtype=_wide(latent))
+        return mean, mean.clone(), torch.full_like(mean, eps**-0.5)
+    run = _implementation(impl)
+    if impl == "triton":
+        return run.statistics(latent, correction, eps)
+    mean, var = run.statistics(latent)
+    return mean, var * (len(latent) / (len(latent) - correction)), (var + eps).rsqrt()
 
 
-def _sums_forward(rows: Tensor, latent: Tensor, mean: Tensor, rstd: Tensor, impl: str) -> tuple[Tensor, Tensor]:
-    """Over the batch: the sum of rows * normalised latent, and the sum of rows.  [K], [K]"""
-    return _implementation(impl).sums(rows, latent, mean, rstd)
+def _sums_forward(
+    rows: Tensor, upstream: Tensor | None, latent: Tensor, mean: Tensor, rstd: Tensor, impl: str
+) -> tuple[Tensor, Tensor]:
+    """Over the batch: the sum of rows * upstream * normalised latent, and the sum of rows * upstream.  [K], [K]"""
+    run = _implementation(impl)
+    if impl == "triton":
+        return run.sums(rows, upstream, latent, mean, rstd)
+    return run.sums(times(rows, upstream), latent, mean, rstd)
 
 
 def _input_gradient_forward(
-    rows: Tensor, latent: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor | None, through: Tensor, impl: str
+    rows: Tensor,
+    upstream: Tensor | None,
+    latent: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    weight: Tensor | None,
+    along: Tensor,
+    plain: Tensor,
+    count: int,
+    impl: str,
 ) -> Tensor:
-    """weight * rstd * (rows - through[1] - normalised latent * through[0]), in the dtype of the latent.  [N, K]"""
-    return _implementation(impl).input_gradient(rows, latent, mean, rstd, weight, through)
+    """weight * rstd * (rows * upstream - (plain + normalised latent * along) / count), in the dtype of the latent; a count of 0
+    leaves out what it divides.  [N, K]"""
+    run, share = _implementation(impl), 1 / count if count else 0.0
+    if impl == "triton":
+        return run.input_gradient(rows, upstream, latent, mean, rstd, weight, along, plain, share)
+    return run.input_gradient(times(rows, upstream), latent, mean, rstd, weight, torch.stack((along, plain)).mul_(share))
+
+
+def times(rows: Tensor, upstream: Tensor | None) -> Tensor:
+    """rows [N, K] times a scalar or [N], None for ones."""
+    if upstream is None:
+        return rows
+    return rows * (upstream[:, None] if upstream.ndim else upstream)
 
 
 def _group_named(name: str) -> Any:
@@ -159,17 +210,20 @@ def _from_every_process_forward(numbers: Tensor, group: str) -> Tensor:
     return torch.stack(table)
 
 
-def _fake_columns(latent: Tensor) -> tuple[Tensor, Tensor]:
-    column = latent.new_empty(latent.shape[1], dtype=_wide(latent))
-    return column, torch.empty_like(column)
+def _fake_columns(latent: Tensor, number: int) -> tuple[Tensor, ...]:
+    return tuple(latent.new_empty(latent.shape[1], dtype=_wide(latent)) for _ in range(number))
 
 
-_statistics = registered("batch_norm_statistics", _statistics_forward, fake=lambda latent, impl: _fake_columns(latent))
-_sums = registered("batch_norm_sums", _sums_forward, fake=lambda rows, latent, mean, rstd, impl: _fake_columns(latent))
+_statistics = registered(
+    "batch_norm_statistics",
+    _statistics_forward,
+    fake=lambda latent, *_: _fake_columns(latent, 3),
+)
+_sums = registered("batch_norm_sums", _sums_forward, fake=lambda rows, upstream, latent, *_: _fake_columns(latent, 2))
 _input_gradient = registered(
     "batch_norm_backward",
     _input_gradient_forward,
-    fake=lambda rows, latent, *_: torch.empty(latent.shape, dtype=latent.dtype, device=latent.device),
+    fake=lambda rows, upstream, latent, *_: torch.empty(latent.shape, dtype=latent.dtype, device=latent.device),
 )
 # An op of its own, so that torch.compile keeps the collective in its graph; there, a group can only travel by its name.
 _from_every_process = registered(

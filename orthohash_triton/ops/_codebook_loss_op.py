@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ._batch_norm import backward as batch_norm_backward
+from ._batch_norm import times
 from ._derived import derived
 from ._registered import differentiable, refuse_double_backward
 
@@ -36,9 +37,10 @@ def _forward(
     reduction: str,
     need_grad: bool,
     need_lse_grad: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """loss (a scalar, or [N]), lse [N]; and for the backward the gradients of the loss (each row's own for reduction "none") and
-    of the lse with respect to the normalised rows [N, K], without rows where not needed.
+    of the lse with respect to the normalised rows [N, K], without rows where not needed, and what the first of them is still to
+    be multiplied with, a scalar (else [0]).
 
     target: int64 ids [N], or floating [N, C]; with columns int64 [nnz] and values [nnz] the row starts int64 [N + 1] of a sparse
     [N, C] target."""
@@ -56,30 +58,31 @@ def _run_triton(
     parts: int,
     reduction: str,
     options: dict[str, Any],
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    from ..kernels import cosine_codebook_loss as kernel
-
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    kernel, mean_kernel = _triton_kernels()
     packed = derived(codebook, "packed for the sweep", lambda: kernel.prepare(codebook))
     parts = parts or (2 if torch.get_float32_matmul_precision() == "highest" else 1)
     loss, lse, grad, lse_grad = _empty_rows(v, options["need_grad"], options["need_lse_grad"])
     kernel.cosine_codebook_loss(v, *norm, *target, packed, loss, lse, grad, lse_grad, parts=parts, **options)
-    if reduction != "none":
-        loss = loss.sum()
-    if reduction == "mean":  # without a labelled row it is NaN, as in torch, and the gradient zero
-        labelled = _count_labelled(target, options["ignore_index"])
-        loss = loss / labelled
-        grad.div_(labelled.clamp_(min=1))
-    return loss, lse, grad, lse_grad
+    if reduction == "mean":
+        loss, share = mean_kernel.labelled_mean(loss, _labelled(*target), options["ignore_index"])
+        return loss, lse, grad, lse_grad, share
+    return loss if reduction == "none" else loss.sum(), lse, grad, lse_grad, loss.new_empty(0)
 
 
-def _count_labelled(parts: tuple[Any, ...], ignore_index: int) -> Tensor:
-    """The number of rows that have a positive class, without waiting for the device.  float32 scalar"""
-    target, _, values = parts
+@functools.cache
+def _triton_kernels() -> tuple[Any, Any]:
+    from ..kernels import _mean, cosine_codebook_loss
+
+    return cosine_codebook_loss, _mean
+
+
+def _labelled(target: Tensor, columns: Tensor | None, values: Tensor | None) -> Tensor:
+    """Class ids, or per row a number above 0 where it has a positive class, without waiting for the device.  [N]"""
     if values is not None:
         positives = F.pad((values > 0).cumsum(0), (1, 0))  # [nnz + 1]: how many stand before an entry
-        return (positives[target].diff() > 0).sum(dtype=torch.float32)
-    labelled = target != ignore_index if target.ndim == 1 else target.sum(1) > 0
-    return labelled.sum(dtype=torch.float32)
+        return positives[target].diff() > 0
+    return target if target.ndim == 1 else target.sum(1) > 0
 
 
 def _run_cpu(
@@ -90,7 +93,7 @@ def _run_cpu(
     _parts: int,
     reduction: str,
     options: dict[str, Any],
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     v = v.float() if v.dtype.itemsize < 4 else v
     if norm[0] is not None:
         from ..kernels.cpu import batch_norm
@@ -100,7 +103,7 @@ def _run_cpu(
     total, (loss, lse, grad, lse_grad) = cpu_kernel().cosine_codebook_loss(
         v.contiguous(), *target, codebook.contiguous(), mean=reduction == "mean", **options
     )
-    return loss if reduction == "none" else total, lse, grad, lse_grad
+    return loss if reduction == "none" else total, lse, grad, lse_grad, loss.new_empty(0)
 
 
 @functools.cache
@@ -125,9 +128,10 @@ def _fake(
     target: Tensor, columns: Any, values: Any, codebook: Tensor,
     scale: float, margin: float, angular: bool, label_smoothing: float, ignore_index: int, parts: int, impl: str,
     reduction: str, need_grad: bool, need_lse_grad: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     loss, lse, grad, lse_grad = _empty_rows(v, need_grad, need_lse_grad)
-    return loss if reduction == "none" else loss.new_empty(()), lse, grad, lse_grad
+    share = loss.new_empty(() if impl == "triton" and reduction == "mean" else (0,))
+    return loss if reduction == "none" else loss.new_empty(()), lse, grad, lse_grad, share
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -140,19 +144,20 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 def _backward(ctx: Any, upstream: Tensor | None, lse_upstream: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
     refuse_double_backward("the codebook loss")
-    v, mean, rstd, weight, grad, lse_grad = ctx.saved_tensors
+    v, mean, rstd, weight, rows, lse_grad, share = ctx.saved_tensors  # rows [N, K], of the normalised rows
+    if upstream is not None and share.ndim == 0:
+        upstream = upstream * share
     # Out of place: a second backward needs the row gradients as they are.
-    rows = None  # [N, K], of the normalised rows
-    if upstream is not None:
-        rows = grad * (upstream[:, None] if upstream.ndim else upstream)
     if lse_upstream is not None and len(lse_grad):
         from_lse = lse_grad * lse_upstream[:, None]
-        rows = from_lse if rows is None else rows.add_(from_lse)
-    if rows is None:
+        rows = from_lse if upstream is None else times(rows, upstream).add_(from_lse)
+        upstream = None
+    elif upstream is None:
         return (None,) * LEADING
     if mean is None:
+        rows = times(rows, upstream)
         return rows if rows.dtype == ctx.dtype else rows.to(ctx.dtype), None, None, None, None
-    v_grad, weight_grad, bias_grad = batch_norm_backward(rows, v, mean, rstd, weight, *ctx.how)
+    v_grad, weight_grad, bias_grad = batch_norm_backward(ctx, rows, upstream, v, mean, rstd, weight, *ctx.how)
     needs_weight, needs_bias = ctx.needs_input_grad[3:5]
     return v_grad, None, None, weight_grad if needs_weight else None, bias_grad if needs_bias else None
 

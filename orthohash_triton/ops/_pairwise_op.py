@@ -1,6 +1,7 @@
 """The registered ops behind the pairwise likelihood: loss and gradient of the rows; gradient of the columns."""
 
-from typing import Any, NamedTuple
+import functools
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,14 +10,6 @@ from ._derived import derived
 from ._registered import differentiable, refuse_double_backward, registered
 
 LEADING = 2  # arguments that may have a gradient: z and bank
-
-
-class Factors(NamedTuple):
-    """What the numbers of pairs decide. Python numbers in host memory, scalar tensors on a device."""
-
-    dissimilar: Any  # weight of a dissimilar pair
-    similar: Any  # of a similar one
-    normaliser: Any  # of reduction "mean"
 
 
 def _forward(
@@ -32,30 +25,37 @@ def _forward(
     impl: str,
     reduction: str,
     need_grad: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """loss (a scalar, or [N]); and for the backward the gradient of each row's sum with respect to z in its role as rows [N, K]
-    (no rows where not needed), and `Factors` [3]. Without a bank, z is its own."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """loss (a scalar, or [N]); and for the backward the gradient with respect to z [N, K] (no rows where not needed), the weights
+    of a dissimilar and of a similar pair and the normaliser [3], or [0] where the options say them, and what the gradient is
+    still to be multiplied with, a scalar for reduction "mean", else [0].
+
+    Without a bank, z is its own; its gradient is then that of both roles, but for reduction "none" that of z as rows."""
+    factor = 2.0 if bank is None and reduction != "none" else 1.0
     bank, bank_target = (z, target) if bank is None or bank_target is None else (bank, bank_target)
     run = _implementation(impl)
-    labels, bank_labels = _labels(run, target), _labels(run, bank_target)
-    read = impl == "cpu"  # numbers are at hand in host memory; reading them from a device would wait for it
-    pairs = _kept(target, ignore_index, read) * _kept(bank_target, ignore_index, read)
-    similar = None
-    if balanced or positive_weight is not None:
-        similar = _similar_pairs(run, target, bank_target, labels, bank_labels, ignore_index, read)
-    factors = _weigh(pairs, similar, positive_weight)
+    labels = _labels(run, target)
+    bank_labels = labels if bank_target is target else _labels(run, bank_target)
+    if impl == "triton":
+        pairing = run.Pairing(alpha, positive_weight, balanced, similarity, ignore_index)
+        how = dict(reduction=reduction, factor=factor, need_grad=need_grad)
+        return run.loss_and_gradient(z, labels, bank, bank_labels, pairing, **how)
     wide = wide_dtype(z, bank)
-    held = torch.stack([torch.as_tensor(x, dtype=torch.float64, device=z.device) for x in factors]).to(wide)
+    pairs = _kept(target, ignore_index) * _kept(bank_target, ignore_index)
+    numbers = []
+    if _weighed(positive_weight, balanced, reduction):
+        similar = _similar_pairs(run, target, bank_target, labels, bank_labels, ignore_index)
+        numbers = _weigh(pairs, similar, positive_weight)
     rows, grad = run.sweep(
-        _computed(z, wide), labels, _computed(bank, wide), bank_labels, None, alpha=alpha,
-        weights=run.weights(held), similarity=similarity, ignore_index=ignore_index, need_grad=need_grad,
+        z.to(wide), labels, bank.to(wide), bank_labels, None, alpha=alpha, weights=_weights(numbers, positive_weight),
+        similarity=similarity, ignore_index=ignore_index, need_grad=need_grad,
     )  # fmt: skip
-    if reduction == "none":
-        return rows.to(wide), grad, held
-    total = rows.sum()
-    if reduction == "mean":
-        total = total / held[2]
-    return total.to(wide), grad, held
+    normaliser = numbers[2] if numbers else pairs
+    loss = rows if reduction == "none" else rows.sum()
+    if reduction == "mean":  # without a pair it is NaN, as in torch, and the gradient zero
+        loss = loss / normaliser
+    scale = torch.full(() if reduction == "mean" else (0,), 1 / normaliser if normaliser else 0.0, dtype=wide)
+    return loss.to(wide), grad if factor == 1 else grad.mul_(factor), torch.tensor(numbers, dtype=torch.float64), scale
 
 
 def _column_gradient(
@@ -66,21 +66,33 @@ def _column_gradient(
     upstream: Tensor | None,
     factors: Tensor,
     alpha: float,
+    positive_weight: float | None,
+    balanced: bool,
     similarity: str,
     ignore_index: int,
     impl: str,
 ) -> Tensor:
     """The gradient of sum_i upstream_i (sum of row i) with respect to the bank [M, K]; upstream [N], None for ones."""
     run = _implementation(impl)
-    wide = wide_dtype(z, bank)
-    z = _computed(z, wide)
+    labels = _labels(run, target)
+    bank_labels = labels if bank_target is target else _labels(run, bank_target)
     pulls = None if upstream is None else upstream[:, None] * z
+    if impl == "triton":
+        pairing = run.Pairing(alpha, positive_weight, balanced, similarity, ignore_index)
+        return run.column_gradient(bank, bank_labels, z, labels, pulls, pairing, factors)
+    wide = wide_dtype(z, bank)
     return run.sweep(
-        _computed(bank, wide), _labels(run, bank_target), z, _labels(run, target), pulls, alpha=alpha,
-        weights=run.weights(factors), similarity=similarity, ignore_index=ignore_index, need_grad=True,
+        bank.to(wide), bank_labels, z.to(wide), labels, pulls, alpha=alpha, weights=_weights(factors.tolist(), positive_weight),
+        similarity=similarity, ignore_index=ignore_index, need_grad=True,
     )[1]  # fmt: skip
 
 
+def _weighed(positive_weight: float | None, balanced: bool, reduction: str) -> bool:
+    """Whether the number of similar pairs matters."""
+    return balanced or (positive_weight is not None and reduction == "mean")
+
+
+@functools.cache
 def _implementation(impl: str) -> Any:
     if impl == "triton":
         from ..kernels import pairwise_likelihood_loss as kernel
@@ -104,50 +116,43 @@ def wide_dtype(z: Tensor, bank: Tensor | None) -> torch.dtype:
     return torch.float64 if double else torch.float32
 
 
-def _computed(codes: Tensor, wide: torch.dtype) -> Tensor:
-    return codes.detach().to(wide)
+def _kept(target: Tensor, ignore_index: int) -> int:
+    return len(target) if target.ndim == 2 else int((target != ignore_index).sum())
 
 
-def _kept(target: Tensor, ignore_index: int, read: bool) -> Any:
-    if target.ndim == 2:
-        return len(target)
-    kept = (target != ignore_index).sum()
-    return int(kept) if read else kept
-
-
-def _similar_pairs(
-    run: Any, target: Tensor, bank_target: Tensor, labels: Any, bank_labels: Any, ignore_index: int, read: bool
-) -> Any:
-    """The number of similar pairs that are kept."""
+def _similar_pairs(run: Any, target: Tensor, bank_target: Tensor, labels: Any, bank_labels: Any, ignore_index: int) -> int:
+    """The number of similar pairs that are kept, in host memory."""
     if target.ndim == 2:
         return run.count_similar(labels, bank_labels)
     ordered = bank_target.sort().values
     counts = torch.searchsorted(ordered, target, right=True) - torch.searchsorted(ordered, target)
-    counts = counts.masked_fill(target == ignore_index, 0).sum()
-    return int(counts) if read else counts
+    return int(counts.masked_fill(target == ignore_index, 0).sum())
 
 
-def _weigh(pairs: Any, similar: Any, positive_weight: float | None) -> Factors:
-    """From the numbers of pairs and, unless all weigh 1, of similar ones. Nothing here waits for a device."""
-    if similar is None:
-        return Factors(1.0, 1.0, pairs)
+def _weigh(pairs: int, similar: int, positive_weight: float | None) -> list[float]:
+    """Weights of a dissimilar and of a similar pair, and the normaliser. A kind of which there is no pair weighs 0."""
     if positive_weight is None:  # balanced
-        return Factors(_ratio(pairs, pairs - similar), _ratio(pairs, similar), pairs)
-    return Factors(1.0, positive_weight, positive_weight * similar + (pairs - similar))
+        return [pairs / part if part else 0.0 for part in (pairs - similar, similar)] + [pairs]
+    return [1.0, positive_weight, positive_weight * similar + (pairs - similar)]
 
 
-def _ratio(total: Any, part: Any) -> Any:
-    """total / part; 0 where there is no such pair."""
-    if isinstance(part, Tensor):
-        return torch.where(part > 0, total / part.clamp(min=1).double(), 0.0)
-    return total / part if part else 0.0
+def _weights(numbers: list[float], positive_weight: float | None) -> tuple[float, float]:
+    """Of a dissimilar and of a similar pair; `numbers` as `_weigh` has them, if it did."""
+    return (numbers[0], numbers[1]) if numbers else (1.0, 1.0 if positive_weight is None else positive_weight)
 
 
-def _fake(z: Tensor, bank: Tensor | None, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    reduction, need_grad = rest[-2:]
+def _fake(
+    z: Tensor, bank: Tensor | None, target: Tensor, bank_target: Tensor | None, alpha: float, positive_weight: float | None,
+    balanced: bool, similarity: str, ignore_index: int, impl: str, reduction: str, need_grad: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     wide = wide_dtype(z, bank)
-    loss = z.new_empty((len(z),) if reduction == "none" else (), dtype=wide)
-    return loss, z.new_empty((len(z) if need_grad else 0, z.shape[1]), dtype=wide), z.new_empty(3, dtype=wide)
+    numbers = 3 if _weighed(positive_weight, balanced, reduction) else 0
+    return (
+        z.new_empty((len(z),) if reduction == "none" else (), dtype=wide),
+        z.new_empty((len(z) if need_grad else 0, z.shape[1]), dtype=wide),
+        z.new_empty(numbers, dtype=torch.float32 if impl == "triton" else torch.float64),
+        z.new_empty(() if reduction == "mean" else (0,), dtype=wide),
+    )
 
 
 def _fake_column_gradient(z: Tensor, target: Tensor, bank: Tensor, *_: Any) -> Tensor:
@@ -155,33 +160,32 @@ def _fake_column_gradient(z: Tensor, target: Tensor, bank: Tensor, *_: Any) -> T
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    z, bank, target, bank_target, alpha, _, _, similarity, ignore_index, impl, reduction, _ = inputs
+    z, bank, target, bank_target, *how, reduction, _ = inputs
     ctx.set_materialize_grads(False)
     swept_again = ctx.needs_input_grad[1] if bank is not None else reduction == "none"
     again = (z, target, bank, bank_target) if swept_again else (None,) * 4
     ctx.save_for_backward(*again, *output[1:])
     ctx.dtypes = z.dtype, None if bank is None else bank.dtype
-    ctx.how = alpha, similarity, ignore_index, impl
-    ctx.mean = reduction == "mean"
+    ctx.how = how
 
 
 def _backward(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[Tensor | None, Tensor | None]:
     refuse_double_backward("the pairwise likelihood loss")
     if upstream is None:
         return None, None
-    z, target, bank, bank_target, grad, factors = ctx.saved_tensors
-    if ctx.mean:  # without a pair the gradient is zero
-        upstream = torch.where(factors[2] > 0, upstream / factors[2], 0.0)
+    z, target, bank, bank_target, grad, factors, scale = ctx.saved_tensors
+    if scale.ndim == 0:
+        upstream = upstream * scale
     by_row = upstream.ndim == 1
     z_grad = bank_grad = None
     if ctx.needs_input_grad[0]:
         # Out of place: a second backward needs the row gradients as they are.
         z_grad = grad * (upstream[:, None] if by_row else upstream)
-        if ctx.dtypes[1] is None:  # z is its own bank: all is symmetric but the upstream gradient
-            z_grad = 2 * z_grad if not by_row else z_grad + _columns.op(z, target, z, target, upstream, factors, *ctx.how)
-        z_grad = z_grad.to(ctx.dtypes[0])
+        if by_row and ctx.dtypes[1] is None:  # z is its own bank: all is symmetric but the upstream gradient
+            z_grad += _columns.in_backward(ctx, z, target, z, target, upstream, factors, *ctx.how)
+        z_grad = z_grad if z_grad.dtype == ctx.dtypes[0] else z_grad.to(ctx.dtypes[0])
     if ctx.dtypes[1] is not None and ctx.needs_input_grad[1]:
-        bank_grad = _columns.op(z, target, bank, bank_target, upstream if by_row else None, factors, *ctx.how)
+        bank_grad = _columns.in_backward(ctx, z, target, bank, bank_target, upstream if by_row else None, factors, *ctx.how)
         bank_grad = (bank_grad if by_row else bank_grad * upstream).to(ctx.dtypes[1])
     return z_grad, bank_grad
 

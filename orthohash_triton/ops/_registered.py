@@ -21,6 +21,10 @@ class Op:
     def __call__(self, *args: Any) -> Any:
         return self.op(*args) if torch.compiler.is_compiling() else self.eager(*args)
 
+    def in_backward(self, ctx: Any, *args: Any) -> Any:
+        """The same in the backward of a `differentiable`: that of the registered op is traced without torch.compile saying so."""
+        return self(*args) if getattr(ctx, "eager", False) else self.op(*args)
+
 
 def registered(name: str, forward: Callable[..., Any], *, fake: Callable[..., Any]) -> Op:
     """Register `forward` as op `orthohash::name`; the schema comes from its annotations, all arguments are positional."""
@@ -49,6 +53,7 @@ def differentiable(
     # `apply` looks at every argument, so that those without a gradient travel as one.
     def forward_in_context(ctx: Any, *args: Any) -> Any:
         inputs = (*args[:leading], *args[leading])
+        ctx.eager = True
         output = forward(*inputs)
         setup_context(ctx, inputs, output)
         return output[:outputs]

@@ -57,7 +57,7 @@ def _forward(
 
         return reference(queries, gallery, k, mask, limits)
     distances, ids = _fake(queries, gallery, k, mask, limits, impl)
-    if len(queries) == 0 or len(gallery) == 0:
+    if queries.shape[0] == 0 or gallery.shape[0] == 0:
         return distances.fill_(MISSING_DISTANCE), ids.fill_(MISSING_ID)
     if chosen == "triton":
         from ..kernels.hamming_topk import hamming_topk as triton_kernel

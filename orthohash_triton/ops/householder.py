@@ -1,9 +1,9 @@
 """Products of Householder reflections: orthogonal matrices that gradient descent can move.
 
-The compact WY form (Schreiber and Van Loan, 1989; with the triangle by Joffrain et al., ACM TOMS 2006): with the unit vectors as
-rows of U [M, K],
+The compact WY form (Schreiber and Van Loan, 1989; with the triangle by Joffrain et al., ACM TOMS 2006): with the vectors, scaled
+to length sqrt(2), as rows of S [M, K], so that H_i = I - s_i s_i^T,
 
-    H_1 H_2 ... H_M = I - U^T T U,    T^-1 = striu(U U^T) + I / 2,
+    H_1 H_2 ... H_M = I - S^T T S,    T^-1 = I + striu(S S^T),
 
 which replaces M steps, each waiting for the one before, by one triangular solve of size M and matrix products. What is best for
 rows depends on their number:
@@ -14,19 +14,21 @@ rows depends on their number:
 - Few reflections of many dimensions (2 M < K) are applied factor by factor on a CPU. On a GPU the product with R stays bound by
   memory up to hundreds of dimensions, so that factors would save nothing there.
 
-What has size K alone is plain torch in float64. In float32 R loses up to a digit where reflections nearly cancel (near the
-identity or with similar vectors, as all training starts), and by a global switch float32 products may be TF32 ones; these
-matrices are small. Rows on a GPU go through `kernels/householder.py`.
+What has size K alone is in float64, and plain torch but for the lengths. In float32 R loses up to a digit where reflections
+nearly cancel (near the identity or with similar vectors, as all training starts), and by a global switch float32 products may be
+TF32 ones; these matrices are small. Rows on a GPU go through `kernels/householder.py`.
 
-The gradient comes from P = x^T g, with g that of the result, W = T U and V = T^T U:
+The gradient comes from P = x^T g, with g that of the result, W = T S and V = T^T S:
 
-    dL/dU = -(W P^T + V P) + (B + B^T) U,    B = striu(V P W^T),
+    dL/dS = -(W P^T + V P) + (B + B^T) S,    B = striu(V P W^T),
 
 and then goes through the normalisation. Of what has size N only x is kept, and rounding does not grow with the length of the
 chain.
 """
 
 import contextlib
+import functools
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -87,7 +89,7 @@ def householder_product(vectors: Tensor, *, impl: str = "auto") -> Tensor:
 
     Args:
         vectors: u_i as rows, floating [M, K], any M.
-        impl: as `householder_apply`; the matrix is plain torch on any device, so that "cpu" and "triton" are the same.
+        impl: as `householder_apply`.
 
     Returns:
         [K, K], float64 for float64 vectors and float32 otherwise. The gradient goes to `vectors`.
@@ -128,47 +130,55 @@ def _without_autocast(x: Tensor) -> contextlib.AbstractContextManager:
 class _Compact(NamedTuple):
     """The compact WY form, float64."""
 
-    unit: Tensor  # U [M, K]
-    inverse_norm: Tensor  # [M], 0 for a zero vector
-    inverse: Tensor  # T^-1 [M, M], upper
-    w: Tensor  # T U [M, K]
+    reflectors: Tensor  # S [M, K], rows of length sqrt(2), or 0 for a zero vector
+    factor: Tensor  # what made them of the vectors [M], 0 for a zero vector
+    gram: Tensor  # S S^T [M, M]; T^-1 is what is above its diagonal, and ones
+    w_transposed: Tensor  # (T S)^T [K, M]
+
+    def w(self) -> Tensor:
+        """T S.  [M, K]"""
+        return self.w_transposed.T
 
     def v(self) -> Tensor:
-        """T^T U.  [M, K]"""
-        return torch.linalg.solve_triangular(self.inverse.T, self.unit, upper=False)
+        """T^T S.  [M, K]"""
+        return torch.linalg.solve_triangular(self.gram.T, self.reflectors, upper=False, unitriangular=True)
 
 
-def _compact(vectors: Tensor) -> _Compact:
+def _compact(vectors: Tensor, impl: str) -> _Compact:
+    reflectors, factor = _implementation(impl).reflectors(vectors) if impl == "triton" else _reflectors(vectors)
+    gram = reflectors @ reflectors.T
+    w = torch.linalg.solve_triangular(gram, reflectors, upper=True, unitriangular=True)
+    return _Compact(reflectors, factor, gram, w.T.contiguous())
+
+
+def _reflectors(vectors: Tensor) -> tuple[Tensor, Tensor]:
     vectors = vectors.double()
     norm = torch.linalg.vector_norm(vectors, dim=1)
-    inverse_norm = (1 / norm).masked_fill_(norm == 0, 0)
-    unit = vectors * inverse_norm[:, None]
-    inverse = (unit @ unit.T).triu_()
-    inverse.diagonal().fill_(0.5)
-    w = torch.linalg.solve_triangular(inverse, unit, upper=True).contiguous()
-    return _Compact(unit, inverse_norm, inverse, w)
+    factor = (math.sqrt(2) / norm).masked_fill_(norm == 0, 0)
+    return vectors * factor[:, None], factor
 
 
 class _Pulls(NamedTuple):
     """What the gradient of the vectors needs of P, float64."""
 
-    w: Tensor  # W P^T [M, K]
-    v: Tensor  # V P [M, K]
-    vw: Tensor  # V P W^T [M, M]
+    both: Tensor  # W P^T + V P [M, K]
+    vw: Tensor  # V P W^T [M, M]; overwritten
 
 
 def _pulls(p: Tensor, compact: _Compact) -> _Pulls:
     p = p.double()
     pulled = compact.v() @ p
-    return _Pulls(compact.w @ p.T, pulled, pulled @ compact.w.T)
+    return _Pulls(torch.addmm(pulled, compact.w(), p.T), pulled @ compact.w_transposed)
 
 
-def _vectors_gradient(pulls: _Pulls, compact: _Compact) -> Tensor:
-    """float64 [M, K]"""
-    strict = pulls.vw.triu(1)
-    of_unit = ((strict + strict.T) @ compact.unit).sub_(pulls.w).sub_(pulls.v)
-    along = (compact.unit * of_unit).sum(1, keepdim=True)
-    return of_unit.addcmul_(compact.unit, along, value=-1).mul_(compact.inverse_norm[:, None])
+def _vectors_gradient(pulls: _Pulls, compact: _Compact, dtype: torch.dtype, impl: str) -> Tensor:
+    """[M, K]"""
+    strict = pulls.vw.triu_(1)
+    gradient = torch.addmm(pulls.both, strict + strict.T, compact.reflectors, beta=-1)
+    if impl == "triton":
+        return _implementation(impl).vectors_gradient(gradient, compact.reflectors, compact.factor, dtype)
+    along = (compact.reflectors * gradient).sum(1, keepdim=True)
+    return gradient.addcmul_(compact.reflectors, along, value=-0.5).mul_(compact.factor[:, None]).to(dtype)
 
 
 def _by_factors(x: Tensor | None, vectors: Tensor, impl: str) -> bool:
@@ -179,13 +189,13 @@ def _forward(x: Tensor | None, vectors: Tensor, impl: str) -> tuple[Tensor, Tens
     """x R, or R itself for no x; and for the backward the compact form, and R (empty where rows did not go through it)."""
     wide = _wide(vectors if x is None else x, vectors)
     with _without_autocast(vectors):
-        compact = _compact(vectors)
+        compact = _compact(vectors, impl)
         matrix = vectors.new_empty(0, 0, dtype=wide)
         if x is not None and _by_factors(x, vectors, impl):
-            y = _cpu_kernel().apply_factors(x.to(wide), compact.unit.to(wide), compact.w.to(wide)).to(x.dtype)
+            y = _implementation(impl).apply_factors(x.to(wide), compact.reflectors.to(wide), compact.w().to(wide)).to(x.dtype)
             return y, *compact, matrix
         product = torch.eye(vectors.shape[1], dtype=torch.float64, device=vectors.device)
-        product = product.addmm_(compact.unit.T, compact.w, alpha=-1).to(wide)
+        product = product.addmm_(compact.reflectors.T, compact.w(), alpha=-1).to(wide)
         if x is None:
             return product, *compact, matrix
         return _rows(x, product, impl, transposed=False), *compact, product
@@ -194,28 +204,30 @@ def _forward(x: Tensor | None, vectors: Tensor, impl: str) -> tuple[Tensor, Tens
 def _rows(x: Tensor, matrix: Tensor, impl: str, *, transposed: bool, dtype: torch.dtype | None = None) -> Tensor:
     """x R or x R^T, in `dtype` or that of x.  [N, K]"""
     dtype = dtype or x.dtype
+    run = _implementation(impl)
+    matrix = matrix.T if transposed else matrix
     if impl != "triton":
-        return _cpu_kernel().apply(x.to(matrix.dtype), matrix.T if transposed else matrix).to(dtype)
-    from ..kernels import householder as kernel
-
+        return run.apply(x.to(matrix.dtype), matrix).to(dtype)
     y = torch.empty(x.shape, dtype=dtype, device=x.device)
-    kernel.apply(x, (matrix.T if transposed else matrix).float(), y)
+    run.apply(x, matrix.float(), y)
     return y
 
 
 def _outer(x: Tensor, g: Tensor, impl: str, wide: torch.dtype) -> Tensor:
     """P = x^T g.  [K, K]"""
-    if impl != "triton":
-        return _cpu_kernel().outer(x.to(wide), g.to(wide))
-    from ..kernels import householder as kernel
-
-    return kernel.outer(x, g)
+    run = _implementation(impl)
+    return run.outer(x, g) if impl == "triton" else run.outer(x.to(wide), g.to(wide))
 
 
-def _cpu_kernel() -> Any:
-    from ..kernels.cpu import householder as kernel
+@functools.cache
+def _implementation(impl: str) -> Any:
+    if impl == "triton":
+        from ..kernels import householder as kernel
 
-    return kernel
+        return kernel
+    from ..kernels.cpu import householder as cpu_kernel
+
+    return cpu_kernel
 
 
 def _fake(x: Tensor | None, vectors: Tensor, impl: str) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -227,7 +239,7 @@ def _fake(x: Tensor | None, vectors: Tensor, impl: str) -> tuple[Tensor, Tensor,
         vectors.new_empty(count, dimensions, dtype=torch.float64),
         vectors.new_empty(count, dtype=torch.float64),
         vectors.new_empty(count, count, dtype=torch.float64),
-        vectors.new_empty(count, dimensions, dtype=torch.float64),
+        vectors.new_empty(dimensions, count, dtype=torch.float64),
         vectors.new_empty(side, side, dtype=wide),
     )
 
@@ -251,12 +263,12 @@ def _backward(ctx: Any, upstream: Tensor, *_: Any) -> tuple[Tensor | None, Tenso
             x_gradient = _rows(upstream, matrix, impl, transposed=True, dtype=x.dtype) if needs_x else None
             pulls = _pulls(_outer(x, upstream, impl, wide), compact) if needs_vectors else None
         else:
-            unit, w, g, kernel = compact.unit.to(wide), compact.w.to(wide), upstream.to(wide), _cpu_kernel()
-            x_gradient = kernel.apply_factors(g, w, unit).to(x.dtype) if needs_x else None
+            reflectors, w, g, kernel = compact.reflectors.to(wide), compact.w().to(wide), upstream.to(wide), _implementation(impl)
+            x_gradient = kernel.apply_factors(g, w, reflectors).to(x.dtype) if needs_x else None
             if needs_vectors:
-                found = kernel.factor_pulls(g, x.to(wide), w, compact.v().to(wide))
-                pulls = _Pulls(*(part.double() for part in found))
-        return x_gradient, None if pulls is None else _vectors_gradient(pulls, compact).to(ctx.vectors_dtype)
+                by_w, by_v, vw = (part.double() for part in kernel.factor_pulls(g, x.to(wide), w, compact.v().to(wide)))
+                pulls = _Pulls(by_w + by_v, vw)
+        return x_gradient, None if pulls is None else _vectors_gradient(pulls, compact, ctx.vectors_dtype, impl)
 
 
 _householder = differentiable(

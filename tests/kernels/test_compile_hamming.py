@@ -45,7 +45,8 @@ def popcount(target: str) -> str:
 
 
 # One query; few with a mask; a batch on tensor cores; the same with a mask and six words; an odd number of words; long codes; a
-# gallery whose rows 32 bits cannot count; and more of a gallery than half.
+# gallery whose rows 32 bits cannot count; the largest k that a program puts in order, and a larger one; and more of a gallery
+# than half.
 SEARCHES = {
     "bandwidth": (1, 10**6, 8, 100, False),
     "popcount, mask": (16, 10**6, 8, 100, True),
@@ -54,6 +55,8 @@ SEARCHES = {
     "popcount, odd": (9, 10**5, 9, 100, True),
     "bandwidth, long": (3, 10**4, 128, 10, False),
     "bandwidth, large": (2, 2**33, 8, 100, False),
+    "popcount, 1024": (9, 10**6, 8, 1024, False),
+    "popcount, many": (9, 10**6, 16, 1025, False),
     "count": (32, 10**4, 8, 6000, True),
 }
 
@@ -63,16 +66,18 @@ SEARCHES = {
 def test_search(case, target, monkeypatch):
     if target == "gfx1100":
         monkeypatch.setattr(_spans, "warp_size", lambda _: 32)
-    compiled = {c.kernel: c for c in compile_launches(target, lambda: search(*SEARCHES[case]))}
-    for c in compiled.values():
+    launches = compile_launches(target, lambda: search(*SEARCHES[case]))
+    for c in launches:
         check(c)
+    compiled = {c.kernel: c for c in launches}
     path = case.split(",")[0]
     if path == "count":
         assert compiled.keys() == {"_count", "_write"}
         assert all(c.contains(popcount(target)) for c in compiled.values())
         return
     scan = "_nearest_by_dot" if path == "dot" and target != "gfx1100" else "_nearest_by_popcount"
-    assert compiled.keys() == {scan, "_first_smallest", "_span_distances"}
+    chosen = {"_first_smallest"} if case == "popcount, many" else {"_nearest_first"}
+    assert compiled.keys() - {"_candidates"} == {scan, "_span_distances"} | chosen
     assert compiled[scan].contains(MATRIX[target] if scan == "_nearest_by_dot" else popcount(target))
     assert compiled["_span_distances"].contains(popcount(target))
 

@@ -119,9 +119,9 @@ def test_batch_norm(target):
     latent, column = meta(256, 64), meta(64)
 
     def every_kernel():
-        batch_norm.statistics(latent)
-        batch_norm.sums(latent, latent, column, column)
-        batch_norm.input_gradient(latent, latent, column, column, column, meta(2, 64))
+        batch_norm.statistics(latent, 1, 1e-5)
+        batch_norm.sums(latent, meta(256), latent, column, column)
+        batch_norm.input_gradient(latent, meta(), latent, column, column, column, column, column, 0.5)
 
     compiled = compile_launches(target, every_kernel)
     assert len(compiled) == 3

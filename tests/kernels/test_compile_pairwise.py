@@ -1,8 +1,7 @@
 """The pairwise likelihood kernels compiled for GPUs that are not there: registers, shared memory, instructions, no atomics.
 
 Each test compiles what `plan` picks for a number of dimensions and a kind of labels; ORTHOHASH_TEST_ALL=1 takes every kind,
-every size and every target, and kernels without a gradient or where the columns themselves pull. One is known to fail there:
-without a gradient, "squared_cosine" in 64 dimensions spills 8 bytes a thread on sm_120.
+every size and every target, and kernels without a gradient or where the columns themselves pull.
 """
 
 import itertools
@@ -47,12 +46,21 @@ def labels(rows, kind):
     return kernel.Labels(None, meta(3, rows, dtype=torch.int32), meta(rows, dtype=torch.int32))
 
 
-def run_sweep(bits, kind, need_grad=True, apart=True):
-    rows, columns = 256, 100_000
-    kernel.sweep(
-        meta(rows, bits), labels(rows, kind), meta(columns, bits), labels(columns, kind), meta(columns, bits) if apart else None,
-        alpha=0.5, weights=meta(3), similarity="any" if kind == "ids" else kind, ignore_index=-100, need_grad=need_grad,
-    )  # fmt: skip
+def pairing(kind, balanced=True):
+    return kernel.Pairing(0.5, None, balanced, "any" if kind == "ids" else kind, -100)
+
+
+def run_loss(bits, kind, need_grad=True):
+    rows, columns = meta(256, bits), meta(100_000, bits)
+    kernel.loss_and_gradient(
+        rows, labels(256, kind), columns, labels(100_000, kind), pairing(kind), reduction="mean", factor=1.0, need_grad=need_grad
+    )
+
+
+def run_columns(bits, kind):
+    """Other codes than the columns pull."""
+    rows, columns = meta(256, bits), meta(100_000, bits)
+    kernel.column_gradient(rows, labels(256, kind), columns, labels(100_000, kind), columns, pairing(kind), meta(3))
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -64,13 +72,19 @@ def test_sweep(bits, kind, target, monkeypatch):
         monkeypatch.setattr(kernel, "warp_size", lambda device: 32)
 
     def every_launch():
-        run_sweep(bits, kind)
+        run_columns(bits, kind)
+        run_loss(bits, kind, need_grad=False)
         if EVERYTHING:
-            run_sweep(bits, kind, apart=False)
-            run_sweep(bits, kind, need_grad=False, apart=False)
+            run_loss(bits, kind)
 
     compiled = compile_launches(target, every_launch)
-    assert {c.kernel for c in compiled} == {"_tops_kernel", "_halves_kernel", "_sweep_kernel"}
+    assert {c.kernel for c in compiled} == {
+        "_prepare_kernel",
+        "_count_kernel",
+        "_weigh_kernel",
+        "_sweep_kernel",
+        "_finish_kernel",
+    }
     for c in compiled:
         c.check_budget()
         assert c.contains(TENSOR_CORES[target]) or c.kernel != "_sweep_kernel"
@@ -78,7 +92,7 @@ def test_sweep(bits, kind, target, monkeypatch):
 
 def test_products_take_no_float32_multiplications():
     """Three products of halves for the inner products and three for the gradient, all on tensor cores."""
-    (sweep,) = (c for c in compile_launches("sm_80", lambda: run_sweep(64, "ids")) if c.kernel == "_sweep_kernel")
+    (sweep,) = (c for c in compile_launches("sm_80", lambda: run_columns(64, "ids")) if c.kernel == "_sweep_kernel")
     tiles = kernel.plan(256, 100_000, 64, True, False, 108)
     multiplications = 2 * 3 * tiles.rows * tiles.columns * tiles.bits
     in_one = 16 * 8 * 16
@@ -87,9 +101,10 @@ def test_products_take_no_float32_multiplications():
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_count(target):
-    compiled = compile_launches(target, lambda: kernel.count_similar(labels(256, "any"), labels(100_000, "any")))
-    assert [c.kernel for c in compiled] == ["_count_kernel"]
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.bfloat16])
+def test_packing(dtype, target):
+    compiled = compile_launches(target, lambda: kernel.labels(meta(256, 80, dtype=dtype)))
+    assert [c.kernel for c in compiled] == ["_pack_kernel"]
     for c in compiled:
         c.check_budget()
 

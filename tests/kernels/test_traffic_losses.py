@@ -1,6 +1,5 @@
 """Memory of the loss kernels: what they allocate, and what their loads and stores move."""
 
-import contextlib
 import math
 
 import pytest
@@ -56,11 +55,11 @@ def test_scratch_does_not_grow_with_the_classes(rows, bits, parts, kind, monkeyp
     monkeypatch.setattr(kernel.torch, "empty", counting)
     with launch.executor(lambda *_, **__: None):
         run(arguments, parts)
-    tiles = kernel.plan(rows, 1_000_000, bits, parts, kind, True, False, 108)
+    tiles = kernel.plan(rows, 1_000_000, bits, kind, True, False, 108)
     partials = tiles.splits * rows * (bits + 2 * tiles.slices) * 4
-    chunk = rows * (tiles.chunk * 4 + bits * 4 + 4) if tiles.chunked else 0
+    chunk = rows * (tiles.chunk * 4 + bits * 4) if tiles.chunked else 0
     assert sum(allocated) == partials + chunk
-    assert chunk <= max(4 * kernel.SCRATCH, 8 * rows * bits) + 4 * rows * (bits + 1)
+    assert chunk <= max(4 * kernel.SCRATCH, 8 * rows * bits) + 4 * rows * bits
     assert partials <= 2**29
     assert sum(allocated) < rows * 1_000_000  # a byte of each logit
 
@@ -76,12 +75,14 @@ def test_loads_and_stores_are_inputs_outputs_and_partials(rows, processors, devi
     def counting(jitted, *args, **keywords):
         counts[jitted.fn.__name__] = run_kernel(jitted, *args, **keywords)
 
+    if run_kernel is None:
+        pytest.skip("needs an executor that counts loads and stores")
     arguments = tensors(rows, classes, bits, "ids", "cpu")
     arguments[0].normal_()
     monkeypatch.setattr(kernel, "multiprocessor_count", lambda _: processors)
     monkeypatch.setattr(kernel, "FEW_BLOCKS", 4 if processors else classes)
-    splits = kernel.plan(rows, classes, bits, 2, "ids", True, False, processors).splits
-    with contextlib.nullcontext() if run_kernel is None else launch.executor(counting):
+    splits = kernel.plan(rows, classes, bits, "ids", True, False, processors).splits
+    with launch.executor(counting):
         run(arguments)
     if not all(hasattr(stats, "get") for stats in counts.values()) or not counts:
         pytest.skip("needs an executor that counts loads and stores")

@@ -130,8 +130,8 @@ def test_large_tied_groups(k, denominator):
 
 @pytest.mark.parametrize("multi_hot", [False, True])
 @pytest.mark.parametrize("bits", [24, 128, 136])
-def test_gpu_path_counts_the_same(multi_hot, bits, monkeypatch):
-    # The PyTorch path serves GPUs; on CPU tensors it must agree with the Numba one. Small chunks, so that there are several.
+def test_torch_path_counts_the_same(multi_hot, bits, monkeypatch):
+    # The PyTorch path runs on GPUs; on CPU tensors it must agree with the Numba one. Small chunks, so that there are several.
     monkeypatch.setattr(_ranking, "_CHUNK", 100)
     codes, labels, _, _ = random_case(3, queries=7, gallery=41, bits=bits, classes=5, multi_hot=multi_hot)
     ranking = _ranking.check("test", *map(torch.from_numpy, [*codes, *labels]))
@@ -152,6 +152,92 @@ def test_gpu_path_counts_the_same(multi_hot, bits, monkeypatch):
                 dim = 1 if name in ("discounted", "gained") else 0
                 part = torch.cat([getattr(chunk, name) for chunk in ranking.gained(ks, gains, discounts)], dim=dim)
                 torch.testing.assert_close(part, other, rtol=0, atol=1e-12)
+
+
+def check_triton(ranking, ks):
+    """The Triton kernels against sorted distances."""
+    limits = ranking.limits(ks)
+    expected = _ranking.Ranking(*(part.cpu() for part in (ranking.queries, ranking.gallery)), _labels_on_cpu(ranking))
+    expected = expected.ranked_torch(0, len(ranking.queries), limits)
+    chunks = list(ranking.ranked_triton(limits))
+    ours = [torch.cat(parts, dim=-1) for parts in zip(*(chunk.sums for chunk in chunks), strict=True)]
+    for part, other in zip(ours, expected.sums, strict=True):
+        assert part.dtype == other.dtype
+        torch.testing.assert_close(part, other, rtol=1e-12, atol=0)
+    for name in ("counts", "relevant"):
+        assert torch.equal(torch.cat([getattr(chunk, name) for chunk in chunks]), getattr(expected, name))
+    return chunks
+
+
+def _labels_on_cpu(ranking):
+    return _labels.Labels(ranking.labels.queries.cpu(), ranking.labels.gallery.cpu())
+
+
+def ranking_on(device, codes, labels):
+    return _ranking.check("test", *(torch.from_numpy(array).to(device) for array in [*codes, *labels]))
+
+
+# Segments are runs of eight codes: galleries that end within one, fill all of one part, leave the last ones of a part empty.
+@pytest.mark.kernel
+@pytest.mark.parametrize("gallery", [1, 256, 300])
+def test_triton_with_few_distances(gallery, device):
+    codes, labels, _, _ = random_case(gallery, queries=2, gallery=gallery, bits=8)
+    labels[0][1] = 9  # nothing is relevant to this query
+    check_triton(ranking_on(device, codes, labels), [1, 7, 41, 255, None])  # more limits than a launch takes
+
+
+# Distances in one block and a counter for the farthest; in two blocks, which hold that too.
+@pytest.mark.kernel
+@pytest.mark.parametrize(("bits", "multi_hot"), [(64, False), (136, True)])
+def test_triton_across_parts_and_chunks(bits, multi_hot, device, monkeypatch):
+    from orthohash_triton.kernels import average_precision as kernels
+
+    monkeypatch.setattr(kernels, "_FEWEST_BATCHES", 1)
+    monkeypatch.setattr(kernels, "_TABLE_BYTES", 1)
+    codes, labels, _, _ = random_case(
+        bits, queries=2, gallery=530, bits=bits, classes=70 if multi_hot else 2, multi_hot=multi_hot
+    )
+    codes[1][100::100], codes[1][200::100] = codes[0][0], ~codes[0][0]  # the nearest and the farthest, in several parts
+    if multi_hot:
+        labels[1][:, :68] = 0  # classes of the second word alone, which not all items share
+    ranking = ranking_on(device, codes, labels)
+    assert kernels.Rankings(2, ranking.gallery, ranking.labels.packed()[1], shared=multi_hot).plan.parts > 1
+    assert len(check_triton(ranking, [200, None])) == 2
+
+
+@pytest.mark.kernel
+def test_triton_with_long_codes(device):
+    # Codes that are read in a loop.
+    codes, labels, _, _ = random_case(0, queries=1, gallery=20, bits=520, classes=2)
+    codes[1][3], codes[1][7:9] = codes[0][0], ~codes[0][0]
+    check_triton(ranking_on(device, codes, labels), [None])
+
+
+@pytest.mark.kernel
+def test_triton_counts_many_ties(device):
+    # Hundreds of items of a thread at one distance, more than eight planes can count.
+    codes, labels, _, _ = random_case(0, queries=1, gallery=64 * 129, bits=8)
+    codes[1][:] = codes[0][0] ^ 3
+    check_triton(ranking_on(device, codes, labels), [None])
+
+
+@pytest.mark.kernel
+def test_triton_without_ranks(device):
+    codes, labels, _, _ = random_case(2, queries=3, gallery=41, bits=16)
+    check_triton(ranking_on(device, codes, labels), [])
+
+
+@pytest.mark.kernel
+def test_triton_by_hand(device):
+    # Distances 5, 2, 5, 2, 7: the order is 1, 3, 0, 2, 4, and items 0, 3 and 4 are relevant.
+    codes, labels = at_distances([5, 2, 5, 2, 7]), [np.array([1]), np.array([1, 0, 0, 1, 1])]
+    (ranked,) = ranking_on(device, codes, labels).ranked_triton(torch.tensor([1, 3, 5]))
+    expected = torch.tensor([[0.0], [1 / 2 + 2 / 3], [1 / 2 + 2 / 3 + 3 / 5]], dtype=torch.float64)
+    torch.testing.assert_close(ranked.sums.precisions, expected, rtol=1e-12, atol=0)
+    assert ranked.sums.hits.tolist() == [[0], [2], [3]]
+    assert ranked.sums.totals.tolist() == [3]
+    assert ranked.counts[0].nonzero().flatten().tolist() == [2, 5, 7]
+    assert ranked.relevant[0, [2, 5, 7]].tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize("bits", [8, 64, 72, 128, 136, 520])
@@ -355,3 +441,11 @@ def test_words_hold_every_class():
     words, _ = _labels.Labels(labels, labels).words()
     assert words.shape == (130, 3)
     assert [int(word).bit_count() for word in words.sum(axis=1, dtype=np.uint64)] == [1] * 130
+
+
+@pytest.mark.parametrize("classes", [0, 1, 64, 130])
+def test_packed_labels_are_the_words(classes):
+    labels = torch.rand(9, classes) < 0.5
+    for found in (_labels.Labels(labels, labels[:5]), _labels.Labels(torch.arange(-4, 5), torch.arange(5))):
+        for packed, words in zip(found.packed(), found.words(), strict=True):
+            assert np.array_equal(packed.numpy().view(np.uint64), words)

@@ -76,12 +76,12 @@ def test_nothing_to_count(impl, device):
     assert hamming_histogram(codes, none, impl=impl).tolist() == [[0] * 65] * 3
 
 
-# A part of the gallery is 16,384 codes for one query, 2,048 for eight of 64 bits, 4,096 and 8,192 for fewer or longer ones.
+# A batch of a program is 256 codes, a part of the gallery at least eight of them.
 KERNEL_CASES = {
-    "one query, several parts": (1, 16_500, 8, random_codes),
-    "more than one group": (11, 2100, 8, near_codes),
+    "one query, two parts": (1, 2100, 8, random_codes),
+    "a whole part": (2, 2048, 4, near_codes),
     "no whole word": (2, 37, 3, near_codes),
-    "long codes": (3, 300, 66, near_codes),
+    "several blocks of distances": (1, 300, 65, near_codes),
 }
 
 
@@ -94,26 +94,35 @@ def test_kernel(case, device):
 
 
 @pytest.mark.kernel
+@pytest.mark.parametrize("flips", [0, 255])
+def test_kernel_all_at_one_distance(flips, device):
+    """Hundreds of codes of a thread at the nearest and the farthest, which has a counter of its own."""
+    code = random_codes(1, 4, device)
+    counts = hamming_histogram(code, (code ^ flips).expand(70_001, -1), impl="triton")
+    assert counts[0, 32 if flips else 0] == counts.sum() == 70_001
+
+
+@pytest.mark.kernel
 @pytest.mark.parametrize(("words", "shared"), [(1, False), (1, True), (3, True)])
 def test_kernel_with_labels(words, shared, device):
     """How many of the codes counted are relevant; relevance from the definition."""
     from orthohash_triton.kernels.hamming_histogram import hamming_histogram as kernel
 
-    gallery = near_codes(2100, 8, device)
-    queries = gallery[:5] ^ 1
-    labels = torch.randint(-3, 3, (2105, words), device=device)
+    gallery = near_codes(300, 8, device)
+    queries = gallery[:2] ^ 1
+    labels = torch.randint(-3, 3, (302, words), device=device)
     if shared:
         labels = torch.ones_like(labels) << torch.randint(0, 64, labels.shape, device=device)
         labels[torch.rand(labels.shape, device=device) < 0.3] = 0
-    of_queries, of_gallery = labels[:5], labels[5:]
+    of_queries, of_gallery = labels[:2], labels[2:]
     if shared:
         is_relevant = ((of_queries[:, None] & of_gallery) != 0).any(2)
     else:
         is_relevant = (of_queries[:, None] == of_gallery).all(2)
-    counts, relevant = (torch.empty(5, 65, dtype=torch.int64, device=device) for _ in range(2))
+    counts, relevant = (torch.empty(2, 65, dtype=torch.int64, device=device) for _ in range(2))
     kernel(queries, gallery, counts, of_queries, of_gallery, relevant, shared=shared)
     distances = hamming_distance(queries, gallery, impl="reference").long()
-    expected = torch.zeros(5, 65, dtype=torch.int64, device=device).scatter_add_(1, distances, is_relevant.long())
+    expected = torch.zeros(2, 65, dtype=torch.int64, device=device).scatter_add_(1, distances, is_relevant.long())
     assert 0 < expected.sum() < is_relevant.numel()
     assert torch.equal(relevant, expected)
     assert torch.equal(counts, hamming_histogram(queries, gallery, impl="reference"))

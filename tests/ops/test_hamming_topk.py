@@ -196,6 +196,45 @@ def test_kernel_identical_codes(k, device):
 
 
 @pytest.mark.kernel
+@pytest.mark.parametrize("ordered", [1024, 8])  # by a program, by torch
+@pytest.mark.parametrize("masked", [False, True])
+def test_kernel_orders_and_limits(ordered, masked, device, monkeypatch):
+    """One of the queries finds too little below its limit, and one nothing."""
+    from orthohash_triton.kernels import _smallest
+    from orthohash_triton.kernels import hamming_topk as kernels
+
+    monkeypatch.setattr(_smallest, "ORDERED", ordered)
+    monkeypatch.setattr(kernels, "plan", lambda *_: kernels.Plan("popcount", 64, 2, 32, 3))
+    gallery = near_codes(3001, 8, device)
+    queries = gallery[:3] ^ 1
+    mask = torch.rand(3001, device=device) < 0.4 if masked else None
+    check(queries, gallery, 20, mask, impl="triton")
+    limits = torch.tensor([65, 12, 0], dtype=torch.int32, device=device)
+    limits[1] = hamming_topk(queries, gallery, 20, mask=mask, impl="reference")[0][1, -1]
+    found, expected = (nearest(queries, gallery, 20, mask=mask, limits=limits, impl=impl) for impl in ("triton", "reference"))
+    assert all(map(torch.equal, found, expected))
+    assert (expected[0] == MISSING[0]).sum(1).unique().numel() == 3
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("make", [near_codes, lambda *args: random_codes(*args) & 0])
+def test_kernel_one_query_in_parts(make, device, monkeypatch):
+    """More spans, and more codes of the chosen ones, than a program holds."""
+    from orthohash_triton.kernels import _smallest
+    from orthohash_triton.kernels import hamming_topk as kernels
+
+    launched = []
+    monkeypatch.setattr(_smallest, "HELD", 64)
+    monkeypatch.setattr(_smallest, "_VALUES_A_WARP", 64)
+    monkeypatch.setattr(_smallest, "launch", lambda kernel, *args, **kw: launched.append(args[0]) or launch(kernel, *args, **kw))
+    launch = kernels._spans.launch
+    monkeypatch.setattr(kernels, "plan", lambda *_: kernels.Plan("bandwidth", 32, 1, 16, 64))
+    gallery = make(2300, 8, device)
+    check(gallery[-1:] ^ 1, gallery, 5, impl="triton")
+    assert launched == [(2,), (3,), (1,)]
+
+
+@pytest.mark.kernel
 def test_kernel_batches_of_queries(device, monkeypatch):
     """Memory for a few queries at a time."""
     from orthohash_triton.kernels import hamming_topk as kernels

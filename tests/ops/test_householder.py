@@ -8,6 +8,7 @@ import torch
 from orthohash_triton.ops.householder import _householder, householder_apply, householder_product
 from orthohash_triton.reference import householder as reference
 from tests.implementations import BOTH
+from tests.operators import operators_and_launches
 
 # (N, M, K): one row; few reflections (by factors on a CPU), ragged everything, more than one block of rows; as many reflections
 # as dimensions, whole tiles; more of them than dimensions; more than one tile of dimensions.
@@ -305,3 +306,16 @@ def test_length_of_the_vectors_does_not_matter():
     factors = 2.0 ** torch.arange(-5, 5)
     torch.testing.assert_close(householder_apply(x, vectors * factors[:, None]), householder_apply(x, vectors), rtol=0, atol=0)
     assert math.isclose(float(householder_apply(x, vectors).norm()), float(x.norm()), rel_tol=1e-6)
+
+
+def test_a_step_on_a_gpu_waits_for_nothing():
+    pytest.importorskip("triton")
+    x, vectors, g = problem(40, 24, 24)
+    leaves = [tensor.requires_grad_() for tensor in (x, vectors)]
+    operators, launches = operators_and_launches(
+        lambda: torch.autograd.grad(householder_apply(x, vectors, impl="triton"), leaves, g)
+    )
+    products = {"mm": 3, "addmm": 2, "addmm_": 1, "linalg_solve_triangular": 2}
+    assert operators == products | {"eye": 1, "_to_copy": 1, "triu_": 1, "add": 1}
+    backward = ["_apply_kernel", "_outer_kernel", "_vectors_gradient_kernel"]
+    assert launches == ["_reflectors_kernel", "_apply_kernel", *backward]

@@ -186,3 +186,15 @@ def test_statistics_of_two_processes_in_one_compiled_graph():
         for compiled, eager in (results[0], results[1]):
             torch.testing.assert_close(compiled, eager)
         torch.testing.assert_close(results[0][0][3:], results[1][0][3:])  # one set of statistics for both
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("dense", [False, True])
+def test_mean_over_more_rows_than_are_read_at_once(dense, device, monkeypatch):
+    monkeypatch.setattr("orthohash_triton.kernels._mean.ROWS", 16)
+    v, target, codebook = problem(37, 40, 16, dense, device=device)
+    target[5], target[20:30] = (0, 0) if dense else (-100, -100)  # no label
+    losses = cosine_codebook_loss(v, target, codebook, reduction="none", impl="triton")
+    mean = cosine_codebook_loss(v, target, codebook, impl="triton")
+    labelled = target.sum(1) > 0 if dense else target != -100
+    torch.testing.assert_close(mean, losses.sum() / labelled.sum(), rtol=1e-6, atol=0)

@@ -14,6 +14,7 @@ from orthohash_triton.nn import HashHead, OrthoHashLoss
 from orthohash_triton.ops import _batch_norm  # noqa: F401  (registers the ops)
 from orthohash_triton.ops.orthohash_loss import orthohash_loss
 from tests.implementations import BOTH
+from tests.operators import operators_and_launches
 from tests.ops.test_cosine_codebook_loss import problem, relative_error
 
 
@@ -128,9 +129,9 @@ def test_opcheck_of_the_parts(op):
     latent, rows = torch.randn(2, 9, 16)
     mean, rstd, weight = torch.rand(3, 16)
     arguments = {
-        "batch_norm_statistics": (latent, "cpu"),
-        "batch_norm_sums": (rows, latent, mean, rstd, "cpu"),
-        "batch_norm_backward": (rows, latent, mean, rstd, weight, torch.rand(2, 16), "cpu"),
+        "batch_norm_statistics": (latent, 1, 1e-5, "cpu"),
+        "batch_norm_sums": (rows, torch.rand(9), latent, mean, rstd, "cpu"),
+        "batch_norm_backward": (rows, None, latent, mean, rstd, weight, *torch.rand(2, 16), 9, "cpu"),
     }[op]
     torch.library.opcheck(getattr(torch.ops.orthohash, op).default, arguments)
 
@@ -207,3 +208,21 @@ def test_module_wants_a_batch_norm():
         OrthoHashLoss(torch.ones(3, 16, dtype=torch.int8))(
             torch.zeros(4, 16), torch.zeros(4, dtype=torch.int64), torch.nn.Linear(1, 1)
         )
+
+
+def test_a_training_step_on_a_gpu_is_few_launches_and_waits_for_nothing():
+    pytest.importorskip("triton")
+    latent, target, codebook = problem(37, 101, 24)
+    mean, var, weight, bias = normalisation(24, "cpu")
+    leaves = [tensor.requires_grad_() for tensor in (latent, weight, bias)]
+
+    def step():
+        loss = orthohash_loss(latent, target, codebook, mean, var, weight, bias, impl="triton")
+        torch.autograd.grad(loss, leaves)
+
+    operators, launches = operators_and_launches(step)
+    assert operators == {"lerp_": 2, "ones_like": 1, "mul": 1}
+    backward = ["_sums_kernel", "_input_gradient_kernel"]
+    assert [name for name in launches if name != "_finish_kernel"] == [
+        "_statistics_kernel", "_sweep_kernel", "_labelled_mean_kernel", *backward
+    ]  # fmt: skip

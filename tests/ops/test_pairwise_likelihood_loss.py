@@ -12,6 +12,7 @@ from orthohash_triton.ops._pairwise_op import pairwise_likelihood
 from orthohash_triton.ops.pairwise_likelihood_loss import pairwise_likelihood_loss
 from orthohash_triton.reference.pairwise_likelihood_loss import pairwise_likelihood_loss as reference
 from tests.implementations import BOTH
+from tests.operators import operators_and_launches
 
 # (rows, bank, dimensions): one pair; ragged everywhere, fewer dimensions than a vector; several blocks of columns, whole and in
 # part; more rows than columns.
@@ -200,6 +201,19 @@ def test_options_of_the_kernel(multi_hot, positive_weight, similarity, reduction
     check(found, truth(*arguments, upstream, **keywords))
 
 
+# Sums that one program takes in several steps: over many rows, and over the parts of a split.
+@pytest.mark.kernel
+@pytest.mark.parametrize(("shape", "multi_hot"), [((1030, 3, 8), False), ((3, 300, 8), True)])
+def test_long_sums_of_the_kernel(shape, multi_hot, device, monkeypatch):
+    monkeypatch.setattr("orthohash_triton.kernels.pairwise_likelihood_loss.FINISH_SPLITS", 2)
+    monkeypatch.setattr("orthohash_triton.kernels.pairwise_likelihood_loss.FINISH_LOSSES", 16)
+    arguments = problem(*shape, multi_hot, device)
+    upstream = torch.ones((), device=device)
+    keywords = dict(alpha=0.3, positive_weight="balanced")
+    found = evaluate(pairwise_likelihood_loss, *arguments, upstream, impl="triton", **keywords)
+    check(found, truth(*arguments, upstream, **keywords))
+
+
 @pytest.mark.parametrize("impl", BOTH)
 def test_large_and_small_codes_keep_their_digits(impl, device):
     # theta from 1e-6 to 1e5, of either sign: losses of similar pairs from 1e5 down to what exp underflows to.
@@ -357,7 +371,7 @@ def test_nan_stays_in_its_row(impl, device):
         impl=impl,
     )
     harmed = torch.tensor([False, True, False, True, False], device=device)
-    exact = truth(z[~harmed], target[~harmed], bank, bank_target, torch.ones(3), alpha=0.5, reduction="none")
+    exact = truth(z[~harmed], target[~harmed], bank, bank_target, torch.ones(3, device=device), alpha=0.5, reduction="none")
     assert found[0][1].isnan()
     assert not found[0][3].isfinite()
     check([x[~harmed] for x in found[:2]], exact[:2])
@@ -366,7 +380,7 @@ def test_nan_stays_in_its_row(impl, device):
 @pytest.mark.parametrize("impl", BOTH)
 def test_strided_inputs_and_gradients(impl, device):
     z, target, bank, bank_target = problem(9, 40, 24, True, device)
-    expected = truth(z, target, bank, bank_target, torch.full((9,), 0.5), alpha=0.3, reduction="none")
+    expected = truth(z, target, bank, bank_target, torch.full((9,), 0.5, device=device), alpha=0.3, reduction="none")
     apart = torch.stack((z, z), 2).requires_grad_()
     z_view, bank_view = apart[:, :, 1], bank.T.contiguous().T
     target_view = target.T.contiguous().T
@@ -555,3 +569,21 @@ def test_float64_is_refused_by_the_kernels(name, device):
     arguments[name] = arguments[name].double()
     with pytest.raises(TypeError, match=rf"{name} is float64.*\.float\(\)"):
         pairwise_likelihood_loss(**arguments, impl="triton")
+
+
+@pytest.mark.parametrize(("positive_weight", "counts"), [(None, []), (3.0, ["_count_kernel", "_weigh_kernel"])])
+@pytest.mark.parametrize("multi_hot", [False, True])
+def test_a_step_on_a_gpu_is_few_launches_and_waits_for_nothing(multi_hot, positive_weight, counts):
+    pytest.importorskip("triton")
+    z, target, bank, bank_target = problem(9, 40, 24, multi_hot)
+    z.requires_grad_()
+
+    def step():
+        pairwise_likelihood_loss(
+            z, target, bank, bank_target, alpha=0.3, positive_weight=positive_weight, impl="triton"
+        ).backward()
+        z.grad = None
+
+    operators, launches = operators_and_launches(step)
+    assert operators == {"ones_like": 1, "mul": 2}
+    assert launches == ["_prepare_kernel", *counts, "_sweep_kernel", "_finish_kernel"]

@@ -1,0 +1,186 @@
+"""The k smallest of many small integers, in the order of their places, without a sort of what is not in the answer.
+
+A program holds a few thousand values in registers, halves their range until it knows the k-th smallest, and keeps what lies
+below it and the first of those on it. Longer rows are cut into parts, of which the k smallest each go on to the next launch.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ._integers import cdiv, next_power_of_2
+from .launch import launch
+
+HELD = 4096  # values that a program holds in registers
+ORDERED = 1024  # the largest k whose answer one program puts in order
+_VALUES_A_WARP = 512
+_MISSING_DISTANCE = tl.constexpr(2**31 - 1)
+_MISSING_ID = tl.constexpr(-1)
+
+
+def ordered_at_once(k: int, largest: int) -> bool:
+    """Whether `nearest_first` takes answers of k values up to `largest`: it sorts keys of 32 bits."""
+    return k <= ORDERED and (largest + 2) * next_power_of_2(k) < 2**31
+
+
+def candidates(values: Tensor, largest: int, k: int) -> Tensor:
+    """`values` [Q, M], integers up to `largest`, cut down to rows that one program holds: themselves where they are short.
+
+    Otherwise int64 [Q, at most HELD], value << 32 | place, in the order of places, with the k <= ORDERED smallest of each row
+    among them, and of equal ones the first. Entries with a value of `largest` + 1 fill up.
+    """
+    while values.shape[1] > HELD:
+        parts = cdiv(values.shape[1], HELD)
+        fewer = values.new_empty(values.shape[0], parts * k, dtype=torch.int64)
+        launch(_candidates, (values.shape[0] * parts,), values, fewer, values.shape[1], k, parts, LARGEST=largest, BLOCK=HELD,
+               num_warps=HELD // _VALUES_A_WARP)  # fmt: skip
+        values = fewer
+    return values
+
+
+def candidate_bytes(count: int, k: int) -> int:
+    """What `candidates` allocates for a row of `count` values at a time: for one launch, and half as much for the next."""
+    return 12 * k * cdiv(count, HELD) if count > HELD else 0
+
+
+def first_smallest(values: Tensor, largest: int, places: Tensor, smallest: Tensor | None = None) -> None:
+    """Fill `places` int32 [Q, k] with where each row's k smallest of `values` [Q, M] stand, of equal ones the first.
+
+    They come in the order of their places; `smallest` [Q, k] gets their values. k is at most M, no value above `largest`. For
+    any k: every row is one program's, which reads it again for each halving.
+    """
+    launch(_first_smallest, (values.shape[0],), values, places, smallest, values.shape[1], places.shape[1],
+           LARGEST=largest, BLOCK=HELD, num_warps=HELD // _VALUES_A_WARP)  # fmt: skip
+
+
+def nearest_first(
+    values: Tensor, largest: int, chosen: Tensor, span: int, limits: Tensor | None, distances: Tensor, ids: Tensor
+) -> None:
+    """Fill `distances` int32 and `ids` int64 [Q, k] with the k smallest of what `candidates` returns, nearest first.
+
+    Place p of a row is code p % span of span chosen[p // span], `chosen` int32 [Q, k] ascending: rows in the order of places. A
+    value of `largest` or more, or not below the query's limit, limits int32 [Q], is missing.
+    """
+    k = distances.shape[1]
+    block, warps = block_of(values.shape[1], k)
+    launch(_nearest_first, (values.shape[0],), values, chosen, limits, distances, ids, values.shape[1], k, LARGEST=largest,
+           SPAN=span, K=next_power_of_2(k), BLOCK=block, num_warps=warps)  # fmt: skip
+
+
+def block_of(count: int, k: int) -> tuple[int, int]:
+    """How many values a program holds for a row of `count` candidates, and its warps."""
+    block = max(next_power_of_2(count), next_power_of_2(k), _VALUES_A_WARP)
+    return block, block // _VALUES_A_WARP
+
+
+@triton.jit
+def held(values, row, part, count, LARGEST: tl.constexpr, BLOCK: tl.constexpr):
+    """A part of a row: its values int32 [BLOCK], LARGEST + 1 past its end, and where in the row they stood at first."""
+    here = part * BLOCK + tl.arange(0, BLOCK)
+    place = values + (row * count + here)
+    if values.dtype.element_ty == tl.int64:
+        pair = tl.load(place, mask=here < count, other=(LARGEST + 1) << 32)
+        return (pair >> 32).to(tl.int32), pair.to(tl.int32)
+    else:
+        return tl.load(place, mask=here < count, other=LARGEST + 1).to(tl.int32), here
+
+
+@triton.jit
+def kept(value, k, LARGEST: tl.constexpr):
+    """Which of int32 [BLOCK] are the k smallest, of equal ones the first, and how many are up to each of them. k <= BLOCK."""
+    # The k-th smallest value is one of least .. most; `below` values are less than `least`.
+    least, most, below = 0, LARGEST + 1, 0
+    while least < most:
+        middle = (least + most) // 2
+        total = tl.sum((value <= middle).to(tl.int32), axis=0)
+        if total >= k:
+            most = middle
+        else:
+            least = middle + 1
+            below = total
+    tied = value == least
+    counts = tl.cumsum((value < least).to(tl.int32) | (tied.to(tl.int32) << 16), axis=0)  # two sums, each up to BLOCK < 2**16
+    ties = counts >> 16
+    room = k - below
+    return (value < least) | (tied & (ties <= room)), (counts & 0xFFFF) + tl.minimum(ties, room)
+
+
+@triton.jit
+def _candidates(values, fewer, count, k, parts, LARGEST: tl.constexpr, BLOCK: tl.constexpr):
+    row = (tl.program_id(0) // parts).to(tl.int64)
+    part = tl.program_id(0) % parts
+    value, place = held(values, row, part, count, LARGEST, BLOCK)
+    keep, upto = kept(value, k, LARGEST)
+    slot = (row * parts + part) * k + (upto - 1)
+    tl.store(fewer + slot, (value.to(tl.int64) << 32) | place.to(tl.int64), mask=keep)
+
+
+@triton.jit
+def _nearest_first(values, chosen, limits, distances, ids, count, k,
+                   LARGEST: tl.constexpr, SPAN: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    value, place = held(values, row, 0, count, LARGEST, BLOCK)
+    _, upto = kept(value, k, LARGEST)
+    slot = tl.arange(0, K)
+    position = first_of(upto, slot + 1, BLOCK)
+    # Equal distances keep the order of their slots, which is that of rows.
+    key = tl.sort(tl.where(slot < k, tl.gather(value, position, axis=0) * K + slot, 0x7FFFFFFF))
+    distance, order = key // K, key % K
+    place = tl.gather(place, tl.gather(position, order, axis=0), axis=0)
+
+    found = (slot < k) & (distance < LARGEST)
+    if limits is not None:
+        found = found & (distance < tl.load(limits + row))
+    span = tl.load(chosen + (row * k + place // SPAN), mask=found, other=0)
+    tl.store(distances + (row * k + slot), tl.where(found, distance, _MISSING_DISTANCE), mask=slot < k)
+    tl.store(ids + (row * k + slot), tl.where(found, span.to(tl.int64) * SPAN + place % SPAN, _MISSING_ID), mask=slot < k)
+
+
+@triton.jit
+def first_of(counts, wanted, BLOCK: tl.constexpr):
+    """Where ascending `counts` [BLOCK] reach each of `wanted` [K], which the last of them does: by halves."""
+    position = tl.zeros(wanted.shape, tl.int32)
+    step = BLOCK // 2
+    while step > 0:
+        short = tl.gather(counts, position + (step - 1), axis=0) < wanted
+        position += tl.where(short, step, 0)
+        step //= 2
+    return position
+
+
+@triton.jit
+def _first_smallest(values, places, smallest, count, k, LARGEST: tl.constexpr, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    # The k-th smallest value is one of least .. most; `below` values are less than `least`.
+    least, most, below = 0, LARGEST, 0
+    while least < most:
+        middle = (least + most) // 2
+        within = tl.zeros([BLOCK], tl.int32)
+        for first in range(0, count, BLOCK):
+            value, _ = _block(values, row, first, count, LARGEST, BLOCK)
+            within += (value <= middle).to(tl.int32)
+        total = tl.sum(within, axis=0)
+        if total >= k:
+            most = middle
+        else:
+            least = middle + 1
+            below = total
+    kept, ties = 0, 0
+    for first in range(0, count, BLOCK):
+        value, place = _block(values, row, first, count, LARGEST, BLOCK)
+        tied = value == least
+        tied_here = tl.sum(tied.to(tl.int32), axis=0)
+        keep = (value < least) | (tied & (below + ties + tl.cumsum(tied.to(tl.int32), axis=0) <= k))
+        slot = row * k + kept + tl.cumsum(keep.to(tl.int32), axis=0) - 1
+        tl.store(places + slot, place, mask=keep)
+        if smallest is not None:
+            tl.store(smallest + slot, value, mask=keep)
+        kept += tl.sum(keep.to(tl.int32), axis=0)
+        ties += tied_here
+
+
+@triton.jit
+def _block(values, row, first, count, LARGEST: tl.constexpr, BLOCK: tl.constexpr):
+    place = first + tl.arange(0, BLOCK)
+    return tl.load(values + (row * count + place), mask=place < count, other=LARGEST + 1).to(tl.int32), place

@@ -1,0 +1,337 @@
+"""Every kernel in every configuration that a launcher can choose: what `make compile-matrix` compiles.
+
+Each family calls its launchers on meta tensors over all that a `plan` depends on: numbers of bits, shapes, kinds of labels,
+dtypes, options. Of numbers that a kernel knows when it is compiled but that pick no tile (words of a code, codes of a span, which
+sizes are multiples of 16), the largest is kept of every choice, and where words unroll a loop the smallest too. Shapes go up to
+the largest, so that sums which leave 32 bits are seen.
+"""
+
+import contextlib
+import functools
+import importlib
+import itertools
+import pkgutil
+from collections.abc import Iterable, Iterator
+from typing import Any
+from unittest import mock
+
+import torch
+from orthohash_triton.kernels import (
+    _mean,
+    _spans,
+    average_precision,
+    batch_norm,
+    cosine_codebook_loss,
+    hamming_distance,
+    hamming_histogram,
+    hamming_range,
+    hamming_topk,
+    householder,
+    pack_codes,
+    pairwise_likelihood_loss,
+)
+from orthohash_triton.kernels._scan import Scan
+
+from orthohash_triton import kernels as package
+from tests.compiled import Launch, collect_launches, gpu_target
+
+# Multiprocessors (AMD: compute units) of a card of each architecture.
+MULTIPROCESSORS = {"sm_80": 108, "sm_86": 84, "sm_89": 128, "sm_90": 132, "sm_100": 148, "sm_120": 170,
+                   "gfx90a": 110, "gfx942": 304, "gfx950": 256, "gfx1100": 96}  # fmt: skip
+TARGETS = list(MULTIPROCESSORS)
+
+KERNELS = [importlib.import_module(f"{package.__name__}.{module.name}")
+           for module in pkgutil.iter_modules(package.__path__) if not module.ispkg]  # fmt: skip
+
+# Numbers that code is compiled for and that pick no tile.
+_RANGED = ("WORDS", "WIDTH", "SPAN", "UNCOUNTED", "LARGEST")
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def launches(target: str) -> list[Launch]:
+    """All that is to be compiled for `target`."""
+    return _launches(*_asked_of(target))
+
+
+def _asked_of(target: str) -> tuple[str, int, bool]:
+    """All that a plan asks of an architecture."""
+    gpu = gpu_target(target)
+    return gpu.backend, gpu.warp_size, gpu.arch == 90
+
+
+@functools.cache
+def _launches(*asked: Any) -> list[Launch]:
+    """Of the architectures alike, the largest card has the most splits."""
+    alike = [target for target in TARGETS if _asked_of(target) == asked]
+    target = max(alike, key=MULTIPROCESSORS.__getitem__)
+    found = []
+    with as_on(target):
+        for family in FAMILIES:
+            found += _ends_of_ranges(collect_launches(target, family))
+    return list({launch.key: launch for launch in found}.values())
+
+
+@contextlib.contextmanager
+def as_on(target: str) -> Iterator[None]:
+    """Plans see the warps and multiprocessors of a card of `target`."""
+    seen = {"warp_size": gpu_target(target).warp_size, "multiprocessor_count": MULTIPROCESSORS[target]}
+    with contextlib.ExitStack() as stack:
+        for module, (name, value) in itertools.product(KERNELS, seen.items()):
+            if hasattr(module, name):
+                stack.enter_context(mock.patch.object(module, name, lambda _, value=value: value))
+        yield
+
+
+def _ends_of_ranges(found: Iterable[Launch]) -> list[Launch]:
+    groups: dict[Any, list[Launch]] = {}
+    for launch in found:
+        groups.setdefault(repr(_choice(launch)), []).append(launch)
+    kept = []
+    for group in groups.values():
+        kept.append(_with_sizes_of(max(group, key=_place_in_range), group))
+        if kept[-1].constexprs.get("WORDS", 0) > 1 and "GROUP" in kept[-1].constexprs:  # short codes are other code: loops unroll
+            kept.append(min(group, key=_place_in_range))
+    return kept
+
+
+def _with_sizes_of(launch: Launch, group: Iterable[Launch]) -> Launch:
+    """The sizes of launches that differ in no more than which numbers are 1 or multiples of 16 are sizes of this one too."""
+    names = [name for name, _ in next(iter(launch.sizes))[1]]
+    for other in group:
+        if "i64" in launch.signature.values() or "i64" not in other.signature.values():
+            for grid, arguments in set(other.sizes):
+                known = dict(arguments)
+                launch.add_size((grid, tuple((name, known.get(name, 1)) for name in names)))
+    return launch
+
+
+def _choice(launch: Launch) -> tuple[Any, ...]:
+    """What was chosen for a launch; not how large its arguments are."""
+    constexprs = {name: value for name, value in launch.constexprs.items() if name not in _RANGED}
+    types = {name: "" if _is_number(launch, name) else kind for name, kind in launch.signature.items()}
+    unrolled = launch.constexprs.get("WORDS", 0) <= _spans.UNROLLED_WORDS.value
+    wide = launch.constexprs.get("WORDS") == launch.constexprs.get("WIDTH")
+    return launch.module, launch.kernel, types, constexprs, launch.warps, launch.stages, unrolled, wide
+
+
+def pairs(found: Iterable[Launch]) -> list[Launch]:
+    """Launches such that any two choices that some launch of a kernel makes together are made together in one of these."""
+    kept, covered = [], set()
+    for launch in sorted(found, key=_place_in_range, reverse=True):
+        module, kernel, types, constexprs, *rest = _choice(launch)
+        choices = [*types.items(), *constexprs.items(), *enumerate(rest)]
+        together = {(module, kernel, *map(str, pair)) for pair in itertools.combinations(choices, 2)}
+        if not together <= covered:
+            kept.append(launch)
+            covered |= together
+    return kept
+
+
+def _place_in_range(launch: Launch) -> list[int]:
+    """Larger where there is more to do and the compiler knows less: 64 bits, numbers that are neither 1 nor multiples of 16."""
+    wide = sum(_is_number(launch, name) and kind == "i64" for name, kind in launch.signature.items())
+    ones = sum(_is_number(launch, name) and kind == "constexpr" for name, kind in launch.signature.items())
+    return [*(launch.constexprs.get(name, 0) for name in _RANGED), wide, -ones - len(launch.attributes)]
+
+
+def _is_number(launch: Launch, name: str) -> bool:
+    """Whether an argument is a number, strides left out: which of them is 1 is how a tensor lies."""
+    if name in launch.constexprs or name.endswith("stride"):
+        return False
+    place = (list(launch.signature).index(name),)
+    return launch.signature[name] in ("i32", "i64") or launch.constants.get(place, 0) == 1
+
+
+def meta(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def _codes(rows: int, words: int) -> torch.Tensor:
+    return meta(rows, 4 * words, dtype=torch.uint8)
+
+
+# What a search's plan depends on: one query, few, and batches on both sides of every tile; galleries that are small beside k, of
+# every length of a span, and of more codes than 32 bits count.
+WORDS = [*range(1, 10), *range(12, 18), 20, 32, 33, 64, 128]
+SEARCHES = [
+    *itertools.product((1, 2, 3, 4, 8, 9, 31), (9_999, 1_000_000, 2**33), (1, 100)),
+    *itertools.product((32, 64, 100, 5_000), (1_000_000, 2**33), (100,)),
+    *itertools.product((1, 32), (10_000, 1_000_000), (1_000, 6_000)),
+    *itertools.product((1, 1_000), (10**8, 10**9), (1, 10)),
+]
+
+
+def searches() -> None:
+    for words, (queries, gallery, k), masked in itertools.product(WORDS, SEARCHES, (False, True)):
+        hamming_topk.hamming_topk(
+            _codes(queries, words),
+            _codes(gallery, words),
+            meta(gallery, dtype=torch.bool) if masked else None,
+            meta(queries, dtype=torch.int32) if masked else None,
+            meta(queries, k, dtype=torch.int32),
+            meta(queries, k, dtype=torch.int64),
+        )
+
+
+def ranges() -> None:
+    for words, queries, gallery, masked in itertools.product((1, 2, 3, 128), (1, 9, 256), (10**5, 2**33), (False, True)):
+        mask = meta(gallery, dtype=torch.bool) if masked else None
+        scan = Scan(_codes(queries, words), _codes(gallery, words), mask)
+        limits = meta(queries, dtype=torch.int32)
+        lims, slots = hamming_range.places(scan, limits)
+        hamming_range.in_order(scan, limits, lims, slots, 1_000, 32 * words)
+
+
+HISTOGRAM_BYTES = [1, 2, 3, 6, 8, 14, 15, 16, 30, 32, 62, 64, 126, 128, 250, 255, 256, 510, 512]
+
+
+def histograms() -> None:
+    for width, queries, gallery, (words, shared) in itertools.product(
+        HISTOGRAM_BYTES, (1, 2, 5, 64), (10**6, 2**33), [(0, False), (1, False), (3, True)]
+    ):
+        codes = [meta(rows, width, dtype=torch.uint8) for rows in (queries, gallery)]
+        totals = [meta(queries, 8 * width + 1, dtype=torch.int64) for _ in range(2 if words else 1)]
+        sets = [meta(rows, words, dtype=torch.int64) for rows in (queries, gallery)] if words else []
+        hamming_histogram.hamming_histogram(*codes, totals[0], *sets, *totals[1:], shared=shared)
+
+
+def rankings() -> None:
+    sizes = [(10_000, 60_000), (9, 100_000), (1_000, 10**6), (1, 2**28)]
+    labels = [(1, False), (1, True), (2, True)]
+    for width, (queries, gallery), (words, shared) in itertools.product(HISTOGRAM_BYTES, sizes, labels):
+        codes, of_codes = meta(gallery, width, dtype=torch.uint8), meta(gallery, words, dtype=torch.int64)
+        ranking = average_precision.Rankings(queries, codes, of_codes, shared=shared)
+        for limits in (1, 4):
+            ranking.rank(
+                meta(queries, width, dtype=torch.uint8),
+                meta(queries, words, dtype=torch.int64),
+                meta(limits, dtype=torch.int64),
+                meta(limits, queries, dtype=torch.float64),
+                meta(limits, queries, dtype=torch.int64),
+                *(meta(queries, 8 * width + 1, dtype=torch.int64) for _ in range(2)),
+            )
+
+
+def distances() -> None:
+    for words, (queries, gallery) in itertools.product((1, 2, 3, 128), ((99, 999), (1_024, 2**30), (2**20, 2**16))):
+        found = meta(queries, gallery, dtype=torch.int32)
+        hamming_distance.hamming_distance(_codes(queries, words), _codes(gallery, words), found)
+
+
+def packing() -> None:
+    dtypes = (*_FLOATS, torch.float64, torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64, torch.bool)
+    for dtype, (rows, bits) in itertools.product(dtypes, ((999, 70), (2**30, 64), (2**22, 4_096))):
+        packed = meta(rows, -(-bits // 8), dtype=torch.uint8)
+        pack_codes.pack_codes(meta(rows, bits, dtype=dtype), 0.0, packed)
+        pack_codes.pack_codes(meta(bits, rows, dtype=dtype).T, 0.0, packed)
+        pack_codes.unpack_codes(packed, meta(rows, bits, dtype=torch.int8))
+
+
+ROTATION_BITS = [8, 16, 17, 32, 50, 64, 100, 128, 300, 512, 2_048, 4_096]
+
+
+def rotations() -> None:
+    for bits, rows, dtype in itertools.product(ROTATION_BITS, (60, 1_000, 2**22), _FLOATS):
+        x, matrix = meta(rows, bits, dtype=dtype), meta(bits, bits)
+        householder.apply(x, matrix, torch.empty_like(x))
+        householder.apply(x, matrix.T, torch.empty_like(x))
+        householder.outer(x, x)
+
+
+VECTORS = [(1, 7), (20, 64), (4_096, 4_096)]
+
+
+def reflections() -> None:
+    for (count, bits), dtype in itertools.product(VECTORS, (*_FLOATS, torch.float64)):
+        vectors = meta(count, bits, dtype=dtype)
+        found, factor = householder.reflectors(vectors)
+        householder.reflectors(meta(bits, count, dtype=dtype).T)
+        householder.vectors_gradient(torch.empty_like(found), found, factor, dtype)
+
+
+def means() -> None:
+    for labelled in (torch.int64, torch.bool, torch.float32):
+        for rows in (100, 2**30):
+            _mean.labelled_mean(meta(rows), meta(rows, dtype=labelled), -100)
+
+
+def normalisation() -> None:
+    for dtype, rows, bits, affine in itertools.product(_FLOATS, (250, 2**22), (50, 64, 2_048), (False, True)):
+        latent, column = meta(rows, bits, dtype=dtype), meta(bits)
+        batch_norm.statistics(latent, 1, 1e-5)
+        for upstream in (None, meta(), meta(rows)):
+            batch_norm.sums(meta(rows, bits), upstream, latent, column, column)
+            weight = column if affine else None
+            batch_norm.input_gradient(meta(rows, bits), upstream, latent, column, column, weight, column, column, 0.5)
+
+
+# Every size of a slice, with bits that fill it and that do not, and both ways through chunks.
+LOSS_BITS = [8, 32, 33, 64, 100, 128, 129, 256, 400, 512, 513, 600, 2_048, 4_096]
+LOSS_SHAPES = [(256, 100), (100, 5_001), (256, 100_000), (2**20, 1_000), (1, 2**23), (2, 10**9)]
+LOSS_KINDS = ["ids", "dense", "sparse"]
+# Latents and how many of mean, 1 / deviation, weight and bias come with them; the margin; whether gradients are wanted.
+LOSS_OPTIONS = [
+    (torch.float32, 0, False, True),
+    (torch.bfloat16, 4, True, True),
+    (torch.float16, 2, True, False),
+]
+
+
+def losses() -> None:
+    for bits, shape, kind, parts, options in itertools.product(LOSS_BITS, LOSS_SHAPES, LOSS_KINDS, (1, 2), LOSS_OPTIONS):
+        run_loss(bits, *shape, kind, parts, *options)
+
+
+def run_loss(
+    bits: int, rows: int, classes: int, kind: str, parts: int, dtype: torch.dtype, norms: int, angular: bool, backward: bool
+) -> None:
+    columns = values = None
+    target = meta(rows, dtype=torch.int64)
+    if kind == "dense":
+        target = meta(rows, classes)
+    if kind == "sparse":
+        target, columns, values = meta(rows + 1, dtype=torch.int64), meta(3 * rows, dtype=torch.int64), meta(3 * rows)
+    norm = [meta(bits) if i < norms else None for i in range(4)]
+    codes = cosine_codebook_loss.Prepared(meta(classes, (bits + 31) // 32, dtype=torch.int32), meta(bits))
+    cosine_codebook_loss.cosine_codebook_loss(
+        meta(rows, bits, dtype=dtype), *norm, target, columns, values, codes,
+        meta(rows), meta(rows), meta(rows, bits), meta(rows, bits),
+        parts=parts, scale=bits**0.5 / 2, margin=0.2, angular=angular, label_smoothing=0.1 if norms else 0.0, ignore_index=-100,
+        need_grad=backward, need_lse_grad=backward and norms > 0,
+    )  # fmt: skip
+
+
+PAIRWISE_BITS = [8, 16, 17, 32, 64, 65, 100, 128, 200, 256, 512, 2_048, 4_096]
+PAIRWISE_KINDS = ["ids", "any", "jaccard", "squared_cosine"]
+PAIRWISE_SHAPES = [(100, 999), (256, 100_000), (1_024, 2**22)]
+
+
+def pairwise() -> None:
+    for bits, kind, shape, pass_ in itertools.product(
+        PAIRWISE_BITS, PAIRWISE_KINDS, PAIRWISE_SHAPES, ("loss", "rows", "columns")
+    ):
+        run_pairwise(bits, *shape, kind, pass_)
+    for rows, dtype in itertools.product((100, 2**22), (torch.float32, torch.bool, torch.int64)):
+        pairwise_likelihood_loss.labels(meta(rows, 70, dtype=dtype))
+
+
+def run_pairwise(bits: int, rows: int, columns: int, kind: str, pass_: str) -> None:
+    """pass_: "loss" alone, with the gradient of the "rows", or the gradient of the "columns"."""
+    pairing = pairwise_likelihood_loss.Pairing(0.5, None, True, "any" if kind == "ids" else kind, -100)
+    sides = meta(rows, bits), _labels(rows, kind), meta(columns, bits), _labels(columns, kind)
+    if pass_ == "columns":
+        pairwise_likelihood_loss.column_gradient(*sides, meta(columns, bits), pairing, meta(3))
+    else:
+        need_grad = pass_ == "rows"
+        pairwise_likelihood_loss.loss_and_gradient(*sides, pairing, reduction="mean", factor=1.0, need_grad=need_grad)
+
+
+def _labels(rows: int, kind: str) -> pairwise_likelihood_loss.Labels:
+    if kind == "ids":
+        return pairwise_likelihood_loss.Labels(meta(rows, dtype=torch.int64), None, None)
+    return pairwise_likelihood_loss.Labels(None, meta(3, rows, dtype=torch.int32), meta(rows, dtype=torch.int32))
+
+
+FAMILIES = [
+    searches, ranges, histograms, rankings, distances, packing, rotations, reflections, means, normalisation, losses, pairwise,
+]  # fmt: skip

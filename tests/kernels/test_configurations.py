@@ -1,0 +1,110 @@
+"""What `make compile-matrix` compiles: every kernel, every plan; and how it compiles: once, and past compilers that crash."""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+if os.environ.get("TRITON_INTERPRET") == "1":
+    pytest.skip("compiling needs a process without TRITON_INTERPRET", allow_module_level=True)
+pytest.importorskip("triton")
+
+from orthohash_triton.kernels import launch
+
+from tests.compiled import collect_launches
+from tests.kernels import configurations
+from tools import compile_matrix
+
+SOURCES = Path(launch.__file__).parent
+
+
+@pytest.fixture(scope="module")
+def launches():
+    return configurations.launches("sm_80")
+
+
+def test_every_kernel_is_there(launches):
+    """A name behind `launch(` is a kernel's."""
+    written = {
+        (path.stem, name) for path in SOURCES.glob("*.py") for name in re.findall(r"\blaunch\(\s*(_\w+)", path.read_text())
+    }
+    found = {(seen.module.rpartition(".")[2], seen.kernel) for seen in launches}
+    assert written
+    assert {name for name in written if name not in found} == set()
+
+
+def test_pairs_leave_out_no_choice(launches):
+    few = configurations.pairs(launches)
+    assert len(few) < len(launches) / 2
+
+    def choices(some):
+        return {(seen.kernel, name, str(value)) for seen in some for name, value in seen.constexprs.items()
+                if name not in configurations._RANGED}  # fmt: skip
+
+    assert choices(few) == choices(launches)
+
+
+def test_the_largest_sizes_are_there(launches):
+    """Galleries and codebooks that 32 bits cannot address, or the check of offsets would see nothing."""
+    for kernel, argument, least in (("_nearest_by_popcount", "gallery_count", 2**31), ("_sweep_kernel", "n_classes", 10**9)):
+        counts = [dict(arguments).get(argument, 0) for seen in launches if seen.kernel == kernel for _, arguments in seen.sizes]
+        assert max(counts) >= least
+
+
+@dataclass
+class Planted:
+    """Stands in for a launch that the compiler refuses, or does not survive."""
+
+    kernel: str
+    way: str
+
+    def compile(self, target):
+        if self.way == "dies":
+            os.abort()
+        raise RuntimeError("no such layout")
+
+    constants, signature, constexprs, warps, stages = {}, {}, {}, 4, 2
+
+
+def test_a_compiler_that_dies_fails_one_configuration(tmp_path):
+    good = collect_launches("sm_80", configurations.distances)[0]
+    jobs = [
+        compile_matrix.Job(key, "sm_80", planted)
+        for key, planted in [("a", Planted("dies", "dies")), ("b", good), ("c", Planted("raises", "raises"))]
+    ]
+    found = compile_matrix.run(jobs, compile_matrix.Cache(tmp_path), 1)
+    assert "ended its process with exit code -6" in found["a"]["error"]
+    assert compile_matrix.problems(found["b"]) == []
+    assert found["b"]["registers"] > 0
+    assert found["c"]["error"] == "RuntimeError: no such layout"
+    assert re.search(r"sm_80 +3 +1 +2\n", compile_matrix.summary(jobs, found, "3.9.0"))
+    assert compile_matrix.report(jobs, found, "3.9.0")["targets"] == {"sm_80": {"configurations": 3, "passed": 1}}
+    # A second run finds all of it, and starts no process.
+    known = compile_matrix.Cache(tmp_path)
+    assert compile_matrix.run(jobs, known, 0) == found
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--targets", "sm_80,sm_81"], r"compile_matrix: --targets must be of sm_80, .*; got sm_81\n"),
+        (["--cache", "/dev/null/cache"], r"compile_matrix: cannot write to the cache /dev/null/cache: .*\$XDG_CACHE_HOME\n"),
+    ],
+)
+def test_bad_input_takes_one_line(arguments, message, capsys):
+    assert compile_matrix.main([*arguments, "--targets", "sm_80"] if "--cache" in arguments else arguments) == 2
+    assert re.fullmatch(message, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(("version", "message"), [("3.2.0", "Triton 3.2.0 is too old"), (None, "Triton is missing")])
+def test_triton_that_is_too_old_or_missing(version, message, capsys, monkeypatch):
+    def found(name):
+        if version is None:
+            raise compile_matrix.importlib.metadata.PackageNotFoundError(name)
+        return version
+
+    monkeypatch.setattr(compile_matrix.importlib.metadata, "version", found)
+    assert compile_matrix.main([]) == 2
+    assert re.fullmatch(rf"compile_matrix: {message}\. Install .*: pip install 'triton>=[\d.]+'\n", capsys.readouterr().err)

@@ -1,0 +1,169 @@
+"""The checks of compiled kernels, checked: kernels with one defect each, of which every check must speak.
+
+The defects are planted here, in small kernels of no other use: a spill, a load outside its tensor, an atomic addition, an offset
+that leaves 32 bits, a block and a grid that no GPU takes, code without the instructions that a kernel is for.
+"""
+
+import os
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+import triton
+import triton.language as tl
+from orthohash_triton.kernels import launch
+
+from tests.compiled import compile_launches, gpu_target
+
+# Interpreted functions do not compile; the executor of --executor runs compiled code.
+compiling = pytest.mark.skipif(
+    os.environ.get("TRITON_INTERPRET") == "1", reason="compiling needs a process without TRITON_INTERPRET"
+)
+
+
+def meta(*shape, dtype=torch.float32):
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def defects(target, kernel, grid, *args, **constexprs):
+    (compiled,) = compile_launches(target, lambda: launch.launch(kernel, grid, *args, **constexprs))
+    return [defect.split(f" on {target} ")[1].split(": {")[0] for defect in compiled.defects()]
+
+
+@triton.jit
+def _row_sums(x, sums, rows, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Without a defect."""
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, COLUMNS)
+    inside = (row < rows)[:, None] & (column < columns)[None, :]
+    tile = tl.load(x + (row[:, None] * columns + column[None, :]), mask=inside, other=0.0)
+    tl.store(sums + row, tl.sum(tile, axis=1), mask=row < rows)
+
+
+@triton.jit
+def _row_sums_in_32_bits(x, sums, rows, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDENED: tl.constexpr):
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, COLUMNS)
+    inside = (row < rows)[:, None] & (column < columns)[None, :]
+    at = row[:, None] * columns + column[None, :]
+    if WIDENED:
+        at = at.to(tl.int64)  # too late
+    tile = tl.load(x + at, mask=inside, other=0.0)
+    tl.store(sums + row, tl.sum(tile, axis=1), mask=row < rows)
+
+
+@triton.jit
+def _row_sums_unmasked(x, sums, rows, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, COLUMNS)
+    tile = tl.load(x + (row[:, None] * columns + column[None, :]))
+    tl.store(sums + row, tl.sum(tile, axis=1), mask=row < rows)
+
+
+@triton.jit
+def _row_sums_added_atomically(x, sums, rows, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, COLUMNS)
+    inside = (row < rows)[:, None] & (column < columns)[None, :]
+    tile = tl.load(x + (row[:, None] * columns + column[None, :]), mask=inside, other=0.0)
+    tl.atomic_add(sums + row, tl.sum(tile, axis=1), mask=row < rows)
+
+
+@triton.jit
+def _centred(x, out, SIZE: tl.constexpr):
+    """Holds a row in registers while its sum is taken."""
+    at = tl.arange(0, SIZE)
+    row = tl.load(x + at)
+    tl.store(out + at, row - tl.sum(row, axis=0))
+
+
+@triton.jit
+def _product(x, y, out, SIDE: tl.constexpr, DEPTH: tl.constexpr):
+    """Holds all of both factors in shared memory."""
+    side, depth = tl.arange(0, SIDE), tl.arange(0, DEPTH)
+    product = tl.dot(tl.load(x + (side[:, None] * DEPTH + depth[None, :])), tl.load(y + (depth[:, None] * SIDE + side[None, :])))
+    tl.store(out + (side[:, None] * SIDE + side[None, :]), product)
+
+
+TARGETS = ["sm_80", "gfx942"]
+
+
+@compiling
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_sound_kernel_has_no_defect(target):
+    assert defects(target, _row_sums, (2**16,), meta(2**20, 4_096), meta(2**20), 2**20, 4_096, ROWS=16, COLUMNS=64) == []
+
+
+@compiling
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("widened", [False, True])
+def test_an_offset_that_leaves_32_bits(widened, target):
+    how = dict(ROWS=16, COLUMNS=4_096, WIDENED=widened)
+    found = defects(target, _row_sums_in_32_bits, (2**16,), meta(2**20, 4_096), meta(2**20), 2**20, 4_096, **how)
+    assert found
+    assert all(defect.startswith("overflows 32 bits") for defect in found)
+    assert defects(target, _row_sums_in_32_bits, (2**15,), meta(2**19, 4_096), meta(2**19), 2**19, 4_096, **how) == []
+
+
+@compiling
+@pytest.mark.parametrize("target", TARGETS)
+def test_an_atomic(target):
+    found = defects(target, _row_sums_added_atomically, (10,), meta(160, 50), meta(160), 160, 50, ROWS=16, COLUMNS=64)
+    assert found == ["has atomics"]
+
+
+@compiling
+@pytest.mark.parametrize(("target", "size"), [("sm_80", 2**14), ("gfx942", 2**15)])
+def test_a_spill(target, size):
+    found = defects(target, _centred, (1,), meta(size), meta(size), SIZE=size, num_warps=1)
+    assert any(defect.startswith("spills ") for defect in found)
+
+
+@compiling
+def test_too_much_shared_memory():
+    factors = [meta(16, 2_048, dtype=torch.float16) for _ in range(2)]
+    (found,) = defects("sm_86", _product, (1,), *factors, meta(16, 16), SIDE=16, DEPTH=2_048)
+    assert found.endswith("bytes of shared memory, limit 101376")
+    assert defects("sm_90", _product, (1,), *factors, meta(16, 16), SIDE=16, DEPTH=2_048) == []
+
+
+@compiling
+def test_too_many_threads_for_waves_of_64():
+    case = meta(160, 50), meta(160), 160, 50
+    assert defects("gfx942", _row_sums, (10,), *case, ROWS=16, COLUMNS=64, num_warps=32) == ["has 2048 threads, limit 1024"]
+    assert defects("sm_80", _row_sums, (10,), *case, ROWS=16, COLUMNS=64, num_warps=32) == []
+
+
+@compiling
+def test_a_grid_that_no_gpu_takes():
+    found = defects("sm_80", _row_sums, (1, 65_536), meta(160, 50), meta(160), 160, 50, ROWS=16, COLUMNS=64)
+    assert found == ["is launched over the grid (1, 65536), limit (2147483647, 65535, 65535)"]
+
+
+def test_an_unknown_architecture():
+    with pytest.raises(ValueError, match=r"target: must be one of sm_80, .*; got 'sm_81'"):
+        gpu_target("sm_81")
+
+
+@pytest.mark.kernel
+def test_a_load_outside_its_tensor(device):
+    """An executor that checks bounds says so; where nothing does, what lies around the tensor shows in the answer."""
+    rows, columns = 17, 50
+    memory = torch.full((2 * rows, columns), float("nan"), device=device)
+    memory[:rows] = 1.0
+    x = memory[:rows].clone() if checks_bounds() else memory[:rows]
+    sums = torch.zeros(rows, device=device)
+    launch.launch(_row_sums, (2,), x, sums, rows, columns, ROWS=16, COLUMNS=64)
+    assert sums.tolist() == [columns] * rows
+    if checks_bounds():
+        with pytest.raises(Exception, match="out-of-bounds"):
+            launch.launch(_row_sums_unmasked, (2,), x, sums, rows, columns, ROWS=16, COLUMNS=64)
+    else:
+        launch.launch(_row_sums_unmasked, (2,), x, sums, rows, columns, ROWS=16, COLUMNS=64)
+        assert sums.isnan().any()
+
+
+def checks_bounds():
+    return launch._executor is not None

@@ -1,0 +1,83 @@
+"""The k smallest of rows of integers, against a stable sort."""
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from orthohash_triton.kernels import _smallest
+
+LARGEST = 65
+MISSING = 2**31 - 1, -1
+
+# Rows of one program, the last of its values not there; of several; of two levels of them.
+ROWS = {"a part": (700, 7), "one value": (900, 1), "parts": (9000, 40), "two levels": (13_000, 1000), "all": (1024, 1024)}
+
+
+def few_values(count: int, values: int, device: torch.device) -> torch.Tensor:
+    """Three rows with many ties, the first of them nothing but ties."""
+    rows = torch.randint(0, values, (3, count), dtype=torch.int16, device=device)
+    rows[0] = values - 1
+    return rows
+
+
+def smallest(values: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Values and places of the k smallest, smallest first, of equal ones the first first."""
+    ordered, places = values.int().sort(dim=1, stable=True)
+    return ordered[:, :k], places[:, :k]
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("values", [3, LARGEST + 1])
+def test_nearest_first(rows, values, device):
+    (count, k), span = ROWS[rows], 2048
+    row = few_values(count, values, device)
+    chosen = (torch.randint(1, 9, (3, k), device=device).cumsum(1) + 2**30).int()
+    limits = torch.tensor([LARGEST, 2, 2**31 - 1], dtype=torch.int32, device=device)
+    ordered, places = smallest(row, k)
+    ids = chosen.gather(1, places // span).long() * span + places % span
+    for limit in (None, limits):
+        found = ordered < (LARGEST if limit is None else limit.clamp(max=LARGEST)[:, None])
+        distances, positions = torch.empty_like(chosen), torch.empty_like(ids)
+        left = _smallest.candidates(row, LARGEST, k)
+        assert left.shape[1] <= _smallest.HELD
+        _smallest.nearest_first(left, LARGEST, chosen, span, limit, distances, positions)
+        assert torch.equal(distances, torch.where(found, ordered, MISSING[0]))
+        assert torch.equal(positions, torch.where(found, ids, MISSING[1]))
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("k", [1, 300, 5000])
+def test_first_smallest(k, device):
+    row = few_values(5000, 20, device)
+    places, found = (torch.empty(3, k, dtype=dtype, device=device) for dtype in (torch.int32, torch.int16))
+    _smallest.first_smallest(row, LARGEST, places, found)
+    expected = smallest(row, k)[1].sort(dim=1).values
+    assert torch.equal(places, expected.int())
+    assert torch.equal(found, row.gather(1, expected))
+
+
+def test_keys_of_32_bits():
+    """A distance and a slot fit a key, one more than the largest distance too; or torch sorts."""
+    assert _smallest.ordered_at_once(1024, 2**21 - 3)
+    assert not _smallest.ordered_at_once(1024, 2**21 - 2)
+    assert not _smallest.ordered_at_once(513, 2**21)
+    assert _smallest.ordered_at_once(512, 2**21)
+    assert not _smallest.ordered_at_once(1025, 64)
+
+
+@pytest.mark.parametrize(("count", "k"), [(100, 3), (4096, 1000), (4097, 1), (10**6, 1024)])
+def test_bytes(count, k, monkeypatch):
+    """What a search reckons with is no less than what is allocated at a time, the answers of two launches."""
+    allocated = []
+
+    def allocate(_, *shape, dtype):
+        allocated.append(dtype.itemsize * shape[1])
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    monkeypatch.setattr(torch.Tensor, "new_empty", allocate)
+    monkeypatch.setattr(_smallest, "launch", lambda *args, **kwargs: None)
+    left = _smallest.candidates(torch.empty(1, count, dtype=torch.int16, device="meta"), LARGEST, k)
+    assert left.shape[1] <= _smallest.HELD
+    assert sum(allocated[:2]) <= _smallest.candidate_bytes(count, k)

@@ -1,0 +1,402 @@
+"""orthohash doctor: what it checks, what it sees, what it says, and how it fails."""
+
+import inspect
+import json
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from orthohash_triton.kernels import launch
+
+import orthohash_triton
+from orthohash_triton import _environment, cli
+from orthohash_triton.doctor import _cases, _check, _devices, _timings, as_markdown, examine
+from orthohash_triton.ops import _dispatch
+
+ROOT = Path(__file__).parent.parent
+GPU = _devices.Device("cuda:0", "NVIDIA H100", "sm_90", "triton", "why", None, "CUDA 13.0", "580.1", 79.1, 132)
+
+
+def small_headline(device: str, impl: str) -> _timings.Headline:
+    return _timings.Headline("a sum", lambda: torch.ones(3).sum(), {"another sum": lambda: torch.tensor(3.0)}, 0.0)
+
+
+@pytest.fixture
+def quick_timings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_timings, "HEADLINES", (small_headline,))
+    monkeypatch.setattr(_timings, "COPIED_BYTES", {"cpu": 2**20})
+    monkeypatch.setattr(_timings, "SECONDS", 0.001)
+
+
+@pytest.fixture(scope="module")
+def report() -> dict[str, Any]:
+    """The whole grid on the CPU, with the real headline cases left out."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_timings, "HEADLINES", (small_headline,))
+        patch.setattr(_timings, "COPIED_BYTES", {"cpu": 2**20})
+        return examine("cpu", selftest=True)
+
+
+def test_selftest_passes_on_the_cpu(report: dict[str, Any]) -> None:
+    assert [check for check in report["checks"] if not check["ok"]] == []
+    assert report["ok"]
+    assert all(check["repeatable"] for check in report["checks"])
+    assert {check["device"] for check in report["checks"]} == {"cpu"}
+
+
+def test_selftest_has_every_op_that_has_implementations(report: dict[str, Any]) -> None:
+    public = (getattr(orthohash_triton, name) for name in orthohash_triton.__all__)
+    ops = {each.__name__ for each in public if inspect.isfunction(each) and "impl" in inspect.signature(each).parameters}
+    assert len(ops) >= 11
+    assert ops <= {check["op"] for check in report["checks"]}
+    assert {impl["cpu"] for op, impl in report["implementations"].items() if op in ops} == {"cpu"}
+
+
+def test_the_cases_of_the_grid_differ() -> None:
+    names = [(case.op, case.label) for case in _cases.cases()]
+    assert len(set(names)) == len(names)
+
+
+def test_inputs_are_the_same_every_time_and_differ_between_cases() -> None:
+    first, second, *_ = (case for case in _cases.cases() if case.op == "hamming_topk")
+    assert torch.equal(first.inputs()["gallery"], first.inputs()["gallery"])
+    assert not torch.equal(first.inputs()["gallery"][:5003], second.inputs()["gallery"][:5003])
+
+
+def test_report_is_plain_and_names_neither_machine_nor_person(report: dict[str, Any]) -> None:
+    text = json.dumps(report) + as_markdown(report)
+    assert json.loads(json.dumps(report)) == report
+    assert str(ROOT) not in text
+    assert str(Path.home()) + "/" not in text
+    assert not re.search(rf"\b{re.escape(socket.gethostname())}\b", text)
+
+
+def test_markdown_is_one_table_after_another(report: dict[str, Any]) -> None:
+    text = as_markdown(report)
+    title, *tables = text.split("\n\n")
+    assert "all checks passed" in title
+    assert len(tables) == 3  # the machine, the ops, the times
+    for table in tables:
+        widths = {len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}
+        assert len(widths) == 1
+    assert all(f"| {check['op']} | " in text for check in report["checks"])
+    assert "| a sum | cpu |" in text
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "case", [case for case in _cases.cases() if case.runs_on("cuda")], ids=lambda case: f"{case.op}, {case.label}"
+)
+def test_selftest_passes_on_a_gpu(case: _cases.Case, device: torch.device) -> None:
+    done = _check.check(case, str(device), "triton")
+    assert done.cause is None
+    assert done.ok, done
+
+
+# ---------------------------------------------------------------- what it sees
+
+
+def check_of(run: Callable[[dict[str, torch.Tensor], str], tuple[torch.Tensor, ...]], tolerance: float | None) -> _check.Check:
+    case = _cases.Case("op", "case", lambda generator: {"x": torch.arange(4.0)}, run, tolerance)
+    return _check.check(case, "cpu", "cpu")
+
+
+def test_a_difference_beyond_the_tolerance_is_seen() -> None:
+    def run(given, impl, error=0.0):
+        return (given["x"] + error * (impl == "cpu"),)
+
+    assert check_of(run, 1e-6).ok
+    assert check_of(lambda given, impl: run(given, impl, 2e-6), 1e-6).ok  # of 3, the largest number
+    wrong = check_of(lambda given, impl: run(given, impl, 6e-6), 1e-6)
+    assert not wrong.ok
+    assert wrong.error == pytest.approx(2e-6, rel=0.1)
+    assert wrong.allowed == pytest.approx(1e-6)
+    assert not check_of(lambda given, impl: run(given, impl, 1.0), None).ok
+
+
+def test_what_the_reference_loses_in_its_dtype_is_allowed() -> None:
+    def run(given, impl):
+        exact = given["x"].dtype == torch.float64
+        return (given["x"] + (0.0 if exact else 0.003 if impl == "cpu" else 0.0031),)
+
+    assert check_of(run, 1e-6).ok
+    assert check_of(run, 1e-6).allowed == pytest.approx(0.0031 / 3 + 1e-6, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda x: x[:3],
+        lambda x: torch.where(x > 2, torch.nan, x),
+        lambda x: torch.where(x > 2, torch.inf, x),
+    ],
+    ids=["shape", "nan", "infinity"],
+)
+@pytest.mark.parametrize("tolerance", [None, 1e-6])
+def test_another_shape_and_numbers_that_are_none_are_seen(harm: Callable, tolerance: float | None) -> None:
+    done = check_of(lambda given, impl: (harm(given["x"]) if impl == "cpu" else given["x"],), tolerance)
+    assert not done.ok
+    assert done.cause == _check.INCOMPARABLE
+
+
+def test_the_same_nan_in_the_same_place_is_right() -> None:
+    assert check_of(lambda given, impl: (given["x"] / given["x"],), 1e-6).ok
+
+
+def test_two_runs_that_differ_are_seen() -> None:
+    calls = iter(range(9))
+    done = check_of(lambda given, impl: (given["x"] + 1e-7 * next(calls) * (impl == "cpu"),), 1e-3)
+    assert done.error <= done.allowed
+    assert done.repeatable is False
+    assert not done.ok
+
+
+def test_wrong_ops_fail_the_command(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = _cases.hamming_distance
+    monkeypatch.setattr(_cases, "hamming_distance", lambda q, g, impl: right(q, g, impl=impl) + (impl == "cpu"))
+    folder = f"{Path.home()}/secret/kernel.py"
+    monkeypatch.setattr(_cases, "pack_codes", lambda x, threshold, impl: (_ for _ in ()).throw(RuntimeError(f"no {folder}")))
+    assert cli.main(["doctor", "--device", "cpu"]) == 1
+    text = capsys.readouterr().out
+    assert "SOME CHECKS FAILED" in text
+    assert re.search(r"\| hamming_distance, .* \| cpu \| error .*, allowed 0", text)
+    assert "RuntimeError: no kernel.py" in text
+    assert "secret" not in text
+
+
+@pytest.mark.usefixtures("quick_timings")
+def test_a_headline_that_disagrees_or_breaks_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    def disagreeing(device: str, impl: str) -> _timings.Headline:
+        return _timings.Headline("x", lambda: torch.ones(2), {"peer": lambda: torch.tensor([1.0, 1.1])}, 1e-3)
+
+    def breaking(device: str, impl: str) -> _timings.Headline:
+        raise torch.OutOfMemoryError("out of memory")
+
+    first, second, third = _timings.timings("cpu", "cpu", (disagreeing, breaking, small_headline))
+    assert (first.agrees, first.ok) == (False, False)
+    assert (second.ok, second.cause) == (False, "OutOfMemoryError: out of memory")
+    assert third.ok
+    assert third.ratio > 0
+
+
+def test_headlines_agree_with_their_peers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_timings, "GALLERY", 2000)
+    for make in _timings.HEADLINES:
+        headline = make("cpu", "cpu")
+        assert headline.peers
+        for peer in headline.peers.values():
+            assert _check.difference(headline.ours(), peer()) <= headline.tolerance
+
+
+# ---------------------------------------------------------------- devices
+
+
+@pytest.mark.parametrize("name", ["tpu", "cuda", "cuda:7", "CPU"])
+def test_a_device_that_is_not_there(name: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert cli.main(["doctor", "--device", name]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert f"device must be cpu, or all; got {name!r}. There is no GPU here that torch can use" in err
+
+
+@pytest.mark.parametrize("version", ["2.3.1", "3.2.0", "3.2.0+git1234"])
+def test_a_triton_too_old(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    triton = pytest.importorskip("triton")
+    monkeypatch.setattr(triton, "__version__", version)
+    assert f"Triton {version} is older than 3.3" in (_devices.triton_obstacle() or "")
+    monkeypatch.setattr(triton, "__version__", "3.10.0")
+    assert _devices.triton_obstacle() is None
+
+
+def test_the_oldest_triton_is_that_of_the_package() -> None:
+    wanted = re.search(r'"triton>=(\d+)\.(\d+)', (ROOT / "pyproject.toml").read_text())
+    assert wanted is not None
+    assert tuple(map(int, wanted.groups())) == _devices.OLDEST_TRITON
+
+
+def test_a_gpu_whose_kernels_cannot_run(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_devices, "triton_import_error", lambda: "ModuleNotFoundError: No module named 'triton'")
+    obstacle = _devices.triton_obstacle()
+    assert obstacle is not None
+    broken = _devices.Device(**(vars(GPU) | {"obstacle": obstacle}))
+    monkeypatch.setattr(_devices, "_gpu", lambda index: broken)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert cli.main(["doctor", "--device", "cuda"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "the kernels cannot run on cuda:0: Triton cannot be imported" in err
+    assert 'pip install "triton>=3.3"' in err
+
+
+def test_a_gpu_beside_the_cpu(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    from orthohash_triton.doctor import _examination
+
+    broken = _devices.Device(**(vars(GPU) | {"obstacle": "Triton 3.2.0 is older than 3.3"}))
+    monkeypatch.setattr(_examination, "devices", lambda wanted: [_devices._cpu(), broken])
+    monkeypatch.setattr(_examination, "_chosen", lambda case, device: device.impl)
+    report = examine()
+    assert not report["ok"]
+    assert {check["device"] for check in report["checks"]} == {"cpu"}
+    text = as_markdown(report)
+    assert "| every op | cuda:0 | Triton 3.2.0 is older than 3.3 |" in text
+    assert "NVIDIA H100 (sm_90), 132 multiprocessors, 79.1 GB, CUDA 13.0, driver 580.1" in text
+
+
+def test_the_driver_is_found_in_either_wording(monkeypatch: pytest.MonkeyPatch) -> None:
+    for line in (
+        "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build  (root@builder)",
+        "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.183.01  Sun May 12 19:39:15 UTC 2024",
+    ):
+        monkeypatch.setattr(_environment, "_first_line", lambda path, line=line: line)
+        assert _environment.gpu_driver() in ("580.95.05", "535.183.01")
+    monkeypatch.setattr(_environment, "_first_line", lambda path: None)
+    monkeypatch.setattr(_environment.shutil, "which", lambda name: None)
+    assert _environment.gpu_driver() is None
+
+
+@pytest.mark.parametrize(
+    ("machine", "flags", "target"),
+    [
+        ("x86_64", "sse avx2 popcnt", "x86-64, AVX2"),
+        ("AMD64", "avx2 avx512_vpopcntdq", "x86-64, AVX-512 VPOPCNTDQ"),
+        ("aarch64", "", "Arm, 64 bits"),
+        ("riscv64", "", "riscv64"),
+    ],
+)
+def test_the_processor_is_named_by_what_counts_bits(
+    machine: str, flags: str, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_environment.platform, "machine", lambda: machine)
+    monkeypatch.setattr(_environment, "_cpu_flags", lambda: set(flags.split()))
+    assert _environment.cpu_target() == target
+
+
+def test_memory_that_is_not_free_is_told(report: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    from orthohash_triton.doctor import _examination
+
+    def full(device: str) -> float:
+        raise torch.OutOfMemoryError("no memory")
+
+    monkeypatch.setattr(_examination, "bandwidth", full)
+    told = _examination._bandwidth("cpu")
+    assert told == "OutOfMemoryError: no memory"
+    assert "copies nothing (OutOfMemoryError: no memory)" in as_markdown(report | {"bandwidth": {"cpu": told}})
+
+
+def test_the_environment_variable_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORTHOHASH_IMPL", "reference")
+    (device,) = _devices.devices("cpu")
+    assert "ORTHOHASH_IMPL=reference is set" in device.why
+    monkeypatch.setenv("ORTHOHASH_IMPL", "gpu")
+    (device,) = _devices.devices("cpu")
+    assert "ORTHOHASH_IMPL=gpu is none of auto" in device.why
+
+
+def test_works_without_triton_and_the_extras(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "for name in ('triton', 'faiss', 'rich', 'PIL', 'sklearn', 'safetensors', 'matplotlib', 'efficientnet_lite_pytorch'):\n"
+        "    sys.modules[name] = None\n"
+        "import orthohash_triton as oht, torch\n"
+        "codes = oht.pack_codes(torch.eye(8))\n"
+        "assert oht.hamming_topk(codes, codes, 1)[1].flatten().tolist() == list(range(8))\n"
+        "from orthohash_triton.cli import main\n"
+        "sys.exit(main(['doctor', '--device', 'cpu']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "all checks passed" in done.stdout
+    assert "Triton cannot be imported" in done.stdout
+
+
+@pytest.mark.usefixtures("quick_timings")
+def test_json_on_standard_output_and_progress_on_standard_error(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from orthohash_triton.doctor import _examination
+
+    monkeypatch.setattr(_examination, "cases", _cases.first_cases)
+    assert cli.main(["doctor", "--selftest", "--device", "cpu", "--json"]) == 0
+    out, err = capsys.readouterr()
+    report = json.loads(out)
+    assert report["selftest"]
+    assert report["bandwidth"]["cpu"] > 0
+    assert [timing["peer"] for timing in report["timings"]] == ["another sum"]
+    assert "cpu: hamming_topk\n" in err
+    assert "cpu: timings" in err
+
+
+# ---------------------------------------------------------------- the ways of the grid on a GPU
+
+
+def test_the_grid_takes_every_way_on_a_gpu_and_compiles_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without running a kernel: by the plans, and by what launches would compile for an H100."""
+    pytest.importorskip("triton")
+    from orthohash_triton.kernels import cosine_codebook_loss, hamming_topk, pairwise_likelihood_loss
+
+    modules = [module for name, module in sys.modules.items() if name.startswith(launch.__package__ or "")]
+    for module in modules:
+        if module is not launch and hasattr(module, "multiprocessor_count"):
+            monkeypatch.setattr(module, "multiprocessor_count", lambda device: 132)
+    plans: dict[str, list[Any]] = {}
+    for module in (cosine_codebook_loss, hamming_topk, pairwise_likelihood_loss):
+        monkeypatch.setattr(module, "plan", _noting(module.plan, plans.setdefault(module.__name__.rpartition(".")[2], [])))
+    for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
+        monkeypatch.setattr(owner, name, _zeroed(getattr(owner, name)))
+
+    compiled = set()
+
+    def note(kernel: Any, grid: Any, *args: Any, num_warps: int, num_stages: int, **constexprs: Any) -> None:
+        named = dict(zip(kernel.arg_names, args, strict=False))
+        if "counts" in named:
+            named["counts"].fill_(2000)  # more than any search wants to find
+        compiled.add((kernel, *map(_known_to_the_compiler, args), num_warps, num_stages, *sorted(constexprs.items())))
+
+    with launch.executor(note):
+        for case in _cases.cases():
+            if case.runs_on("cuda") and not case.plain:
+                case.run(case.inputs(), "triton")
+    assert {plan.path for plan in plans["hamming_topk"]} == {"dot", "bandwidth", "popcount", "count"}
+    losses = plans["cosine_codebook_loss"]
+    assert {(plan.chunked, plan.finishes) for plan in losses} == {(False, True), (False, False), (True, False)}
+    assert {plan.splits > 1 for plan in losses if not plan.chunked} == {False, True}
+    assert {plan.whole for plan in plans["pairwise_likelihood_loss"]} == {False, True}
+    assert 40 < len(compiled) <= 80
+
+
+def _noting(function: Callable[..., Any], found: list[Any]) -> Callable[..., Any]:
+    def noting(*args: Any, **keywords: Any) -> Any:
+        found.append(function(*args, **keywords))
+        return found[-1]
+
+    return noting
+
+
+def _zeroed(allocate: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    return lambda *args, **keywords: allocate(*args, **keywords).detach().zero_()
+
+
+def _known_to_the_compiler(value: Any) -> Any:
+    """What code is compiled anew for: dtypes, None, the number 1, multiples of 16."""
+    if isinstance(value, torch.Tensor):
+        return value.dtype
+    if isinstance(value, bool) or value is None or value == 1:
+        return value
+    return type(value), isinstance(value, int) and value % 16 == 0
+
+
+def test_implementations_say_none_where_a_choice_is_impossible(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_dispatch, "triton_import_error", lambda: "ImportError: broken")
+    monkeypatch.setenv("ORTHOHASH_IMPL", "triton")
+    report = examine("cpu")
+    assert report["implementations"]["hamming_topk"]["cpu"].startswith("none: RuntimeError: hamming_topk")
+    assert "checked: cpu" in as_markdown(report)
+    assert report["ok"]  # the CPU implementations themselves are right

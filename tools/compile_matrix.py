@@ -1,0 +1,275 @@
+"""Compile every kernel, in every configuration that a launcher can choose, for every GPU, and check what comes out.
+
+    python -m tools.compile_matrix                                   # or: make compile-matrix
+    python -m tools.compile_matrix --targets sm_90,gfx942 --kernels _sweep_kernel --jobs 2
+
+No GPU is needed: Triton's own tool chain compiles. Checked are spills, registers, shared memory, threads, the size of grids,
+atomics, sums that leave 32 bits, and the instructions that a kernel is for (tests/compiled.py, tests/instructions.py). Figures
+are kept in a cache (--cache, or orthohash-triton/compiled in $XDG_CACHE_HOME or ~/.cache), so that a second run compiles only
+what has changed. Exit status 1 where anything fails.
+"""
+
+import argparse
+import hashlib
+import importlib.metadata
+import json
+import multiprocessing
+import multiprocessing.connection
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).parent.parent
+# What decides over a result, besides the kernel and the compiler.
+CHECKS = ("tests/compiled.py", "tests/instructions.py", "tests/overflow.py")
+PROGRESS = 30  # seconds
+
+
+class Job(NamedTuple):
+    key: str
+    target: str
+    launch: Any  # tests.compiled.Launch
+
+
+class Failure(Exception):
+    """A reason not to start, in one line."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--targets", help="names of architectures, with commas between; all where left out")
+    parser.add_argument(
+        "--kernels", default="", metavar="PATTERN", help="only kernels whose name contains this regular expression"
+    )
+    parser.add_argument("--pairs", action="store_true", help="only as many as show any two choices of a kernel together")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes that compile")
+    parser.add_argument("--cache", type=Path, default=None, metavar="FOLDER", help="where figures are kept")
+    parser.add_argument("--report", type=Path, default=None, metavar="FILE", help="write the sums as JSON")
+    options = parser.parse_args(arguments)
+    try:
+        version = check_triton()
+        cache = Cache(options.cache or default_cache())
+        jobs = list(all_jobs(check_targets(options.targets), re.compile(options.kernels), options.pairs))
+    except Failure as failure:
+        print(f"compile_matrix: {failure}", file=sys.stderr)
+        return 2
+    results = run(jobs, cache, options.jobs)
+    print(summary(jobs, results, version))
+    if options.report:
+        options.report.write_text(json.dumps(report(jobs, results, version), indent=2) + "\n")
+    return 1 if any(map(problems, results.values())) else 0
+
+
+def check_triton() -> str:
+    oldest = re.search(r'"triton>=([\d.]+)', (ROOT / "pyproject.toml").read_text())[1]
+    try:
+        version = importlib.metadata.version("triton")
+    except importlib.metadata.PackageNotFoundError:
+        raise Failure(f"Triton is missing. Install it: pip install 'triton>={oldest}'") from None
+    if _numbers(version) < _numbers(oldest):
+        raise Failure(f"Triton {version} is too old. Install a newer one: pip install 'triton>={oldest}'")
+    return version
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(part) for part in re.findall(r"\d+", version)[:2]]
+
+
+def check_targets(names: str | None) -> list[str]:
+    from tests.kernels.configurations import TARGETS
+
+    wanted = names.split(",") if names else TARGETS
+    if unknown := [name for name in wanted if name not in TARGETS]:
+        raise Failure(f"--targets must be of {', '.join(TARGETS)}; got {', '.join(unknown)}")
+    return wanted
+
+
+def default_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "orthohash-triton" / "compiled"
+
+
+def all_jobs(targets: Iterable[str], kernels: re.Pattern[str], only_pairs: bool) -> Iterator[Job]:
+    from tests.kernels.configurations import launches, pairs
+
+    version = importlib.metadata.version("triton")
+    checks = hashlib.sha256(b"".join((ROOT / name).read_bytes() for name in CHECKS)).hexdigest()
+    for target in targets:
+        for launch in pairs(launches(target)) if only_pairs else launches(target):
+            if kernels.search(launch.kernel):
+                sizes = sorted(launch.sizes)
+                parts = (version, target, checks, launch.source().hash(), launch.warps, launch.stages, sizes)
+                yield Job(hashlib.sha256(repr(parts).encode()).hexdigest(), target, launch)
+
+
+class Cache:
+    """Figures by key, a line of JSON each, in one file: lines are only ever added."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "figures.jsonl"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.file = self.path.open("a+")
+        except OSError as error:
+            raise Failure(
+                f"cannot write to the cache {folder}: {error.strerror}. Name another folder with --cache or $XDG_CACHE_HOME"
+            ) from None
+        self.file.seek(0)
+        lines = [json.loads(line) for line in self.file if line.endswith("}\n")]
+        self.known = {line.pop("key"): line for line in lines}
+
+    def add(self, key: str, figures: dict[str, Any]) -> None:
+        self.known[key] = figures
+        self.file.write(json.dumps({"key": key, **figures}) + "\n")
+        self.file.flush()
+
+
+def figures(launch: Any, target: str) -> dict[str, Any]:
+    """What there is to know of one configuration. Compiles."""
+    from tests.instructions import expected
+
+    try:
+        compiled = launch.compile(target)
+    except Exception as error:
+        return {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+    pattern = expected(compiled)
+    missing = [] if pattern is None or compiled.contains(pattern) else [f"lacks {pattern}"]
+    return {
+        "registers": compiled.registers,
+        "spilled": compiled.spilled,
+        "shared": compiled.shared,
+        "threads": compiled.threads,
+        "defects": [*compiled.defects(), *missing],
+    }
+
+
+def problems(result: dict[str, Any]) -> list[str]:
+    return [result["error"]] if "error" in result else result["defects"]
+
+
+def run(jobs: Sequence[Job], cache: Cache, processes: int) -> dict[str, dict[str, Any]]:
+    """The figures of every job, by key."""
+    pending = [job for job in jobs if job.key not in cache.known]
+    print(f"{len(jobs)} configurations, {len(jobs) - len(pending)} known, {len(pending)} to compile", flush=True)
+    started = shown = time.monotonic()
+    workers = [Worker() for _ in range(min(processes, len(pending)))]
+    try:
+        for done, (job, found) in enumerate(_results(pending, workers), 1):
+            cache.add(job.key, found)
+            for problem in problems(found):
+                print(f"FAILED {job.target} {job.launch.kernel} {describe(job.launch)}: {problem}", flush=True)
+            if time.monotonic() - shown > PROGRESS:
+                shown = time.monotonic()
+                left = (shown - started) / done * (len(pending) - done)
+                print(f"{done} of {len(pending)}, about {left / 60:.0f} minutes left", flush=True)
+    finally:
+        for worker in workers:
+            worker.stop()
+    return {job.key: cache.known[job.key] for job in jobs}
+
+
+def _results(pending: Sequence[Job], workers: Sequence["Worker"]) -> Iterator[tuple[Job, dict[str, Any]]]:
+    waiting = iter(pending)
+    for worker in workers:
+        worker.start(next(waiting))
+    busy = list(workers)
+    while busy:
+        for ready in multiprocessing.connection.wait([worker.answers for worker in busy]):
+            worker = next(worker for worker in busy if worker.answers is ready)
+            job, found = worker.result()
+            following = next(waiting, None)
+            if following is None:
+                busy.remove(worker)
+            else:
+                worker.start(following)
+            yield job, found
+
+
+class Worker:
+    """A process that compiles, and is started anew where the compiler takes it down."""
+
+    def __init__(self) -> None:
+        self.job: Job | None = None
+        self.folder = tempfile.mkdtemp(prefix="compile-matrix-")
+        self._spawn()
+
+    def _spawn(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.answers, child = context.Pipe()
+        self.process = context.Process(target=_work, args=(child, self.folder), daemon=True)
+        self.process.start()
+        child.close()
+
+    def start(self, job: Job) -> None:
+        self.job = job
+        self.answers.send((job.launch, job.target))
+
+    def result(self) -> tuple[Job, dict[str, Any]]:
+        try:
+            return self.job, self.answers.recv()
+        except EOFError:
+            self.process.join()
+            written = (Path(self.folder) / "stderr").read_text(errors="replace")
+            reason = re.search(r"[^\n]*(Assertion|LLVM ERROR|error:)[^\n]*", written)
+            ended = f"the compiler ended its process with exit code {self.process.exitcode}"
+            self._spawn()
+            return self.job, {"error": f"{ended}: {reason[0].strip()[:300]}" if reason else ended}
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.join()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _work(orders: Any, folder: str) -> None:
+    messages = os.open(f"{folder}/stderr", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(messages, 2)
+    os.environ["TRITON_CACHE_DIR"] = f"{folder}/triton"
+    while True:
+        try:
+            launch, target = orders.recv()
+        except EOFError:
+            return
+        orders.send(figures(launch, target))
+        shutil.rmtree(f"{folder}/triton", ignore_errors=True)
+        os.ftruncate(messages, 0)
+
+
+def describe(launch: Any) -> str:
+    """The configuration in a line, without what all launches have alike."""
+    absent = [name for (place,), value in launch.constants.items() if value is None for name in [list(launch.signature)[place]]]
+    types = sorted(set(launch.signature.values()) - {"constexpr", "i32", "fp32", "*fp32", "*i32", "*i64"})
+    return f"{launch.constexprs} warps={launch.warps} stages={launch.stages} types={types} absent={absent}"
+
+
+def summary(jobs: Sequence[Job], results: dict[str, dict[str, Any]], version: str) -> str:
+    counts, failed = Counter(job.target for job in jobs), Counter()
+    kernels: Counter[tuple[str, str]] = Counter()
+    for job in jobs:
+        if problems(results[job.key]):
+            failed[job.target] += 1
+            kernels[job.target, job.launch.kernel] += 1
+    lines = [f"Triton {version}", f"{'target':<10}{'configurations':>15}{'passed':>8}{'failed':>8}"]
+    lines += [f"{target:<10}{count:>15}{count - failed[target]:>8}{failed[target]:>8}" for target, count in counts.items()]
+    lines += [f"  {target} {kernel}: {count} failed" for (target, kernel), count in sorted(kernels.items())]
+    return "\n".join(lines)
+
+
+def report(jobs: Sequence[Job], results: dict[str, dict[str, Any]], version: str) -> dict[str, Any]:
+    targets: dict[str, dict[str, int]] = {}
+    for job in jobs:
+        sums = targets.setdefault(job.target, {"configurations": 0, "passed": 0})
+        sums["configurations"] += 1
+        sums["passed"] += not problems(results[job.key])
+    return {"triton": version, "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"), "targets": targets}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""The README's table of hardware: what the kernels compile for, and what ran where. Made from reports, never by hand.
+
+    python tools/support_table.py            # print the table
+    python tools/support_table.py --write    # put it between the two marker comments of README.md
+
+"Compiles for" comes from bench/results/compile_matrix*.json (`make compile-matrix`), "ran on" from bench/results/ran_on/*.json:
+what `orthohash doctor --selftest --json` printed there.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "bench" / "results"
+BEGIN, END = "<!-- support:begin -->", "<!-- support:end -->"
+
+# Targets that are compiled for, and processors that have them.
+TARGETS = {
+    "sm_80": "NVIDIA sm_80 (A100)",
+    "sm_86": "NVIDIA sm_86 (A10, RTX 30)",
+    "sm_89": "NVIDIA sm_89 (L4, L40, RTX 40)",
+    "sm_90": "NVIDIA sm_90 (H100, H200)",
+    "sm_100": "NVIDIA sm_100 (B200)",
+    "sm_120": "NVIDIA sm_120 (RTX 50)",
+    "gfx90a": "AMD gfx90a (MI200)",
+    "gfx942": "AMD gfx942 (MI300)",
+    "gfx950": "AMD gfx950 (MI350)",
+    "gfx1100": "AMD gfx1100 (RX 7900)",
+}
+PROCESSORS = ("x86-64, AVX2", "x86-64, AVX-512 VPOPCNTDQ", "Arm, 64 bits")
+NOT_YET = "not yet"
+
+
+def table(matrices: Iterable[dict[str, Any]], runs: Iterable[dict[str, Any]]) -> str:
+    """The rows of all targets that reports know, and of those that everyone asks for."""
+    compiled, ran = _compiled(matrices), _ran(runs)
+    processors = [target for target in ran if not target.startswith(("sm_", "gfx"))]
+    gpus = [target for target in (*compiled, *ran) if target.startswith(("sm_", "gfx"))]
+    lines = ["| hardware | compiles for | ran on |", "| --- | --- | --- |"]
+    for target in dict.fromkeys((*PROCESSORS, *processors)):
+        lines.append(f"| CPU, {target} | on the machine itself (Numba) | {_cell(ran, target)} |")
+    for target in dict.fromkeys((*TARGETS, *gpus)):
+        lines.append(f"| {TARGETS.get(target, target)} | {_cell(compiled, target)} | {_cell(ran, target)} |")
+    return "\n".join(lines)
+
+
+def _cell(found: dict[str, list[str]], target: str) -> str:
+    return "; ".join(found.get(target, [])) or NOT_YET
+
+
+def _compiled(matrices: Iterable[dict[str, Any]]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for matrix in matrices:
+        for target, counts in matrix["targets"].items():
+            passed = f"{counts['passed']:,} of {counts['configurations']:,} configurations"
+            found.setdefault(target, []).append(f"Triton {matrix['triton']}: {passed}")
+    return found
+
+
+def _ran(runs: Iterable[dict[str, Any]]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for run in runs:
+        if not run["selftest"]:
+            raise ValueError("a report in ran_on must be one of `orthohash doctor --selftest --json`; got one without --selftest")
+        versions = run["environment"]["packages"]
+        for device in run["devices"]:
+            checks = [check["ok"] for check in run["checks"] if check["device"] == device["device"]]
+            facts = [device["name"], f"torch {versions['torch']}"]
+            facts += [f"Triton {versions['triton']}" if device["impl"] == "triton" else f"Numba {versions['numba']}"]
+            facts += [f"driver {device['driver']}"] if device["driver"] else []
+            said = f"{', '.join((*facts, run['date']))}: {sum(checks)} of {len(checks)} checks"
+            found.setdefault(device["target"], []).append(said)
+    return found
+
+
+def reports(pattern: str, what: str, folder: Path = RESULTS) -> list[dict[str, Any]]:
+    """Those whose files fit the pattern, in the order of their names; `what` makes them, where there is none."""
+    files = sorted(folder.glob(pattern))
+    if not files:
+        raise FileNotFoundError(f"there is no {folder / pattern}; {what}")
+    return [json.loads(path.read_text()) for path in files]
+
+
+def current_table(folder: Path = RESULTS) -> str:
+    """From the committed reports. Raises FileNotFoundError where there is none of either kind."""
+    matrices = reports("compile_matrix*.json", "make it with `make compile-matrix`", folder)
+    return table(matrices, reports("ran_on/*.json", "`orthohash doctor --selftest --json` prints one", folder))
+
+
+def block_of(readme: str) -> str:
+    """What stands between the markers. Raises ValueError where they are not there once each."""
+    found = re.findall(f"{re.escape(BEGIN)}\n(.*?)\n?{re.escape(END)}", readme, flags=re.DOTALL)
+    if len(found) != 1:
+        raise ValueError(f"README.md must have {BEGIN} and {END} once each, on lines of their own; found {len(found)} pairs")
+    return found[0]
+
+
+def with_block(readme: str, new: str) -> str:
+    old = block_of(readme)
+    return readme.replace(f"{BEGIN}\n{old}", f"{BEGIN}\n{new}" + ("" if old else "\n"))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="write it into README.md instead of printing it")
+    options = parser.parse_args(arguments)
+    try:
+        new = current_table()
+        if options.write:
+            readme = ROOT / "README.md"
+            readme.write_text(with_block(readme.read_text(), new))
+        else:
+            print("\n".join((BEGIN, new, END)))
+    except (OSError, ValueError) as error:
+        print(f"support_table: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
