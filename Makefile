@@ -75,7 +75,7 @@ sanitize: .venv-sanitize/installed
 
 .venv-sanitize/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install --quiet -c constraints.txt torch numpy triton-viz==3.0
+	$(@D)/bin/python -m pip install --quiet -c constraints.txt torch numpy pytest triton-viz==3.0
 	$(@D)/bin/python -m pip install --quiet --no-deps triton==3.6.0 -e .
 	touch $@
 

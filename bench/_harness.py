@@ -132,6 +132,11 @@ def cpu_model() -> str:
     return f"{name}{family} {' '.join(flags)}".strip()
 
 
+def results_file(name: str, device: str) -> Path:
+    """Where results of a benchmark go; those of a GPU have a file of their own."""
+    return RESULTS / (name if device == "cpu" else name.replace(".csv", "_gpu.csv"))
+
+
 def append_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Append `rows`, all of the same columns, to the CSV file `path`; its first line names them."""
     path.parent.mkdir(parents=True, exist_ok=True)

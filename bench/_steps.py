@@ -34,6 +34,11 @@ def why_not(step: Step) -> str | None:
     return None
 
 
+def memory_for_peers(device: str, on_cpu: float) -> float:
+    """Bytes that a peer may take: half of a GPU's memory, `on_cpu` on a CPU."""
+    return on_cpu if device == "cpu" else torch.cuda.get_device_properties(device).total_memory / 2
+
+
 def extra_memory(make: Callable[..., Step], step: Step, *arguments: Any) -> int:
     """Bytes by which `step`, which is `make(*arguments)`, raises the peak: of the GPU's memory, or of the process's on a CPU.
 
@@ -73,4 +78,4 @@ def main(
     for shape in options.shape or (grid[:1] if options.quick else grid):
         rows = measure(*shape, options.device, 5 if options.quick else options.repeats, clock, *wanted)
         if not options.quick:
-            append_csv(RESULTS / file_name, rows)
+            append_csv(RESULTS / (file_name if options.device == "cpu" else file_name.replace(".csv", "_gpu.csv")), rows)

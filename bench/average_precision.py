@@ -2,6 +2,7 @@
 
     python -m bench.average_precision                       # 10,000 x 60,000 of 64 bits, uniform and clustered codes
     python -m bench.average_precision --threads 1           # CPU time: the fairer measure where other programs run
+    python -m bench.average_precision --device cuda         # codes, and the sorts of PyTorch, on a GPU
     python -m bench.average_precision --queries 1000 --gallery 1000000 --bits 128 --no-csv
 
 Ties rank by position. The peers get the first queries of ours (--sample), their times are scaled to all; their figure must equal
@@ -40,17 +41,17 @@ def by_numpy(case: Case, dtype: type) -> np.ndarray:
     return np.array(values)
 
 
-def by_torch(case: Case) -> np.ndarray:
-    query_signs, signs = (torch.from_numpy(2.0 * np.unpackbits(codes, axis=1) - 1).float() for codes in case[:2])
-    query_labels, labels = map(torch.from_numpy, case[2:])
-    ranks = torch.arange(1, len(labels) + 1)
+def by_torch(case: Case, device: str) -> np.ndarray:
+    query_signs, signs = (torch.from_numpy(2.0 * np.unpackbits(codes, axis=1) - 1).float().to(device) for codes in case[:2])
+    query_labels, labels = (torch.from_numpy(array).to(device) for array in case[2:])
+    ranks = torch.arange(1, len(labels) + 1, device=device)
     values = []
     for chunk, chunk_labels in zip(query_signs.split(100), query_labels.split(100), strict=True):
         order = (chunk @ signs.T).argsort(dim=1, descending=True, stable=True)
         relevant = labels[order] == chunk_labels[:, None]
         hits = relevant.cumsum(dim=1)
         values.append((hits.double() / ranks * relevant).sum(dim=1) / hits[:, -1].clamp(min=1))
-    return torch.cat(values).numpy()
+    return torch.cat(values).cpu().numpy()
 
 
 def make_case(codes: str, queries: int, gallery: int, bits: int, classes: int) -> Case:
@@ -70,10 +71,14 @@ def in_threads(threads: int, function: Callable[..., Any], *arguments: Any) -> A
     return function(*arguments)
 
 
-def check(sample: Case, peers: dict[str, Callable[[], np.ndarray]]) -> None:
-    ours = average_precision(*sample).mean()
+def ours(case: Case, device: str) -> np.ndarray:
+    return average_precision(*(torch.from_numpy(array).to(device) for array in case)).cpu().numpy()
+
+
+def check(sample: Case, peers: dict[str, Callable[[], np.ndarray]], device: str) -> None:
+    expected = ours(sample, device).mean()
     for name, peer in peers.items():
-        difference = abs(peer().mean() - ours)
+        difference = abs(peer().mean() - expected)
         if not difference < 1e-9:
             raise SystemExit(f"{name} and orthohash_triton differ by {difference:.1e}: no times are reported")
 
@@ -86,16 +91,19 @@ def run_case(codes: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     peers = {
         "numpy": lambda: by_numpy(sample, np.uint64),
         "numpy uint8": lambda: by_numpy(sample, np.uint8),
-        "torch": lambda: in_threads(options.threads, by_torch, sample),
+        "torch": lambda: in_threads(options.threads, by_torch, sample, options.device),
     }
-    check(sample, peers)
-    ours = {
-        f"orthohash_triton, {threads} thread{'s'[: threads > 1]}": lambda threads=threads: in_threads(
-            threads, average_precision, *case
+    check(sample, peers, options.device)
+    on_cpu = options.device == "cpu"
+    variants = {
+        f"orthohash_triton, {threads} thread{'s'[: threads > 1]}" if on_cpu else "orthohash_triton, GPU": (
+            lambda threads=threads: in_threads(threads, ours, case, options.device)
         )
-        for threads in sorted({1, options.threads})
+        for threads in (sorted({1, options.threads}) if on_cpu else [options.threads])
     }
-    seconds = timings(peers | ours, options.repeats, clock=time.process_time if options.threads == 1 else time.perf_counter)
+    seconds = timings(
+        peers | variants, options.repeats, clock=time.process_time if options.threads == 1 and on_cpu else time.perf_counter
+    )
     rows = []
     for name, values in seconds.items():
         scaled = [value * (options.queries / count if name in peers else 1) for value in values]
@@ -109,7 +117,7 @@ def run_case(codes: str, options: argparse.Namespace) -> list[dict[str, Any]]:
         rows.append(row | percentiles(scaled))
     medians = {row["peer"]: row["ms_50"] for row in rows}
     for row in rows:
-        for peer in ("numpy", "numpy uint8"):
+        for peer in ("numpy", "numpy uint8") if on_cpu else ("numpy", "numpy uint8", "torch"):
             row[f"times_faster_than_{peer.replace(' ', '_')}"] = round(medians[peer] / row["ms_50"], 1)
         ratios = f"{row['times_faster_than_numpy']:>7.1f} x {row['times_faster_than_numpy_uint8']:>7.1f} x"
         print(f"{codes:<10} {row['peer']:<28} {row['ms_50'] / 1e3:>9.3f} s {ratios}", flush=True)
@@ -126,6 +134,7 @@ def main() -> None:
     parser.add_argument("--sample", type=int, default=100, help="queries that the peers get")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--no-csv", action="store_true", help="print only")
     options = parser.parse_args()
 
@@ -134,7 +143,10 @@ def main() -> None:
     for codes in options.codes:
         rows = run_case(codes, options)
         if not options.no_csv:
-            append_csv(RESULTS / "average_precision.csv", [row | environment() for row in rows])
+            append_csv(
+                RESULTS / ("average_precision.csv" if options.device == "cpu" else "average_precision_gpu.csv"),
+                [row | environment() for row in rows],
+            )
 
 
 if __name__ == "__main__":

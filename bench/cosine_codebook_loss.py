@@ -6,11 +6,12 @@
 Runs on the GPU where there is one. Peers, in the same run and taking turns, all with a float32 codebook at hand:
 
     lean                    four lines without options: normalise, matmul, margin by scatter_add, cross entropy
+    lean, TF32              the same with TF32 products, on a GPU: errors a thousand times ours
     naive                   the reference of the tests, with every option
     naive, compiled         the same through torch.compile
     linear_cross_entropy    torch.nn.functional.linear_cross_entropy where torch has it; without a margin: it cannot have one
 
-A peer that would need more than PEER_MEMORY is left out, and one that cannot be compiled here; its row says so.
+A peer that would need more than PEER_MEMORY (on a GPU: half of its memory) is left out, and one that cannot be compiled here; its row says so.
 """
 
 import math
@@ -21,7 +22,7 @@ import torch.nn.functional as F
 
 import orthohash_triton as oht
 from bench._harness import environment, percentiles, timings
-from bench._steps import Clock, Step, extra_memory, gradient_step, main, why_not
+from bench._steps import Clock, Step, extra_memory, gradient_step, main, memory_for_peers, why_not
 from orthohash_triton import reference
 
 # (N, C, K): image data sets, the memory-bound middle, instance retrieval (the classes of GLDv2-clean) with usual and with many
@@ -69,19 +70,31 @@ def step_of(peer: str, rows: int, classes: int, bits: int, device: str) -> Step:
     losses = {
         "orthohash_triton": lambda: oht.cosine_codebook_loss(v, target, codebook),
         "lean": lambda: lean(v, target, floats),
+        "lean, TF32": lambda: lean(v, target, floats),
         "naive": lambda: reference.cosine_codebook_loss(v, target, floats),
         "naive, compiled": torch.compile(lambda: reference.cosine_codebook_loss(v, target, floats)),
         "linear_cross_entropy": linear_cross_entropy,
     }
-    return gradient_step(losses[peer], v)
+    return with_tf32(gradient_step(losses[peer], v)) if peer == "lean, TF32" else gradient_step(losses[peer], v)
+
+
+def with_tf32(step: Step) -> Step:
+    def inside() -> torch.Tensor:
+        torch.backends.cuda.matmul.allow_tf32 = True
+        try:
+            return step()
+        finally:
+            torch.backends.cuda.matmul.allow_tf32 = False
+
+    return inside
 
 
 def peers(rows: int, classes: int, bits: int, device: str) -> tuple[dict[str, Step], dict[str, str]]:
     """The peers that run here, and why the others do not."""
     steps, left_out = {"orthohash_triton": step_of("orthohash_triton", rows, classes, bits, device)}, {}
     needed = 4 * (COPIES * rows * classes + classes * bits)
-    for peer in ("lean", "naive", "naive, compiled", "linear_cross_entropy"):
-        if needed > PEER_MEMORY:
+    for peer in ("lean", *(["lean, TF32"] if device != "cpu" else []), "naive", "naive, compiled", "linear_cross_entropy"):
+        if needed > memory_for_peers(device, PEER_MEMORY):
             left_out[peer] = f"left out: needs about {needed / 1e9:.1f} GB"
         elif peer == "linear_cross_entropy" and not hasattr(F, "linear_cross_entropy"):
             left_out[peer] = f"left out: torch {torch.__version__} does not have it"
@@ -94,7 +107,7 @@ def peers(rows: int, classes: int, bits: int, device: str) -> tuple[dict[str, St
 
 def measure(rows: int, classes: int, bits: int, device: str, repeats: int | None, clock: Clock) -> list[dict[str, Any]]:
     steps, left_out = peers(rows, classes, bits, device)
-    repeats = repeats or max(5, min(200, MULTIPLICATIONS // (rows * classes * bits)))
+    repeats = repeats or max(5 if device == "cpu" else 20, min(200, MULTIPLICATIONS // (rows * classes * bits)))
     if "naive" in steps:
         for peer in set(steps) & {"orthohash_triton", "lean"}:
             torch.testing.assert_close(steps[peer](), steps["naive"](), rtol=1e-4, atol=1e-7)

@@ -4,21 +4,22 @@
     python -m bench.hamming_topk                                # the README's cases, one thread
     python -m bench.hamming_topk --threads 2 --case 10000000,64,1,100 --case 10000000,64,256,100
     python -m bench.hamming_topk --grid                         # one size varied at a time, other kinds of codes: half an hour
-    python -m bench.hamming_topk --device cuda                  # the same on a GPU, against faiss-gpu where it is installed
+    python -m bench.hamming_topk --device cuda                  # on a GPU, against PyTorch, and FAISS where it has GPU indexes
 
-Every peer's distances and row numbers must equal ours before a time is printed (usearch and NumPy's partial sort know no order of
-ties: their distances). Codes are uniformly random, or clustered (100 centres, every bit flipped with probability 0.05, as trained
+Every peer's distances and row numbers must equal ours before a time is printed (usearch, NumPy's partial sort, PyTorch's topk and
+FAISS on a GPU know no order of ties: their distances). On a GPU the gallery lies there, queries come from host memory and answers
+go back to it; PyTorch multiplies +-1 codes in float16, which are exact, and keeps 16 times the gallery for it. Codes are uniformly random, or clustered (100 centres, every bit flipped with probability 0.05, as trained
 codes lie), or tied (all equal). Times are CPU time of this process where a single thread works, and wall time otherwise. Beside
 them stand the limits of the machine, measured in the same run: reading the gallery from memory once, and scoring it from the
 first-level cache for each query in turn.
 """
 
 import argparse
+import math
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import faiss
 import numpy as np
 import torch
 
@@ -28,7 +29,7 @@ from orthohash_triton.ops.hamming_topk import hamming_topk
 
 Search = Callable[[], Any]
 OURS = "orthohash_triton"
-_UNORDERED = ("numpy", "usearch")  # peers that break ties as it happens
+_UNORDERED = ("numpy", "usearch", "torch", "faiss gpu")  # peers that break ties as it happens
 _UNORDERED_PAIRS = 2 * 10**7  # that they are given at most: they keep 16 bytes of each pair, or sort all of them
 
 
@@ -52,6 +53,14 @@ README = [
     Case(1_000_000, 64, 256, 1000),
     Case(10_000_000, 64, 1, 100),
     Case(10_000_000, 64, 256, 100),
+]
+GPU = [
+    *(Case(10_000_000, 64, queries, 100) for queries in (1, 16, 256, 1000)),
+    *(Case(10_000_000, bits, 1000, 100) for bits in (128, 256)),
+    *(Case(1_000_000, 64, queries, 100) for queries in (1, 256)),
+    *(Case(1_000_000, 64, 1000, k) for k in (10, 1000)),
+    Case(100_000_000, 64, 1, 100),
+    HEADLINE._replace(codes="clustered"),
 ]
 GRID = [
     *(HEADLINE._replace(gallery=n, queries=q) for n in (100_000, 1_000_000, 10_000_000) for q in (1, 16, 256)),
@@ -106,6 +115,9 @@ def by_usearch(queries: np.ndarray, gallery: np.ndarray, k: int, threads: int) -
 
 
 def peers_on_cpu(queries: np.ndarray, gallery: np.ndarray, k: int, threads: int) -> dict[str, Search]:
+    import faiss
+
+    faiss.omp_set_num_threads(threads)
     searches: dict[str, Search] = {OURS: lambda: hamming_topk(queries, gallery, k)}
     for variant in ("hc", "mc"):
         searches[f"faiss {variant}"] = lambda variant=variant: faiss.knn_hamming(queries, gallery, k, variant=variant)
@@ -119,26 +131,54 @@ def peers_on_cpu(queries: np.ndarray, gallery: np.ndarray, k: int, threads: int)
 
 
 def peers_on_gpu(queries: np.ndarray, gallery: np.ndarray, k: int, device: str) -> dict[str, Search]:
-    codes = torch.from_numpy(queries).to(device), torch.from_numpy(gallery).to(device)
+    codes = torch.from_numpy(gallery).to(device)
 
     def ours() -> tuple[np.ndarray, np.ndarray]:
-        distances, ids = hamming_topk(*codes, k)
+        distances, ids = hamming_topk(torch.from_numpy(queries).to(device), codes, k)
         return distances.cpu().numpy(), ids.cpu().numpy()
 
     searches: dict[str, Search] = {OURS: ours}
+    if 2 * codes.numel() * 8 < torch.cuda.mem_get_info()[0] / 2:
+        searches["torch"] = by_torch(queries, codes, k)
+    try:
+        import faiss
+    except ImportError:
+        faiss = None
     if hasattr(faiss, "GpuIndexBinaryFlat") and k <= 2048:
         index = faiss.GpuIndexBinaryFlat(faiss.StandardGpuResources(), 8 * gallery.shape[1])
         index.add(gallery)
         searches["faiss gpu"] = lambda: index.search(queries, k)
+    else:
+        print("no FAISS with GPU indexes here, or k is more than they take")
     return searches
+
+
+def by_torch(queries: np.ndarray, gallery: torch.Tensor, k: int) -> Search:
+    """Products of +-1, best of every block, best of those."""
+
+    def signs(codes: torch.Tensor) -> torch.Tensor:
+        bit = 2 ** torch.arange(8, dtype=torch.uint8, device=codes.device)
+        return torch.cat([((part[:, :, None] & bit) > 0).flatten(1).half() * 2 - 1 for part in codes.split(2**22)])
+
+    of_gallery, block = signs(gallery), 2**31 // (2 * len(queries))  # a block's products take at most 2 GB
+
+    def run() -> tuple[np.ndarray, np.ndarray]:
+        of_queries, best = signs(torch.from_numpy(queries).to(gallery.device)), []
+        for first in range(0, len(gallery), block):
+            found = (of_queries @ of_gallery[first : first + block].T).topk(min(k, len(gallery) - first), dim=1)
+            best.append((found.values, found.indices + first))
+        products, ids = (torch.cat(parts, dim=1) for parts in zip(*best, strict=True))
+        products, order = products.topk(k, dim=1)
+        return ((of_queries.shape[1] - products) / 2).int().cpu().numpy(), ids.gather(1, order).cpu().numpy()
+
+    return run
 
 
 def check(searches: dict[str, Search]) -> None:
     answers = {name: search() for name, search in searches.items()}
     distances, ids = answers[OURS]
     for name, (peer_distances, peer_ids) in answers.items():
-        # FAISS orders ties by position on a CPU; on a GPU it promises nothing.
-        ordered = name not in (*_UNORDERED, "faiss gpu")
+        ordered = name not in _UNORDERED
         if not np.array_equal(distances, peer_distances) or (ordered and not np.array_equal(ids, peer_ids)):
             raise SystemExit(f"{name} and {OURS} find different neighbours: no times are reported")
 
@@ -150,9 +190,11 @@ def run_case(case: Case, repeats: int, threads: int, device: str) -> list[dict[s
     searches = peers_on_gpu(queries, gallery, k, device) if on_gpu else peers_on_cpu(queries, gallery, k, threads)
     check(searches)
     clock = time.process_time if threads == 1 and not on_gpu else time.perf_counter
-    seconds = timings(searches, repeats, clock=clock, before=gallery.max)  # a gallery that fits a cache lies there for each
+    # A gallery that fits a CPU's cache lies there for each.
+    seconds = timings(searches, repeats, clock=clock, before=None if on_gpu else gallery.max)
     rows = [{"peer": name, **case._asdict(), "repeats": repeats, **percentiles(values)} for name, values in seconds.items()]
-    best = min((row["ms_50"] for row in rows if row["peer"].startswith("faiss")), default=float("nan"))
+    rivals = ("faiss", "torch") if on_gpu else ("faiss",)
+    best = {rival: min((row["ms_50"] for row in rows if row["peer"].startswith(rival)), default=math.nan) for rival in rivals}
     limits = {"read_once_ms": "", "score_from_cache_ms": ""}
     if not on_gpu and gallery.nbytes % 8 == 0:
         limits["read_once_ms"] = round(1e3 * memory_seconds(gallery.reshape(-1).view(np.uint64)), 4)
@@ -161,12 +203,11 @@ def run_case(case: Case, repeats: int, threads: int, device: str) -> list[dict[s
             limits["score_from_cache_ms"] = round(1e3 * case.queries * case.gallery / rate, 4)
     print(f"\n{case.gallery:,} x {case.bits} bits, {case.queries} queries, k = {case.k}, {case.codes} codes  {limits}")
     for row in rows:
-        row["times_faster_than_faiss"] = round(best / row["ms_50"], 2)
-        row |= limits
+        row |= {f"times_faster_than_{rival}": round(ms / row["ms_50"], 2) for rival, ms in best.items()} | limits
         rate = case.queries * case.gallery / row["ms_50"] / 1e6
         spread = f"[{row['ms_20']:.2f} .. {row['ms_80']:.2f}]"
-        ratio = row["times_faster_than_faiss"]
-        print(f"   {row['peer']:<16} {row['ms_50']:>9.2f} ms {spread} {rate:>6.2f} G/s {ratio:>6.2f} x", flush=True)
+        ratios = "  ".join(f"{ms / row['ms_50']:>6.2f} x {rival}" for rival, ms in best.items())
+        print(f"   {row['peer']:<16} {row['ms_50']:>9.2f} ms {spread} {rate:>6.2f} G/s {ratios}", flush=True)
     return rows
 
 
@@ -183,12 +224,15 @@ def main() -> None:
     options = parser.parse_args()
 
     torch.set_num_threads(options.threads)
-    faiss.omp_set_num_threads(options.threads)
-    cases = options.case or ([HEADLINE] if options.quick else GRID if options.grid else README)
+    usual = README if options.device == "cpu" else GPU
+    cases = options.case or ([HEADLINE] if options.quick else GRID if options.grid else usual)
     for case in cases:
         rows = run_case(case, options.repeats, options.threads, options.device)
         if not options.no_csv:
-            append_csv(RESULTS / "hamming_topk.csv", [row | environment() for row in rows])
+            append_csv(
+                RESULTS / ("hamming_topk.csv" if options.device == "cpu" else "hamming_topk_gpu.csv"),
+                [row | environment() for row in rows],
+            )
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ Runs on the GPU where there is one. Peers, in the same run and taking turns; the
     naive             the reference of the tests, with every option
     naive, compiled   the same through torch.compile
 
-A peer that would need more than PEER_MEMORY is left out, and one that cannot be compiled here; its row says so.
+A peer that would need more than PEER_MEMORY (on a GPU: half of its memory) is left out, and one that cannot be compiled here; its row says so.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from bench._harness import environment, percentiles, timings
-from bench._steps import Clock, Step, extra_memory, gradient_step, main, why_not
+from bench._steps import Clock, Step, extra_memory, gradient_step, main, memory_for_peers, why_not
 from orthohash_triton.ops.pairwise_likelihood_loss import pairwise_likelihood_loss
 from orthohash_triton.reference.pairwise_likelihood_loss import pairwise_likelihood_loss as reference
 
@@ -78,7 +78,7 @@ def peers(shape: tuple[int, int, int, int], device: str, wanted: list[str]) -> t
     steps, left_out = {"orthohash_triton": step_of("orthohash_triton", *shape, device)}, {}
     needed = 4 * COPIES * shape[0] * shape[1]
     for peer in wanted:
-        if needed > PEER_MEMORY:
+        if needed > memory_for_peers(device, PEER_MEMORY):
             left_out[peer] = f"left out: needs about {needed / 1e9:.1f} GB"
             continue
         step = step_of(peer, *shape, device)
@@ -92,7 +92,7 @@ def measure(
 ) -> list[dict[str, Any]]:
     shape = rows, columns, bits, classes
     steps, left_out = peers(shape, device, wanted)
-    repeats = repeats or max(3, min(200, MULTIPLICATIONS // (rows * columns * bits)))
+    repeats = repeats or max(3 if device == "cpu" else 20, min(200, MULTIPLICATIONS // (rows * columns * bits)))
     expected = steps["orthohash_triton"]()
     for step in steps.values():
         torch.testing.assert_close(step(), expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))

@@ -96,11 +96,10 @@ def prepare(codebook: torch.Tensor) -> Prepared:
 
 def plan(rows: int, classes: int, bits: int, kind: str, backward: bool, hopper: bool, processors: int) -> Plan:
     """Tiles whose accumulators fit the registers (tests compile every one and allow no spill), split until the device is full."""
-    dense = kind == "dense"
     chunked = bits > ONE_SLICE
     slice_bits = SLICE if chunked else max(triton.next_power_of_2(bits), FEWEST_BITS)
     slices = triton.cdiv(bits, slice_bits) if backward else 1
-    block_rows, block_classes = _tile(slice_bits, dense, chunked, hopper)
+    block_rows, block_classes = _tile(slice_bits, kind, chunked, hopper)
     chunk = classes
     if chunked:  # rows of the scratch begin at multiples of a tile: aligned loads
         most = max(SCRATCH // rows, FEWEST_CLASSES) // DOT_CLASSES
@@ -117,12 +116,12 @@ def plan(rows: int, classes: int, bits: int, kind: str, backward: bool, hopper: 
     return Plan(block_rows, block_classes, slice_bits, piece, slices, chunked, chunk, splits, blocks_per_split, finishes, 4, 2)
 
 
-def _tile(slice_bits: int, dense: bool, chunked: bool, hopper: bool) -> tuple[int, int]:
+def _tile(slice_bits: int, kind: str, chunked: bool, hopper: bool) -> tuple[int, int]:
     """(rows, classes). Hopper's tensor cores take 64 rows, and operands that do not change from shared memory, not registers."""
-    if dense:
+    if kind == "dense":  # a second accumulator
         return 32, 32
-    if chunked:
-        return (64, 32) if hopper else (32, 64)
+    if chunked and hopper:
+        return (64, 64) if kind == "ids" else (64, 32)
     return (64, 64) if hopper or slice_bits <= 64 else (32, 64)
 
 
@@ -337,7 +336,7 @@ def _sweep_kernel(
     CHUNKED: tl.constexpr = dots_ptr is not None
     FINISHES: tl.constexpr = loss_ptr is not None
     PIECES: tl.constexpr = BITS // PIECE
-    OWN_SUMS: tl.constexpr = TARGET != "dense" and not CHUNKED
+    OWN_SUMS: tl.constexpr = TARGET == "dense" or not CHUNKED
     own_slice = tl.program_id(1)
     split = tl.program_id(2)
     row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)

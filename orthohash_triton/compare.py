@@ -65,6 +65,7 @@ def compare(
         "gallery": len(splits.gallery),
         "queries": len(splits.query),
         "class_names": list(splits.gallery.class_names),
+        "rotations": list(rotations),  # a cell has the rotations that were asked for when it was done
     }
     _claim(out, setting)
     for seed in seeds:
@@ -292,7 +293,7 @@ def _markdown(rows: Sequence[dict[str, Any]], setting: dict[str, Any]) -> str:
         "mean ± sample deviation over the seeds. mAP: ties in the order (distance, gallery position), divided by the relevant "
         "items found, 0 for a query that finds none. The best epoch is chosen on a share of the training set.",
         "",
-        "Setting: " + ", ".join(f"{key} {value}" for key, value in setting.items() if key != "class_names"),
+        "Setting: " + ", ".join(f"{key} {value}" for key, value in setting.items() if key not in ("class_names", "rotations")),
         "",
         "| " + " | ".join(columns) + " |",
         "| --- |" + " ---: |" * (len(columns) - 1),

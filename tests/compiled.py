@@ -70,12 +70,8 @@ class Compiled:
         """The machine code of an NVIDIA target, disassembled."""
         return _cuda_tool("nvdisasm", "-c", self.asm["cubin"])
 
-    def defects(self, *, shared_counters: bool = False) -> list[str]:
-        """What is wrong with it that would be wrong with any kernel, a line each.
-
-        shared_counters: integers in shared memory, which is a program's own, may be added to atomically, as `tl.histogram` does:
-        their sum does not depend on the order.
-        """
+    def defects(self) -> list[str]:
+        """What is wrong with it that would be wrong with any kernel: "spills 8 bytes"."""
         found = []
         if self.spilled:
             found.append(f"spills {self.spilled} bytes")
@@ -85,25 +81,18 @@ class Compiled:
             found.append(f"takes {self.shared} bytes of shared memory, limit {limit}")
         if self.threads > MOST_THREADS:
             found.append(f"has {self.threads} threads, limit {MOST_THREADS}")
-        if self._has_atomics(shared_counters):
+        if self.contains(r"\b(atom|red)\.|(global|flat|buffer)_atomic|\bds_(add|sub|min|max|and|or|xor|inc|dec|cmpst|wrxchg)_"):
             found.append("has atomics")
         for grid, arguments in sorted(self.sizes):
             if any(programs > most for programs, most in zip(grid, MOST_PROGRAMS, strict=False)):
                 found.append(f"is launched over the grid {grid}, limit {MOST_PROGRAMS}")
             found += [f"overflows 32 bits: {what}" for what in overflows(self.asm["ttir"], grid, dict(arguments))]
-        return [f"{self.kernel} on {self.target} {what}: {self.constexprs}" for what in dict.fromkeys(found)]
+        return list(dict.fromkeys(found))
 
-    def _has_atomics(self, shared_counters: bool) -> bool:
-        allowed = r"(?!\S*\.shared\S*\.add\.[us](32|64)\b)" if shared_counters else ""
-        forbidden = rf"\b(atom|red)\.{allowed}|(global|flat|buffer)_atomic"
-        if not shared_counters:
-            forbidden += r"|\bds_(add|sub|min|max|and|or|xor|inc|dec|cmpst|wrxchg)_"
-        return self.contains(forbidden)
-
-    def check_budget(self, *, shared_counters: bool = False) -> None:
+    def check_budget(self) -> None:
         """Assert what holds for every kernel."""
-        found = self.defects(shared_counters=shared_counters)
-        assert not found, "\n".join(found)
+        found = self.defects()
+        assert not found, f"{self.kernel} on {self.target} {', '.join(found)}: {self.constexprs}"
 
 
 @dataclass

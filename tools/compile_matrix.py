@@ -156,7 +156,8 @@ def problems(result: dict[str, Any]) -> list[str]:
 
 def run(jobs: Sequence[Job], cache: Cache, processes: int) -> dict[str, dict[str, Any]]:
     """The figures of every job, by key."""
-    pending = [job for job in jobs if job.key not in cache.known]
+    # In the order of their keys, which is none: what is left takes as long as what was done, and failures show early.
+    pending = sorted({job.key: job for job in jobs if job.key not in cache.known}.values(), key=lambda job: job.key)
     print(f"{len(jobs)} configurations, {len(jobs) - len(pending)} known, {len(pending)} to compile", flush=True)
     started = shown = time.monotonic()
     workers = [Worker() for _ in range(min(processes, len(pending)))]
@@ -164,7 +165,7 @@ def run(jobs: Sequence[Job], cache: Cache, processes: int) -> dict[str, dict[str
         for done, (job, found) in enumerate(_results(pending, workers), 1):
             cache.add(job.key, found)
             for problem in problems(found):
-                print(f"FAILED {job.target} {job.launch.kernel} {describe(job.launch)}: {problem}", flush=True)
+                print(f"FAILED {job.target} {job.launch.kernel}: {problem}: {describe(job.launch)}", flush=True)
             if time.monotonic() - shown > PROGRESS:
                 shown = time.monotonic()
                 left = (shown - started) / done * (len(pending) - done)

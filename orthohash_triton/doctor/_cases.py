@@ -246,7 +246,7 @@ def _metrics() -> list[Case]:
             if impl != "reference":
                 ours = average_precision if name == "average_precision" else ndcg
                 return (torch.as_tensor(ours(queries, gallery, mine, theirs, **keywords), dtype=torch.float64),)
-            grades = mine.long() @ theirs.long().T if multi_hot else (mine[:, None] == theirs).long()
+            grades = (mine.double() @ theirs.double().T).long() if multi_hot else (mine[:, None] == theirs).long()
             distances = distance_by_hand(queries, gallery)
             if name == "ndcg":
                 return (ndcg_by_hand(distances, grades, **keywords).mean(),)

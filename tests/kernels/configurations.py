@@ -173,32 +173,37 @@ def searches() -> None:
         )
 
 
+RANGE_ANSWER = 1_000  # codes
+RANGES = list(itertools.product((1, 2, 3, 128), (1, 9, 256), (10**5, 2**33)))
+
+
 def ranges() -> None:
-    for words, queries, gallery, masked in itertools.product((1, 2, 3, 128), (1, 9, 256), (10**5, 2**33), (False, True)):
+    for (words, queries, gallery), masked in itertools.product(RANGES, (False, True)):
         mask = meta(gallery, dtype=torch.bool) if masked else None
         scan = Scan(_codes(queries, words), _codes(gallery, words), mask)
         limits = meta(queries, dtype=torch.int32)
         lims, slots = hamming_range.places(scan, limits)
-        hamming_range.in_order(scan, limits, lims, slots, 1_000, 32 * words)
+        hamming_range.in_order(scan, limits, lims, slots, RANGE_ANSWER, 32 * words)
 
 
-HISTOGRAM_BYTES = [1, 2, 3, 6, 8, 14, 15, 16, 30, 32, 62, 64, 126, 128, 250, 255, 256, 510, 512]
+BYTES = [1, 2, 3, 6, 8, 14, 15, 16, 30, 32, 62, 64, 126, 128, 250, 255, 256, 510, 512]
+HISTOGRAMS = list(itertools.product((1, 2, 5, 64), (10**6, 2**33)))
 
 
 def histograms() -> None:
-    for width, queries, gallery, (words, shared) in itertools.product(
-        HISTOGRAM_BYTES, (1, 2, 5, 64), (10**6, 2**33), [(0, False), (1, False), (3, True)]
-    ):
+    for width, (queries, gallery), (words, shared) in itertools.product(BYTES, HISTOGRAMS, [(0, False), (1, False), (3, True)]):
         codes = [meta(rows, width, dtype=torch.uint8) for rows in (queries, gallery)]
         totals = [meta(queries, 8 * width + 1, dtype=torch.int64) for _ in range(2 if words else 1)]
         sets = [meta(rows, words, dtype=torch.int64) for rows in (queries, gallery)] if words else []
         hamming_histogram.hamming_histogram(*codes, totals[0], *sets, *totals[1:], shared=shared)
 
 
+RANKINGS = [(10_000, 60_000), (9, 100_000), (1_000, 10**6), (1, 2**28)]
+
+
 def rankings() -> None:
-    sizes = [(10_000, 60_000), (9, 100_000), (1_000, 10**6), (1, 2**28)]
     labels = [(1, False), (1, True), (2, True)]
-    for width, (queries, gallery), (words, shared) in itertools.product(HISTOGRAM_BYTES, sizes, labels):
+    for width, (queries, gallery), (words, shared) in itertools.product(BYTES, RANKINGS, labels):
         codes, of_codes = meta(gallery, width, dtype=torch.uint8), meta(gallery, words, dtype=torch.int64)
         ranking = average_precision.Rankings(queries, codes, of_codes, shared=shared)
         for limits in (1, 4):
@@ -212,15 +217,21 @@ def rankings() -> None:
             )
 
 
+DISTANCES = [(99, 999), (1_024, 2**30), (2**20, 2**16)]
+
+
 def distances() -> None:
-    for words, (queries, gallery) in itertools.product((1, 2, 3, 128), ((99, 999), (1_024, 2**30), (2**20, 2**16))):
+    for words, (queries, gallery) in itertools.product((1, 2, 3, 128), DISTANCES):
         found = meta(queries, gallery, dtype=torch.int32)
         hamming_distance.hamming_distance(_codes(queries, words), _codes(gallery, words), found)
 
 
+PACKINGS = [(999, 70), (2**30, 64), (2**22, 4_096)]
+
+
 def packing() -> None:
     dtypes = (*_FLOATS, torch.float64, torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64, torch.bool)
-    for dtype, (rows, bits) in itertools.product(dtypes, ((999, 70), (2**30, 64), (2**22, 4_096))):
+    for dtype, (rows, bits) in itertools.product(dtypes, PACKINGS):
         packed = meta(rows, -(-bits // 8), dtype=torch.uint8)
         pack_codes.pack_codes(meta(rows, bits, dtype=dtype), 0.0, packed)
         pack_codes.pack_codes(meta(bits, rows, dtype=dtype).T, 0.0, packed)
@@ -228,10 +239,11 @@ def packing() -> None:
 
 
 ROTATION_BITS = [8, 16, 17, 32, 50, 64, 100, 128, 300, 512, 2_048, 4_096]
+ROTATED_ROWS = [60, 1_000, 2**22]
 
 
 def rotations() -> None:
-    for bits, rows, dtype in itertools.product(ROTATION_BITS, (60, 1_000, 2**22), _FLOATS):
+    for bits, rows, dtype in itertools.product(ROTATION_BITS, ROTATED_ROWS, _FLOATS):
         x, matrix = meta(rows, bits, dtype=dtype), meta(bits, bits)
         householder.apply(x, matrix, torch.empty_like(x))
         householder.apply(x, matrix.T, torch.empty_like(x))
@@ -249,14 +261,19 @@ def reflections() -> None:
         householder.vectors_gradient(torch.empty_like(found), found, factor, dtype)
 
 
+MEANS = [100, 2**30]
+
+
 def means() -> None:
-    for labelled in (torch.int64, torch.bool, torch.float32):
-        for rows in (100, 2**30):
-            _mean.labelled_mean(meta(rows), meta(rows, dtype=labelled), -100)
+    for rows, labelled in itertools.product(MEANS, (torch.int64, torch.bool, torch.float32)):
+        _mean.labelled_mean(meta(rows), meta(rows, dtype=labelled), -100)
+
+
+NORMALISED = list(itertools.product((250, 2**22), (50, 64, 2_048)))
 
 
 def normalisation() -> None:
-    for dtype, rows, bits, affine in itertools.product(_FLOATS, (250, 2**22), (50, 64, 2_048), (False, True)):
+    for dtype, (rows, bits), affine in itertools.product(_FLOATS, NORMALISED, (False, True)):
         latent, column = meta(rows, bits, dtype=dtype), meta(bits)
         batch_norm.statistics(latent, 1, 1e-5)
         for upstream in (None, meta(), meta(rows)):
@@ -311,7 +328,7 @@ def pairwise() -> None:
         PAIRWISE_BITS, PAIRWISE_KINDS, PAIRWISE_SHAPES, ("loss", "rows", "columns")
     ):
         run_pairwise(bits, *shape, kind, pass_)
-    for rows, dtype in itertools.product((100, 2**22), (torch.float32, torch.bool, torch.int64)):
+    for (rows, _), dtype in itertools.product(PAIRWISE_SHAPES, (torch.float32, torch.bool, torch.int64)):
         pairwise_likelihood_loss.labels(meta(rows, 70, dtype=dtype))
 
 

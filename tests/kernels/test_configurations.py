@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from orthohash_triton.kernels import launch
 
 from tests.compiled import collect_launches
 from tests.kernels import configurations
-from tools import compile_matrix
+from tools import compile_matrix, sanitize
 
 SOURCES = Path(launch.__file__).parent
 
@@ -108,3 +109,9 @@ def test_triton_that_is_too_old_or_missing(version, message, capsys, monkeypatch
     monkeypatch.setattr(compile_matrix.importlib.metadata, "version", found)
     assert compile_matrix.main([]) == 2
     assert re.fullmatch(rf"compile_matrix: {message}\. Install .*: pip install 'triton>=[\d.]+'\n", capsys.readouterr().err)
+
+
+def test_the_sanitizer_names_what_it_lacks(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "triton_viz", None)
+    assert sanitize.main([]) == 2
+    assert re.fullmatch(r"sanitize: triton-viz does not work here \(.*\)\. Do: make sanitize\n", capsys.readouterr().err)

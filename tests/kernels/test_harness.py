@@ -29,7 +29,7 @@ def meta(*shape, dtype=torch.float32):
 
 def defects(target, kernel, grid, *args, **constexprs):
     (compiled,) = compile_launches(target, lambda: launch.launch(kernel, grid, *args, **constexprs))
-    return [defect.split(f" on {target} ")[1].split(": {")[0] for defect in compiled.defects()]
+    return compiled.defects()
 
 
 @triton.jit

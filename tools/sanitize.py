@@ -1,0 +1,176 @@
+"""Look for loads and stores outside their tensors: every kernel with ragged shapes, through triton-viz's sanitizer.
+
+    make sanitize                     # in an environment of its own: triton-viz 3.0 works with Triton 3.6, not with 3.9
+    python -m tools.sanitize --families losses,pairwise
+
+The sanitizer runs no kernel: it follows the addresses as formulas and lets a solver look for a program and an element that leave
+the tensor. What it cannot follow is named, and is no failure; what it finds is. Values that a kernel loads are those that lie
+there, zeros. Exit status 1 where anything is found, 2 where it cannot start.
+"""
+
+import argparse
+import contextlib
+import io
+import os
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any
+from unittest import mock
+
+SMALL: dict[str, Any] = {
+    "WORDS": [1, 3, 17],
+    "SEARCHES": [(1, 1_003, 2), (3, 1_003, 2), (9, 1_003, 2), (33, 1_003, 1)],
+    "RANGE_ANSWER": 0,
+    "RANGES": [(1, 1, 203), (3, 5, 203)],
+    "BYTES": [3, 16],
+    "HISTOGRAMS": [(3, 1_003)],
+    "RANKINGS": [(3, 203)],
+    "DISTANCES": [(17, 259)],
+    "PACKINGS": [(35, 70)],
+    "ROTATION_BITS": [17, 50],
+    "ROTATED_ROWS": [67],
+    "VECTORS": [(3, 7)],
+    "MEANS": [100],
+    "NORMALISED": [(131, 17)],
+    "LOSS_BITS": [17, 100, 600],
+    "LOSS_SHAPES": [(5, 67)],
+    "PAIRWISE_BITS": [17, 100],
+    "PAIRWISE_SHAPES": [(5, 67)],
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--families", help="functions of tests/kernels/configurations.py, with commas between; all where left out"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        import triton_viz  # noqa: F401
+    except (ImportError, AttributeError) as error:
+        print(f"sanitize: triton-viz does not work here ({error}). Do: make sanitize", file=sys.stderr)
+        return 2
+    from tests.kernels import configurations
+
+    families = {family.__name__: family for family in configurations.FAMILIES}
+    wanted = options.families.split(",") if options.families else list(families)
+    if unknown := [name for name in wanted if name not in families]:
+        print(f"sanitize: --families must be of {', '.join(families)}; got {', '.join(unknown)}", file=sys.stderr)
+        return 2
+    if not finds_a_planted_load():
+        print("sanitize: a load without its mask was planted, and triton-viz did not find it", file=sys.stderr)
+        return 2
+    found: dict[str, Findings] = defaultdict(Findings)
+    for name in wanted:
+        with sanitized(found), small_and_real():
+            families[name]()
+        print(f"{name}: done", flush=True)
+    for kernel, findings in sorted(found.items()):
+        print(f"{kernel}: {findings}")
+    return 1 if any(findings.illegal for findings in found.values()) else 0
+
+
+def finds_a_planted_load() -> bool:
+    import torch
+    from orthohash_triton.kernels import launch
+
+    from tests.kernels.test_harness import _row_sums, _row_sums_unmasked
+
+    found: dict[str, Findings] = defaultdict(Findings)
+    with sanitized(found):
+        for kernel in (_row_sums, _row_sums_unmasked):
+            launch.launch(kernel, (2,), torch.ones(17, 50), torch.zeros(17), 17, 50, ROWS=16, COLUMNS=64)
+    masked, unmasked = found["test_harness._row_sums"], found["test_harness._row_sums_unmasked"]
+    return masked.followed == 1 and not masked.illegal and bool(unmasked.illegal)
+
+
+class Findings:
+    """Of one kernel."""
+
+    def __init__(self) -> None:
+        self.followed = 0
+        self.illegal: set[str] = set()
+        self.unsupported: set[str] = set()
+
+    def __str__(self) -> str:
+        parts = [f"{self.followed} launches without a finding"]
+        parts += [f"OUTSIDE ITS TENSOR: {access}" for access in sorted(self.illegal)]
+        parts += [f"not followed: {reason}" for reason in sorted(self.unsupported)]
+        return "; ".join(parts)
+
+
+@contextlib.contextmanager
+def sanitized(found: dict[str, Findings]) -> Iterator[None]:
+    """Launches go to the sanitizer, one for each set of constants and sizes."""
+    from orthohash_triton.kernels import launch
+    from triton_viz.clients import Sanitizer
+    from triton_viz.core.trace import TritonTrace
+
+    seen = set()
+
+    def follow(kernel: Any, grid: tuple[int, ...], *args: Any, num_warps: int, num_stages: int, **constexprs: Any) -> None:
+        name = f"{kernel.fn.__module__.rpartition('.')[2]}.{kernel.fn.__name__}"
+        sizes = [(value.shape, value.dtype) if hasattr(value, "shape") else value for value in args]
+        if (key := repr((name, grid, sizes, constexprs))) in seen:
+            return
+        seen.add(key)
+        sanitizer = Sanitizer(abort_on_error=False)
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                TritonTrace(kernel, sanitizer)[grid](*args, **constexprs)
+        except Exception as error:
+            found[name].unsupported.add(f"{type(error).__name__}: {' '.join(str(error).split())[-160:]}")
+            return
+        records = [record for record in sanitizer.records if loops(record) < 2]
+        if len(records) < len(sanitizer.records):
+            found[name].unsupported.add("addresses of a loop in a loop, whose index triton-viz does not bound")
+        elif not records:
+            found[name].followed += 1
+        found[name].illegal |= {access(record) for record in records}
+
+    with launch.executor(follow):
+        yield
+
+
+def loops(record: Any) -> int:
+    """How many loops' indices an address is made of."""
+    return len(set(re.findall(r"loop_i_\d+", str(record.symbolic_expr))))
+
+
+def access(record: Any) -> str:
+    lines = [f"{os.path.basename(frame.filename)}:{frame.lineno}" for frame in record.user_code_tracebacks]
+    return f"{record.op_type.__name__.lower()} at {' < '.join(lines)} of a tensor {list(record.tensor.shape)}"
+
+
+@contextlib.contextmanager
+def small_and_real() -> Iterator[None]:
+    """Families make tensors of zeros, of few and ragged numbers."""
+    import torch
+
+    from tests.kernels import configurations
+
+    empty = torch.empty
+
+    def zeros(*shape: Any, **how: Any) -> torch.Tensor:
+        return empty(*shape, **how).zero_()
+
+    def meta(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        return torch.zeros(shape, dtype=dtype)
+
+    new_empty = torch.Tensor.new_empty
+
+    def new_zeros(self: torch.Tensor, *shape: Any, **how: Any) -> torch.Tensor:
+        return new_empty(self, *shape, **how).zero_()
+
+    with (
+        mock.patch.multiple(configurations, meta=meta, **SMALL),
+        mock.patch.object(torch, "empty", zeros),
+        mock.patch.object(torch.Tensor, "new_empty", new_zeros),
+    ):
+        yield
+
+
+if __name__ == "__main__":
+    sys.exit(main())
