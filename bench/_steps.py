@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from bench._harness import RESULTS, append_csv, peak_extra_memory
+from bench._harness import append_csv, peak_extra_memory, results_file
 
 Step = Callable[[], torch.Tensor]
 Clock = Callable[[], float]
@@ -78,4 +78,4 @@ def main(
     for shape in options.shape or (grid[:1] if options.quick else grid):
         rows = measure(*shape, options.device, 5 if options.quick else options.repeats, clock, *wanted)
         if not options.quick:
-            append_csv(RESULTS / (file_name if options.device == "cpu" else file_name.replace(".csv", "_gpu.csv")), rows)
+            append_csv(results_file(file_name, options.device), rows)

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench._harness import RESULTS, append_csv, environment, percentiles, timings
+from bench._harness import append_csv, environment, percentiles, results_file, timings
 from orthohash_triton.metrics import average_precision
 
 Case = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # codes and labels of queries and gallery
@@ -101,9 +101,8 @@ def run_case(codes: str, options: argparse.Namespace) -> list[dict[str, Any]]:
         )
         for threads in (sorted({1, options.threads}) if on_cpu else [options.threads])
     }
-    seconds = timings(
-        peers | variants, options.repeats, clock=time.process_time if options.threads == 1 and on_cpu else time.perf_counter
-    )
+    clock = time.process_time if options.threads == 1 and on_cpu else time.perf_counter
+    seconds = timings(peers | variants, options.repeats, clock=clock)
     rows = []
     for name, values in seconds.items():
         scaled = [value * (options.queries / count if name in peers else 1) for value in values]
@@ -143,10 +142,7 @@ def main() -> None:
     for codes in options.codes:
         rows = run_case(codes, options)
         if not options.no_csv:
-            append_csv(
-                RESULTS / ("average_precision.csv" if options.device == "cpu" else "average_precision_gpu.csv"),
-                [row | environment() for row in rows],
-            )
+            append_csv(results_file("average_precision.csv", options.device), [row | environment() for row in rows])
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ Runs on the GPU where there is one. Peers, in the same run and taking turns, all
     naive, compiled         the same through torch.compile
     linear_cross_entropy    torch.nn.functional.linear_cross_entropy where torch has it; without a margin: it cannot have one
 
-A peer that would need more than PEER_MEMORY (on a GPU: half of its memory) is left out, and one that cannot be compiled here; its row says so.
+A peer that would need more than PEER_MEMORY (on a GPU: half of its memory) is left out, and one that cannot be compiled here;
+its row says so.
 """
 
 import math

@@ -6,8 +6,8 @@
 
 No peers here: this tells where the time of a call goes. `pipelined_us` is a call in a row of calls that nobody waits for,
 `latency_us` one that is waited for, `issue_us` the host's part. Where issue and pipelined are the same, Python is the limit and a
-CUDA graph would be faster. `useful` is the rate of the op's own work: float operations of the matrix products that float32
-arithmetic would need (4 N C K for a loss with its gradient), or distances, a second; for a rate near the memory's, bytes of the gallery read once.
+CUDA graph would be faster. `useful` is the rate of the op's own work, whatever the kernels do for it: the float operations of the
+matrix products (4 N C K for a loss with its gradient), distances, or, for one query, bytes of the gallery.
 """
 
 import argparse
@@ -96,7 +96,8 @@ def householder() -> Iterator[Case]:
 def topk() -> Iterator[Case]:
     for queries, gallery, bits, k in [
         (256, 10**6, 64, 100), (1, 10**7, 64, 100), (1, 10**8, 64, 100), (16, 10**7, 64, 100), (256, 10**7, 64, 100),
-        (1000, 10**7, 64, 100), (1000, 10**7, 128, 100), (1000, 10**7, 256, 100), (1000, 10**6, 64, 1000), (256, 10**6, 64, 10_000),
+        (1000, 10**7, 64, 100), (1000, 10**7, 128, 100), (1000, 10**7, 256, 100), (1000, 10**6, 64, 1000),
+        (256, 10**6, 64, 10_000),
     ]:  # fmt: skip
         asked, searched = codes(queries, bits), codes(gallery, bits)
 

@@ -8,10 +8,10 @@
 
 Every peer's distances and row numbers must equal ours before a time is printed (usearch, NumPy's partial sort, PyTorch's topk and
 FAISS on a GPU know no order of ties: their distances). On a GPU the gallery lies there, queries come from host memory and answers
-go back to it; PyTorch multiplies +-1 codes in float16, which are exact, and keeps 16 times the gallery for it. Codes are uniformly random, or clustered (100 centres, every bit flipped with probability 0.05, as trained
-codes lie), or tied (all equal). Times are CPU time of this process where a single thread works, and wall time otherwise. Beside
-them stand the limits of the machine, measured in the same run: reading the gallery from memory once, and scoring it from the
-first-level cache for each query in turn.
+go back to it; PyTorch multiplies +-1 codes in float16, which are exact, and keeps 16 times the gallery for it. Codes are uniformly
+random, or clustered (100 centres, every bit flipped with probability 0.05, as trained codes lie), or tied (all equal). Times are
+CPU time of this process where a single thread works, and wall time otherwise. Beside them stand the limits of the CPU, measured in
+the same run: reading the gallery from memory once, and scoring it from the first-level cache for each query in turn.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from bench._harness import RESULTS, append_csv, environment, percentiles, timings
+from bench._harness import append_csv, environment, percentiles, results_file, timings
 from bench._limits import memory_seconds, scoring_rate
 from orthohash_triton.ops.hamming_topk import hamming_topk
 
@@ -229,10 +229,7 @@ def main() -> None:
     for case in cases:
         rows = run_case(case, options.repeats, options.threads, options.device)
         if not options.no_csv:
-            append_csv(
-                RESULTS / ("hamming_topk.csv" if options.device == "cpu" else "hamming_topk_gpu.csv"),
-                [row | environment() for row in rows],
-            )
+            append_csv(results_file("hamming_topk.csv", options.device), [row | environment() for row in rows])
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ Runs on the GPU where there is one. Peers, in the same run and taking turns; the
     naive             the reference of the tests, with every option
     naive, compiled   the same through torch.compile
 
-A peer that would need more than PEER_MEMORY (on a GPU: half of its memory) is left out, and one that cannot be compiled here; its row says so.
+A peer that would need more than PEER_MEMORY (on a GPU: half of its memory) is left out, and one that cannot be compiled here;
+its row says so.
 """
 
 from typing import Any
