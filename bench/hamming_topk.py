@@ -8,9 +8,9 @@
 
 Every peer's distances and row numbers must equal ours before a time is printed (usearch, NumPy's partial sort, PyTorch's topk and
 FAISS on a GPU know no order of ties: their distances). On a GPU the gallery lies there, queries come from host memory and answers
-go back to it; PyTorch multiplies +-1 codes in float16, which are exact, and keeps 16 times the gallery for it. Codes are uniformly
+go back to it; PyTorch multiplies +-1 codes in float16, which is exact, and keeps 16 times the gallery for it. Codes are uniformly
 random, or clustered (100 centres, every bit flipped with probability 0.05, as trained codes lie), or tied (all equal). Times are
-CPU time of this process where a single thread works, and wall time otherwise. Beside them stand the limits of the CPU, measured in
+CPU time of this process where a single thread works, and wall time otherwise. Beside them stand limits of the CPU, measured in
 the same run: reading the gallery from memory once, and scoring it from the first-level cache for each query in turn.
 """
 

@@ -13,9 +13,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ._sizes import cdiv
 from ._spans import UNROLLED_WORDS
+from ._sizes import cdiv
 from ._spans import _add as add_bits
+from ._sizes import cdiv
 from ._spans import _add_four_words as add_four_words
+from ._sizes import cdiv
 from ._spans import _distances as code_distances
 
 BATCH = tl.constexpr(8)  # codes of a thread that are added to its counters together
@@ -41,8 +45,8 @@ class Counters(NamedTuple):
 
 def counters(bits: int, most_words: int, batches: int, most_planes: int) -> Counters:
     """Counters of distances 0 .. `bits`, `most_words` in a block, for `batches` of a thread."""
-    words = min(triton.cdiv(bits, 32), most_words)
-    blocks = triton.cdiv(bits, 32 * words)
+    words = min(cdiv(bits, 32), most_words)
+    blocks = cdiv(bits, 32 * words)
     planes = 8 if batches <= most_batches(8) else most_planes
     return Counters(words, blocks, bits + 1 > 32 * words * blocks, planes)
 

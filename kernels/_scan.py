@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ._bits import as_words, tile_distances
-from ._integers import cdiv
+from ._sizes import cdiv
 from .launch import launch, multiprocessor_count
 
 MISSING_DISTANCE = tl.constexpr(2**31 - 1)

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._integers import cdiv, next_power_of_2
+from ._sizes import cdiv, next_power_of_2
 from .launch import launch
 
 HELD = 4096  # values that a program holds in registers

@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ._bits import popcount
-from ._integers import cdiv, next_power_of_2
+from ._sizes import cdiv, next_power_of_2
 from ._smallest import block_of, first_of, held, kept
 from .launch import backend, launch, multiprocessor_count, properties
 

@@ -27,6 +27,7 @@ from ._counters import (
     only,
     only_live,
 )
+from ._sizes import cdiv
 from ._spans import _query_words as query_words_of
 from ._spans import group_of, warp_size
 from .hamming_histogram import Plan, launch_count, scan_constexprs
@@ -41,11 +42,11 @@ _LIMITS_A_LAUNCH = 4
 
 def plan(queries: int, gallery: int, bits: int, rows: int, multiprocessors: int) -> Plan:
     """Segments as long as leave no multiprocessor idle, and as the counters can hold."""
-    programs = triton.cdiv(_WARPS_A_MULTIPROCESSOR * multiprocessors, queries * triton.cdiv(bits, 128))
-    all_batches = triton.cdiv(gallery, rows * BATCH.value)
-    batches = min(max(_FEWEST_BATCHES, triton.cdiv(all_batches, programs)), _counters.most_batches(_PLANES), all_batches)
-    parts = triton.cdiv(all_batches, batches)
-    batches = triton.cdiv(all_batches, parts)
+    programs = cdiv(_WARPS_A_MULTIPROCESSOR * multiprocessors, queries * cdiv(bits, 128))
+    all_batches = cdiv(gallery, rows * BATCH.value)
+    batches = min(max(_FEWEST_BATCHES, cdiv(all_batches, programs)), _counters.most_batches(_PLANES), all_batches)
+    parts = cdiv(all_batches, batches)
+    batches = cdiv(all_batches, parts)
     return Plan(_counters.counters(bits, 4, batches, _PLANES), rows, parts, batches)
 
 

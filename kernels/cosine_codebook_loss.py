@@ -40,6 +40,7 @@ import torch
 import triton
 import triton.language as tl
 
+from ._sizes import cdiv, next_power_of_2
 from .launch import capability, launch, multiprocessor_count
 from .pack_codes import pack_codes
 
@@ -89,7 +90,7 @@ class Plan(NamedTuple):
 def prepare(codebook: torch.Tensor) -> Prepared:
     """Pack an int8 +-1 codebook [C, K]; done once per codebook."""
     classes, bits = codebook.shape
-    packed = torch.empty(classes, 4 * triton.cdiv(bits, 32), dtype=torch.uint8, device=codebook.device)
+    packed = torch.empty(classes, 4 * cdiv(bits, 32), dtype=torch.uint8, device=codebook.device)
     pack_codes(codebook, 0.0, packed)
     return Prepared(packed.view(torch.int32), codebook.sum(0, dtype=torch.float32))
 
@@ -97,19 +98,19 @@ def prepare(codebook: torch.Tensor) -> Prepared:
 def plan(rows: int, classes: int, bits: int, kind: str, backward: bool, hopper: bool, processors: int) -> Plan:
     """Tiles whose accumulators fit the registers (tests compile every one and allow no spill), split until the device is full."""
     chunked = bits > ONE_SLICE
-    slice_bits = SLICE if chunked else max(triton.next_power_of_2(bits), FEWEST_BITS)
-    slices = triton.cdiv(bits, slice_bits) if backward else 1
+    slice_bits = SLICE if chunked else max(next_power_of_2(bits), FEWEST_BITS)
+    slices = cdiv(bits, slice_bits) if backward else 1
     block_rows, block_classes = _tile(slice_bits, kind, chunked, hopper)
     chunk = classes
     if chunked:  # rows of the scratch begin at multiples of a tile: aligned loads
         most = max(SCRATCH // rows, FEWEST_CLASSES) // DOT_CLASSES
-        chunk = min(triton.cdiv(classes, DOT_CLASSES), most) * DOT_CLASSES
-    blocks = triton.cdiv(chunk, block_classes)
-    programs = triton.cdiv(rows, block_rows) * slices
-    fills_device = triton.cdiv(blocks, max(1, 2 * processors // programs))
+        chunk = min(cdiv(classes, DOT_CLASSES), most) * DOT_CLASSES
+    blocks = cdiv(chunk, block_classes)
+    programs = cdiv(rows, block_rows) * slices
+    fills_device = cdiv(blocks, max(1, 2 * processors // programs))
     merges_soon = math.ceil(math.sqrt(blocks / 2))  # `finish` merges in turn, in about half the time that a block takes
     blocks_per_split = blocks if blocks <= FEW_BLOCKS else max(fills_device, merges_soon)
-    splits = triton.cdiv(blocks, blocks_per_split)
+    splits = cdiv(blocks, blocks_per_split)
     # Not sparse rows: the loop over their entries carries two more accumulators.
     finishes = splits == 1 and slice_bits <= PIECE and kind != "sparse" and not chunked
     piece = min(PIECE, slice_bits)
@@ -159,7 +160,7 @@ def cosine_codebook_loss(
     backward = need_grad or need_lse_grad
     step = scale / math.sqrt(bits)
     tiles = plan(rows, classes, bits, kind, backward, capability(v.device) == (9, 0), multiprocessor_count(v.device))
-    all_bits = triton.next_power_of_2(bits)
+    all_bits = next_power_of_2(bits)
 
     def fresh(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         return torch.empty(shape, dtype=dtype, device=v.device)
@@ -192,12 +193,12 @@ def cosine_codebook_loss(
         end = min(first + tiles.chunk, classes)
         if tiles.chunked:
             launch(
-                _dots_kernel, (triton.cdiv(rows, DOT_ROWS), triton.cdiv(end - first, DOT_CLASSES)),
+                _dots_kernel, (cdiv(rows, DOT_ROWS), cdiv(end - first, DOT_CLASSES)),
                 halves, codes.words, dots, rows, bits, tiles.chunk, first, end,
                 WORDS=words, ROWS=DOT_ROWS, CLASSES=DOT_CLASSES, BITS=DOT_BITS, num_warps=4, num_stages=2,
             )  # fmt: skip
         launch(
-            _sweep_kernel, (triton.cdiv(rows, tiles.rows), tiles.slices, tiles.splits),
+            _sweep_kernel, (cdiv(rows, tiles.rows), tiles.slices, tiles.splits),
             *((None,) * 5 if tiles.chunked else (v, *norm)), *targets, codes.words, codes.column_sum,
             dots if tiles.chunked else None, *parted, *(outputs if tiles.finishes else (None,) * 4),
             rows, classes, bits, v.stride(0), target.stride(0), tiles.chunk, first, end, tiles.blocks_per_split,
@@ -209,7 +210,7 @@ def cosine_codebook_loss(
     if not tiles.finishes:
         finish_rows = min(16, 2048 // all_bits) if all_bits <= 512 else 1
         launch(
-            _finish_kernel, (triton.cdiv(rows, finish_rows),),
+            _finish_kernel, (cdiv(rows, finish_rows),),
             v, *norm, *targets, codes.words, codes.column_sum, *parted, *outputs,
             rows, classes, bits, v.stride(0), tiles.splits, *margin_numbers, label_smoothing, ignore_index,
             ROWS=finish_rows, BITS=all_bits, ANGULAR=angular, SMOOTH=label_smoothing > 0, HAS_NORM=mean is not None,

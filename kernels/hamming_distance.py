@@ -5,6 +5,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ._bits import as_words, tile_distances
+from ._sizes import cdiv
 from .launch import launch
 
 _BLOCK_Q, _BLOCK_N = 16, 256
@@ -13,7 +14,7 @@ _BLOCK_Q, _BLOCK_N = 16, 256
 def hamming_distance(queries: Tensor, gallery: Tensor, distances: Tensor) -> None:
     """Fill `distances` int32 [Q, N] from uint8 codes [Q, B] and [N, B]; none of the three is empty."""
     query_words, words = as_words(queries), as_words(gallery)
-    grid = (triton.cdiv(len(queries), _BLOCK_Q) * triton.cdiv(len(gallery), _BLOCK_N),)
+    grid = (cdiv(len(queries), _BLOCK_Q) * cdiv(len(gallery), _BLOCK_N),)
     launch(_distances, grid, query_words, words, distances, len(queries), len(gallery),
            WORDS=words.shape[1], BLOCK_Q=_BLOCK_Q, BLOCK_N=_BLOCK_N)  # fmt: skip
 

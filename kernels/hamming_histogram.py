@@ -26,6 +26,7 @@ from ._counters import (
     only,
     only_live,
 )
+from ._sizes import cdiv
 from ._spans import _query_words as query_words_of
 from ._spans import group_of, warp_size
 from .launch import backend, launch, multiprocessor_count
@@ -47,10 +48,10 @@ class Plan(NamedTuple):
 def plan(queries: int, gallery: int, bits: int, labels: bool, rows: int, multiprocessors: int) -> Plan:
     """Parts as large as leave no multiprocessor idle, and as the counters can hold."""
     words = 4 if labels or bits > 512 else 8
-    programs = triton.cdiv(_WARPS_A_MULTIPROCESSOR * multiprocessors, queries * triton.cdiv(bits, 32 * words))
-    all_batches = triton.cdiv(gallery, rows * BATCH.value)
-    batches = min(max(_FEWEST_BATCHES, triton.cdiv(all_batches, programs)), _counters.most_batches(_PLANES))
-    return Plan(_counters.counters(bits, words, batches, _PLANES), rows, triton.cdiv(all_batches, batches), batches)
+    programs = cdiv(_WARPS_A_MULTIPROCESSOR * multiprocessors, queries * cdiv(bits, 32 * words))
+    all_batches = cdiv(gallery, rows * BATCH.value)
+    batches = min(max(_FEWEST_BATCHES, cdiv(all_batches, programs)), _counters.most_batches(_PLANES))
+    return Plan(_counters.counters(bits, words, batches, _PLANES), rows, cdiv(all_batches, batches), batches)
 
 
 def hamming_histogram(

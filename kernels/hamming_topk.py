@@ -18,8 +18,8 @@ from torch import Tensor
 
 from . import _smallest, _spans
 from ._bits import as_words
-from ._integers import cdiv, next_power_of_2
 from ._scan import MISSING_DISTANCE, Scan
+from ._sizes import cdiv, next_power_of_2
 from .launch import backend, multiprocessor_count
 
 MISSING_ID = -1

@@ -5,6 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ._sizes import cdiv
 from .launch import launch
 
 _BLOCK_ROWS, _BLOCK_BYTES = 32, 8
@@ -29,7 +30,7 @@ def unpack_codes(packed: Tensor, signs: Tensor) -> None:
 
 def _grid(shape: tuple[int, ...]) -> tuple[int]:
     rows, width = shape
-    return (triton.cdiv(rows, _BLOCK_ROWS) * triton.cdiv(width, _BLOCK_BYTES),)
+    return (cdiv(rows, _BLOCK_ROWS) * cdiv(width, _BLOCK_BYTES),)
 
 
 @triton.jit
