@@ -15,11 +15,8 @@ from torch import Tensor
 
 from ._sizes import cdiv
 from ._spans import UNROLLED_WORDS
-from ._sizes import cdiv
 from ._spans import _add as add_bits
-from ._sizes import cdiv
 from ._spans import _add_four_words as add_four_words
-from ._sizes import cdiv
 from ._spans import _distances as code_distances
 
 BATCH = tl.constexpr(8)  # codes of a thread that are added to its counters together
