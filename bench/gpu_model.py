@@ -48,7 +48,7 @@ class Model(NamedTuple):
 def compile_scan(target: str, queries: int, gallery: int, bits: int, k: int = 100) -> tuple[Compiled, hamming_topk.Plan]:
     """The scan of one search, and its plan."""
     multiprocessors = next(gpu.multiprocessors for gpu in GPUS.values() if gpu.target == target)
-    cut = hamming_topk.plan(queries, gallery, bits // 32, k, "cuda", 32, multiprocessors)
+    cut = hamming_topk.plan(queries, gallery, bits // 32, k, target, 32, multiprocessors)
     words = torch.empty(queries, bits // 32, dtype=torch.int32, device="meta")
     nearest = words.new_empty(queries, -(-gallery // cut.span), dtype=torch.int16)
     (compiled,) = compile_launches(

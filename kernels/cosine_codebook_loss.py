@@ -25,7 +25,7 @@ and `finish` adds them in closed form from float32 dot products: softmax minus t
 row's columns ascend, so one pointer a row walks through them as the classes go by. With a dense [N, C] target the margin is part
 of the sweep, which then also sums q_c o_c and q_c z_c.
 
-More than ONE_SLICE bits have more accumulators than a program has registers. In units of N C K multiply-adds, with 2 halves:
+More than SLICE bits have more accumulators than a program has registers. In units of N C K multiply-adds, with 2 halves:
   every slice of S bits computes all logits again: 2 (K / S + 1);
   one sweep for max and sum, a second for p: 6, and p must reach all slices all the same;
   the dot products of a chunk of classes in memory, read by all slices: 4, nothing is computed twice.
@@ -41,7 +41,7 @@ import triton
 import triton.language as tl
 
 from ._sizes import cdiv, next_power_of_2
-from .launch import capability, launch, multiprocessor_count
+from .launch import architecture, launch, multiprocessor_count
 from .pack_codes import pack_codes
 
 LOG2_E = tl.constexpr(1.4426950408889634)
@@ -53,14 +53,15 @@ NO_CLASS_YET = tl.constexpr(-1e30)  # a running maximum that is finite: -inf - -
 NO_COLUMN = tl.constexpr(2**31 - 1)  # a sparse row has no further entry
 SINE_FLOOR = tl.constexpr(1e-6)  # of sin^2(theta), as the reference
 
-ONE_SLICE = 128  # bits whose gradient accumulates in registers at once
-SLICE = 128  # bits of a slice where there are more
+SLICE = 128  # bits whose gradient accumulates in registers at once, a slice where there are more
+SLICE_RDNA = 32  # there operands of matrix products take twice the registers
 PIECE = 64  # bits of a tensor core's tile
 FEWEST_BITS = 32  # a word of the codebook; a dot product over 16 spills
 SCRATCH = 2**23  # dot products in memory at once: 32 MB
 FEWEST_CLASSES = 1024  # of a chunk, so that a large batch fills the device: no more numbers than v and its gradient
-DOT_ROWS, DOT_CLASSES, DOT_BITS = 64, 64, 64
-FEW_BLOCKS = 4  # that one program sweeps sooner than a second launch starts
+DOT_ROWS = {"sm_80": 64, "sm_90": 64}  # 32 elsewhere: 64 spill
+DOT_CLASSES, DOT_BITS = 64, 64
+FEW_CLASSES = 256  # that one program sweeps sooner than a second launch starts
 
 
 class Prepared(NamedTuple):
@@ -95,12 +96,16 @@ def prepare(codebook: torch.Tensor) -> Prepared:
     return Prepared(packed.view(torch.int32), codebook.sum(0, dtype=torch.float32))
 
 
-def plan(rows: int, classes: int, bits: int, kind: str, backward: bool, hopper: bool, processors: int) -> Plan:
+def plan(rows: int, classes: int, bits: int, kind: str, backward: bool, arch: str, processors: int) -> Plan:
     """Tiles whose accumulators fit the registers (tests compile every one and allow no spill), split until the device is full."""
-    chunked = bits > ONE_SLICE
-    slice_bits = SLICE if chunked else max(next_power_of_2(bits), FEWEST_BITS)
+    most_bits = SLICE_RDNA if arch.startswith("gfx11") else SLICE
+    chunked = bits > most_bits
+    slice_bits = most_bits if chunked else max(next_power_of_2(bits), FEWEST_BITS)
     slices = cdiv(bits, slice_bits) if backward else 1
-    block_rows, block_classes = _tile(slice_bits, kind, chunked, hopper)
+    aligned = bits % 16 == 0  # rows in whole vectors, whose addresses take few registers
+    # Not sparse rows: the loop over their entries carries two more accumulators.
+    finishes = classes <= FEW_CLASSES and aligned and not chunked and slice_bits <= PIECE and kind != "sparse"
+    block_rows, block_classes = _tile(bits, kind, chunked, finishes, arch)
     chunk = classes
     if chunked:  # rows of the scratch begin at multiples of a tile: aligned loads
         most = max(SCRATCH // rows, FEWEST_CLASSES) // DOT_CLASSES
@@ -109,21 +114,23 @@ def plan(rows: int, classes: int, bits: int, kind: str, backward: bool, hopper: 
     programs = cdiv(rows, block_rows) * slices
     fills_device = cdiv(blocks, max(1, 2 * processors // programs))
     merges_soon = math.ceil(math.sqrt(blocks / 2))  # `finish` merges in turn, in about half the time that a block takes
-    blocks_per_split = blocks if blocks <= FEW_BLOCKS else max(fills_device, merges_soon)
+    blocks_per_split = blocks if finishes else max(fills_device, merges_soon)
     splits = cdiv(blocks, blocks_per_split)
-    # Not sparse rows: the loop over their entries carries two more accumulators.
-    finishes = splits == 1 and slice_bits <= PIECE and kind != "sparse" and not chunked
     piece = min(PIECE, slice_bits)
     return Plan(block_rows, block_classes, slice_bits, piece, slices, chunked, chunk, splits, blocks_per_split, finishes, 4, 2)
 
 
-def _tile(slice_bits: int, kind: str, chunked: bool, hopper: bool) -> tuple[int, int]:
+def _tile(bits: int, kind: str, chunked: bool, finishes: bool, arch: str) -> tuple[int, int]:
     """(rows, classes). Hopper's tensor cores take 64 rows, and operands that do not change from shared memory, not registers."""
-    if kind == "dense":  # a second accumulator
+    if finishes or arch == "sm_120" or arch.startswith("gfx11"):
         return 32, 32
-    if chunked and hopper:
-        return (64, 64) if kind == "ids" else (64, 32)
-    return (64, 64) if hopper or slice_bits <= 64 else (32, 64)
+    if kind == "dense":  # a second accumulator
+        return (32 if bits in (16, 32, 48, 64) else 16), 32
+    if bits % 16 != 0:
+        return 32, 64
+    if arch == "sm_90":
+        return 64, 32 if bits > 2048 or (chunked and kind == "sparse") else 64
+    return 64 if bits <= 64 else 32, 64
 
 
 def cosine_codebook_loss(
@@ -159,7 +166,7 @@ def cosine_codebook_loss(
     kind = "dense" if dense else "ids" if columns is None else "sparse"
     backward = need_grad or need_lse_grad
     step = scale / math.sqrt(bits)
-    tiles = plan(rows, classes, bits, kind, backward, capability(v.device) == (9, 0), multiprocessor_count(v.device))
+    tiles = plan(rows, classes, bits, kind, backward, architecture(v.device), multiprocessor_count(v.device))
     all_bits = next_power_of_2(bits)
 
     def fresh(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -183,6 +190,7 @@ def cosine_codebook_loss(
     how = dict(WORDS=words, TARGET=kind)
 
     if tiles.chunked:
+        dot_rows = DOT_ROWS.get(architecture(v.device), 32)
         halves = fresh(2, rows, bits, dtype=torch.float16)
         dots = fresh(rows, tiles.chunk)
         launch(
@@ -193,9 +201,9 @@ def cosine_codebook_loss(
         end = min(first + tiles.chunk, classes)
         if tiles.chunked:
             launch(
-                _dots_kernel, (cdiv(rows, DOT_ROWS), cdiv(end - first, DOT_CLASSES)),
+                _dots_kernel, (cdiv(end - first, DOT_CLASSES), cdiv(rows, dot_rows)),
                 halves, codes.words, dots, rows, bits, tiles.chunk, first, end,
-                WORDS=words, ROWS=DOT_ROWS, CLASSES=DOT_CLASSES, BITS=DOT_BITS, num_warps=4, num_stages=2,
+                WORDS=words, ROWS=dot_rows, CLASSES=DOT_CLASSES, BITS=DOT_BITS, num_warps=4, num_stages=2,
             )  # fmt: skip
         launch(
             _sweep_kernel, (cdiv(rows, tiles.rows), tiles.slices, tiles.splits),
@@ -208,7 +216,7 @@ def cosine_codebook_loss(
             HAS_NORM=mean is not None and not tiles.chunked, num_warps=tiles.warps, num_stages=tiles.stages, **how,
         )  # fmt: skip
     if not tiles.finishes:
-        finish_rows = min(16, 2048 // all_bits) if all_bits <= 512 else 1
+        finish_rows = min(16, 1024 // all_bits) if all_bits <= 512 else 1
         launch(
             _finish_kernel, (cdiv(rows, finish_rows),),
             v, *norm, *targets, codes.words, codes.column_sum, *parted, *outputs,
@@ -671,8 +679,8 @@ def _dots_kernel(
     WORDS: tl.constexpr, ROWS: tl.constexpr, CLASSES: tl.constexpr, BITS: tl.constexpr,
 ):  # fmt: skip
     """v^ . o_c, times ROW_SCALE."""
-    row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
-    c = first_class + tl.program_id(1) * CLASSES + tl.arange(0, CLASSES)
+    row = (tl.program_id(1) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
+    c = first_class + tl.program_id(0) * CLASSES + tl.arange(0, CLASSES)
     in_rows = row < n_rows
     in_classes = c < end_class
     low_ptr = halves_ptr + tl.cast(n_rows, tl.int64) * n_bits

@@ -20,7 +20,7 @@ from . import _smallest, _spans
 from ._bits import as_words
 from ._scan import MISSING_DISTANCE, Scan
 from ._sizes import cdiv, next_power_of_2
-from .launch import backend, multiprocessor_count
+from .launch import architecture, multiprocessor_count
 
 MISSING_ID = -1
 _BUFFER_BYTES = 1 << 29  # what a batch of queries may take beside its answer
@@ -36,12 +36,14 @@ class Plan(NamedTuple):
     programs: int = 0  # about this many
 
 
-def plan(queries: int, gallery: int, words: int, k: int, backend: str, lanes: int, multiprocessors: int) -> Plan:
-    """How to search `gallery` codes of `words` 32-bit words; `backend` is "cuda" or "hip", `lanes` the width of a warp."""
+def plan(queries: int, gallery: int, words: int, k: int, arch: str, lanes: int, multiprocessors: int) -> Plan:
+    """How to search `gallery` codes of `words` 32-bit words; `arch` is such as "sm_90" or "gfx942", `lanes` the width of a warp."""
     group = _spans.group_of(words)
     most = min(gallery, 2**31) // (2 * k)  # codes of a span, if k spans are to be at most half the gallery
     span = 1 << round(math.log2(gallery / k) / 2) if most else 0
-    if queries >= 32 and words <= 32 and most >= 256 and (backend == "cuda" or lanes == 64):
+    nvidia = arch.startswith("sm_")
+    # Longer codes take more registers than AMD's cards have, and Triton 3.9 cannot compile them for sm_100.
+    if queries >= 32 and words <= (32 if nvidia and arch != "sm_100" else 16) and most >= 256 and (nvidia or lanes == 64):
         # A thread holds its part of the tile's sums, their minima and the expanded codes in registers.
         block_q = 128 if words <= 8 else 64 if words <= 16 else 32
         return Plan("dot", min(max(2 * span, 256), 4096), min(block_q, next_power_of_2(queries)), 64, 2 * multiprocessors)
@@ -65,7 +67,9 @@ def hamming_topk(
     are empty.
     """
     device, words, k = gallery.device, cdiv(gallery.shape[1], 4), distances.shape[1]
-    cut = plan(queries.shape[0], gallery.shape[0], words, k, backend(), _spans.warp_size(device), multiprocessor_count(device))
+    cut = plan(
+        queries.shape[0], gallery.shape[0], words, k, architecture(device), _spans.warp_size(device), multiprocessor_count(device)
+    )
     if cut.path == "count":
         _search_by_counting(queries, gallery, mask, limits, distances, ids)
     else:

@@ -18,14 +18,14 @@ import triton
 import triton.language as tl
 
 from ._sizes import cdiv, next_power_of_2
-from .launch import backend, launch, multiprocessor_count
+from .launch import architecture, backend, launch, multiprocessor_count
 
 PEAK = tl.constexpr(8192.0)  # entries are scaled to below twice this: their low halves are normal fp16 numbers
 SMALLEST = tl.constexpr(2.0**-100)  # largest entries below this are not scaled up further, so that no scale overflows
 EXPONENT = tl.constexpr(0x7F800000)  # the bits of a float32 that hold its exponent
 
 ROWS, DEPTH = 64, 32
-MOST_COLUMNS = {"cuda": 128, "hip": 64}  # of a tile of y; with 128 some AMD cards run out of registers
+MOST_COLUMNS = {"sm_80": 128, "sm_90": 128}  # of a tile of y; 64 elsewhere: other cards run out of registers
 VECTOR = 512  # dimensions of a vector at once
 OUTER = 64  # rows and columns of a block of P
 OUTER_ROWS = {"cuda": 64, "hip": 32}  # of x and g at once; with 64 some AMD cards run out of registers
@@ -40,7 +40,7 @@ def apply(
     if rows == 0:
         return
     x = _with_whole_rows(x)
-    columns = min(MOST_COLUMNS[backend()], max(16, next_power_of_2(bits)))
+    columns = min(MOST_COLUMNS.get(architecture(x.device), 64), max(16, next_power_of_2(bits)))
     launch(
         _apply_kernel, (cdiv(rows, ROWS), cdiv(bits, columns)),
         x, matrix, y, rows, bits, x.stride(0), *matrix.stride(),

@@ -66,12 +66,12 @@ def multiprocessor_count(device: torch.device) -> int:
     return known.multi_processor_count if known else 108
 
 
-def capability(device: torch.device) -> tuple[int, int]:
-    """NVIDIA's compute capability of `device`, (0, 0) for other GPUs; an executor that compiles for one says so in its attribute
-    `capability`. Where there is no GPU, that of an A100."""
-    if backend() == "hip":
-        return 0, 0
+def architecture(device: torch.device) -> str:
+    """What code for `device` is compiled for, such as "sm_90" or "gfx942". An executor that compiles for one says so in its
+    attribute `architecture`; where there is neither, that of an A100."""
     if _executor is not None:
-        return getattr(_executor, "capability", (8, 0))
+        return getattr(_executor, "architecture", "sm_80")
     known = properties(device)
-    return (known.major, known.minor) if known else (8, 0)
+    if known is None:
+        return "sm_80"
+    return known.gcnArchName.split(":")[0] if torch.version.hip else f"sm_{known.major}{known.minor}"

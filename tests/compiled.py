@@ -152,7 +152,7 @@ def collect_launches(target: str, call: Callable[[], Any]) -> list[Launch]:
 
     gpu = gpu_target(target)
     note.backend = gpu.backend
-    note.capability = divmod(gpu.arch, 10) if gpu.backend == "cuda" else (0, 0)
+    note.architecture = target
     with launch.executor(note):
         call()
     return list(found.values())

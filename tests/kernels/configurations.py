@@ -50,20 +50,11 @@ _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 def launches(target: str) -> list[Launch]:
     """All that is to be compiled for `target`."""
-    return _launches(*_asked_of(target))
-
-
-def _asked_of(target: str) -> tuple[str, int, bool]:
-    """All that a plan asks of an architecture."""
-    gpu = gpu_target(target)
-    return gpu.backend, gpu.warp_size, gpu.arch == 90
+    return _launches(target)
 
 
 @functools.cache
-def _launches(*asked: Any) -> list[Launch]:
-    """Of the architectures alike, the largest card has the most splits."""
-    alike = [target for target in TARGETS if _asked_of(target) == asked]
-    target = max(alike, key=MULTIPROCESSORS.__getitem__)
+def _launches(target: str) -> list[Launch]:
     found = []
     with as_on(target):
         for family in FAMILIES:

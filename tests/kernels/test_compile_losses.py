@@ -28,8 +28,9 @@ TENSOR_CORES = {
     "gfx942": r"v_mfma_f32_\w*_f16",
 }
 
-# Every size of a slice that `plan` knows, and the two ways through chunks: bits that fill no slice, and the most.
-BITS = [8, 32, 64, 128, 256, 400, 512, 600, 2048]
+# Every size of a slice that `plan` knows, and the ways through chunks: bits that fill no slice, no word, and the most. Rows of 24,
+# 50, 100 and 300 bits are not whole vectors.
+BITS = [8, 16, 24, 32, 50, 64, 100, 128, 256, 300, 400, 512, 600, 2048]
 KINDS = ["ids", "dense", "sparse"]
 FEW, MANY = 100, 100_000  # classes: one launch, which finishes its own rows; several parts
 HOW = {  # latents and their normalisation: how a sweep loads its rows
@@ -40,8 +41,8 @@ HOW = {  # latents and their normalisation: how a sweep loads its rows
 
 # (bits, kind, parts, classes): the widest of each tile, in the mode with most accumulators, and tiles that once spilled.
 REPRESENTATIVE = {
-    (8, "dense", 2, FEW), (8, "sparse", 2, MANY),
-    (64, "ids", 2, FEW), (64, "dense", 2, FEW), (64, "ids", 1, MANY), (64, "sparse", 2, MANY),
+    (8, "dense", 2, FEW), (8, "sparse", 2, MANY), (50, "ids", 2, FEW), (50, "ids", 1, MANY), (100, "ids", 2, MANY),
+    (100, "dense", 2, MANY), (300, "ids", 2, MANY), (64, "ids", 2, FEW), (64, "dense", 2, FEW), (64, "ids", 1, MANY), (64, "sparse", 2, MANY),
     (128, "ids", 1, MANY), (128, "dense", 1, MANY), (128, "sparse", 1, MANY), (256, "ids", 2, MANY), (400, "ids", 2, MANY),
     (512, "ids", 2, MANY),
     (512, "dense", 2, MANY), (600, "sparse", 1, MANY), (2048, "dense", 2, MANY),
@@ -84,7 +85,7 @@ def test_sweep_and_finish(bits, kind, parts, classes, target):
                 run_loss(bits, kind, parts, classes, *rest)
 
     compiled = compile_launches(target, every_launch)
-    chunked = bits > kernel.ONE_SLICE or (bits > kernel.ONE_SLICE_HIGH and parts == 1 and classes == MANY)
+    chunked = bits > kernel.SLICE
     names = {"_halves_kernel", "_dots_kernel", "_sweep_kernel", "_finish_kernel"} if chunked else {"_sweep_kernel"}
     assert {c.kernel for c in compiled} - {"_finish_kernel"} == names - {"_finish_kernel"}
     for c in compiled:
@@ -103,15 +104,15 @@ def test_launches(classes):
 def test_every_launch_of_the_plan_is_compiled_above():
     """The tiles that `plan` picks over all numbers of bits are those of BITS."""
 
-    def chosen(bits, classes, parts, kind, hip):
-        plan = kernel.plan(256, classes, bits, parts, kind, True, hip, 108)
+    def chosen(bits, classes, kind, arch):
+        plan = kernel.plan(256, classes, bits, kind, True, arch, 108)
         return plan.rows, plan.classes, plan.bits, plan.chunked, plan.finishes, plan.warps, plan.stages
 
     numbers_of_bits = [*range(1, 70), *range(120, 2049, 8), 129, 257, 513]
-    for parts, kind, hip in itertools.product([1, 2], KINDS, [False, True]):
-        compiled = {chosen(bits, classes, parts, kind, hip) for bits in BITS for classes in (FEW, MANY)}
+    for kind, arch in itertools.product(KINDS, TARGETS):
+        compiled = {chosen(bits, classes, kind, arch) for bits in BITS for classes in (FEW, MANY)}
         for classes in (1, FEW, 5000, MANY):
-            assert {chosen(bits, classes, parts, kind, hip) for bits in numbers_of_bits} <= compiled
+            assert {chosen(bits, classes, kind, arch) for bits in numbers_of_bits} <= compiled
 
 
 @pytest.mark.parametrize("target", TARGETS)

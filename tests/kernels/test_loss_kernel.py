@@ -154,11 +154,10 @@ def test_precision_high_where_few_classes_hold_the_sum(bits, device):
 
 @pytest.mark.parametrize("sparse", [False, True])
 def test_rows_near_a_positive_code_behind_an_angular_margin(sparse, device):
-    """There the slope of the margin, sin(margin) over the sine of a small angle, is 4 and more: p times it must not leave fp16."""
+    """There the slope of the margin, sin(margin) over the sine of a small angle, is 4 or more: p times it stays within fp16."""
     v, ids, codebook = problem(5, 70, 64, "ids", device)
     v = codebook[ids] + 0.1 * torch.randn(5, 64, device=device)
     target = torch.nn.functional.one_hot(ids, 70).float()
     keywords = dict(margin=0.3, margin_type="angular")
     found, exact = run(v, target, codebook, sparse=sparse, **keywords), truth(v, target, codebook, **keywords)
     check(found[:LSE_GRAD], exact[:LSE_GRAD], 1e-4)  # the sine of so small an angle has few of the cosine's bits
-

@@ -55,7 +55,7 @@ def test_scratch_does_not_grow_with_the_classes(rows, bits, parts, kind, monkeyp
     monkeypatch.setattr(kernel.torch, "empty", counting)
     with launch.executor(lambda *_, **__: None):
         run(arguments, parts)
-    tiles = kernel.plan(rows, 1_000_000, bits, kind, True, False, 108)
+    tiles = kernel.plan(rows, 1_000_000, bits, kind, True, "sm_80", 108)
     partials = tiles.splits * rows * (bits + 2 * tiles.slices) * 4
     chunk = rows * (tiles.chunk * 4 + bits * 4) if tiles.chunked else 0
     assert sum(allocated) == partials + chunk
@@ -80,8 +80,8 @@ def test_loads_and_stores_are_inputs_outputs_and_partials(rows, processors, devi
     arguments = tensors(rows, classes, bits, "ids", "cpu")
     arguments[0].normal_()
     monkeypatch.setattr(kernel, "multiprocessor_count", lambda _: processors)
-    monkeypatch.setattr(kernel, "FEW_BLOCKS", 4 if processors else classes)
-    splits = kernel.plan(rows, classes, bits, "ids", True, False, processors).splits
+    monkeypatch.setattr(kernel, "FEW_CLASSES", 256 if processors else classes)
+    splits = kernel.plan(rows, classes, bits, "ids", True, "sm_80", processors).splits
     with launch.executor(counting):
         run(arguments)
     if not all(hasattr(stats, "get") for stats in counts.values()) or not counts:
