@@ -37,7 +37,7 @@ class Plan(NamedTuple):
 
 
 def plan(queries: int, gallery: int, words: int, k: int, arch: str, lanes: int, multiprocessors: int) -> Plan:
-    """How to search `gallery` codes of `words` 32-bit words; `arch` is such as "sm_90" or "gfx942", `lanes` the width of a warp."""
+    """How to search `gallery` codes of `words` 32-bit words; `arch` is such as "sm_90", `lanes` the width of a warp."""
     group = _spans.group_of(words)
     most = min(gallery, 2**31) // (2 * k)  # codes of a span, if k spans are to be at most half the gallery
     span = 1 << round(math.log2(gallery / k) / 2) if most else 0
@@ -67,9 +67,8 @@ def hamming_topk(
     are empty.
     """
     device, words, k = gallery.device, cdiv(gallery.shape[1], 4), distances.shape[1]
-    cut = plan(
-        queries.shape[0], gallery.shape[0], words, k, architecture(device), _spans.warp_size(device), multiprocessor_count(device)
-    )
+    on = architecture(device), _spans.warp_size(device), multiprocessor_count(device)
+    cut = plan(queries.shape[0], gallery.shape[0], words, k, *on)
     if cut.path == "count":
         _search_by_counting(queries, gallery, mask, limits, distances, ids)
     else:

@@ -28,9 +28,9 @@ TENSOR_CORES = {
     "gfx942": r"v_mfma_f32_\w*_f16",
 }
 
-# Every size of a slice that `plan` knows, and the ways through chunks: bits that fill no slice, no word, and the most. Rows of 24,
-# 50, 100 and 300 bits are not whole vectors.
-BITS = [8, 16, 24, 32, 50, 64, 100, 128, 256, 300, 400, 512, 600, 2048]
+# Every size of a slice that `plan` knows, and the ways through chunks: bits that fill no slice, no word, and the most.
+# Rows of 24, 50, 100 and 300 bits are not whole vectors.
+BITS = [8, 16, 24, 32, 48, 50, 64, 100, 112, 128, 256, 300, 400, 512, 600, 2048]
 KINDS = ["ids", "dense", "sparse"]
 FEW, MANY = 100, 100_000  # classes: one launch, which finishes its own rows; several parts
 HOW = {  # latents and their normalisation: how a sweep loads its rows
@@ -41,11 +41,11 @@ HOW = {  # latents and their normalisation: how a sweep loads its rows
 
 # (bits, kind, parts, classes): the widest of each tile, in the mode with most accumulators, and tiles that once spilled.
 REPRESENTATIVE = {
-    (8, "dense", 2, FEW), (8, "sparse", 2, MANY), (50, "ids", 2, FEW), (50, "ids", 1, MANY), (100, "ids", 2, MANY),
-    (100, "dense", 2, MANY), (300, "ids", 2, MANY), (64, "ids", 2, FEW), (64, "dense", 2, FEW), (64, "ids", 1, MANY), (64, "sparse", 2, MANY),
+    (8, "dense", 2, FEW), (8, "sparse", 2, MANY), (50, "ids", 2, FEW), (50, "ids", 1, MANY),
+    (100, "ids", 2, MANY), (100, "dense", 2, MANY), (300, "ids", 2, MANY),
+    (64, "ids", 2, FEW), (64, "dense", 2, FEW), (64, "ids", 1, MANY), (64, "sparse", 2, MANY),
     (128, "ids", 1, MANY), (128, "dense", 1, MANY), (128, "sparse", 1, MANY), (256, "ids", 2, MANY), (400, "ids", 2, MANY),
-    (512, "ids", 2, MANY),
-    (512, "dense", 2, MANY), (600, "sparse", 1, MANY), (2048, "dense", 2, MANY),
+    (512, "dense", 2, MANY), (600, "sparse", 1, MANY), (2048, "ids", 2, MANY),
 }  # fmt: skip
 
 
