@@ -40,15 +40,15 @@ test-cpu: setup
 	$(PYTEST)
 
 test-interpreter: setup
-	TRITON_INTERPRET=1 $(PYTEST) -m kernel
+	TRITON_INTERPRET=1 $(PYTEST) -m kernel -n 2
 
 test-ptx: setup
-	PYTHONPATH=$(PTXEMU) $(PYTEST) -m kernel --executor ptxemu.launch:launch
+	PYTHONPATH=$(PTXEMU) $(PYTEST) -m kernel --executor ptxemu.launch:launch -n 2
 
 test-gpu: setup
 	@$(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || \
 	  { echo 'PyTorch sees no GPU here: make test runs the kernels without one'; exit 1; }
-	$(PYTEST) -m "kernel or gpu"
+	$(PYTEST) -m gpu
 
 compile-matrix: setup
 	$(BIN)/python -m tools.compile_matrix --report bench/results/compile_matrix.json $(MATRIX)

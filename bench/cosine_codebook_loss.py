@@ -6,7 +6,7 @@
 Runs on the GPU where there is one. Peers, in the same run and taking turns, all with a float32 codebook at hand:
 
     lean                    four lines without options: normalise, matmul, margin by scatter_add, cross entropy
-    lean, TF32              the same with TF32 products, on a GPU: errors a thousand times ours
+    lean, TF32              the same with TF32 products, on a GPU: factors of 10 bits
     naive                   the reference of the tests, with every option
     naive, compiled         the same through torch.compile
     linear_cross_entropy    torch.nn.functional.linear_cross_entropy where torch has it; without a margin: it cannot have one

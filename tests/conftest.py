@@ -40,9 +40,12 @@ def _forget_stale_machine_code() -> None:
             cached.unlink(missing_ok=True)
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m selects: on a GPU `pytest -m gpu` takes the kernels' tests too
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     gpu = torch.cuda.is_available()
     for item in items:
+        if "kernel" in item.keywords and gpu and not launch.accepts_any_device():
+            item.add_marker(pytest.mark.gpu)
         if "kernel" in item.keywords and not (gpu or launch.accepts_any_device()):
             item.add_marker(pytest.mark.skip(reason="Triton kernels need a GPU, TRITON_INTERPRET=1 or --executor"))
         if "gpu" in item.keywords and not gpu:
