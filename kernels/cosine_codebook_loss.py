@@ -125,7 +125,7 @@ def _tile(bits: int, kind: str, chunked: bool, finishes: bool, arch: str) -> tup
     if finishes or arch == "sm_120" or arch.startswith("gfx11"):
         return 32, 32
     if kind == "dense":  # a second accumulator
-        return (32 if bits in (16, 32, 48, 64) else 16), 32
+        return (32, 32) if bits in (16, 32, 48, 64) else (16, 64 if bits < 64 else 32)
     if bits % 16 != 0:
         return 32, 64
     if arch == "sm_90":
@@ -216,13 +216,13 @@ def cosine_codebook_loss(
             HAS_NORM=mean is not None and not tiles.chunked, num_warps=tiles.warps, num_stages=tiles.stages, **how,
         )  # fmt: skip
     if not tiles.finishes:
-        finish_rows = min(16, 1024 // all_bits) if all_bits <= 512 else 1
+        finish_rows = max(1, min(16, 512 // all_bits))
         launch(
             _finish_kernel, (cdiv(rows, finish_rows),),
             v, *norm, *targets, codes.words, codes.column_sum, *parted, *outputs,
             rows, classes, bits, v.stride(0), tiles.splits, *margin_numbers, label_smoothing, ignore_index,
             ROWS=finish_rows, BITS=all_bits, ANGULAR=angular, SMOOTH=label_smoothing > 0, HAS_NORM=mean is not None,
-            num_warps=4 if all_bits <= 1024 else 8, **how,
+            num_warps=4 if all_bits <= 1024 else 8 if all_bits <= 2048 else 16, **how,
         )  # fmt: skip
 
 

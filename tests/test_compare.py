@@ -98,7 +98,13 @@ def test_done_cells_are_not_done_again(done: tuple[Path, list[dict]], monkeypatc
 def test_another_setting_does_not_mix(done: tuple[Path, list[dict]]) -> None:
     out, _ = done
     with pytest.raises(ValueError, match="holds a comparison with another gallery, queries; choose another --out"):
-        run(out, splits(n=400))
+        run(out, splits(n=400), rotations=["none", "itq"])
+
+
+def test_cells_with_fewer_rotations_are_not_taken_for_done(done: tuple[Path, list[dict]]) -> None:
+    out, _ = done
+    with pytest.raises(ValueError, match="holds a comparison with another rotations; choose another --out"):
+        run(out, splits(), rotations=["none", "itq", "householder"])
 
 
 def test_figures_of_several_labels_and_of_a_hierarchy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
