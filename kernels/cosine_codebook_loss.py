@@ -6,8 +6,8 @@ z_c = (s / sqrt(K)) v^ . o_c, a running (max, sum_c e^(z_c), sum_c e^(z_c) o_c) 
   sweep    program = (block of rows, slice of the bits, part of the classes); writes the partial (max, sum, weighted codes).
   finish   program = block of rows; merges the parts in their order, adds the positive classes, goes back through v / |v|.
 
-Where one part holds all classes and a tile is small (few classes, or very many rows), the sweep finishes its own rows: one
-launch. Wider tiles and sparse rows would spill there: the finish has v, the codes of a positive and both pulls at once.
+Where there are few classes, one program sweeps all of them and finishes its own rows: one launch. Wider rows, rows that are no
+whole vectors and sparse targets would spill there: the finish has v, the codes of a positive and both pulls at once.
 
 Numerics. Codes are exact in fp16, so only v^ and p = e^(z - max) are rounded. Each is carried by a high and a low fp16 half,
 scaled by powers of two to stay clear of fp16's subnormals; the two are as good as a float32 product, and both run on tensor cores
@@ -97,7 +97,7 @@ def prepare(codebook: torch.Tensor) -> Prepared:
 
 
 def plan(rows: int, classes: int, bits: int, kind: str, backward: bool, arch: str, processors: int) -> Plan:
-    """Tiles whose accumulators fit the registers (tests compile every one and allow no spill), split until the device is full."""
+    """Tiles whose accumulators fit the registers (tests compile them and allow no spill), split until the device is full."""
     most_bits = SLICE_RDNA if arch.startswith("gfx11") else SLICE
     chunked = bits > most_bits
     slice_bits = most_bits if chunked else max(next_power_of_2(bits), FEWEST_BITS)

@@ -41,8 +41,8 @@ def cosine_codebook_loss(
         ignore_index: rows with this class id have loss 0 and gradient 0 and are left out of the mean. So are rows of a
             [N, C] target that sum to 0.
         reduction: "none" | "mean" (over labelled rows; NaN if there is none, as in torch) | "sum".
-        precision: of the matrix products on a GPU: "highest" (two fp16 parts: float32 accuracy), "high" (one part, 1e-4), or
-            None to follow `torch.get_float32_matmul_precision()`.
+        precision: of the matrix products on a GPU: "highest" (two fp16 parts: float32 accuracy), "high" (probabilities in
+            one part: 1e-4), or None to follow `torch.get_float32_matmul_precision()`.
         impl: "auto" | "triton" | "cpu" | "reference".
         return_lse: also return the log-sum-exp of every row [N] (differentiable, for a z-loss).
 
