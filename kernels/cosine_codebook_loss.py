@@ -122,6 +122,8 @@ def plan(rows: int, classes: int, bits: int, kind: str, backward: bool, arch: st
 
 def _tile(bits: int, kind: str, chunked: bool, finishes: bool, arch: str) -> tuple[int, int]:
     """(rows, classes). Hopper's tensor cores take 64 rows, and operands that do not change from shared memory, not registers."""
+    if finishes and arch == "sm_100":
+        return 16, 64
     if finishes or arch == "sm_120" or arch.startswith("gfx11"):
         return 32, 32
     if kind == "dense":  # a second accumulator
@@ -222,7 +224,7 @@ def cosine_codebook_loss(
             v, *norm, *targets, codes.words, codes.column_sum, *parted, *outputs,
             rows, classes, bits, v.stride(0), tiles.splits, *margin_numbers, label_smoothing, ignore_index,
             ROWS=finish_rows, BITS=all_bits, ANGULAR=angular, SMOOTH=label_smoothing > 0, HAS_NORM=mean is not None,
-            num_warps=4 if all_bits <= 1024 else 8 if all_bits <= 2048 else 16, **how,
+            num_warps=4 if all_bits <= 256 else 8 if all_bits <= 2048 else 16, **how,
         )  # fmt: skip
 
 
