@@ -14,10 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ._sizes import cdiv
-from ._spans import UNROLLED_WORDS
-from ._spans import _add as add_bits
-from ._spans import _add_four_words as add_four_words
-from ._spans import _distances as code_distances
+from ._spans import UNROLLED_WORDS, add_bits, add_four_words, code_distances
 
 BATCH = tl.constexpr(8)  # codes of a thread that are added to its counters together
 NOWHERE = tl.constexpr(2**30)

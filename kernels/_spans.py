@@ -93,7 +93,7 @@ def _program(query_count, BLOCK_Q: tl.constexpr):
 
 
 @triton.jit
-def _query_words(queries, first_query, query_count, WORDS: tl.constexpr, BLOCK_Q: tl.constexpr):
+def query_words_of(queries, first_query, query_count, WORDS: tl.constexpr, BLOCK_Q: tl.constexpr):
     """The words of BLOCK_Q queries, a scalar each; none of codes that are read in a loop."""
     words = ()
     if WORDS <= UNROLLED_WORDS:
@@ -105,7 +105,7 @@ def _query_words(queries, first_query, query_count, WORDS: tl.constexpr, BLOCK_Q
 
 
 @triton.jit
-def _distances(queries, query_words, first_query, query_count, gallery, rows, end, WORDS: tl.constexpr,
+def code_distances(queries, query_words, first_query, query_count, gallery, rows, end, WORDS: tl.constexpr,
                BLOCK_Q: tl.constexpr, GROUP: tl.constexpr, SLOW_POPCOUNT: tl.constexpr, WHOLE: tl.constexpr):  # fmt: skip
     """Distances int32 [ROWS] to the code at rows + g: entry query * GROUP + g of a tuple. WHOLE: all of them lie before `end`."""
     distances = ()
@@ -121,7 +121,7 @@ def _distances(queries, query_words, first_query, query_count, gallery, rows, en
         for _ in tl.static_range(BLOCK_Q):
             distances += (tl.zeros([rows.shape[0]], tl.int32),)
         for first_word in range(0, WORDS, 4):
-            distances = _add_four_words(
+            distances = add_four_words(
                 distances, queries, first_query, query_count, gallery, rows, end, first_word, WORDS, BLOCK_Q, WHOLE
             )
     return distances
@@ -136,14 +136,14 @@ def _set_bits(words, COUNT: tl.constexpr, SLOW_POPCOUNT: tl.constexpr):
     whole: tl.constexpr = COUNT // 4 * 4 if SLOW_POPCOUNT else 0
     total = tl.zeros(words[0].shape, tl.int32)
     for first in tl.static_range(0, whole // 8 * 8, 8):
-        sum0, carry0 = _add(words[first], words[first + 1], words[first + 2])
-        sum1, carry1 = _add(words[first + 3], words[first + 4], words[first + 5])
-        ones, carry2 = _add(sum0, sum1, words[first + 6])
-        twos, fours = _add(carry0, carry1, carry2)
+        sum0, carry0 = add_bits(words[first], words[first + 1], words[first + 2])
+        sum1, carry1 = add_bits(words[first + 3], words[first + 4], words[first + 5])
+        ones, carry2 = add_bits(sum0, sum1, words[first + 6])
+        twos, fours = add_bits(carry0, carry1, carry2)
         total += popcount(ones) + popcount(words[first + 7])
         total += 2 * tl.minimum(popcount(twos), 32) + 4 * tl.minimum(popcount(fours), 32)
     for first in tl.static_range(whole // 8 * 8, whole, 4):
-        ones, twos = _add(words[first], words[first + 1], words[first + 2])
+        ones, twos = add_bits(words[first], words[first + 1], words[first + 2])
         total += popcount(ones) + popcount(words[first + 3]) + 2 * tl.minimum(popcount(twos), 32)
     for word in tl.static_range(whole, COUNT):
         total += popcount(words[word])
@@ -151,7 +151,7 @@ def _set_bits(words, COUNT: tl.constexpr, SLOW_POPCOUNT: tl.constexpr):
 
 
 @triton.jit
-def _add(a, b, c):
+def add_bits(a, b, c):
     """Sum and carry of three bits, in every place of a word."""
     return a ^ b ^ c, (a & b) | (c & (a ^ b))
 
@@ -184,7 +184,7 @@ def _columns(quads):
 
 
 @triton.jit
-def _add_four_words(distances, queries, first_query, query_count, gallery, rows, end, first_word,
+def add_four_words(distances, queries, first_query, query_count, gallery, rows, end, first_word,
                     WORDS: tl.constexpr, BLOCK_Q: tl.constexpr, WHOLE: tl.constexpr):  # fmt: skip
     word = first_word + tl.arange(0, 4).to(tl.int64)
     place = gallery + ((rows * WORDS)[:, None] + word[None, :])
@@ -207,7 +207,7 @@ def _add_four_words(distances, queries, first_query, query_count, gallery, rows,
 def _nearer(best, queries, query_words, first_query, query_count, gallery, mask, rows, end, WORDS: tl.constexpr,
             BLOCK_Q: tl.constexpr, GROUP: tl.constexpr, SLOW_POPCOUNT: tl.constexpr, WHOLE: tl.constexpr):  # fmt: skip
     """`best`, for each query int32 [ROWS], against the codes at rows + g."""
-    distances = _distances(
+    distances = code_distances(
         queries, query_words, first_query, query_count, gallery, rows, end, WORDS, BLOCK_Q, GROUP, SLOW_POPCOUNT, WHOLE
     )
     nearer = best
@@ -232,7 +232,7 @@ def _nearest_by_popcount(queries, gallery, mask, nearest, query_count, gallery_c
                          BLOCK_Q: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, SPAN: tl.constexpr,
                          SLOW_POPCOUNT: tl.constexpr):  # fmt: skip
     split, first_query = _program(query_count, BLOCK_Q)
-    query_words = _query_words(queries, first_query, query_count, WORDS, BLOCK_Q)
+    query_words = query_words_of(queries, first_query, query_count, WORDS, BLOCK_Q)
     rows = tl.arange(0, ROWS).to(tl.int64) * GROUP
     for span in range(split, spans, splits):
         start = span * SPAN
@@ -307,7 +307,7 @@ def _span_distances(queries, gallery, mask, nearest, chosen, distances, gallery_
                     WORDS: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, SPAN: tl.constexpr, SLOTS: tl.constexpr,
                     BLOCK: tl.constexpr, SLOW_POPCOUNT: tl.constexpr):  # fmt: skip
     query = (tl.program_id(0) // parts).to(tl.int64)
-    query_words = _query_words(queries, query, query + 1, WORDS, 1)
+    query_words = query_words_of(queries, query, query + 1, WORDS, 1)
     first_slot = tl.program_id(0) % parts * SLOTS
     slot = first_slot + tl.arange(0, SLOTS)
     if nearest is not None:
@@ -335,7 +335,7 @@ def _span_distances(queries, gallery, mask, nearest, chosen, distances, gallery_
 @triton.jit
 def _store_distances(queries, query_words, query, gallery, mask, rows, gallery_count, target, within, live,
                      WORDS: tl.constexpr, GROUP: tl.constexpr, SLOW_POPCOUNT: tl.constexpr, WHOLE: tl.constexpr):  # fmt: skip
-    distances = _distances(queries, query_words, query, query + 1, gallery, rows, gallery_count, WORDS, 1, GROUP,
+    distances = code_distances(queries, query_words, query, query + 1, gallery, rows, gallery_count, WORDS, 1, GROUP,
                            SLOW_POPCOUNT, WHOLE)  # fmt: skip
     for code in tl.static_range(GROUP):
         counts = rows + code < gallery_count

@@ -28,8 +28,7 @@ from ._counters import (
     only_live,
 )
 from ._sizes import cdiv
-from ._spans import _query_words as query_words_of
-from ._spans import group_of, warp_size
+from ._spans import group_of, query_words_of, warp_size
 from .hamming_histogram import Plan, launch_count, scan_constexprs
 from .launch import launch, multiprocessor_count
 

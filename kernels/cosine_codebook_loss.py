@@ -122,10 +122,8 @@ def plan(rows: int, classes: int, bits: int, kind: str, backward: bool, arch: st
 
 def _tile(bits: int, kind: str, chunked: bool, finishes: bool, arch: str) -> tuple[int, int]:
     """(rows, classes). Hopper's tensor cores take 64 rows, and operands that do not change from shared memory, not registers."""
-    if finishes and arch == "sm_100":
-        return 16, 64
     if finishes or arch == "sm_120" or arch.startswith("gfx11"):
-        return 32, 32
+        return (16, 64) if arch == "sm_100" else (32, 32)
     if kind == "dense":  # a second accumulator
         return (32, 32) if bits in (16, 32, 48, 64) else (16, 64 if bits < 64 else 32)
     if bits % 16 != 0:

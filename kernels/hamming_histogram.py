@@ -27,8 +27,7 @@ from ._counters import (
     only_live,
 )
 from ._sizes import cdiv
-from ._spans import _query_words as query_words_of
-from ._spans import group_of, warp_size
+from ._spans import group_of, query_words_of, warp_size
 from .launch import backend, launch, multiprocessor_count
 
 _WARPS_A_MULTIPROCESSOR = 64  # a few times what runs at once, so that none stands idle at the end
