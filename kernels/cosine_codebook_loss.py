@@ -84,6 +84,7 @@ class Plan(NamedTuple):
     splits: int
     blocks_per_split: int
     finishes: bool  # the sweep finishes its own rows
+    hoist: bool  # may the compiler form what stays the same before the sweep's loop, and keep it in registers?
     warps: int
     stages: int
 
@@ -96,7 +97,9 @@ def prepare(codebook: torch.Tensor) -> Prepared:
     return Prepared(packed.view(torch.int32), codebook.sum(0, dtype=torch.float32))
 
 
-def plan(rows: int, classes: int, bits: int, kind: str, backward: bool, arch: str, processors: int) -> Plan:
+def plan(
+    rows: int, classes: int, bits: int, kind: str, backward: bool, arch: str, processors: int, normalised: bool = True
+) -> Plan:
     """Tiles whose accumulators fit the registers (tests compile them and allow no spill), split until the device is full."""
     most_bits = SLICE_RDNA if arch.startswith("gfx11") else SLICE
     chunked = bits > most_bits
@@ -117,7 +120,12 @@ def plan(rows: int, classes: int, bits: int, kind: str, backward: bool, arch: st
     blocks_per_split = blocks if finishes else max(fills_device, merges_soon)
     splits = cdiv(blocks, blocks_per_split)
     piece = min(PIECE, slice_bits)
-    return Plan(block_rows, block_classes, slice_bits, piece, slices, chunked, chunk, splits, blocks_per_split, finishes, 4, 2)
+    hoist = _hoists(bits, kind, chunked, arch)
+    # One register more for the codes to come would spill.
+    stages = 1 if (arch, kind, slice_bits, chunked, normalised) == ("sm_90", "ids", SLICE, False, False) else 2
+    return Plan(
+        block_rows, block_classes, slice_bits, piece, slices, chunked, chunk, splits, blocks_per_split, finishes, hoist, 4, stages
+    )  # fmt: skip
 
 
 def _tile(bits: int, kind: str, chunked: bool, finishes: bool, arch: str) -> tuple[int, int]:
@@ -131,6 +139,16 @@ def _tile(bits: int, kind: str, chunked: bool, finishes: bool, arch: str) -> tup
     if arch == "sm_90":
         return 64, 32 if bits > 2048 or (chunked and kind == "sparse") else 64
     return 64 if bits <= 64 else 32, 64
+
+
+def _hoists(bits: int, kind: str, chunked: bool, arch: str) -> bool:
+    """Not where the values kept over the loop would spill; found by compiling every configuration."""
+    if arch.startswith("gfx"):
+        return True
+    if arch == "sm_100":
+        return kind != "sparse"
+    plain_ids = kind == "ids" and not chunked and bits > FEWEST_BITS
+    return plain_ids and bits % 16 == 0 if arch == "sm_90" else plain_ids or kind == "dense"
 
 
 def cosine_codebook_loss(
@@ -166,7 +184,7 @@ def cosine_codebook_loss(
     kind = "dense" if dense else "ids" if columns is None else "sparse"
     backward = need_grad or need_lse_grad
     step = scale / math.sqrt(bits)
-    tiles = plan(rows, classes, bits, kind, backward, architecture(v.device), multiprocessor_count(v.device))
+    tiles = plan(rows, classes, bits, kind, backward, architecture(v.device), multiprocessor_count(v.device), mean is not None)
     all_bits = next_power_of_2(bits)
 
     def fresh(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -210,10 +228,11 @@ def cosine_codebook_loss(
             *((None,) * 5 if tiles.chunked else (v, *norm)), *targets, codes.words, codes.column_sum,
             dots if tiles.chunked else None, *parted, *(outputs if tiles.finishes else (None,) * 4),
             rows, classes, bits, v.stride(0), target.stride(0), tiles.chunk, first, end, tiles.blocks_per_split,
-            *margin_numbers, label_smoothing, ignore_index,
+            step * math.log2(math.e) / ROW_SCALE.value, *margin_numbers, label_smoothing, ignore_index,
             ROWS=tiles.rows, CLASSES=tiles.classes, BITS=tiles.bits, PIECE=tiles.piece, PARTS=parts,
             ANGULAR=angular and (dense or tiles.finishes), SMOOTH=tiles.finishes and label_smoothing > 0, NEED_PULL=backward,
-            HAS_NORM=mean is not None and not tiles.chunked, num_warps=tiles.warps, num_stages=tiles.stages, **how,
+            HAS_NORM=mean is not None and not tiles.chunked, HOIST=tiles.hoist,
+            num_warps=tiles.warps, num_stages=tiles.stages, **how,
         )  # fmt: skip
     if not tiles.finishes:
         finish_rows = max(1, min(16, 512 // all_bits))
@@ -337,10 +356,11 @@ def _sweep_kernel(
     top_ptr, total_ptr, pulled_ptr, target_logit_ptr, target_pull_ptr,  # out: [slices, splits, N], [splits, N, K]
     loss_ptr, lse_ptr, grad_ptr, lse_grad_ptr,  # or out: [N], [N], [N, K] or None
     n_rows, n_classes, n_bits, v_stride, target_stride, dots_stride, first_class, end_class, blocks_per_split,
+    exponent,  # log2(e) step / ROW_SCALE
     scale, step, margin, cos_margin, sin_margin, past_pi_cosine, label_smoothing, ignore_index,
     WORDS: tl.constexpr, TARGET: tl.constexpr, HAS_NORM: tl.constexpr,
     ROWS: tl.constexpr, CLASSES: tl.constexpr, BITS: tl.constexpr, PIECE: tl.constexpr, PARTS: tl.constexpr,
-    ANGULAR: tl.constexpr, SMOOTH: tl.constexpr, NEED_PULL: tl.constexpr,
+    ANGULAR: tl.constexpr, SMOOTH: tl.constexpr, NEED_PULL: tl.constexpr, HOIST: tl.constexpr,
 ):  # fmt: skip
     CHUNKED: tl.constexpr = dots_ptr is not None
     FINISHES: tl.constexpr = loss_ptr is not None
@@ -384,6 +404,7 @@ def _sweep_kernel(
         pulled += (tl.zeros((ROWS, PIECE), tl.float32),)
         target_pull += (tl.zeros((ROWS, PIECE), tl.float32),)
     if CHUNKED:
+        dots_ptr += (tl.program_id(0) * ROWS).to(tl.int64) * dots_stride
         carried = row < tl.where(first_class > 0, n_rows, 0)
         top = tl.load(top_ptr + at, mask=carried, other=NO_CLASS_YET)
         total = tl.load(total_ptr + at, mask=carried, other=0.0) * P_SCALE
@@ -406,7 +427,7 @@ def _sweep_kernel(
         column = _column_of(columns_ptr, entry, row_end)
 
     # 2. The sweep.
-    for block in range(first, end, CLASSES):
+    for block in tl.range(first, end, CLASSES, disable_licm=not HOIST):
         c = block + tl.arange(0, CLASSES)
         in_classes = c < end
         codes = ()
@@ -414,7 +435,7 @@ def _sweep_kernel(
             for piece in tl.static_range(PIECES):
                 codes += (_load_codes(words_ptr, c, in_classes, first_bit + piece * PIECE, WORDS, CLASSES, PIECE),)
         if CHUNKED:
-            here = row[:, None] * dots_stride + (c - first_class)[None, :]
+            here = (c - first_class)[None, :] + tl.arange(0, ROWS)[:, None] * dots_stride  # 2^29 at most
             dot = tl.load(dots_ptr + here, mask=in_rows[:, None] & in_classes[None, :], other=0.0)
         else:
             dot = tl.zeros((ROWS, CLASSES), tl.float32)
@@ -453,8 +474,8 @@ def _sweep_kernel(
             new_top = tl.maximum(top, tl.max(logit, 1))
             p = tl.exp2(logit - (new_top - SHIFT)[:, None])  # [ROWS, CLASSES], times P_SCALE
         else:
-            new_top = tl.maximum(top, tl.max(dot, 1) * (step * LOG2_E / ROW_SCALE))
-            p = tl.exp2(dot * (step * LOG2_E / ROW_SCALE) - (new_top - SHIFT)[:, None])
+            new_top = tl.maximum(top, tl.max(dot, 1) * exponent)
+            p = tl.exp2(dot * exponent - (new_top - SHIFT)[:, None])
         if NEED_PULL and PARTS == 1:
             p = _high(p).to(tl.float32)
         decay = tl.exp2(top - new_top)
