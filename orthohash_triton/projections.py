@@ -52,7 +52,8 @@ def fit_pca(x: Any, bits: int) -> HashHead:
     Few bits are good, later ones have little variance and much noise: rotate the codes (`fit_itq`) to spread it.
 
     Args:
-        x: features, float [N, D], torch (any device) or numpy. The covariance is summed in float64, block by block of rows.
+        x: features, float [N, D], torch (any device) or numpy. The covariance is summed in float64, block by block of rows;
+            with fewer rows than dimensions, their [N, N] products take its place.
         bits: K, at most D and N - 1: there are no more directions that rows can vary along.
 
     Returns:
@@ -69,14 +70,27 @@ def fit_pca(x: Any, bits: int) -> HashHead:
         limit = f"D = {dimensions}, the dimensions of x" if bits > dimensions else f"N - 1 = {rows - 1}, for {rows} rows"
         raise ValueError(f"fit_pca: bits must be at most {limit}; got {bits}. fit_lsh makes any number of bits")
     mean = _mean("fit_pca", x)
-    scatter = mean.new_zeros(dimensions, dimensions)
+    directions = (_directions_of_few if rows < dimensions else _directions)(x, mean, bits)  # [K, D]
+    largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
+    return _head(directions * largest.sign(), mean)
+
+
+def _directions(x: Any, mean: Tensor, bits: int) -> Tensor:
+    """The first eigenvectors of the scatter matrix [D, D]: float64 [K, D], in host memory."""
+    scatter = mean.new_zeros(len(mean), len(mean))
     for block in _blocks(x):
         centred = block - mean
         scatter.addmm_(centred.T, centred)
     vectors = torch.linalg.eigh(scatter.cpu()).eigenvectors  # columns, smallest eigenvalue first
-    directions = vectors.flip(1)[:, :bits].T  # [K, D]
-    largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
-    return _head(directions * largest.sign(), mean)
+    return vectors.flip(1)[:, :bits].T
+
+
+def _directions_of_few(x: Any, mean: Tensor, bits: int) -> Tensor:
+    """The same by way of the Gram matrix [N, N], of fewer rows than dimensions: if Xc Xc' u = s u, then Xc' u is a direction."""
+    centred = torch.cat([block - mean for block in _blocks(x)])  # [N, D]
+    vectors = torch.linalg.eigh((centred @ centred.T).cpu()).eigenvectors
+    # Orthonormal also where rows repeat and the rest of the directions is anybody's choice.
+    return torch.linalg.qr(centred.cpu().T @ vectors.flip(1)[:, :bits]).Q.T
 
 
 def _features(op: str, x: Any) -> Any:

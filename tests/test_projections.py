@@ -54,6 +54,19 @@ def test_pca_by_the_singular_vectors():
     assert (weight.gather(1, weight.abs().argmax(1, keepdim=True)) > 0).all()
 
 
+def test_pca_of_fewer_rows_than_dimensions():
+    """The products of the rows give the eigenvectors of the covariance, and repeated rows an orthonormal rest."""
+    x = features(40, 60)
+    head = fit_pca(x, 24)
+    centred = x.double() - x.double().mean(0)
+    vectors = torch.linalg.eigh(centred.T @ centred).eigenvectors
+    expected = vectors.flip(1)[:, :24].T
+    agreement = (head.linear.weight.double() * expected).sum(1).abs()
+    torch.testing.assert_close(agreement, torch.ones(24, dtype=torch.float64), rtol=0, atol=1e-5)
+    repeated = fit_pca(x[:5].repeat(8, 1), 24).linear.weight.double()
+    torch.testing.assert_close(repeated @ repeated.T, torch.eye(24, dtype=torch.float64), rtol=0, atol=1e-5)
+
+
 def test_pca_by_hand():
     """Points on the line (1, -2) about (4, 1): the direction is (-1, 2) / sqrt(5), its larger entry positive."""
     steps = torch.tensor([-2.0, -1.0, 0.0, 3.0])
