@@ -1,5 +1,6 @@
 """What every source of data answers with: samples with labels, and the three sets of a retrieval experiment."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -8,6 +9,10 @@ import torch
 from torch import Tensor
 
 from ..ops import _checks
+from .images import ImageFiles, Skipped
+
+UNLABELLED = "unlabelled"
+"""The one class of samples that came without labels."""
 
 _NOTHING_TO_SPARE = "every class would lose its last sample. Give each class at least two, in groups of their own"
 
@@ -16,22 +21,27 @@ _NOTHING_TO_SPARE = "every class would lose its last sample. Give each class at 
 class Dataset:
     """Labelled samples: images, or features computed beforehand.
 
-    inputs          uint8 [N, H, W] (grey) or [N, 3, H, W] (RGB) for images; float32 [N, D] for features
+    inputs          uint8 [N, H, W] (grey) or [N, 3, H, W] (RGB) for images, a tensor or `ImageFiles`, which decodes when asked;
+                    float32 [N, D] for features
     labels          int64 [N], class ids in [0, C); or, where a sample has several classes or none, bool [N, C]
     class_names     one name per class: C of them
     name            where the samples came from, for people
     paths           the files of the images, where there are any
     class_distance  float32 [C, C], how far apart the classes are: in [0, 1], symmetric, zero on the diagonal
     groups          int64 [N]: samples of one group never come apart when the set is split (near-duplicates, for example)
+    skipped         the files of the source that were left out, and why
+    validation      of a training set: the samples that its source sets aside for choosing the best epoch
     """
 
-    inputs: Tensor
+    inputs: Tensor | ImageFiles
     labels: Tensor
     class_names: tuple[str, ...]
     name: str
     paths: tuple[Path, ...] | None = None
     class_distance: Tensor | None = None
     groups: Tensor | None = None
+    skipped: tuple[Skipped, ...] = ()
+    validation: "Dataset | None" = None
 
     def __post_init__(self) -> None:
         images = self.inputs.dtype == torch.uint8 and self.inputs.ndim in (3, 4)
@@ -41,6 +51,8 @@ class Dataset:
                 f"Dataset {self.name}: inputs must be images uint8 [N, H, W] or [N, 3, H, W], or features float32 [N, D]; "
                 f"got {_checks.describe(self.inputs)}"
             )
+        if self.paths is not None and len(self.paths) != len(self.inputs):
+            raise ValueError(f"Dataset {self.name}: paths must be one per sample, {len(self.inputs)}; got {len(self.paths)}")
         self._check_labels()
         if self.groups is not None and (self.groups.dtype != torch.int64 or self.groups.shape != (len(self.inputs),)):
             raise ValueError(
@@ -73,6 +85,11 @@ class Dataset:
         return self.inputs.dtype == torch.uint8
 
     @property
+    def is_labelled(self) -> bool:
+        """False where the source had no labels: every sample is then of the one class UNLABELLED."""
+        return self.class_names != (UNLABELLED,)
+
+    @property
     def is_multilabel(self) -> bool:
         """Whether `labels` are bool [N, C] rather than class ids [N]."""
         return self.labels.ndim == 2
@@ -83,11 +100,18 @@ class Dataset:
         shape = tuple(self.inputs.shape[1:])
         return (1, *shape) if len(shape) == 2 else shape
 
+    def batches(self, rows: Iterable[Tensor]) -> Iterator[Tensor]:
+        """The inputs of each of `rows`, int64 [M], in turn; of image files, threads decode the next batches meanwhile."""
+        if isinstance(self.inputs, ImageFiles):
+            return self.inputs.batches(rows)
+        inputs = self.inputs
+        return (inputs[some] for some in rows)
+
     def subset(self, indices: Tensor) -> "Dataset":
-        """The samples at `indices`, int64 [M], in that order; class names and class distances stay."""
+        """The samples at `indices`, int64 [M], in that order; class names, class distances and what was skipped stay."""
         return replace(
             self,
-            inputs=self.inputs[indices],
+            inputs=self.inputs.subset(indices) if isinstance(self.inputs, ImageFiles) else self.inputs[indices],
             labels=self.labels[indices],
             paths=None if self.paths is None else tuple(self.paths[i] for i in indices.tolist()),
             groups=None if self.groups is None else self.groups[indices],
@@ -100,6 +124,12 @@ class Splits(NamedTuple):
     train: Dataset
     gallery: Dataset
     query: Dataset
+
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        """The files of the sources of all sets that were left out, each once."""
+        sets = [self.train, self.gallery, self.query, *([self.train.validation] if self.train.validation else [])]
+        return tuple(dict.fromkeys(file for dataset in sets for file in dataset.skipped))
 
 
 def split_stratified(dataset: Dataset, query_fraction: float, seed: int) -> Splits:

@@ -1,9 +1,10 @@
-"""Features computed beforehand, in a .npz or .safetensors file with the keys `features` [N, D] and `labels`.
+"""Features computed beforehand, in a .npz or .safetensors file with the keys `features` [N, D] and `labels`, or in .npy files.
 
 `labels` are class ids [N], or a matrix of zeros and ones [N, C] where a row has several classes or none. Optional keys:
-`class_distance` [C, C] and `groups` [N], and in .npz files `class_names` [C] and `name`, as in `Dataset`.
+`class_distance` [C, C] and `groups` [N], and in .npz files `class_names` [C] and `name`, as in `Dataset`. The labels of X.npy are
+in X.labels.npy. A file of features and nothing else is unlabelled.
 
-One file is split by a seed; a folder with train.*, query.* (and gallery.*) is split by hand.
+One file is split by a seed; a folder with train.*, query.* (and gallery.*, validation.*) is split by hand.
 """
 
 import zipfile
@@ -17,31 +18,49 @@ from torch import Tensor
 
 from .._files import atomic_write
 from ..ops import _checks
-from .dataset import Dataset, Splits, split_stratified
+from .dataset import UNLABELLED, Dataset, Splits
+from .listing import PARTS, splits_of
 
-EXTENSIONS = (".npz", ".safetensors")
+EXTENSIONS = (".npz", ".safetensors", ".npy")
 
 
-def load(path: str | Path) -> Dataset:
+def load(path: str | Path, *, labels: str | Path | None = None) -> Dataset:
     """The features of one file, as float32 [N, D] (converted from any floating type), with their labels.
 
     Labels of one dimension become int64 [N], a matrix becomes bool [N, C]; classes without names are numbered.
+
+    labels  a .npy file of labels; of X.npy it is X.labels.npy unless said otherwise
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it cannot be read, or its arrays are not of the kinds above.
     """
     path = Path(path)
     arrays = _read(path)
+    if (place := _labels_file(path, labels)) is not None:
+        arrays["labels"] = _read_npy(place)
     features = _checked_features(path, arrays)
-    labels = _checked_labels(path, torch.as_tensor(_member_of(path, arrays, "labels")), len(features))
+    name = str(arrays["name"]) if "name" in arrays else str(path)
+    if set(arrays) <= {"features", "name"}:
+        return Dataset(features, torch.zeros(len(features), dtype=torch.int64), (UNLABELLED,), name)
+    own = _checked_labels(place or path, torch.as_tensor(_member_of(path, arrays, "labels")), len(features))
     distance = torch.as_tensor(arrays["class_distance"]).float() if "class_distance" in arrays else None
     groups = torch.as_tensor(arrays["groups"]).long() if "groups" in arrays else None
-    name = str(arrays["name"]) if "name" in arrays else str(path)
-    names = arrays["class_names"] if "class_names" in arrays else range(_count_classes(labels, distance))
-    return Dataset(features, labels, tuple(map(str, names)), name, class_distance=distance, groups=groups)
+    names = arrays["class_names"] if "class_names" in arrays else range(_count_classes(own, distance))
+    return Dataset(features, own, tuple(map(str, names)), name, class_distance=distance, groups=groups)
+
+
+def open_rows(path: str | Path) -> np.ndarray:
+    """The features of one file, floating [N, D]; those of a .npy file stay in it and are read where they are looked at."""
+    path = Path(path)
+    arrays = {"features": _read_npy(path, mmap=True)} if path.suffix == ".npy" else _read(path)
+    return _floating(path, arrays)
 
 
 def save(path: str | Path, dataset: Dataset) -> None:
     """Write features as a .npz file that `load` reads back unchanged."""
     path = Path(path)
-    if dataset.is_images or path.suffix != ".npz":
+    if dataset.is_images or not isinstance(dataset.inputs, Tensor) or path.suffix != ".npz":
         raise ValueError(
             f"features.save: expected features [N, D] and a path ending in .npz; got {_checks.describe(dataset.inputs)}, {path}"
         )
@@ -63,13 +82,32 @@ def load_unlabelled(path: str | Path) -> Tensor:
     return _checked_features(Path(path), _read(Path(path)))
 
 
-def _checked_features(path: Path, arrays: dict[str, Any]) -> Tensor:
-    features = torch.as_tensor(_member_of(path, arrays, "features"))
-    if features.ndim != 2 or not features.is_floating_point():
-        raise ValueError(f"{path}: features must be floating [N, D]; got {features.dtype} {list(features.shape)}")
+def checked_rows(path: str | Path, rows: np.ndarray) -> Tensor:
+    """Some rows of the features of a file, float32 [M, D].
+
+    Raises:
+        ValueError: they hold NaN or infinity.
+    """
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
+        features = torch.from_numpy(np.require(rows, np.float32, "W"))
     if not torch.isfinite(features).all():
         raise ValueError(f"{path}: features hold NaN or infinity; remove those rows")
-    return features.float()
+    return features
+
+
+def _checked_features(path: Path, arrays: dict[str, Any]) -> Tensor:
+    return checked_rows(path, _floating(path, arrays))
+
+
+def _floating(path: Path, arrays: dict[str, Any]) -> np.ndarray:
+    features = _member_of(path, arrays, "features")
+    if isinstance(features, Tensor):
+        if not features.is_floating_point():
+            raise ValueError(f"{path}: features must be floating [N, D]; got {features.dtype} {list(features.shape)}")
+        features = features.float().numpy()  # of bfloat16, which numpy lacks
+    if features.ndim != 2 or features.dtype.kind != "f":
+        raise ValueError(f"{path}: features must be floating [N, D]; got {features.dtype} {list(features.shape)}")
+    return features
 
 
 def _checked_labels(path: Path, labels: Tensor, rows: int) -> Tensor:
@@ -103,35 +141,38 @@ def _member_of(path: Path, arrays: dict[str, Any], key: str) -> Any:
     return arrays[key]
 
 
-def load_splits(path: str | Path, *, query_fraction: float = 0.1, seed: int = 0) -> Splits:
-    """The three sets of a features file (by `seed`), or of a folder holding train, query and perhaps gallery files."""
+def load_splits(path: str | Path, *, query_fraction: float = 0.1, seed: int = 0, labels: str | Path | None = None) -> Splits:
+    """The three sets of a features file (by `seed`), or of a folder holding train, query and perhaps gallery files.
+
+    labels  of one file, as `load`
+    """
     path = Path(path)
     if not path.is_dir():
-        return split_stratified(load(path), query_fraction, seed)
-    train, query = load(_member(path, "train")), load(_member(path, "query"))
-    gallery = load(_member(path, "gallery")) if has_member(path, "gallery") else train
-    if len({part.labels.shape[1:] for part in (train, gallery, query)}) > 1:
-        shapes = ", ".join(f"{part.name} {list(part.labels.shape)}" for part in (train, gallery, query))
+        return splits_of({"all": load(path, labels=labels)}, str(path), query_fraction=query_fraction, seed=seed)
+    parts = {part: load(member(path, part)) for part in PARTS if part in ("train", "query") or has_member(path, part)}
+    if len({part.labels.shape[1:] for part in parts.values()}) > 1:
+        shapes = ", ".join(f"{part.name} {list(part.labels.shape)}" for part in parts.values())
         raise ValueError(f"{path}: every part must have labels of one kind, [N] or [N, C] with one C; got {shapes}")
-    names = max((train.class_names, query.class_names, gallery.class_names), key=len)
-    distance = train.class_distance
-    return Splits(*(replace(part, class_names=names, class_distance=distance) for part in (train, gallery, query)))
+    names = max((part.class_names for part in parts.values()), key=len)
+    distance = parts["train"].class_distance
+    parts = {name: replace(part, class_names=names, class_distance=distance) for name, part in parts.items()}
+    return splits_of(parts, str(path), query_fraction=query_fraction, seed=seed)
 
 
 def has_member(folder: Path, stem: str) -> bool:
     return any((folder / f"{stem}{extension}").is_file() for extension in EXTENSIONS)
 
 
-def _member(folder: Path, stem: str) -> Path:
+def member(folder: Path, stem: str) -> Path:
     for extension in EXTENSIONS:
         if (folder / f"{stem}{extension}").is_file():
             return folder / f"{stem}{extension}"
-    raise FileNotFoundError(f"{folder} has neither {stem}.npz nor {stem}.safetensors")
+    raise FileNotFoundError(f"{folder} has none of {', '.join(stem + extension for extension in EXTENSIONS)}")
 
 
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; expected a .npz or .safetensors file of features")
+        raise FileNotFoundError(f"{path} does not exist; expected a .npz, .safetensors or .npy file of features")
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -140,10 +181,32 @@ def _read(path: Path) -> dict[str, Any]:
             return load_file(path)
         except SafetensorError as error:
             raise ValueError(f"{path} is not a readable .safetensors file ({error})") from error
+    if path.suffix == ".npy":
+        return {"features": _read_npy(path)}
     if path.suffix != ".npz":
-        raise ValueError(f"{path}: expected a .npz or .safetensors file; got {path.suffix or 'no extension'}")
+        raise ValueError(f"{path}: expected a .npz, .safetensors or .npy file; got {path.suffix or 'no extension'}")
     try:
         with np.load(path, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is not a readable .npz file ({error})") from error
+
+
+def _read_npy(path: Path, *, mmap: bool = False) -> np.ndarray:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; expected a .npy file")
+    try:
+        array = np.load(path, allow_pickle=False, mmap_mode="r" if mmap else None)
+    except (ValueError, OSError, EOFError) as error:
+        raise ValueError(f"{path} is not a readable .npy file ({error})") from error
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{path} is an archive of arrays; name it .npz")
+    return array
+
+
+def _labels_file(path: Path, labels: str | Path | None) -> Path | None:
+    """Where the labels of the features at `path` are, if not in that file."""
+    if labels is not None:
+        return Path(labels)
+    beside = path.with_suffix(".labels.npy")
+    return beside if path.suffix == ".npy" and beside.is_file() else None

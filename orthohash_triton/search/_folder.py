@@ -94,7 +94,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 def remove_unnamed(folder: Path) -> None:
     """Remove shards that the manifest does not name: those of an older index, or of a save that failed."""
     path = folder / _MANIFEST
-    named = set(_SHARD_NAME.findall(path.read_text(errors="replace"))) if path.exists() else set()
+    named = set(_SHARD_NAME.findall(path.read_text(encoding="utf-8", errors="replace"))) if path.exists() else set()
     for path in folder.iterdir():
         if _SHARD_NAME.fullmatch(path.name) and path.name not in named:
             with suppress(FileNotFoundError):

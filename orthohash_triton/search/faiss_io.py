@@ -41,6 +41,13 @@ _FOREIGN = {
     b"IBHm": "a binary multi-hash index",
     b"IBFf": "a binary index over a float index",
 }
+_CODES_OF = {  # how FAISS gives the codes of an `index` back; a hash index does not
+    b"IBwF": "index.make_direct_map(); codes = index.reconstruct_n(0, index.ntotal)",
+    b"IBHf": "codes = index.reconstruct_n(0, index.ntotal)",
+    b"IBHc": "codes = index.reconstruct_n(0, index.ntotal)",
+    b"IBHm": "codes = faiss.downcast_IndexBinary(index.storage).reconstruct_n(0, index.ntotal)",
+    b"IBFf": "codes = np.packbits(faiss.downcast_index(index.index).reconstruct_n(0, index.ntotal) > 0, 1, 'little')",
+}
 # Known to Python from 3.13 on only; the number is that of Linux on x86 and Arm.
 _MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
 
@@ -50,6 +57,17 @@ class Contents(NamedTuple):
 
     codes: np.ndarray  # uint8 [N, bits/8]
     ids: np.ndarray | None  # int64 [N]
+
+
+def is_index(path: str | os.PathLike[str]) -> bool:
+    """Whether the file at `path` begins as a binary index of FAISS does, of whatever kind."""
+    with _open(path) as file:
+        return file.read(4) in (_FLAT, *_ID_MAPS, *_FOREIGN)
+
+
+def flat_header(count: int, code_size: int) -> bytes:
+    """What stands before the `count` codes of `code_size` bytes in an index file without ids."""
+    return _HEAD.pack(_FLAT, 8 * code_size, code_size, count, 1, _METRIC_DEFAULT) + _COUNT.pack(count * code_size)
 
 
 def write(path: str | os.PathLike[str], codes: np.ndarray, ids: np.ndarray | None = None) -> None:
@@ -242,4 +260,10 @@ def _foreign(fourcc: bytes, source: str) -> str:
         found = f"a FAISS index over float vectors ({name!r})"
     else:
         found = f"no FAISS binary index (it starts with {name!r})"
-    return f"{source} is {found}; expected a flat binary index ('IBxF'). Save an IndexBinaryFlat with faiss.write_index_binary"
+    if fourcc in _CODES_OF:
+        convert = (
+            f"Get its codes, with index = faiss.read_index_binary(...): `{_CODES_OF[fourcc]}`, and add them to a HammingIndex"
+        )
+    else:
+        convert = "Add the codes to a HammingIndex, or save an IndexBinaryFlat of them with faiss.write_index_binary"
+    return f"{source} is {found}; expected a flat binary index ('IBxF'). {convert}"

@@ -76,6 +76,7 @@ class ShardedHammingIndex:
 
     @property
     def bits(self) -> int:
+        """Bits of a code."""
         return self._shard.bits
 
     @property

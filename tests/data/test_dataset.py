@@ -167,5 +167,7 @@ def test_digits() -> None:
 
 
 def test_unknown_source() -> None:
-    with pytest.raises(FileNotFoundError, match=r"no data set 'cifar10': expected fashion-mnist, digits, .*, a folder of images"):
+    with pytest.raises(
+        FileNotFoundError, match=r"cifar10 does not exist.*a folder of images.*a manifest.*a list.*fashion-mnist, digits"
+    ):
         data.load_splits("cifar10")

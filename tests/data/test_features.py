@@ -48,7 +48,7 @@ def test_splits_by_seed_and_by_files(tmp_path: Path) -> None:
     assert (len(train), len(gallery), len(query)) == (8, 8, 2)
     assert query.class_names == train.class_names == ("0", "1", "2", "3")
     (folder / "query.npz").unlink()
-    with pytest.raises(FileNotFoundError, match=r"neither query\.npz nor query\.safetensors"):
+    with pytest.raises(FileNotFoundError, match=r"has none of query\.npz, query\.safetensors, query\.npy"):
         data.load_splits(str(folder))
 
 
@@ -100,10 +100,10 @@ def test_parts_with_labels_of_two_kinds(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"labels": None}, "lacks the key 'labels'; it has features"),
+        ({"labels": None, "label": np.zeros(20)}, "lacks the key 'labels'; it has features, label"),
         ({"features": None}, "lacks the key 'features'; it has labels"),
         ({"features": np.zeros((20, 3), np.int64)}, "features must be floating"),
-        ({"features": np.zeros(20)}, r"features must be floating \[N, D\]; got torch.float64 \[20\]"),
+        ({"features": np.zeros(20)}, r"features must be floating \[N, D\]; got float64 \[20\]"),
         ({"labels": np.zeros(19, np.int64)}, r"labels must be integers \[20\]"),
         ({"labels": np.zeros(20)}, "labels must be integers"),
         ({"labels": np.full((20, 2), 2)}, r"labels \[N, C\] must be zeros and ones; got values from 2 to 2"),
@@ -118,7 +118,7 @@ def test_bad_arrays(tmp_path: Path, changes: dict, message: str) -> None:
         features.load(write(tmp_path / "x.npz", **changes))
 
 
-@pytest.mark.parametrize("extension", ["npz", "safetensors"])
+@pytest.mark.parametrize("extension", ["npz", "safetensors", "npy"])
 def test_foreign_files(tmp_path: Path, extension: str) -> None:
     path = tmp_path / f"x.{extension}"
     with pytest.raises(FileNotFoundError, match="does not exist"):
@@ -130,5 +130,71 @@ def test_foreign_files(tmp_path: Path, extension: str) -> None:
 
 def test_other_extensions(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("1,2")
-    with pytest.raises(ValueError, match=r"expected a \.npz or \.safetensors file; got \.csv"):
+    with pytest.raises(ValueError, match=r"expected a \.npz, \.safetensors or \.npy file; got \.csv"):
         features.load(tmp_path / "x.csv")
+
+
+def write_npy(path: Path, features: np.ndarray, labels: np.ndarray | None = None) -> Path:
+    np.save(path, features)
+    if labels is not None:
+        np.save(path.with_suffix(".labels.npy"), labels)
+    return path
+
+
+def test_npy_with_labels_beside_it(tmp_path: Path) -> None:
+    rows = np.arange(40, dtype=np.float16).reshape(20, 2)
+    path = write_npy(tmp_path / "x.npy", rows, np.arange(20, dtype=np.uint8) % 4)
+    dataset = features.load(path)
+    assert dataset.inputs.dtype == torch.float32
+    assert dataset.inputs.tolist() == rows.tolist()
+    assert dataset.labels.tolist() == [0, 1, 2, 3] * 5
+    assert len(data.load_splits(str(path), query_fraction=0.2).query) == 4
+    np.save(tmp_path / "others.npy", np.tile(np.eye(5, 3, dtype=np.int64), (4, 1)))
+    other = data.load_splits(str(path), labels=tmp_path / "others.npy", query_fraction=0.2)
+    assert other.train.is_multilabel
+    assert len(other.train.class_names) == 3
+
+
+def test_features_alone_are_unlabelled(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", features=np.ones((5, 3)))
+    for path in (write_npy(tmp_path / "x.npy", np.ones((5, 3))), tmp_path / "x.npz"):
+        train, gallery, query = data.load_splits(str(path))
+        assert not train.is_labelled
+        assert train.class_names == ("unlabelled",)
+        assert len(gallery) == 5
+        assert len(query) == 0
+
+
+def test_rows_stay_in_the_file(tmp_path: Path) -> None:
+    path = write_npy(tmp_path / "x.npy", np.ones((5, 3)))
+    assert isinstance(features.open_rows(path), np.memmap)
+    assert features.open_rows(write(tmp_path / "x.npz")).shape == (20, 3)
+
+
+@pytest.mark.parametrize(
+    ("rows", "labels", "message"),
+    [
+        (np.ones((5, 3)), np.zeros(4, np.int64), r"x\.labels\.npy: labels must be integers \[5\], one per row"),
+        (np.ones((5, 3), np.int32), None, r"x\.npy: features must be floating \[N, D\]; got int32 \[5, 3\]"),
+        (np.full((5, 3), np.inf), None, "NaN or infinity"),
+        (np.full((5, 3), 1e300), None, "NaN or infinity"),  # of float32
+    ],
+)
+def test_bad_npy(tmp_path: Path, rows: np.ndarray, labels: np.ndarray | None, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        features.load(write_npy(tmp_path / "x.npy", rows, labels))
+
+
+def test_npy_that_is_an_archive(tmp_path: Path) -> None:
+    write(tmp_path / "x.npz").rename(tmp_path / "x.npy")
+    with pytest.raises(ValueError, match=r"x\.npy is an archive of arrays; name it \.npz"):
+        features.load(tmp_path / "x.npy")
+
+
+def test_parts_without_labels_or_queries(tmp_path: Path) -> None:
+    for part, count in (("train", 4), ("query", 0), ("validation", 2)):
+        np.savez(tmp_path / f"{part}.npz", features=np.ones((count, 3)))
+    train, gallery, query = features.load_splits(tmp_path)
+    assert gallery is train
+    assert (len(train), len(query), len(train.validation)) == (4, 0, 2)
+    assert not train.is_labelled

@@ -196,6 +196,29 @@ def test_other_faiss_indexes_are_named(tmp_path):
         HammingIndex.from_faiss(faiss.IndexFlatL2(64))
 
 
+def test_how_to_convert_other_faiss_indexes(tmp_path):
+    """The line that each message gives is run, and makes the codes that were added."""
+    faiss = pytest.importorskip("faiss")
+    added, path = codes(300), tmp_path / "index"
+    ivf = faiss.IndexBinaryIVF(faiss.IndexBinaryFlat(64), 64, 4)
+    ivf.train(added)
+    others = [
+        ivf,
+        faiss.IndexBinaryHNSW(64, 8),
+        *([faiss.IndexBinaryHNSWCagra(64, 8)] if hasattr(faiss, "IndexBinaryHNSWCagra") else []),
+        faiss.IndexBinaryMultiHash(64, 2, 8),
+        faiss.IndexBinaryFromFloat(faiss.IndexFlatL2(64)),
+    ]
+    for other in others:
+        other.add(added)
+        faiss.write_index_binary(other, str(path))
+        with pytest.raises(ValueError, match="Get its codes, with index") as told:
+            HammingIndex.load(path)
+        names = {"faiss": faiss, "np": np, "index": faiss.read_index_binary(str(path))}
+        exec(str(told.value).split("`")[1], names)
+        np.testing.assert_array_equal(names["codes"], added)
+
+
 def test_without_faiss(monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(ImportError, match=r"HammingIndex\.to_faiss needs faiss\. Install it with: pip install faiss-cpu"):

@@ -1,0 +1,434 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from orthohash_triton import data
+from orthohash_triton.data import Dataset
+from orthohash_triton.encoding import encode_to, holds_codes, paths_file, read_codes, skipped_file
+from orthohash_triton.search import HammingIndex
+from orthohash_triton.train import HashModel
+from orthohash_triton.train.backbones import Identity, Pixels
+
+SIZE = 8
+FORMATS = ("npy", "ibxf", "parquet")
+
+
+def of_images(bits: int = 24, seed: int = 0) -> HashModel:
+    torch.manual_seed(seed)
+    shape = (3, SIZE, SIZE)
+    return HashModel(Pixels(shape), bits, shape, batch_norm=False).eval()
+
+
+def of_features(width: int = 6, bits: int = 16) -> HashModel:
+    torch.manual_seed(0)
+    return HashModel(Identity(width), bits, (width,), batch_norm=False).eval()
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Two classes of noise: 7 and 6 images, of which dog/2.jpg and dog/4.jpg cannot be read."""
+    noise = np.random.default_rng(0)
+    for name, count in (("cat", 7), ("dog", 6)):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(count):
+            Image.fromarray(noise.integers(0, 255, (9, 9, 3), np.uint8)).save(tmp_path / "photos" / name / f"{i}.jpg")
+    (tmp_path / "photos" / "dog" / "2.jpg").write_text("no image")
+    (tmp_path / "photos" / "dog" / "4.jpg").write_bytes(b"")
+    return tmp_path / "photos"
+
+
+def encode(model: HashModel, source, out: Path, **options):
+    return encode_to(model, source, out, **{"batch_size": 4, "progress": False, **options})
+
+
+def names(photos: Path) -> list[str]:
+    """The images that can be read, in their order."""
+    return [str(photos / "cat" / f"{i}.jpg") for i in range(7)] + [str(photos / "dog" / f"{i}.jpg") for i in (0, 1, 3, 5)]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+# ---- what is written -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("extension", FORMATS)
+def test_images(photos: Path, tmp_path: Path, extension: str) -> None:
+    model, out = of_images(), tmp_path / f"x.{extension}"
+    written = encode(model, photos, out)
+    expected = model.encode(data.folders.load(photos, size=SIZE).inputs)
+    assert (written.path, written.count, written.bits) == (out, 11, 24)
+    assert [path.name for path, _ in written.skipped] == ["2.jpg", "4.jpg"]
+    back = read_codes(out)
+    assert torch.equal(back.index.codes, expected)
+    assert list(back.paths) == names(photos)
+    assert json.loads(skipped_file(out).read_text()) == [
+        {"path": str(photos / "dog" / "2.jpg"), "reason": "no image of a known format"},
+        {"path": str(photos / "dog" / "4.jpg"), "reason": "the file is empty"},
+    ]
+    beside = {out.name, skipped_file(out).name} | ({paths_file(out).name} if extension != "parquet" else set())
+    assert set(contents(tmp_path)) == beside
+
+
+def test_the_files_are_what_others_read(photos: Path, tmp_path: Path) -> None:
+    model = of_images()
+    expected = model.encode(data.folders.load(photos, size=SIZE).inputs)
+    for extension in FORMATS:
+        encode(model, photos, tmp_path / f"x.{extension}")
+    np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), expected)
+    assert np.load(tmp_path / "x.npy", mmap_mode="r").flags.aligned
+    np.save(tmp_path / "by-numpy.npy", expected.numpy())
+    assert (tmp_path / "x.npy").read_bytes() == (tmp_path / "by-numpy.npy").read_bytes()
+    index = HammingIndex(24)
+    index.add(expected)
+    index.save(tmp_path / "ours.ibxf")
+    assert (tmp_path / "x.ibxf").read_bytes() == (tmp_path / "ours.ibxf").read_bytes()
+    table = pq.read_table(tmp_path / "x.parquet")
+    assert table.column_names == ["path", "code", "label"]
+    assert table["code"].to_pylist() == [bytes(code) for code in expected.numpy()]
+    assert table["label"].to_pylist() == ["cat"] * 7 + ["dog"] * 4
+
+
+def test_several_labels_in_parquet(tmp_path: Path) -> None:
+    labels = torch.tensor([[True, True], [False, False], [False, True]])
+    dataset = Dataset(torch.randn(3, 6), labels, ("a", "b"), "toy")
+    encode(of_features(), dataset, tmp_path / "x.parquet")
+    assert pq.read_table(tmp_path / "x.parquet")["label"].to_pylist() == [["a", "b"], [], ["b"]]
+    assert read_codes(tmp_path / "x.parquet").labels == ["a, b", "", "b"]
+
+
+def test_unlabelled_images_have_no_labels(photos: Path, tmp_path: Path) -> None:
+    encode(of_images(), photos / "cat", tmp_path / "x.parquet")
+    assert pq.read_table(tmp_path / "x.parquet").column_names == ["path", "code"]
+    assert read_codes(tmp_path / "x.parquet").labels is None
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 100])
+def test_features_stay_in_their_file(tmp_path: Path, batch_size: int) -> None:
+    rows = np.random.default_rng(0).standard_normal((20, 6)).astype(np.float16)
+    np.save(tmp_path / "rows.npy", rows)
+    model = of_features()
+    encode(model, tmp_path / "rows.npy", tmp_path / "x.npy", batch_size=batch_size)
+    assert torch.equal(read_codes(tmp_path / "x.npy").index.codes, model.encode(torch.from_numpy(rows).float()))
+    assert read_codes(tmp_path / "x.npy").paths is None
+    assert set(contents(tmp_path)) == {"rows.npy", "x.npy"}
+
+
+def test_sources(photos: Path, tmp_path: Path) -> None:
+    (photos.parent / "m.csv").write_text(
+        "path,label,split\nphotos/cat/0.jpg,cat,train\nphotos/dog/2.jpg,dog,query\nphotos/dog/1.jpg,dog,query\n"
+    )
+    (photos.parent / "l.txt").write_text("cat/3.jpg 1 0\ngone.jpg 0 1\n")
+    dataset = data.folders.load(photos, size=SIZE, in_memory=0)
+    cases = (
+        (photos / "cat" / "5.jpg", {}, ["cat/5.jpg"]),
+        (photos.parent / "m.csv", {}, ["cat/0.jpg", "dog/1.jpg"]),
+        (photos.parent / "m.csv", {"split": "query"}, ["dog/1.jpg"]),
+        (photos.parent / "l.txt", {"root": photos, "on_missing": "skip"}, ["cat/3.jpg"]),
+        (dataset, {}, [str(path.relative_to(photos)) for path in dataset.paths]),
+    )
+    for source, options, expected in cases:
+        encode(of_images(), source, tmp_path / "x.npy", **options)
+        assert read_codes(tmp_path / "x.npy").paths == [str(photos / name) for name in expected]
+    np.savez(tmp_path / "train.npz", features=np.ones((3, 6)))
+    assert encode(of_features(), tmp_path / "train.npz", tmp_path / "x.npy").count == 3
+    np.savez(tmp_path / "query.npz", features=np.ones((2, 6)))
+    assert encode(of_features(), tmp_path, tmp_path / "x.npy", split="query").count == 2
+
+
+def test_what_an_earlier_encoding_left_beside_the_file_goes(photos: Path, tmp_path: Path) -> None:
+    encode(of_images(), photos, tmp_path / "x.npy")
+    assert skipped_file(tmp_path / "x.npy").exists()
+    np.save(tmp_path / "rows.npy", np.ones((2, 6)))
+    encode(of_features(), tmp_path / "rows.npy", tmp_path / "x.npy")
+    assert set(contents(tmp_path)) == {"rows.npy", "x.npy"}
+
+
+def test_names_that_a_list_of_names_cannot_hold(photos: Path, tmp_path: Path) -> None:
+    (photos / "cat" / "0.jpg").rename(photos / "cat" / "a\nb.jpg")
+    os.rename(photos / "cat" / "1.jpg", os.fsencode(photos / "cat") + b"/\xff.jpg")
+    written = encode(of_images(), photos / "cat", tmp_path / "x.npy")
+    assert written.count == 5
+    assert {reason for _, reason in written.skipped} == {"its name holds a line break or is no Unicode"}
+    assert len(json.loads(skipped_file(tmp_path / "x.npy").read_text())) == 2
+
+
+def test_no_image_can_be_read(photos: Path, tmp_path: Path) -> None:
+    (photos / "dog" / "4.jpg").rename(tmp_path / "photos" / "only.jpg")
+    written = encode(of_images(), photos / "only.jpg", tmp_path / "x.ibxf")
+    assert written.count == 0
+    assert read_codes(tmp_path / "x.ibxf").index.ntotal == 0
+
+
+# ---- stopping and going on -------------------------------------------------------------------------------------------------
+
+
+class Stop(Exception):
+    pass
+
+
+class Stopping(torch.nn.Module):
+    """A model that stops at the `last` batch; its fingerprint is that of the model that it wraps."""
+
+    def __init__(self, model: HashModel, last: int) -> None:
+        super().__init__()
+        self.model, self.left = model, last
+        self.backbone, self.bits, self.sample_shape = model.backbone, model.bits, model.sample_shape
+
+    def encode(self, inputs: torch.Tensor, **options) -> torch.Tensor:
+        self.left -= 1
+        if self.left < 0:
+            raise Stop
+        return self.model.encode(inputs, **options)
+
+    def state_dict(self, *arguments, **options):
+        return self.model.state_dict(*arguments, **options)
+
+
+def stop(model: HashModel, source, out: Path, *, after: int, **options) -> None:
+    with pytest.raises(Stop):
+        encode(Stopping(model, after), source, out, **options)
+
+
+@pytest.mark.parametrize("extension", FORMATS)
+@pytest.mark.parametrize("after", [0, 1, 2, 3])
+def test_stopped_and_resumed(photos: Path, tmp_path: Path, extension: str, after: int) -> None:
+    whole, halved = tmp_path / "whole", tmp_path / "halved"
+    whole.mkdir(), halved.mkdir()
+    name = f"x.{extension}"
+    encode(of_images(), photos, whole / name)
+    stop(of_images(), photos, halved / name, after=after)
+    assert set(contents(halved)) == {f"{name}.partial", f"{name}.partial.json"}
+    assert encode(of_images(), photos, halved / name, resume=True).count == 11
+    assert contents(halved) == contents(whole)
+
+
+def test_stopped_again_and_again(photos: Path, tmp_path: Path) -> None:
+    encode(of_images(), photos, tmp_path / "whole.npy")
+    for _ in range(3):
+        stop(of_images(), photos, tmp_path / "x.npy", after=1, resume=True)
+    encode(of_images(), photos, tmp_path / "x.npy", resume=True)
+    assert (tmp_path / "x.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
+
+
+def test_what_was_written_after_the_last_note_is_done_again(photos: Path, tmp_path: Path) -> None:
+    encode(of_images(), photos, tmp_path / "whole.npy")
+    stop(of_images(), photos, tmp_path / "x.npy", after=1)
+    with open(tmp_path / "x.npy.partial", "ab") as file:
+        file.write(b"half of a batch")
+    encode(of_images(), photos, tmp_path / "x.npy", resume=True)
+    assert (tmp_path / "x.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
+
+
+def test_resume_where_nothing_was_left_behind(photos: Path, tmp_path: Path) -> None:
+    assert encode(of_images(), photos, tmp_path / "x.npy", resume=True).count == 11
+
+
+def test_a_finished_file_stays_until_the_next_is_complete(photos: Path, tmp_path: Path) -> None:
+    encode(of_images(), photos, tmp_path / "x.npy")
+    before = contents(tmp_path)
+    stop(of_images(), photos, tmp_path / "x.npy", after=1)
+    after = contents(tmp_path)
+    assert {name: after[name] for name in before} == before
+
+
+def test_what_was_left_behind_is_not_thrown_away(photos: Path, tmp_path: Path) -> None:
+    stop(of_images(), photos, tmp_path / "x.npy", after=2)
+    before = contents(tmp_path)
+    expected = r"x\.npy\.partial has the codes of 8 of 13 samples.*Resume it\. Delete .*x\.npy\.partial\.json to start again"
+    with pytest.raises(FileExistsError, match=expected):
+        encode(of_images(), photos, tmp_path / "x.npy")
+    assert contents(tmp_path) == before
+    (tmp_path / "x.npy.partial.json").unlink()
+    assert encode(of_images(), photos, tmp_path / "x.npy").count == 11
+
+
+def test_resume_with_something_else(photos: Path, tmp_path: Path) -> None:
+    stop(of_images(), photos, tmp_path / "x.npy", after=2)
+    with pytest.raises(ValueError, match=r"x\.npy\.partial was made with another model: it cannot go on\. Delete"):
+        encode(of_images(seed=1), photos, tmp_path / "x.npy", resume=True)
+    with pytest.raises(ValueError, match="with another source"):
+        encode(of_images(), photos / "cat", tmp_path / "x.npy", resume=True)
+    with pytest.raises(ValueError, match="with another model and another batch size"):
+        encode(of_images(bits=32), photos, tmp_path / "x.npy", resume=True, batch_size=3)
+    os.utime(photos / "cat" / "3.jpg", (1, 1))
+    with pytest.raises(ValueError, match="with another source"):
+        encode(of_images(), photos, tmp_path / "x.npy", resume=True)
+
+
+@pytest.mark.parametrize(
+    "change", ["{", '{"format": 1}', "[]", '{"format": "x", "version": 1, "key": {}, "done": 0, "skipped": {}}']
+)
+def test_a_damaged_note(photos: Path, tmp_path: Path, change: str) -> None:
+    stop(of_images(), photos, tmp_path / "x.npy", after=2)
+    (tmp_path / "x.npy.partial.json").write_text(change)
+    with pytest.raises(ValueError, match=r"x\.npy\.partial\.json (is damaged|was written by another version).*Delete"):
+        encode(of_images(), photos, tmp_path / "x.npy", resume=True)
+
+
+def test_codes_that_went_missing(photos: Path, tmp_path: Path) -> None:
+    stop(of_images(), photos, tmp_path / "x.npy", after=2)
+    os.truncate(tmp_path / "x.npy.partial", 5)
+    with pytest.raises(ValueError, match=r"x\.npy\.partial is missing or shorter than x\.npy\.partial\.json says"):
+        encode(of_images(), photos, tmp_path / "x.npy", resume=True)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
+@pytest.mark.parametrize("extension", ["npy", "parquet"])
+def test_killed_and_resumed(tmp_path: Path, extension: str) -> None:
+    rows = np.random.default_rng(0).standard_normal((4000, 6)).astype(np.float32)
+    np.save(tmp_path / "rows.npy", rows)
+    out = tmp_path / f"x.{extension}"
+    child = textwrap.dedent(f"""
+        import time
+        from pathlib import Path
+        from orthohash_triton.train import HashModel
+        from tests.test_encoding import encode, of_features
+
+        encoded = HashModel.encode
+        def slowly(*arguments, **options):
+            time.sleep(0.01)
+            return encoded(*arguments, **options)
+
+        HashModel.encode = slowly
+        encode(of_features(), {str(tmp_path / "rows.npy")!r}, Path({str(out)!r}), save_every=0.0)
+    """)
+    with subprocess.Popen([sys.executable, "-c", child]) as process:
+        note = Path(f"{out}.partial.json")
+        while not (note.exists() and json.loads(note.read_text())["done"] >= 20):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait(timeout=10) == -signal.SIGKILL
+    assert not out.exists()
+    done = json.loads(note.read_text())["done"]
+    assert 20 <= done < 4000
+    encode(of_features(), tmp_path / "rows.npy", out, resume=True)
+    encode(of_features(), tmp_path / "rows.npy", tmp_path / f"whole.{extension}")
+    assert out.read_bytes() == (tmp_path / f"whole.{extension}").read_bytes()
+    assert torch.equal(read_codes(out).index.codes, of_features().encode(torch.from_numpy(rows)))
+
+
+# ---- bad input -------------------------------------------------------------------------------------------------------------
+
+
+def test_corrupt_images_may_be_fatal(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"dog/2\.jpg cannot be read as an image \(no image of a known format\)"):
+        encode(of_images(), photos, tmp_path / "x.npy", on_error="raise")
+    assert not (tmp_path / "x.npy").exists()
+
+
+@pytest.mark.parametrize(
+    ("out", "error", "message"),
+    [
+        ("x.txt", ValueError, r"x\.txt must end in \.npy or \.ibxf or \.parquet; got \.txt"),
+        ("x", ValueError, "got no ending"),
+        ("nowhere/x.npy", FileNotFoundError, r"the folder .*nowhere does not exist\. Create it first"),
+    ],
+)
+def test_bad_output(photos: Path, tmp_path: Path, out: str, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        encode(of_images(), photos, tmp_path / out)
+
+
+def test_samples_of_another_shape(photos: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "rows.npy", np.ones((2, 5)))
+    cases = (
+        (of_features(), tmp_path / "rows.npy", "features of 5 numbers; the model takes features of 6 numbers"),
+        (of_features(), photos, "has images; the model takes features of 6 numbers"),
+        (of_images(), tmp_path / "rows.npy", "features of 5 numbers; the model takes RGB images of 8 x 8"),
+        (of_images(), "digits", "digits has grey images of 8 x 8; the model takes RGB images"),
+    )
+    for model, source, message in cases:
+        with pytest.raises(ValueError, match=message):
+            encode(model, source, tmp_path / "x.npy")
+
+
+def test_bad_sources(photos: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "train.npz", features=np.ones((3, 6)))
+    cases = (
+        ("nowhere", {}, FileNotFoundError, "nowhere does not exist. Expected a folder"),
+        (photos, {"split": "query"}, ValueError, "has no part 'query'; it has all"),
+        (photos, {"root": "x"}, ValueError, "root cannot be set for a folder of images"),
+        (photos, {"on_error": "ignore"}, ValueError, "on_error must be one of 'skip', 'raise'"),
+        ("digits", {"split": "query"}, ValueError, "split cannot be set for a data set that is loaded"),
+        (tmp_path, {}, ValueError, "has several files of features; name one of them"),
+        (tmp_path / "train.npz", {"split": "query"}, ValueError, "has no part 'query'; it is one file of features"),
+    )
+    for source, options, error, message in cases:
+        with pytest.raises(error, match=message):
+            encode(of_images(), source, tmp_path / "x.npy", **options)
+
+
+def test_features_that_are_no_numbers(tmp_path: Path) -> None:
+    rows = np.ones((20, 6))
+    rows[13, 2] = np.nan
+    np.save(tmp_path / "rows.npy", rows)
+    with pytest.raises(ValueError, match=r"rows\.npy: features hold NaN or infinity"):
+        encode(of_features(), tmp_path / "rows.npy", tmp_path / "x.npy")
+
+
+# ---- reading codes ---------------------------------------------------------------------------------------------------------
+
+
+def test_files_beside_other_codes(photos: Path, tmp_path: Path) -> None:
+    encode(of_images(), photos, tmp_path / "x.npy")
+    np.save(tmp_path / "x.npy", np.zeros((3, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"x\.npy has 3 codes, .*x\.npy\.paths\.txt 11 files: they are not of one encoding"):
+        read_codes(tmp_path / "x.npy")
+
+
+def test_files_that_hold_codes(photos: Path, tmp_path: Path) -> None:
+    for extension in FORMATS:
+        encode(of_images(), photos, tmp_path / f"x.{extension}")
+        assert holds_codes(tmp_path / f"x.{extension}")
+    index = HammingIndex(8)
+    index.add_with_ids(np.zeros((2, 1), np.uint8), [5, 6])
+    index.save(tmp_path / "ids.index")
+    assert holds_codes(tmp_path / "ids.index")
+    np.save(tmp_path / "rows.npy", np.zeros((2, 1)))
+    (tmp_path / "m.csv").write_text("path\n")
+    pq.write_table(pq.read_table(tmp_path / "x.parquet").select(["path"]), tmp_path / "m.parquet")
+    for other in ("rows.npy", "m.csv", "m.parquet", "nothing.npy", "photos"):
+        assert not holds_codes(tmp_path / other)
+
+
+def test_codes_that_cannot_be_read(tmp_path: Path) -> None:
+    for extension in FORMATS:
+        with pytest.raises(FileNotFoundError):
+            read_codes(tmp_path / f"x.{extension}")
+        (tmp_path / f"x.{extension}").write_text("something else")
+        with pytest.raises(ValueError, match=r"is not a|is no FAISS"):
+            read_codes(tmp_path / f"x.{extension}")
+    np.save(tmp_path / "x.npy", np.zeros((3, 3)))
+    with pytest.raises(ValueError, match=r"must hold packed codes, uint8 \[N, bits/8\]; got float64 \[3, 3\]"):
+        read_codes(tmp_path / "x.npy")
+    import pyarrow as pa
+
+    for column, message in (({"x": [1]}, "must have a column code"), ({"code": [b"ab", b"c"]}, "bytes of fixed size")):
+        pq.write_table(pa.table(column), tmp_path / "x.parquet")
+        with pytest.raises(ValueError, match=message):
+            read_codes(tmp_path / "x.parquet")
+    pq.write_table(pa.table({"code": pa.array([b"ab", None], pa.binary(2))}), tmp_path / "x.parquet")
+    with pytest.raises(ValueError, match="lacks the code of 1 rows"):
+        read_codes(tmp_path / "x.parquet")
+
+
+def test_without_pyarrow(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ImportError, match=r'Parquet files need pyarrow: pip install "orthohash-triton\[parquet\]"'):
+        encode(of_images(), photos, tmp_path / "x.parquet")
+    assert contents(tmp_path) == {}
+    assert encode(of_images(), photos, tmp_path / "x.npy").count == 11
