@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ._files import atomic_write
+from ._profiles import embed
 
 # Okabe and Ito's colours, which people with any kind of colour blindness tell apart, without the yellow: it is lost on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -219,7 +220,7 @@ def draw_codes(profiles: Sequence[Profile], class_names: Sequence[str] | None = 
     colours = _class_colours(len(marked))
     for axes, profile in zip(panels, profiles, strict=True):
         codes, labels = _sample(profile)
-        places = _embed(codes, profile["bits"])
+        places = embed(codes, profile["bits"])
         others = ~np.isin(labels, marked)
         axes.scatter(*places[others].T, s=3, color="#c4c4c4", linewidths=0)
         for label, colour in zip(marked, colours, strict=True):
@@ -242,27 +243,6 @@ def _class_colours(count: int) -> list[str]:
 def _sample(profile: Profile) -> tuple[np.ndarray, np.ndarray]:
     """The first codes uint8 [M, ceil(K/8)] of a profile and their class ids [M]."""
     return np.asarray(profile["codes"], np.uint8)[:EMBEDDED_CODES], np.asarray(profile["labels"])[:EMBEDDED_CODES]
-
-
-def _embed(codes: np.ndarray, bits: int) -> np.ndarray:
-    """Places in the plane, [M, 2]."""
-    try:
-        from sklearn.manifold import TSNE
-    except ImportError as error:
-        raise ImportError('the picture of codes needs scikit-learn: pip install "orthohash-triton[train]"') from error
-    signs = np.unpackbits(codes, axis=1, count=bits, bitorder="little").astype(np.float32)  # [M, K]
-    ones = signs.sum(1)
-    distances = ones[:, None] + ones - 2 * signs @ signs.T
-    # Started from the two widest directions, which also makes the answer repeatable. Equal codes start a hair apart; a start much
-    # narrower than this one collapses into a point where codes have no clusters.
-    centred = signs - signs.mean(0)
-    start = centred @ np.linalg.svd(centred, full_matrices=False)[2][:2].T
-    start = start / max(float(start.std()), 1e-12) + np.random.default_rng(0).normal(scale=1e-2, size=start.shape)
-    plane = TSNE(
-        metric="precomputed", init=(1e-2 * start).astype(np.float32), perplexity=min(30, max(1, (len(codes) - 1) // 3)),
-        learning_rate="auto", random_state=0,
-    )  # fmt: skip
-    return plane.fit_transform(distances)
 
 
 def _of_length(profiles: Sequence[Profile], bits: int, methods: Sequence[str]) -> list[Profile]:

@@ -24,10 +24,11 @@ from . import methods
 from ._environment import environment
 from ._figures import draw_comparison
 from ._files import atomic_write
+from ._profiles import bit_statistics, curves
 from .data import Dataset, Splits
 from .metrics import average_cumulative_gain, evaluate, mean_average_hierarchical_precision, ndcg
 from .nn import HashHead
-from .ops.pack_codes import pack_codes, unpack_codes
+from .ops.pack_codes import pack_codes
 from .train.backbones import FROM_SCRATCH
 from .train.trainer import ROTATIONS, TrainConfig, fit_rotation, train
 
@@ -83,11 +84,11 @@ def compare(
 def write_report(out: str | Path) -> list[dict[str, Any]]:
     """Rewrite results.csv, results.md, results.json and the figures in `out` from the cells that are there; the table's rows."""
     out = Path(out)
-    cells = [json.loads(path.read_text()) for path in (out / "cells").glob("*.json")]
+    cells = [json.loads(path.read_text(encoding="utf-8")) for path in (out / "cells").glob("*.json")]
     if not cells:
         raise FileNotFoundError(f"{out} holds no cells of a comparison; run `orthohash compare --out {out}`")
     cells.sort(key=lambda cell: (_rank(cell["rows"][0]["method"]), cell["rows"][0]["bits"], cell["seed"]))
-    setting = json.loads((out / "setting.json").read_text())
+    setting = json.loads((out / "setting.json").read_text(encoding="utf-8"))
     measured = [row for cell in cells for row in cell["rows"]]
     rows = summary(measured)
     _write_text(out / "results.csv", _csv(measured))
@@ -176,33 +177,12 @@ def _judge(gallery: Tensor, query: Tensor, splits: Splits) -> tuple[dict[str, fl
         figures["mahp_at_250"] = mean_average_hierarchical_precision(
             query, gallery, *labels, splits.gallery.class_distance, k=HIERARCHY_RANK
         )
-    return figures, {**_curves(found), **_bits(gallery, 8 * gallery.shape[1]), **_sample(query, splits.query)}
-
-
-def _curves(found: Any) -> dict[str, Any]:
-    return {
-        "recall": found.curve.recall.tolist(),
-        "precision": found.curve.precision.tolist(),
-        "precision_at_n": {str(n): found.precision_at_k[n] for n in CURVE_RANKS},
+    return figures, {
+        **curves(found),
         "precision_at_radius_2": found.precision_at_radius[RADIUS],
-        "intra": _shares(found.distances.intra),
-        "inter": _shares(found.distances.inter),
+        **bit_statistics(gallery, 8 * gallery.shape[1]),
+        **_sample(query, splits.query),
     }
-
-
-def _shares(counts: Tensor) -> list[float]:
-    return (counts.double() / max(int(counts.sum()), 1)).tolist()
-
-
-def _bits(gallery: Tensor, bits: int) -> dict[str, Any]:
-    """Share of ones of every bit [K], and the correlation of every two [K, K] (0 with a bit that never changes)."""
-    signs = unpack_codes(gallery, bits).float()
-    mean = signs.mean(0)
-    deviation = (1 - mean.square()).clamp(min=0).sqrt()
-    covariance = signs.T @ signs / len(signs) - mean[:, None] * mean
-    scale = deviation[:, None] * deviation
-    correlation = torch.where(scale > 0, covariance / scale.clamp(min=1e-12), torch.zeros(()))
-    return {"bit_mean": ((1 + mean) / 2).tolist(), "bit_correlation": correlation.round(decimals=4).tolist()}
 
 
 def _sample(codes: Tensor, dataset: Dataset) -> dict[str, Any]:
@@ -233,7 +213,7 @@ def _claim(out: Path, setting: dict[str, Any]) -> None:
     (out / "cells").mkdir(parents=True, exist_ok=True)
     path = out / "setting.json"
     if path.is_file():
-        before = json.loads(path.read_text())
+        before = json.loads(path.read_text(encoding="utf-8"))
         if before != setting:
             changed = sorted(key for key in before.keys() | setting.keys() if before.get(key) != setting.get(key))
             raise ValueError(f"{out} holds a comparison with another {', '.join(changed)}; choose another --out, or delete it")

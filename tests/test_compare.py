@@ -129,16 +129,6 @@ def test_the_summary_is_mean_and_sample_deviation() -> None:
     assert row["map_at_all_std"] == pytest.approx(statistics.stdev([0.1, 0.2, 0.6]))
 
 
-def test_bits_that_never_change_have_no_correlation() -> None:
-    codes = torch.tensor([[0b0011], [0b0101], [0b0011], [0b0101]], dtype=torch.uint8)
-    found = module._bits(codes, 8)
-    assert found["bit_mean"] == [1.0, 0.5, 0.5, 0, 0, 0, 0, 0]
-    correlation = torch.tensor(found["bit_correlation"])
-    assert correlation[1, 2] == pytest.approx(-1, abs=1e-4)
-    assert correlation[1, 1] == pytest.approx(1, abs=1e-4)
-    assert (correlation[0] == 0).all()
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [

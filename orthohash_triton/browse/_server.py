@@ -1,0 +1,67 @@
+"""Serving the application on this machine, until Ctrl-C."""
+
+import errno
+import socket
+import sys
+import threading
+import webbrowser
+from collections.abc import Callable
+from contextlib import suppress
+
+from ..train.runs import Run
+
+PORT = 8765
+ADDRESS = "127.0.0.1"  # no other machine can reach it
+_CONNECTIONS = 64
+
+
+def serve(run: Run, *, port: int = PORT, open_page: bool = False, say: Callable[[str], None] = print) -> None:
+    """Serve the gallery of `run` on 127.0.0.1 until the process is interrupted.
+
+    Args:
+        port: 0 takes a free one.
+        open_page: show the page in the default browser.
+        say: told the address, once it answers.
+
+    Raises:
+        OSError: the port is in use, or may not be taken.
+        ImportError: starlette, uvicorn or Pillow is missing.
+        ValueError: the gallery is empty, or the port is none.
+    """
+    try:
+        import uvicorn
+
+        from ._app import make_app
+    except ImportError as error:
+        raise ImportError('browsing needs starlette and uvicorn: pip install "orthohash-triton[browse]"') from error
+    if not 0 <= port < 2**16:
+        raise ValueError(f"serve: port must be from 0 to 65535; got {port}")
+    with _listen(port) as listening:  # before the run is made ready: a port in use is told at once
+        url = f"http://{ADDRESS}:{listening.getsockname()[1]}/"
+        config = uvicorn.Config(
+            make_app(run), log_level="warning", access_log=False, lifespan="off", server_header=False, timeout_keep_alive=5,
+            timeout_graceful_shutdown=1, limit_concurrency=_CONNECTIONS,
+        )  # fmt: skip
+        say(url)
+        if open_page:
+            threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
+        with suppress(KeyboardInterrupt):  # uvicorn has ended in order and passes it on
+            uvicorn.Server(config).run(sockets=[listening])
+
+
+def _listen(port: int) -> socket.socket:
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        if sys.platform == "win32":
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+        else:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((ADDRESS, port))
+        listening.listen()
+    except OSError as error:
+        listening.close()
+        if error.errno in (errno.EADDRINUSE, errno.EACCES):
+            why = "in use" if error.errno == errno.EADDRINUSE else "not for you to take"
+            raise OSError(f"port {port} of {ADDRESS} is {why}; choose another with --port, or --port 0 for a free one") from error
+        raise
+    return listening

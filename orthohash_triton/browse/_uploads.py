@@ -1,0 +1,84 @@
+"""Images from outside: read with limits on bytes, time and pixels, since anything may come."""
+
+import io
+import warnings
+
+import anyio
+import torch
+from starlette.requests import Request
+from torch import Tensor
+
+from ..data.images import decode
+
+MAX_BYTES = 20 * 2**20
+MAX_PIXELS = 50_000_000
+SECONDS = 30.0
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # none of which starts another program
+
+
+class Refused(Exception):
+    """What was sent cannot be taken: the HTTP status, and a sentence that says why and what to do."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+async def read_body(request: Request) -> bytes:
+    """The body of a request.
+
+    Raises:
+        Refused: it is no image by its type, larger than MAX_BYTES, or takes longer than SECONDS.
+    """
+    sent_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if not (sent_type.startswith("image/") or sent_type == "application/octet-stream"):
+        raise Refused(415, f"send the image itself with its type, image/jpeg for example; got {sent_type or 'no Content-Type'}")
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > MAX_BYTES:
+        raise Refused(413, _too_large(int(announced)))
+    parts, total = [], 0
+    try:
+        with anyio.fail_after(SECONDS):
+            async for part in request.stream():
+                total += len(part)
+                if total > MAX_BYTES:
+                    raise Refused(413, _too_large(total))
+                parts.append(part)
+    except TimeoutError:
+        raise Refused(408, f"the image did not arrive within {SECONDS:.0f} seconds; try again") from None
+    return b"".join(parts)
+
+
+def _too_large(size: int) -> str:
+    return f"the file has {size / 2**20:,.1f} MiB or more; at most {MAX_BYTES // 2**20} MiB are taken. Send a smaller picture"
+
+
+def decode_upload(content: bytes, sample_shape: tuple[int, ...]) -> Tensor:
+    """An encoded image as a model takes it: uint8 [1, H, W] for grey, [1, 3, H, W] for RGB.
+
+    Raises:
+        Refused: it is no image of a known format, damaged, or has more than MAX_PIXELS.
+    """
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is lower than where Pillow gives up
+        try:
+            with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+                width, height = image.size
+        except Exception as error:  # Pillow's readers raise whatever their format makes them
+            raise Refused(422, f"this is no image that can be read ({_kind(content)}); send {', '.join(_FORMATS)}") from error
+        if width * height > MAX_PIXELS:
+            raise Refused(
+                413, f"the image has {width:,} x {height:,} pixels; at most {MAX_PIXELS:,} are taken. Send a smaller picture"
+            )
+        channels, _, side = sample_shape
+        try:
+            array = decode(io.BytesIO(content), side, grey=channels == 1)
+        except Exception as error:
+            raise Refused(422, "the image is damaged and cannot be decoded; save it again and retry") from error
+    return torch.from_numpy(array.copy())[None]
+
+
+def _kind(content: bytes) -> str:
+    return f"{len(content):,} bytes" if content else "it is empty"

@@ -1,0 +1,157 @@
+"""The figures of a report: everything that its page shows, as plain values."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import methods
+from .._profiles import bit_statistics, curves
+from .._samples import RunSamples, Samples
+from ..metrics import average_precision, evaluate
+from ..train.runs import Run
+
+RANKS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+TOP = 1000
+RADIUS = 2
+CORRELATED_PAIRS = 8  # named in the table beside the heat map
+COUNTED_CODES = 200_000  # of the gallery, evenly spaced: enough for three digits of every bit's figures
+
+
+def analyse(run: Run, samples: RunSamples, precisions: Tensor | None) -> dict[str, Any]:
+    """Figures of a run, with the `query_precisions`; retrieval is None where there are no queries, or no classes to judge by.
+
+    "run", "setting"      what was trained, and how
+    "retrieval"           "map_at_all", "map_at_1000", "precision_at_radius_2", "separability" (bits), "chance" (the precision of
+                          answers drawn at random), "curves" (see `_profiles.curves`), "classes": mAP of each class's queries
+    "bits"                "mean" [K], "mean_correlation" and "largest_correlation" (magnitudes), "most_correlated" pairs
+    "history"             one entry an epoch
+    "queries_per_second"  as `orthohash evaluate` measured it, None where it has not run
+    """
+    query = samples.query
+    bits = bit_statistics(samples.gallery.codes[evenly_spaced(len(samples.gallery), COUNTED_CODES)], run.config.bits)
+    return {
+        "run": _description(run, samples),
+        "setting": _setting(run),
+        "retrieval": None if precisions is None or query is None else _retrieval(query, samples.gallery, precisions),
+        "bits": _bit_figures(bits),
+        "correlation": bits["bit_correlation"],
+        "history": run.metrics.get("epochs", []),
+        "queries_per_second": run.metrics.get("evaluation", {}).get("queries_per_second"),
+        "notes": list(samples.notes),
+    }
+
+
+def _description(run: Run, samples: RunSamples) -> dict[str, Any]:
+    config = run.config
+    method = methods.get(config.method)
+    return {
+        "path": str(run.path), "dataset": config.dataset, "method": config.method, "title": method.title, "paper": method.paper,
+        "rotation": config.rotate, "bits": config.bits, "backbone": config.backbone, "bytes_per_image": config.bits // 8,
+        "gallery": len(samples.gallery), "queries": 0 if samples.query is None else len(samples.query),
+        "classes": len(run.class_names), "weights": sum(p.numel() for p in run.model.parameters()),
+    }  # fmt: skip
+
+
+def _setting(run: Run) -> dict[str, Any]:
+    """Everything of the configuration, the method's own options among the rest."""
+    values = asdict(run.config)
+    return {**{key: value for key, value in values.items() if key != "options"}, **values.get("options", {})}
+
+
+def query_precisions(samples: RunSamples) -> Tensor | None:
+    """The average precision of each query over the whole gallery, float64 [Q]; None where `analyse` has no retrieval figures."""
+    query, gallery = samples.query, samples.gallery
+    if query is None or not gallery.is_labelled:
+        return None
+    return average_precision(query.codes, gallery.codes, query.labels, gallery.labels)
+
+
+def _retrieval(query: Samples, gallery: Samples, precisions: Tensor) -> dict[str, Any]:
+    ranks = [rank for rank in RANKS if rank <= len(gallery)]
+    found = evaluate(query.codes, gallery.codes, query.labels, gallery.labels, k=(*ranks, TOP, None), radius=RADIUS)
+    pairs = found.distances.intra.sum(), found.distances.inter.sum()
+    chosen = {str(rank): found.precision_at_k[rank] for rank in ranks}
+    return {
+        "map_at_all": found.mean_average_precision[None],
+        "map_at_1000": found.mean_average_precision[TOP],
+        "precision_at_radius_2": found.precision_at_radius[RADIUS],
+        "separability": _or_none(found.distances.separability),
+        "intra_mean": _or_none(found.distances.intra_mean),
+        "inter_mean": _or_none(found.distances.inter_mean),
+        "chance": float(pairs[0] / sum(pairs)),
+        "curves": {**curves(found), "precision_at_n": chosen},
+        "classes": _by_class(precisions, query),
+    }
+
+
+def _or_none(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _by_class(precisions: Tensor, query: Samples) -> list[dict[str, Any]]:
+    """The mean average precision of each class's queries, the best class first."""
+    found = []
+    for class_id, name in enumerate(query.class_names):
+        own = query.members(class_id)
+        if own.any():
+            found.append({"class": name, "queries": int(own.sum()), "map": float(precisions[own].mean())})
+    return sorted(found, key=lambda entry: -entry["map"])
+
+
+def hardest_queries(precisions: Tensor, query: Samples, gallery: Samples, count: int) -> list[int]:
+    """The queries with the lowest average precision [Q] of those to which anything is relevant, one for each class at first."""
+    possible = _has_relevant(query.labels, gallery.labels)
+    order = [i for i in precisions.argsort(stable=True).tolist() if possible[i]]
+    return _one_of_each_class(query, order, count)
+
+
+def typical_queries(query: Samples, count: int) -> list[int]:
+    """The first query of each class, in the order of the classes, then the second of each; evenly spaced ones without classes."""
+    if not query.is_labelled:
+        return evenly_spaced(len(query), count).tolist()
+    return _one_of_each_class(query, range(len(query)), count)
+
+
+def evenly_spaced(total: int, most: int) -> np.ndarray:
+    """At most so many of the positions 0 .. total - 1, int64 [M]."""
+    return np.unique(np.linspace(0, total - 1, min(total, most)).round().astype(np.int64))
+
+
+def _one_of_each_class(query: Samples, order: Sequence[int], count: int) -> list[int]:
+    """`count` of `order`, in which every class has had its turn before one has its second."""
+    turns: dict[int, int] = {}
+    ranked = []
+    for place, position in enumerate(order):
+        class_id = next(iter(query.class_ids(position)), -1)
+        turns[class_id] = turns.get(class_id, 0) + 1
+        ranked.append((turns[class_id], class_id, place, position))
+        if len(turns) == count:
+            break
+    return [position for *_, position in sorted(ranked)[:count]]
+
+
+def _has_relevant(queries: Tensor, gallery: Tensor) -> list[bool]:
+    if queries.ndim == 2:
+        return (queries & gallery.any(0)).any(1).tolist()
+    return torch.isin(queries, gallery).tolist()
+
+
+def _bit_figures(bits: dict[str, Any]) -> dict[str, Any]:
+    correlation = np.abs(np.array(bits["bit_correlation"]))
+    rows, columns = np.triu_indices(len(correlation), 1)
+    magnitudes = correlation[rows, columns]
+    order = np.argsort(-magnitudes, kind="stable")[:CORRELATED_PAIRS]
+    return {
+        "mean": bits["bit_mean"],
+        "mean_correlation": float(magnitudes.mean()) if magnitudes.size else 0.0,
+        "largest_correlation": float(magnitudes.max()) if magnitudes.size else 0.0,
+        "most_correlated": [
+            {"bits": [int(rows[i]), int(columns[i])], "correlation": bits["bit_correlation"][rows[i]][columns[i]]} for i in order
+        ],
+        "constant": sum(mean in (0.0, 1.0) for mean in bits["bit_mean"]),
+    }
