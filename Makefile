@@ -1,4 +1,4 @@
-# make setup | demo | test | lint | bench | clean | compile-matrix | compat | sanitize | gpu-report | test-gpu.
+# make setup | demo | test | docs | lint | bench | clean | compile-matrix | compat | sanitize | gpu-report | test-gpu.
 # Each does its own set-up: .venv and everything in it.
 
 PYTHON ?= python3
@@ -13,7 +13,7 @@ TRITONS := 3.6.0 3.9.0
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: setup demo test lint test-cpu test-interpreter test-ptx test-gpu bench clean compile-matrix compat sanitize gpu-report
+.PHONY: setup demo test docs lint test-cpu test-interpreter test-ptx test-gpu bench clean compile-matrix compat sanitize gpu-report
 
 setup: .venv/installed
 
@@ -81,6 +81,10 @@ sanitize: .venv-sanitize/installed
 
 gpu-report: setup
 	$(BIN)/python -m bench.gpu_report
+
+# Into build/site. The variable silences a notice about mkdocs 2, which would fail a strict build.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: setup
 	for file in bench/[a-z]*.py; do $(BIN)/python -m bench.$$(basename $$file .py) || exit 1; done

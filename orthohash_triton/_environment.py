@@ -49,7 +49,7 @@ def package_version(name: str) -> str | None:
 def cpu_model() -> str:
     """The processor's name as the system tells it."""
     try:
-        with open("/proc/cpuinfo") as file:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
             return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
@@ -70,7 +70,7 @@ def cpu_target() -> str:
 
 def _cpu_flags() -> set[str]:
     try:
-        with open("/proc/cpuinfo") as file:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
             return set(next(line.partition(":")[2] for line in file if line.startswith("flags")).split())
     except (OSError, StopIteration):
         return set()
@@ -111,6 +111,6 @@ def gpu_driver() -> str | None:
 
 def _first_line(path: Path) -> str | None:
     try:
-        return path.read_text().splitlines()[0].strip()
+        return path.read_text(encoding="utf-8").splitlines()[0].strip()
     except (OSError, IndexError):
         return None

@@ -18,6 +18,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
     Raises:
         FileNotFoundError: the folder does not exist.
+        PermissionError: on Windows, also where a file is open that would be replaced, as an index loaded with `mmap=True` is.
         OSError: it cannot be written to, or the disk is full.
     """
     target = Path(os.path.realpath(path))
@@ -29,12 +30,22 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, target)
+        _replace(temporary, target)
     except BaseException:
         with suppress(FileNotFoundError):
             temporary.unlink()
         raise
     _sync_folder(target.parent)
+
+
+def _replace(temporary: Path, target: Path) -> None:
+    try:
+        os.replace(temporary, target)
+    except PermissionError as error:
+        raise PermissionError(
+            f"cannot replace {target}, which stays as it was ({error.strerror}). If it is open, in another program or as an "
+            "index loaded with mmap=True (which Windows then holds), close it first"
+        ) from error
 
 
 def _sync_folder(folder: Path) -> None:

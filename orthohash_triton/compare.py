@@ -213,7 +213,8 @@ def _claim(out: Path, setting: dict[str, Any]) -> None:
     (out / "cells").mkdir(parents=True, exist_ok=True)
     path = out / "setting.json"
     if path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))
+        # A setting that came after the folder was begun had its default then.
+        before = _setting(TrainConfig()) | json.loads(path.read_text(encoding="utf-8"))
         if before != setting:
             changed = sorted(key for key in before.keys() | setting.keys() if before.get(key) != setting.get(key))
             raise ValueError(f"{out} holds a comparison with another {', '.join(changed)}; choose another --out, or delete it")
@@ -267,13 +268,16 @@ def _with_spread(row: dict[str, Any], key: str) -> str:
 
 def _markdown(rows: Sequence[dict[str, Any]], setting: dict[str, Any]) -> str:
     columns, cells = table(rows)
+    usual, hidden = _setting(TrainConfig()), ("class_names", "rotations")
     lines = [
         f"# {setting['dataset']}: {setting['queries']:,} queries, {setting['gallery']:,} in the gallery",
         "",
         "mean ± sample deviation over the seeds. mAP: ties in the order (distance, gallery position), divided by the relevant "
         "items found, 0 for a query that finds none. The best epoch is chosen on a share of the training set.",
         "",
-        "Setting: " + ", ".join(f"{key} {value}" for key, value in setting.items() if key not in ("class_names", "rotations")),
+        "Setting: "
+        + ", ".join(f"{key} {value}" for key, value in setting.items() if key not in hidden and value != usual.get(key))
+        + "; all else as by default.",
         "",
         "| " + " | ".join(columns) + " |",
         "| --- |" + " ---: |" * (len(columns) - 1),

@@ -101,6 +101,16 @@ def test_another_setting_does_not_mix(done: tuple[Path, list[dict]]) -> None:
         run(out, splits(n=400), rotations=["none", "itq"])
 
 
+def test_a_folder_begun_before_a_setting_existed_goes_on(done: tuple[Path, list[dict]]) -> None:
+    out, rows = done
+    path = out / "setting.json"
+    setting = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value for key, value in setting.items() if key != "warmup"}))
+    assert run(out, splits(), rotations=["none", "itq"]) == rows
+    assert "; all else as by default." in (out / "results.md").read_text()
+    assert "warmup" not in (out / "results.md").read_text()
+
+
 def test_cells_with_fewer_rotations_are_not_taken_for_done(done: tuple[Path, list[dict]]) -> None:
     out, _ = done
     with pytest.raises(ValueError, match="holds a comparison with another rotations; choose another --out"):

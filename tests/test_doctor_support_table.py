@@ -1,4 +1,4 @@
-"""The README's table of hardware is what the reports say."""
+"""The table of hardware is what the reports say."""
 
 import importlib.util
 import json
@@ -40,8 +40,9 @@ def row(text: str, start: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def test_the_readme_says_what_the_reports_say(tool: ModuleType) -> None:
-    assert tool.block_of((ROOT / "README.md").read_text()) == tool.current_table()
+def test_pages_say_what_the_reports_say(tool: ModuleType) -> None:
+    for page in tool.PAGES:
+        assert tool.block_of((ROOT / page).read_text()) == tool.current_table()
 
 
 def test_committed_reports_are_whole(tool: ModuleType) -> None:
@@ -90,5 +91,5 @@ def test_writing_keeps_the_rest(tool: ModuleType) -> None:
 
 @pytest.mark.parametrize("readme", ["", "<!-- support:begin -->\n", "<!-- support:begin -->\n<!-- support:end -->\n" * 2])
 def test_markers_that_are_missing_or_repeated(tool: ModuleType, readme: str) -> None:
-    with pytest.raises(ValueError, match=r"README.md must have <!-- support:begin -->"):
+    with pytest.raises(ValueError, match=r"the page must have <!-- support:begin -->"):
         tool.block_of(readme)

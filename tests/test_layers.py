@@ -29,10 +29,16 @@ FLOORS = {
     f"{PACKAGE}.train": 4,
     f"{PACKAGE}._figures": 5,
     f"{PACKAGE}._picture": 5,
+    f"{PACKAGE}.encoding": 5,
+    f"{PACKAGE}._profiles": 5,
+    f"{PACKAGE}._samples": 5,
+    f"{PACKAGE}.report": 5,
+    f"{PACKAGE}.browse": 5,
     f"{PACKAGE}.compare": 5,
     f"{PACKAGE}.demo": 5,
     f"{PACKAGE}.doctor": 5,
     f"{PACKAGE}.cli": 6,
+    f"{PACKAGE}.__main__": 6,
 }
 
 

@@ -1,7 +1,7 @@
-"""The README's table of hardware: what the kernels compile for, and what ran where. Made from reports, never by hand.
+"""The table of hardware: what the kernels compile for, and what ran where. Made from reports, never by hand.
 
     python tools/support_table.py            # print the table
-    python tools/support_table.py --write    # put it between the two marker comments of README.md
+    python tools/support_table.py --write    # put it between the two marker comments of README.md and docs/hardware.md
 
 "Compiles for" comes from bench/results/compile_matrix*.json (`make compile-matrix`), "ran on" from bench/results/ran_on/*.json:
 what `orthohash doctor --selftest --json` printed there.
@@ -17,6 +17,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
+PAGES = ("README.md", "docs/hardware.md")
 BEGIN, END = "<!-- support:begin -->", "<!-- support:end -->"
 
 # Targets that are compiled for, and processors that have them.
@@ -92,28 +93,28 @@ def current_table(folder: Path = RESULTS) -> str:
     return table(matrices, reports("ran_on/*.json", "`orthohash doctor --selftest --json` prints one", folder))
 
 
-def block_of(readme: str) -> str:
+def block_of(page: str) -> str:
     """What stands between the markers. Raises ValueError where they are not there once each."""
-    found = re.findall(f"{re.escape(BEGIN)}\n(.*?)\n?{re.escape(END)}", readme, flags=re.DOTALL)
+    found = re.findall(f"{re.escape(BEGIN)}\n(.*?)\n?{re.escape(END)}", page, flags=re.DOTALL)
     if len(found) != 1:
-        raise ValueError(f"README.md must have {BEGIN} and {END} once each, on lines of their own; found {len(found)} pairs")
+        raise ValueError(f"the page must have {BEGIN} and {END} once each, on lines of their own; found {len(found)} pairs")
     return found[0]
 
 
-def with_block(readme: str, new: str) -> str:
-    old = block_of(readme)
-    return readme.replace(f"{BEGIN}\n{old}", f"{BEGIN}\n{new}" + ("" if old else "\n"))
+def with_block(page: str, new: str) -> str:
+    old = block_of(page)
+    return page.replace(f"{BEGIN}\n{old}", f"{BEGIN}\n{new}" + ("" if old else "\n"))
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="write it into README.md instead of printing it")
+    parser.add_argument("--write", action="store_true", help=f"write it into {' and '.join(PAGES)} instead of printing it")
     options = parser.parse_args(arguments)
     try:
         new = current_table()
         if options.write:
-            readme = ROOT / "README.md"
-            readme.write_text(with_block(readme.read_text(), new))
+            for page in (ROOT / name for name in PAGES):
+                page.write_text(with_block(page.read_text(), new))
         else:
             print("\n".join((BEGIN, new, END)))
     except (OSError, ValueError) as error:

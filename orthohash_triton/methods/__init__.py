@@ -20,7 +20,7 @@ _registry: dict[str, Method] = {}
 
 
 def register(method: Method) -> Method:
-    """Add `method` under its name, which must be new."""
+    """Add `method` under its name, which must be new (else ValueError), and answer it."""
     if method.name in _registry:
         raise ValueError(f"methods.register: there is a method {method.name!r} already ({_registry[method.name].paper})")
     _registry[method.name] = method
@@ -28,7 +28,7 @@ def register(method: Method) -> Method:
 
 
 def get(name: str) -> Method:
-    """The method called `name`."""
+    """The method called `name`; ValueError, with the names there are, for one that does not exist."""
     if name not in _registry:
         raise ValueError(f"method must be one of {', '.join(names())}; got {name!r}")
     return _registry[name]

@@ -31,7 +31,13 @@ class Task:
 
 
 class Objective(nn.Module):
-    """What the training minimises. State (centres, banks, schedules) lives in buffers, and so in the state_dict."""
+    """What the training minimises. State (centres, banks, schedules) lives in buffers, and so in the state_dict.
+
+    per_sample  whether the loss is a mean over samples that know of each other through the head's batch norm alone: processes
+                that share a batch then each compute their part. Where not, each computes the loss of the whole batch.
+    """
+
+    per_sample = False
 
     def class_codes(self) -> Tensor | None:
         """The +-1 code of every class, int8 [C, K], where the method has one."""
@@ -86,7 +92,7 @@ class Method:
         return self.objective is not None
 
     def make_options(self, values: Mapping[str, Any]) -> Any:
-        """The method's options with `values` in place of their defaults."""
+        """The method's options with `values` in place of their defaults; ValueError for a name or a value that is none."""
         known = {item.name for item in fields(self.options)}
         unknown = sorted(set(values) - known)
         if unknown:

@@ -22,6 +22,8 @@ class Options:
 
 
 class OrthoHash(Objective):
+    per_sample = True
+
     def __init__(self, task: Task, options: Options) -> None:
         super().__init__()
         codebook = make_codebook(task.num_classes, task.bits, method=options.codebook, seed=task.seed)

@@ -17,9 +17,20 @@ class Options:
 
 def _objective(task: Task, options: Options) -> Objective:
     """Three stages: a classifier, centres from its confusions, and CSQ's loss towards them."""
+    _require_samples(task)  # before a classifier is trained
     similarity = class_similarity(task.class_logits(), task.labels)
     codebook = make_codebook(task.num_classes, task.bits, method="semantic", seed=task.seed, similarity=similarity)
     return CentralSimilarity(codebook, "l2", options.quantization_weight, task.seed)
+
+
+def _require_samples(task: Task) -> None:
+    counts = task.labels.sum(0) if task.labels.ndim == 2 else task.labels.bincount(minlength=task.num_classes)
+    empty = (counts == 0).nonzero().flatten().tolist()
+    if empty:
+        raise ValueError(
+            f"method 'shc': every class needs a sample to learn from; {len(empty)} of {task.num_classes} have none, class "
+            f"{empty[0]} first. Leave those classes out, or add samples of them"
+        )
 
 
 METHOD = Method(

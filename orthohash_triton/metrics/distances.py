@@ -19,19 +19,22 @@ class DistanceHistograms(NamedTuple):
 
     @property
     def intra_mean(self) -> float:
-        """nan where there is no such pair, as of all four."""
+        """Mean distance of relevant pairs, in bits; nan where there is no such pair, as of all four."""
         return _moments(self.distance, self.intra)[0]
 
     @property
     def inter_mean(self) -> float:
+        """Mean distance of all other pairs, in bits."""
         return _moments(self.distance, self.inter)[0]
 
     @property
     def intra_std(self) -> float:
+        """Standard deviation of the distance of relevant pairs, in bits."""
         return _moments(self.distance, self.intra)[1]
 
     @property
     def inter_std(self) -> float:
+        """Standard deviation of the distance of all other pairs, in bits."""
         return _moments(self.distance, self.inter)[1]
 
     @property

@@ -9,7 +9,7 @@ from .codebook_losses import _CodebookLoss
 
 
 class QuantizationLoss(nn.Module):
-    """`quantization_loss` with its kind and reduction: `criterion(z)`."""
+    """`quantization_loss` with its kind and reduction: `criterion(z)`, z continuous codes [N, K]. Errors are the function's."""
 
     def __init__(self, kind: str = "log_cosh", *, reduction: str = "mean") -> None:
         super().__init__()
@@ -24,14 +24,21 @@ class QuantizationLoss(nn.Module):
 
 
 class CentralSimilarityLoss(_CodebookLoss):
-    """`central_similarity_loss` with its codebook [C, K] and keywords: `criterion(u, target)`."""
+    """`central_similarity_loss` with its codebook [C, K] and keywords: `criterion(u, target)`.
+
+    u are latents before tanh [N, K], target int64 class ids [N] or multi-hot [N, C]. Errors are the function's.
+    """
 
     def forward(self, u: Tensor, target: Tensor) -> Tensor:
         return central_similarity_loss(u, target, self.codebook, **self.keywords)
 
 
 class MinimumDistanceLoss(_CodebookLoss):
-    """`minimum_distance_loss` with its codebook [C, K] and keywords: `criterion(u, target, bank, bank_target)`."""
+    """`minimum_distance_loss` with its codebook [C, K] and keywords: `criterion(u, target)`, or with `bank` and `bank_target`.
+
+    u are codes [N, K] and bank such codes [M, K], each with targets: class ids [N], or multi-hot [N, C]. Errors are those of the
+    function.
+    """
 
     def forward(self, u: Tensor, target: Tensor, bank: Tensor | None = None, bank_target: Tensor | None = None) -> Tensor:
         return minimum_distance_loss(u, target, self.codebook, bank, bank_target, **self.keywords)

@@ -25,7 +25,10 @@ class _CodebookLoss(nn.Module):
 
 
 class CosineCodebookLoss(_CodebookLoss):
-    """`cosine_codebook_loss` with its codebook [C, K] and keywords: `criterion(v, target)`."""
+    """`cosine_codebook_loss` with its codebook [C, K] and keywords: `criterion(v, target)`.
+
+    v are continuous codes [N, K], target class ids [N] or multi-hot or soft [N, C]. Errors are the function's.
+    """
 
     def forward(self, v: Tensor, target: Tensor) -> Any:
         return cosine_codebook_loss(v, target, self.codebook, **self.keywords)
@@ -34,8 +37,9 @@ class CosineCodebookLoss(_CodebookLoss):
 class OrthoHashLoss(_CodebookLoss):
     """`orthohash_loss` with its codebook [C, K] and keywords: `criterion(latent, target, batch_norm)`.
 
-    The BatchNorm1d stays part of the model: its weight, bias, running statistics and training flag are used and updated as if
-    `batch_norm(latent)` had been called.
+    latent [N, K] comes before the batch norm; target as `CosineCodebookLoss`. The BatchNorm1d stays part of the model: its
+    weight, bias, running statistics and training flag are used and updated as if `batch_norm(latent)` had been called. Those of
+    a SyncBatchNorm are of all its processes. Errors are the function's; TypeError where batch_norm is none.
     """
 
     def forward(self, latent: Tensor, target: Tensor, batch_norm: nn.BatchNorm1d) -> Any:

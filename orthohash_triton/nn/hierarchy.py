@@ -11,7 +11,8 @@ class SemanticHierarchyLoss(nn.Module):
     """`semantic_hierarchy_loss` with its class distances [C, C] and keywords: `criterion(z, target)`.
 
     The distances are a buffer: they move with the module and are saved with it. Without them (None) the samples' own distances
-    [N, N] come with every batch: `criterion(z, pair_distance=distances)`.
+    [N, N] come with every batch: `criterion(z, pair_distance=distances)`. z are codes [N, K] in (-1, 1), target class ids [N] or
+    multi-hot [N, C]. Errors are the function's.
     """
 
     class_distance: Tensor | None

@@ -8,7 +8,11 @@ from ..ops.pairwise_likelihood_loss import pairwise_likelihood_loss
 
 
 class PairwiseLikelihoodLoss(nn.Module):
-    """`pairwise_likelihood_loss` with its keywords: `criterion(z, target)`, or `criterion(z, target, bank, bank_target)`."""
+    """`pairwise_likelihood_loss` with its keywords: `criterion(z, target)`, or `criterion(z, target, bank, bank_target)`.
+
+    z are codes [N, K] and bank such codes [M, K], each with targets: class ids [N], or multi-hot [N, C]. Errors are those of the
+    function.
+    """
 
     def __init__(self, **keywords: Any) -> None:
         super().__init__()

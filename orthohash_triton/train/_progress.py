@@ -3,14 +3,15 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-Advance = Callable[[], None]
+Advance = Callable[..., None]
+"""Advances a bar by one; called with a text, it also changes the bar's description."""
 
 
 @contextmanager
-def progress_bar(description: str, total: int, *, enabled: bool = True) -> Iterator[Advance]:
-    """A bar of `total` steps; yields the function that advances it by one."""
+def progress_bar(description: str, total: int, *, done: int = 0, enabled: bool = True) -> Iterator[Advance]:
+    """A bar of `total` steps, of which `done` are done already, with the time that is left; yields what advances it."""
     if not enabled:
-        yield lambda: None
+        yield lambda description=None: None
         return
     try:
         from rich.console import Console
@@ -26,5 +27,5 @@ def progress_bar(description: str, total: int, *, enabled: bool = True) -> Itera
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(description, total=total)
-        yield lambda: bar.advance(task)
+        task = bar.add_task(description, total=total, completed=done)
+        yield lambda description=None: bar.update(task, advance=1, description=description)

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .model_zoo import LIBRARIES
+
 
 class SmallCNN(nn.Module):
     """Two strided convolutions and a fully connected layer: quick to train from scratch on a CPU.
@@ -122,20 +124,28 @@ _FOR_FEATURES = ("features", "mlp")
 FROM_SCRATCH = ("small-cnn", "mlp")  # which know nothing before they are trained
 
 
-def make_backbone(name: str, sample_shape: tuple[int, ...], *, learned: bool = True) -> nn.Module:
+def knows_nothing(name: str, *, pretrained: bool) -> bool:
+    """Whether the backbone called `name` has to be trained before its features mean anything."""
+    return name in FROM_SCRATCH or (":" in name and not pretrained)
+
+
+def make_backbone(name: str, sample_shape: tuple[int, ...], *, learned: bool = True, pretrained: bool = True) -> nn.Module:
     """The backbone called `name` for samples of `sample_shape`.
 
-    "auto" is "features" for feature vectors; for images "small-cnn", or "pixels" where nothing is `learned`.
+    "auto" is "features" for feature vectors; for images "small-cnn", or "pixels" where nothing is `learned`. "timm:NAME" and
+    "torchvision:NAME" are models of those packages, with their weights where `pretrained`.
     """
     takes_features = len(sample_shape) == 1
     if name == "auto":
         name = "features" if takes_features else "small-cnn" if learned else "pixels"
-    if name not in BACKBONES:
-        raise ValueError(f"backbone must be one of auto, {', '.join(BACKBONES)}; got {name!r}")
+    library, _, model = name.partition(":")
+    if name not in BACKBONES and library not in LIBRARIES:
+        known = ["auto", *BACKBONES, *(f"{library}:NAME" for library in LIBRARIES)]
+        raise ValueError(f"backbone must be one of {', '.join(known)}; got {name!r}")
     if takes_features != (name in _FOR_FEATURES):
         kind = f"features [N, {sample_shape[0]}]" if takes_features else f"images {list(sample_shape)}"
         raise ValueError(f'backbone {name!r} does not take {kind}; "auto" picks one that does')
-    return BACKBONES[name](sample_shape)
+    return LIBRARIES[library](model, pretrained) if library in LIBRARIES else BACKBONES[name](sample_shape)
 
 
 def out_features(backbone: nn.Module, sample_shape: tuple[int, ...]) -> int:

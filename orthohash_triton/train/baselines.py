@@ -38,7 +38,7 @@ def exact_cosine(gallery: Dataset, query: Dataset) -> dict[str, Any]:
 
 
 def _vectors(dataset: Dataset) -> Tensor:
-    return dataset.inputs.flatten(1).float()
+    return dataset.inputs[:].flatten(1).float()
 
 
 def _queries_per_second(vectors: Tensor, queries: Tensor) -> float:

@@ -17,8 +17,18 @@ RADIUS = 2
 
 
 def evaluate_run(run: Run, query: Dataset) -> dict[str, Any]:
-    """Figures of a run's gallery index for the samples of `query`, kept in the run folder too; see `evaluate_codes`."""
-    figures = evaluate_codes(run.index, run.model.encode(query.inputs), query.labels, run.gallery_labels)
+    """Figures of a run's gallery index for the samples of `query`; see `evaluate_codes`.
+
+    The run folder keeps them, and codes, labels and files of the queries.
+
+    Raises:
+        ValueError: `query` has no labels.
+    """
+    if not query.is_labelled:
+        raise ValueError(f"{query.name} has no labels, by which answers could be judged right")
+    codes = run.model.encode(query.inputs)
+    figures = evaluate_codes(run.index, codes, query.labels, run.gallery_labels)
+    run.add_queries(codes, query.labels, query.paths)
     run.add_evaluation(figures)
     return figures
 

@@ -7,11 +7,21 @@
     index.ibxf            codes of the gallery, as FAISS reads them (faiss.read_index_binary)
     labels.safetensors    labels of the gallery, int64 [N] or bool [N, C], in the order of the index
     paths.json            files of the gallery's images, where there are any
+    queries.safetensors   of the evaluation: codes uint8 [Q, bits/8] and labels int64 [Q] or bool [Q, C]
+    query_paths.json      files of the queries' images, where there are any
+    skipped.json          image files that were left out, with the reasons, where there are any
 
-Every file is written whole or not at all, config.json last: a folder without it holds no run.
+Every file is written whole or not at all, config.json last: a folder without it holds no run. While a training goes on (see
+`train(folder=...)`) there are also
+
+    checkpoint.pt         where it stands, to go on from; removed when the run is complete
+    metrics.jsonl         one line of JSON per epoch, as they end
+    tensorboard/          logs, where they are asked for
+    wandb.json            id of the run of Weights & Biases, where it is asked for
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -23,11 +33,13 @@ from .. import __version__, methods
 from .._files import atomic_write
 from ..data import Dataset
 from ..search import HammingIndex
+from . import checkpoint
 from .backbones import make_backbone
 from .model import HashModel
 from .trainer import TrainConfig, Trained
 
 FORMAT = 2
+_OF_THE_EVALUATION = ("queries.safetensors", "query_paths.json")
 
 
 @dataclass(frozen=True)
@@ -48,6 +60,11 @@ class Run:
         """Keep retrieval figures in metrics.json, in the place of earlier ones."""
         self.metrics["evaluation"] = figures
         _write_json(self.path / "metrics.json", self.metrics)
+
+    def add_queries(self, codes: Tensor, labels: Tensor, paths: Sequence[Path] | None) -> None:
+        """Keep what was searched for: codes uint8 [Q, bits / 8], labels [Q] or [Q, C], and the images' files."""
+        _write_tensors(self.path / "queries.safetensors", {"codes": codes, "labels": labels})
+        _write_paths(self.path / "query_paths.json", paths)
 
 
 def save_run(path: str | Path, config: TrainConfig, trained: Trained, gallery: Dataset, *, custom_backbone: bool = False) -> Run:
@@ -76,16 +93,36 @@ def save_run(path: str | Path, config: TrainConfig, trained: Trained, gallery: D
     else:
         _write_tensors(path / "codebook.safetensors", {"codebook": trained.codebook})
     _write_tensors(path / "labels.safetensors", {"gallery": gallery.labels})
-    if gallery.paths is not None:
-        _write_json(path / "paths.json", [str(file) for file in gallery.paths])
-    else:
-        (path / "paths.json").unlink(missing_ok=True)
+    _write_paths(path / "paths.json", gallery.paths)
+    for name in _OF_THE_EVALUATION:
+        (path / name).unlink(missing_ok=True)
     index.save(path / "index.ibxf")
     _write_json(path / "config.json", description)
+    (path / checkpoint.NAME).unlink(missing_ok=True)
     paths = None if gallery.paths is None else tuple(map(str, gallery.paths))
     return Run(
         path, config, trained.model, trained.codebook, index, gallery.labels, gallery.class_names, paths, metrics
     )  # fmt: skip
+
+
+def make_way(path: str | Path, *, overwrite: bool = False) -> None:
+    """See that a new training can be kept at `path`: nothing that is there is lost unless `overwrite`.
+
+    A finished run stays until `save_run` replaces it.
+
+    Raises:
+        FileExistsError: a run is there, finished or not.
+    """
+    path = Path(path)
+    unfinished = path / checkpoint.NAME
+    if overwrite:
+        unfinished.unlink(missing_ok=True)
+    elif unfinished.exists():
+        raise FileExistsError(
+            f"{path} holds an unfinished training: go on with --resume {path}, choose another folder, or add --overwrite"
+        )
+    elif (path / "config.json").exists():
+        raise FileExistsError(f"{path} holds a finished run: choose another folder, or add --overwrite to replace it")
 
 
 def load_run(path: str | Path, *, backbone: nn.Module | None = None) -> Run:
@@ -110,7 +147,7 @@ def load_run(path: str | Path, *, backbone: nn.Module | None = None) -> Run:
     config = _config(path, description["config"])
     sample_shape = tuple(description["sample_shape"])
     learned = methods.get(config.method).learned
-    backbone = backbone or make_backbone(config.backbone, sample_shape, learned=learned)
+    backbone = backbone or make_backbone(config.backbone, sample_shape, learned=learned, pretrained=False)  # weights follow
     model = HashModel(backbone, config.bits, sample_shape, batch_norm=description["batch_norm"])
     try:
         model.load_state_dict(_read_tensors(path / "model.safetensors"))
@@ -143,9 +180,16 @@ def _write_json(path: Path, value: Any) -> None:
         file.write((json.dumps(value, indent=2) + "\n").encode())
 
 
+def _write_paths(path: Path, paths: Sequence[Path] | None) -> None:
+    if paths is None:
+        path.unlink(missing_ok=True)
+    else:
+        _write_json(path, [str(file) for file in paths])
+
+
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} is missing: the run folder is not complete") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

@@ -1,6 +1,7 @@
 """Choosing the best epoch on samples held out of the training set."""
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,12 +21,25 @@ class Validation:
         self.held_out = held_out
         self.score = -1.0
         self.best: dict[str, Tensor] = {}
+        self.epochs_since_best = 0
 
     def judge(self, model: HashModel) -> float:
-        """The mAP of `model`; the later of two equal epochs is the better."""
-        score = mean_average_precision(
+        """The mAP of `model`."""
+        return mean_average_precision(
             model.encode(self.held_out.inputs), model.encode(self.gallery.inputs), self.held_out.labels, self.gallery.labels
         )
+
+    def keep(self, score: float, model: HashModel) -> None:
+        """Remember the weights of `model`, where no `score` before was better: the later of two equal epochs is the better."""
         if score >= self.score:
+            # Waiting for a better one ends after epochs that are no better, whichever of them is kept.
+            self.epochs_since_best = 0 if score > self.score else self.epochs_since_best + 1
             self.score, self.best = score, copy.deepcopy(model.state_dict())
-        return score
+        else:
+            self.epochs_since_best += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"score": self.score, "best": self.best, "epochs_since_best": self.epochs_since_best}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.score, self.best, self.epochs_since_best = state["score"], state["best"], state["epochs_since_best"]

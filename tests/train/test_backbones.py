@@ -37,7 +37,7 @@ def test_names(name: str, shape: tuple[int, ...], kind: str) -> None:
 
 
 def test_unknown_and_unfit_names() -> None:
-    with pytest.raises(ValueError, match=r"backbone must be one of auto, small-cnn, .*; got 'resnet'"):
+    with pytest.raises(ValueError, match=r"must be one of auto, small-cnn, .*, timm:NAME, torchvision:NAME; got 'resnet'"):
         make_backbone("resnet", (3, 8, 8))
     with pytest.raises(ValueError, match=r"'small-cnn' does not take features \[N, 5\]"):
         make_backbone("small-cnn", (5,))

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 
@@ -6,9 +7,10 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from orthohash_triton.data import Splits, digits
+from orthohash_triton.data import UNLABELLED, Dataset, Splits, digits
 from orthohash_triton.train import Run, TrainConfig, load_run, save_run, train
-from orthohash_triton.train.evaluation import evaluate_codes
+from orthohash_triton.train.evaluation import evaluate_codes, evaluate_run
+from orthohash_triton.train.runs import make_way
 
 CONFIG = TrainConfig(dataset="digits", bits=16, epochs=1, batch_size=64, flip=False, threads=1)
 
@@ -53,6 +55,35 @@ def test_evaluation_is_kept(run: Run, splits: Splits) -> None:
     assert load_run(run.path).metrics["evaluation"] == figures
     assert figures["bytes_per_image"] == 2
     assert 0.5 < figures["map_at_all"] <= 1  # one epoch on the digits is far better than chance, 0.1
+
+
+def test_queries_are_kept(run: Run, splits: Splits, trained) -> None:
+    evaluate_run(run, splits.query)
+    kept = load_file(run.path / "queries.safetensors")
+    assert torch.equal(kept["codes"], run.model.encode(splits.query.inputs))
+    assert torch.equal(kept["labels"], splits.query.labels)
+    assert not (run.path / "query_paths.json").exists()
+    files = [Path(f"{i}.jpg") for i in range(len(splits.query))]
+    evaluate_run(run, dataclasses.replace(splits.query, paths=tuple(files)))
+    assert json.loads((run.path / "query_paths.json").read_text()) == [str(file) for file in files]
+    save_run(run.path, CONFIG, trained, splits.gallery)  # of another training, for which they do not hold
+    assert not (run.path / "queries.safetensors").exists()
+    assert not (run.path / "query_paths.json").exists()
+    with pytest.raises(ValueError, match="holiday has no labels, by which answers could be judged right"):
+        evaluate_run(run, Dataset(splits.query.inputs, 0 * splits.query.labels, (UNLABELLED,), "holiday"))
+
+
+def test_a_new_training_makes_way_only_if_it_is_told_to(run: Run) -> None:
+    with pytest.raises(FileExistsError, match="holds a finished run: choose another folder, or add --overwrite"):
+        make_way(run.path)
+    make_way(run.path, overwrite=True)
+    assert load_run(run.path).config == CONFIG  # until another takes its place
+    (run.path / "checkpoint.pt").write_bytes(b"")
+    with pytest.raises(FileExistsError, match=r"holds an unfinished training: go on with --resume .*, or add --overwrite"):
+        make_way(run.path)
+    make_way(run.path, overwrite=True)
+    assert not (run.path / "checkpoint.pt").exists()
+    make_way(run.path / "new")
 
 
 def test_a_backbone_of_ones_own_is_asked_for(tmp_path: Path, splits: Splits) -> None:
@@ -108,6 +139,12 @@ def test_versions_that_do_not_fit(run: Run) -> None:
     edit_config(run, format=2, config={"bits": 16, "warmth": 3})
     with pytest.raises(ValueError, match="settings that this version does not know: warmth"):
         load_run(run.path)
+
+
+def test_a_run_of_before_a_setting_was_there(run: Run) -> None:
+    config = json.loads((run.path / "config.json").read_text())["config"]
+    edit_config(run, config={name: config[name] for name in ("dataset", "bits", "epochs", "batch_size", "flip", "threads")})
+    assert load_run(run.path).config == CONFIG
 
 
 def test_a_save_that_fails_half_way_leaves_no_run(run: Run, trained, splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:

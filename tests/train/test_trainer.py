@@ -1,31 +1,23 @@
 """The recipe: what it optimises and how, on data small enough to train in a second."""
 
+import copy
 import dataclasses
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from orthohash_triton.data import Dataset, digits
+from orthohash_triton.data import UNLABELLED, Dataset, digits
+from orthohash_triton.data.images import ImageFiles
 from orthohash_triton.ops.pack_codes import unpack_codes
 from orthohash_triton.train import HashModel, TrainConfig, train
-from orthohash_triton.train import trainer as trainer_module
-from orthohash_triton.train.trainer import augment
+from orthohash_triton.train.validation import Validation
+
+from .data import blobs, pictures, weights
 
 QUICK = TrainConfig(dataset="digits", bits=16, epochs=2, batch_size=64, flip=False, threads=1)
-
-
-def blobs(n: int = 300, classes: int = 3, width: int = 20) -> Dataset:
-    """Well separated Gaussian classes, as features."""
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(n) % classes
-    centres = 3 * torch.randn(classes, width, generator=generator)
-    return Dataset(centres[labels] + torch.randn(n, width, generator=generator), labels, tuple("abc"), "blobs")
-
-
-def weights(model: HashModel) -> list[torch.Tensor]:
-    return list(model.state_dict().values())
 
 
 def test_separable_classes_get_their_codewords() -> None:
@@ -63,6 +55,53 @@ def test_backbone_learns_at_its_share_of_the_rate_and_both_decay(monkeypatch: py
     assert trained.history[-1].lr == pytest.approx(0.05)
 
 
+def test_patience_ends_the_training_and_the_best_epoch_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = iter([0.3, 0.5, 0.5, 0.4, 0.9])
+    seen = []
+
+    def judge(validation, model):
+        seen.append(copy.deepcopy(model.state_dict()))
+        return next(scores)
+
+    monkeypatch.setattr(Validation, "judge", judge)
+    config = dataclasses.replace(QUICK, epochs=9, validation=0.2, patience=2)
+    trained = train(config, blobs(), progress=False)
+    assert [epoch.validation_map for epoch in trained.history] == [0.3, 0.5, 0.5, 0.4]
+    assert all(map(torch.equal, weights(trained.model), seen[2].values()))  # the later of two equal ones
+    with pytest.raises(ValueError, match="patience needs samples to judge by; set validation"):
+        train(dataclasses.replace(config, validation=0.0), blobs(), progress=False)
+
+
+def test_samples_that_the_source_sets_aside_are_the_validation_set() -> None:
+    parts = blobs(), blobs(n=30)
+    data = dataclasses.replace(parts[0], validation=parts[1])
+    trained = train(dataclasses.replace(QUICK, validation=0.5), data, progress=False)
+    alone = train(QUICK, parts[0], progress=False)
+    assert [epoch.loss for epoch in trained.history] == [epoch.loss for epoch in alone.history]  # all samples are learned from
+    assert trained.history[-1].validation_map == pytest.approx(1, abs=0.1)
+
+
+def test_images_in_files_teach_what_images_in_memory_do(tmp_path: Path) -> None:
+    """With the decoding in threads, ahead of the steps."""
+    image = pytest.importorskip("PIL.Image")
+    data = pictures()
+    files = [tmp_path / f"{number}.png" for number in range(len(data))]
+    for file, pixels in zip(files, data.inputs.numpy(), strict=True):
+        image.fromarray(pixels).save(file)
+    on_disk = dataclasses.replace(data, inputs=ImageFiles(files, size=8, grey=True), paths=tuple(files))
+    for changes in ({"validation": 0.2}, {"backbone_lr_scale": 0.0}):
+        config = dataclasses.replace(QUICK, batch_size=32, **changes)
+        first, second = (train(config, source, progress=False) for source in (data, on_disk))
+        assert all(map(torch.equal, weights(first.model), weights(second.model)))
+
+
+def test_samples_without_labels_are_for_methods_without() -> None:
+    data = Dataset(blobs().inputs, torch.zeros(300, dtype=torch.int64), (UNLABELLED,), "photos")
+    with pytest.raises(ValueError, match="'orthohash' learns from labels, and photos has none; choose one of pca, lsh"):
+        train(QUICK, data, progress=False)
+    assert train(dataclasses.replace(QUICK, method="pca"), data, progress=False).model.encode(data.inputs).shape == (300, 2)
+
+
 def test_a_frozen_backbone_stays_as_it_was() -> None:
     backbone = nn.Sequential(nn.Flatten(), nn.Linear(64, 30), nn.BatchNorm1d(30))
     before = [tensor.clone() for tensor in backbone.state_dict().values()]
@@ -85,29 +124,6 @@ def test_the_loss_is_the_mean_over_full_batches_of_the_formula() -> None:
     assert trained.history[0].loss == pytest.approx(nn.functional.cross_entropy(logits, data.labels).item(), rel=1e-5)
 
 
-def test_augmentation_moves_and_mirrors_whole_images() -> None:
-    torch.manual_seed(0)
-    image = torch.arange(1.0, 10.0).reshape(1, 1, 3, 3)
-    batch = augment(image.expand(200, 1, 3, 3), flip=True, crop_padding=0)
-    mirrored = batch[:, 0, 0, 0] == 3
-    assert 60 < int(mirrored.sum()) < 140
-    assert torch.equal(batch[mirrored][0], image[0].flip(2))
-    assert torch.equal(batch[~mirrored][0], image[0])
-    shifted = augment(image.expand(300, 1, 3, 3), flip=False, crop_padding=1)
-    assert {tuple(s.flatten().tolist()) for s in shifted} == {
-        tuple(nn.functional.pad(image, (1, 1, 1, 1))[0, 0, top : top + 3, left : left + 3].flatten().tolist())
-        for top in range(3)
-        for left in range(3)
-    }
-
-
-def test_colour_channels_move_together() -> None:
-    images = torch.rand(1, 1, 6, 6).expand(20, 3, 6, 6)
-    moved = augment(images, flip=True, crop_padding=2)
-    assert moved.shape == (20, 3, 6, 6)
-    assert torch.equal(moved[:, 0], moved[:, 2])
-
-
 def test_a_batch_larger_than_the_data_is_an_error() -> None:
     with pytest.raises(ValueError, match="batch_size 64 is more than the 10 training samples"):
         train(QUICK, blobs(n=10), progress=False)
@@ -119,10 +135,11 @@ def test_a_device_that_is_not_there(device: str) -> None:
         train(dataclasses.replace(QUICK, device=device), blobs(), progress=False)
 
 
-def test_a_loss_that_is_not_finite_stops_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer_module._Loop, "one_epoch", lambda *arguments: math.nan)
-    with pytest.raises(ValueError, match="the loss became nan in epoch 1"):
-        train(QUICK, blobs(), progress=False)
+def test_a_loss_that_is_not_finite_stops_the_training() -> None:
+    data = blobs()
+    data.inputs[5, 5] = math.nan
+    with pytest.raises(ValueError, match=r"the loss became nan in epoch 1; the data hold NaN, or lr 0\.01 is too high"):
+        train(QUICK, data, progress=False)
 
 
 @pytest.mark.parametrize(
@@ -142,6 +159,16 @@ def test_a_loss_that_is_not_finite_stops_the_training(monkeypatch: pytest.Monkey
         ({"lr_decay_at": 0.0}, "lr_decay_at"),
         ({"crop_padding": -1}, "crop_padding must be at least 0"),
         ({"threads": 0}, "threads must be at least 1"),
+        ({"accumulate": 0}, "accumulate must be at least 1"),
+        ({"checkpoint_every": -1}, "checkpoint_every must be at least 0"),
+        ({"patience": 0}, "patience must be at least 1"),
+        ({"clip_grad_norm": 0.0}, "clip_grad_norm must be positive"),
+        ({"warmup": -1.0}, "warmup must not be negative"),
+        ({"ema": 1.0}, r"ema is the decay of a moving average, in \(0, 1\); got 1.0"),
+        ({"optimizer": "lion"}, "optimizer must be one of 'adam', 'adamw', 'sgd'"),
+        ({"schedule": "linear"}, "schedule must be one of 'step', 'cosine', 'constant'"),
+        ({"precision": "fp8"}, "precision must be one of 'fp32', 'bf16', 'fp16'"),
+        ({"augment": "heavy"}, "augment must be one of 'none', 'light', 'strong'"),
     ],
 )
 def test_bad_configuration(change: dict, message: str) -> None:

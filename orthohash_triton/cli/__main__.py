@@ -1,0 +1,7 @@
+"""python -m orthohash_triton.cli"""
+
+import sys
+
+from . import main
+
+sys.exit(main())

@@ -1,0 +1,139 @@
+"""Configuration files: the settings of a command in TOML, YAML or JSON, under the names of its options.
+
+    dataset = "photos/"
+    method = "dhn"
+    bits = 32
+
+    [options]                  # the method's own
+    quantization_weight = 0.1
+
+A run folder, or its config.json, is one too: it repeats the run. The command line goes before the file.
+"""
+
+import argparse
+import importlib
+import json
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from ._suggest import did_you_mean
+
+# What a file may not say: it stands for the options of one call.
+NOT_IN_FILES = ("help", "config", "print_config", "json", "quiet", "progress", "resume", "overwrite")
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The settings in the file at `path` by the names of options (underscores); those of the method are among them."""
+    if path.is_dir():
+        path = path / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"--config: {path} does not exist; give a .toml, .yaml or .json file, or a run folder")
+    if path.suffix not in _PARSERS:
+        raise ValueError(f"--config: {path} must end in {', '.join(_PARSERS)}, or be a run folder")
+    try:
+        found = _PARSERS[path.suffix](path.read_text(encoding="utf-8"))
+    except ImportError:
+        raise
+    except Exception as error:  # each parser has an error of its own
+        raise ValueError(f"--config: {path} is not {path.suffix[1:].upper()} ({error})") from error
+    if isinstance(found, dict) and "config" in found and "format" in found:  # a run folder's
+        found = found["config"]
+    if not isinstance(found, dict) or not isinstance(found.get("options", {}), dict):
+        raise ValueError(f"--config: {path} must hold settings by name, and a method's own in a table [options]")
+    own = found.pop("options", {})
+    settings = [*found.items(), *own.items()]
+    names = [str(name).replace("-", "_") for name, _ in settings]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"--config: {path} sets {', '.join(twice)} twice")
+    return dict(zip(names, (value for _, value in settings), strict=True))
+
+
+def apply(settings: dict[str, Any], parser: argparse.ArgumentParser, path: Path) -> None:
+    """Make `settings` the defaults of `parser`'s options."""
+    actions = options_of(parser)
+    for name, value in settings.items():
+        if name not in actions:
+            near = did_you_mean(name, actions)
+            raise ValueError(f"--config: {path} sets {name!r}, which {parser.prog} does not take{near or _hint(parser)}")
+        try:
+            converted = _converted(actions[name], value)
+        except (ValueError, argparse.ArgumentTypeError) as error:
+            raise ValueError(f"--config: {path}: {name} cannot be {value!r}: {error}") from error
+        parser.set_defaults(**{name: converted})
+        actions[name].required = False
+
+
+def options_of(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
+    """The options of `parser` that a file may set, by name."""
+    return {action.dest: action for action in parser._actions if action.option_strings and action.dest not in NOT_IN_FILES}
+
+
+def as_toml(values: argparse.Namespace, parser: argparse.ArgumentParser, own: Iterable[str]) -> str:
+    """`values` as a TOML file that says the same, each with its help; those in `own` are the method's."""
+    actions = options_of(parser)
+    lines = [_toml_line(action, getattr(values, name)) for name, action in actions.items() if name not in own]
+    table = [_toml_line(actions[name], getattr(values, name)) for name in own]
+    return "\n".join([*lines, *(["", "[options]"] if table else []), *table])
+
+
+def _toml_line(action: argparse.Action, value: Any) -> str:
+    help = (action.help or "").replace(" (%(default)s)", "").replace("%%", "%")
+    setting = f"# {action.dest} =" if value is None else f"{action.dest} = {_toml_value(value)}"
+    return f"{setting}  # {help}" if help else setting
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml_value, value))}]"
+    if isinstance(value, float):
+        return repr(value)  # inf and nan as TOML writes them
+    return json.dumps(value if isinstance(value, int) else str(value), ensure_ascii=False)
+
+
+def _hint(parser: argparse.ArgumentParser) -> str:
+    return f"; `{parser.prog} --help` lists its options"
+
+
+def _converted(action: argparse.Action, value: Any) -> Any:
+    """`value` as the option's own conversion of its text would give it."""
+    if action.nargs in ("+", "*"):
+        return [_one(action, each) for each in (value if isinstance(value, list) else [value])]
+    return _one(action, value)
+
+
+def _one(action: argparse.Action, value: Any) -> Any:
+    if value is None and action.default is None:
+        return None
+    if action.nargs == 0:  # a flag
+        if not isinstance(value, bool):
+            raise ValueError("it is true or false")
+        return value
+    kind: Any = action.type or str
+    fitting = {int: (int, str), float: (int, float, str)}.get(kind, (str,))
+    if not isinstance(value, fitting) or isinstance(value, bool):
+        raise ValueError(f"expected {_in_words(kind)}")
+    converted = kind(value)  # text too, as on the command line: YAML takes 5e-4 for text
+    if action.choices is not None and converted not in action.choices:
+        raise ValueError(f"expected one of {', '.join(map(str, action.choices))}")
+    return converted
+
+
+def _in_words(kind: Any) -> str:
+    return {int: "an integer", float: "a number"}.get(kind, "text")
+
+
+def _toml(text: str) -> Any:
+    return importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli").loads(text)
+
+
+def _yaml(text: str) -> Any:
+    try:
+        import yaml
+    except ImportError as error:
+        raise ImportError('YAML configuration files need pyyaml: pip install "orthohash-triton[config]", or use TOML') from error
+    return yaml.safe_load(text)
+
+
+_PARSERS: dict[str, Callable[[str], Any]] = {".toml": _toml, ".yaml": _yaml, ".yml": _yaml, ".json": json.loads}

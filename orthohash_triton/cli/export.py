@@ -1,0 +1,104 @@
+"""orthohash export."""
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ._command import Command, command
+from ._output import print_json
+from ._sources import splits_of
+
+FORMATS = ("pretrained", "onnx")
+
+
+def add(commands: Any) -> None:
+    command(commands, "export", run, _declare, "write the model of a run for use elsewhere", """
+        orthohash export runs/fashion --out models/fashion
+        orthohash export runs/fashion --out fashion.onnx
+        orthohash export runs/fashion --out fashion.onnx --check 1000""")  # fmt: skip
+
+
+def _declare(parser: Command) -> None:
+    parser.add_argument("model", type=Path, metavar="RUN", help="run folder")
+    parser.add_argument(
+        "--out", required=True, type=Path, metavar="PATH", help="folder of the pretrained model, or file of the ONNX graph"
+    )
+    parser.add_argument(
+        "--format", choices=FORMATS,
+        help="pretrained: safetensors and JSON for HashModel.from_pretrained; onnx: one graph from images to packed codes "
+        "(onnx if PATH ends with .onnx, else pretrained)",
+    )  # fmt: skip
+    onnx = parser.add_argument_group("options of the format onnx")
+    onnx.add_argument("--opset", type=int, metavar="N", help="version of ONNX's operators, 18 to 23 (18)")
+    onnx.add_argument("--batch-size", type=int, metavar="N", help="samples of every call; the default is any number")
+    onnx.add_argument("--channels-last", action="store_true", help="take RGB images as [N, H, W, 3]")
+    onnx.add_argument(
+        "--check", type=int, metavar="N",
+        help="compare the codes of N samples of the data set, bit for bit, by ONNX Runtime and by PyTorch; exit status 1 if they "
+        "differ by more than rounding (8 samples of noise are compared in any case)",
+    )  # fmt: skip
+
+
+def run(options: argparse.Namespace) -> int:
+    from ..train import load_run
+
+    onnx = (options.format or ("onnx" if options.out.suffix == ".onnx" else "pretrained")) == "onnx"
+    for name in ("opset", "batch_size", "channels_last", "check"):
+        if not onnx and getattr(options, name):
+            raise ValueError(f"--{name.replace('_', '-')} is for ONNX; give --format onnx or a path that ends with .onnx")
+    if options.check is not None and options.check < 1:
+        raise ValueError(f"--check must be at least 1; got {options.check}")
+    run = load_run(options.model)
+    return _export_onnx(options, run) if onnx else _export_pretrained(options, run)
+
+
+def _export_pretrained(options: argparse.Namespace, run: Any) -> int:
+    from ..train.pretrained import export_run
+
+    export_run(run, options.out)
+    if options.json:
+        print_json({"pretrained": str(options.out), "bits": run.model.bits})
+    else:
+        print(f"{options.out}: codes of {run.model.bits} bits\nopen it with HashModel.from_pretrained({str(options.out)!r})")
+    return 0
+
+
+def _export_onnx(options: argparse.Namespace, run: Any) -> int:
+    from ..train.onnx_export import OPSET, compare_onnx, export_onnx
+
+    samples = None if options.check is None else _samples(run, options.check)
+    export_onnx(
+        run.model, options.out, opset=OPSET if options.opset is None else options.opset, batch_size=options.batch_size,
+        channels_last=options.channels_last, class_names=run.class_names,
+    )  # fmt: skip
+    figures: dict[str, Any] = {"onnx": str(options.out), "bits": run.model.bits, "bytes": options.out.stat().st_size}
+    agreement = None
+    if samples is not None:
+        agreement = compare_onnx(run.model, options.out, samples)
+        figures["check"] = {"identical": agreement.identical, "within_rounding": agreement.within_rounding, **asdict(agreement)}
+    if options.json:
+        print_json(figures)
+    else:
+        print(f"{options.out}: codes of {run.model.bits} bits, {figures['bytes']:,} bytes")
+        if agreement is not None:
+            print(f"checked: {agreement}{_verdict(agreement)}")
+    return 0 if agreement is None or agreement.within_rounding else 1
+
+
+def _verdict(agreement: Any) -> str:
+    if agreement.identical:
+        return ""
+    return ": rounding" if agreement.within_rounding else ": more than rounding; do not use this graph"
+
+
+def _samples(run: Any, count: int) -> Any:
+    """The first `count` samples of the run's data set: queries, then the gallery."""
+    import torch
+
+    splits = splits_of(run.config)
+    query, gallery = splits.query.inputs[:count], splits.gallery.inputs[: max(count - len(splits.query), 0)]
+    found = torch.cat([query, gallery])
+    if len(found) < count:
+        raise ValueError(f"--check {count}: the data set {run.config.dataset} has {len(found)} samples; ask for no more")
+    return found

@@ -1,0 +1,46 @@
+"""orthohash features."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ._command import Command, command
+from ._config_options import add_config_options, config_from
+from ._output import print_json
+from ._sources import splits_of
+
+
+def add(commands: Any) -> None:
+    command(commands, "features", run, _declare, "compute the features of a backbone once, to train heads on", """
+        orthohash features --dataset fashion-mnist --backbone efficientnet-lite0 --out features/fashion
+        orthohash train --dataset features/fashion --backbone mlp --out runs/fashion""")  # fmt: skip
+
+
+def _declare(parser: Command) -> None:
+    parser.add_argument("--out", required=True, type=Path, help="folder of train.npz, query.npz (and gallery, validation)")
+    add_config_options(parser, only=(
+        "dataset", "backbone", "pretrained", "image_size", "query_fraction", "seed", "threads", "device",
+        "on_corrupt", "on_missing", "root", "path_column", "label_column", "split_column",
+    ))  # fmt: skip
+
+
+def run(options: argparse.Namespace) -> None:
+    from .. import data
+    from ..data.images import SKIPPED_FILE, write_skipped
+    from ..train.features import compute_features
+
+    config = config_from(options, method_options=False)
+    splits = splits_of(config)
+    parts = {"train": splits.train, "query": splits.query}
+    if splits.gallery is not splits.train:
+        parts["gallery"] = splits.gallery
+    if splits.train.validation is not None:
+        parts["validation"] = splits.train.validation
+    options.out.mkdir(parents=True, exist_ok=True)
+    for name, part in parts.items():
+        data.features.save(options.out / f"{name}.npz", compute_features(part, config, title=name, progress=options.progress))
+    write_skipped(options.out / SKIPPED_FILE, splits.skipped)
+    if options.json:
+        print_json({"features": str(options.out), **{name: len(part) for name, part in parts.items()}})
+    else:
+        print(f"{options.out}: " + ", ".join(f"{len(part):,} {name}" for name, part in parts.items()))

@@ -1,0 +1,146 @@
+"""orthohash info."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from ._command import Command, command
+from ._output import cell, print_json
+
+
+def add(commands: Any) -> None:
+    command(commands, "info", run, _declare, "say what a file or folder is, and what can be done with it", """
+        orthohash info runs/fashion
+        orthohash info holiday.npy
+        orthohash info photos/ --json""")  # fmt: skip
+
+
+def _declare(parser: Command) -> None:
+    parser.add_argument("path", type=Path, help="run folder, codes, index, pretrained model or data set")
+
+
+def run(options: argparse.Namespace) -> None:
+    found = _describe(options.path)
+    if options.json:
+        print_json(found)
+        return
+    print(f"{options.path}: {found['kind']}")
+    for name, value in found.items():
+        if name not in ("kind", "next") and value is not None:
+            print(f"  {name.replace('_', ' '):<16}{_in_words(value)}")
+    print("\n".join(["next:", *(f"  {line}" for line in found["next"])]))
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    """What is at `path`: `kind`, its figures, and `next`, command lines that take it."""
+    from ..encoding import holds_codes
+    from ..train.checkpoint import NAME as CHECKPOINT
+
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; give a run folder, codes, an index or a data set")
+    if (path / "config.json").is_file():
+        return _run(path) if (path / "index.ibxf").is_file() else _pretrained(path)
+    if (path / CHECKPOINT).is_file():
+        return _stopped(path)
+    return _codes(path) if holds_codes(path) else _data_set(path)
+
+
+def _run(path: Path) -> dict[str, Any]:
+    from ..train import load_run
+
+    run = load_run(path)
+    return {
+        "kind": "run folder",
+        "method": run.config.method,
+        "rotation": run.config.rotate,
+        "backbone": run.config.backbone,
+        "trained_on": run.config.dataset,
+        "bits": run.config.bits,
+        "sample": list(run.model.sample_shape),
+        "gallery": len(run.index),
+        "classes": len(run.class_names),
+        "epochs": len(run.metrics["epochs"]),
+        "map_at_all": run.metrics.get("evaluation", {}).get("map_at_all"),
+        "next": [
+            f"orthohash search {path} QUERIES",
+            f"orthohash encode {path} SOURCE --out codes.npy",
+            f"orthohash report {path}",
+            f"orthohash browse {path}",
+            f"orthohash export {path} --out model.onnx",
+            f"orthohash train --config {path} --out AGAIN",
+        ],
+    }
+
+
+def _stopped(path: Path) -> dict[str, Any]:
+    from ..train.checkpoint import checkpoint_settings
+
+    settings = checkpoint_settings(path)
+    return {
+        "kind": "training that was stopped",
+        **{name: settings[name] for name in ("method", "backbone", "dataset", "bits", "epochs")},
+        "next": [f"orthohash train --resume {path}"],
+    }
+
+
+def _pretrained(path: Path) -> dict[str, Any]:
+    try:
+        description = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path / 'config.json'} is not JSON ({error})") from error
+    if not isinstance(description, dict) or not {"bits", "backbone", "sample_shape"} <= set(description):
+        raise ValueError(f"{path} has a config.json, but is neither a run folder nor a pretrained model")
+    return {
+        "kind": "pretrained model",
+        "backbone": description["backbone"],
+        "bits": description["bits"],
+        "sample": description["sample_shape"],
+        "classes": len(description.get("class_names", ())),
+        "next": [
+            f"orthohash encode {path} SOURCE --out codes.npy",
+            f"HashModel.from_pretrained({str(path)!r}), in Python: from orthohash_triton.train import HashModel",
+        ],
+    }
+
+
+def _codes(path: Path) -> dict[str, Any]:
+    from ..encoding import read_codes
+
+    found = read_codes(path)
+    kind = {".npy": "packed codes", ".parquet": "packed codes in a table"}.get(path.suffix, "index file")
+    return {
+        "kind": kind,
+        "count": len(found.index),
+        "bits": found.index.bits,
+        "bytes_per_code": found.index.bits // 8,
+        "ids": "own" if found.index.ids is not None else "rows",
+        "files": found.paths is not None,
+        "next": [
+            f"orthohash search {path} QUERIES.npy",
+            f"orthohash search {path} IMAGES --model RUN",
+            *([] if kind == "index file" else [f"orthohash index {path} --out codes.ibxf"]),
+        ],
+    }
+
+
+def _data_set(path: Path) -> dict[str, Any]:
+    from ..data import NAMED
+    from ..data.readers import find_reader
+
+    reader = find_reader(path, {}, NAMED)
+    found: dict[str, Any] = {"kind": reader.what}
+    if reader.parts is not None:
+        parts = reader.parts(path)
+        found |= {name: len(part) for name, part in parts.items()}
+        found |= {"classes": len(next(iter(parts.values())).class_names), "skipped": sum(len(p.skipped) for p in parts.values())}
+    found["next"] = [f"orthohash train --dataset {path} --out RUN", f"orthohash encode RUN {path} --out codes.npy"]
+    return found
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, bool):
+        return "known" if value else "unknown"
+    if isinstance(value, list):
+        return " x ".join(map(str, value))
+    return cell(value, ".4f" if isinstance(value, float) else "," if isinstance(value, int) else "")

@@ -1,0 +1,47 @@
+"""orthohash methods."""
+
+import argparse
+from dataclasses import fields
+from typing import Any
+
+from ._command import Command, command
+from ._output import print_json, print_table
+
+
+def add(commands: Any) -> None:
+    command(commands, "methods", run, _declare, "list the methods and rotations, with their papers", """
+        orthohash methods
+        orthohash methods --json""")  # fmt: skip
+
+
+def _declare(parser: Command) -> None:
+    """Nothing to choose."""
+
+
+def run(options: argparse.Namespace) -> None:
+    from .. import methods
+
+    known = [methods.get(name) for name in methods.names()]
+    listed: list[dict[str, Any]] = [{
+        "name": method.name, "title": method.title, "learned": method.learned, "summary": method.summary, "paper": method.paper,
+        "url": method.url, "lr": method.lr if method.learned else None,
+        "options": {field.name: {"default": field.default, "help": field.metadata["help"]} for field in fields(method.options)},
+    } for method in known]  # fmt: skip
+    rotations = [{"name": name, "summary": summary, "paper": paper} for name, (summary, paper) in _ROTATIONS.items()]
+    if options.json:
+        print_json({"methods": listed, "rotations": rotations})
+        return
+    rows = [[m["name"], m["summary"], m["paper"]] for m in [*listed, *rotations]]
+    print_table("Methods (--method) and rotations (--rotate)", ["name", "what it does", "paper"], rows, justify="left")
+
+
+_ROTATIONS = {
+    "itq": (
+        "orthogonal rotation that brings the codes nearest to +-1, in closed form, alternating",
+        "Gong and Lazebnik, Iterative Quantization: A Procrustean Approach to Learning Binary Codes, CVPR 2011",
+    ),
+    "householder": (
+        "rotation as a product of Householder reflections, by gradient descent (H2Q)",
+        "Schwengber et al., Deep Hashing via Householder Quantization, 2023, arXiv 2311.04207",
+    ),
+}

@@ -1,0 +1,142 @@
+"""orthohash search."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from ._command import Command, command
+from ._output import print_json, print_table
+from ._sources import SOURCES, load_model
+
+
+def add(commands: Any) -> None:
+    command(commands, "search", run, _declare, "find the nearest codes", """
+        orthohash search runs/photos holiday/beach.jpg -k 5
+        orthohash search holiday.ibxf holiday/beach.jpg --model runs/photos
+        orthohash search holiday.parquet queries.npy -k 10 --limit 100 --json""")  # fmt: skip
+
+
+def _declare(parser: Command) -> None:
+    parser.add_argument(
+        "index", type=Path, metavar="INDEX", help="codes or index (.ibxf, .npy, .parquet), or a run folder (its gallery)"
+    )
+    parser.add_argument("queries", metavar="QUERIES", help=f"codes as those of INDEX; or, of a run folder or --model, {SOURCES}")
+    parser.add_argument("-k", type=int, default=10, metavar="N", help="neighbours per query (%(default)s)")
+    parser.add_argument("--limit", type=int, default=10, metavar="N", help="search for the first N queries only (%(default)s)")
+    parser.add_argument(
+        "--model", type=Path, metavar="RUN", help="encodes the queries, where INDEX is a file: run folder, or pretrained model"
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    if options.limit < 1:
+        raise ValueError(f"--limit must be at least 1; got {options.limit}")
+    gallery, model = _gallery(options)
+    names, queries, total = _queries(options, model)
+    if 8 * queries.shape[1] != gallery.index.bits:
+        raise ValueError(
+            f"the queries have codes of {8 * queries.shape[1]} bits, {options.index} of {gallery.index.bits} bits; "
+            "encode both with one model"
+        )
+    distances, ids = gallery.index.search(queries, options.k)
+    answers: list[dict[str, Any]] = [
+        {"query": name, "neighbours": [_neighbour(gallery, *pair) for pair in zip(d, j, strict=True) if pair[1] != -1]}
+        for name, d, j in zip(names, distances.tolist(), ids.tolist(), strict=True)
+    ]
+    if options.json:
+        print_json({"queries": total, "results": answers})
+        return
+    _print(answers, f"{len(answers)} of {total} queries in {gallery.index.ntotal:,} codes")
+
+
+def _gallery(options: argparse.Namespace) -> tuple[Any, Any]:
+    """What is searched in, a CodeFile, and the model that encodes queries, if there is one."""
+    from ..data import UNLABELLED
+    from ..encoding import CodeFile, read_codes
+    from ..train import load_run
+
+    if not options.index.is_dir():
+        return read_codes(options.index), load_model(options.model) if options.model else None
+    if options.model:
+        raise ValueError(f"--model is for an index file; the run folder {options.index} has a model of its own")
+    run = load_run(options.index)
+    labels = None
+    if run.class_names != (UNLABELLED,):
+        labels = [", ".join(run.class_names[i] for i in _classes(label)) for label in run.gallery_labels]
+    return CodeFile(run.index, run.gallery_paths, labels), run.model
+
+
+def _queries(options: argparse.Namespace, model: Any) -> tuple[list[str], Any, int]:
+    """Names and codes of the first queries, and how many there are in all."""
+    from ..encoding import holds_codes, read_codes
+
+    if holds_codes(options.queries):
+        found = read_codes(options.queries)
+        codes = found.index.codes[: options.limit]
+        return list(found.paths[: len(codes)]) if found.paths else list(map(str, range(len(codes)))), codes, len(found.index)
+    if model is None:
+        raise ValueError(
+            f"an index file alone cannot encode {options.queries}; name the run folder that its codes are from with --model, "
+            "or give codes as queries"
+        )
+    return _encoded(model, options.queries, options.limit)
+
+
+def _encoded(model: Any, queries: str, limit: int) -> tuple[list[str], Any, int]:
+    import torch
+
+    from ..data import open_source
+    from ..data.images import listed, report_skipped
+
+    source = open_source(queries, model.sample_shape)
+    names: list[str] = []
+    codes: list[Any] = []
+    skipped: list[Any] = []
+    for batch in source.batches(limit):
+        first = len(names) + len(skipped)
+        rows = [row for row in range(first, first + len(batch.inputs) + len(batch.skipped)) if row not in batch.skipped]
+        names += [str(source.paths[row]) if source.paths else f"{queries} {row}" for row in rows]
+        skipped += batch.skipped.values()
+        codes += [model.encode(batch.inputs)] if rows else []
+        if len(names) >= limit:
+            break
+    if not codes:
+        raise ValueError(f"no query of {queries} can be read: {listed(skipped)}")
+    report_skipped(queries, skipped, len(source))
+    return names[:limit], torch.cat(codes)[:limit], len(source)
+
+
+def _neighbour(gallery: Any, distance: int, id: int) -> dict[str, Any]:
+    found: dict[str, Any] = {"id": id, "distance": distance}
+    if gallery.labels:
+        found["class"] = gallery.labels[id]
+    if gallery.paths:
+        found["path"] = gallery.paths[id]
+    return found
+
+
+def _print(answers: list[dict[str, Any]], title: str) -> None:
+    rows = [
+        [
+            _short(answer["query"]) if rank == 0 else "",
+            str(rank + 1),
+            str(n["distance"]),
+            str(n["id"]),
+            n.get("class", ""),
+            _short(n.get("path", "")),
+        ]
+        for answer in answers
+        for rank, n in enumerate(answer["neighbours"])
+    ]
+    print_table(title, ["query", "rank", "distance", "id", "class", "file"], rows)
+
+
+def _short(path: str) -> str:
+    """A file under the working folder by its path from there."""
+    return path.removeprefix(os.getcwd() + os.sep)
+
+
+def _classes(label: Any) -> list[int]:
+    """The class ids of one label: a class id, or a multi-hot row."""
+    return label.nonzero().flatten().tolist() if label.ndim else [int(label)]

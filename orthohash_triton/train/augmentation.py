@@ -1,0 +1,81 @@
+"""Random changes of a batch of images, drawn from torch's generator on the CPU.
+
+Numbers are drawn for the whole batch and used for the part of it that a process has: how many processes share a batch changes
+nothing, and a resumed training draws the same ones.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+AUGMENTATIONS = ("none", "light", "strong")
+
+Augmentation = Callable[[Tensor, int, slice], Tensor]
+"""(float images [n, C, H, W] in [0, 1], size N of the whole batch, which of it they are) -> images of the same shape"""
+
+_WHOLE = slice(None)
+_OF_THE_BATCH = ("order", "forward_input_shape")  # kornia's parameters that are not one per sample
+
+
+def make_augmentation(kind: str, *, flip: bool, crop_padding: int, sample_shape: tuple[int, ...]) -> Augmentation:
+    """none    images as they are
+    light   mirrored (with `flip`), shifted by up to `crop_padding` pixels
+    strong  mirrored (with `flip`), a random part of 30 to 100 % enlarged to the whole, brightness and contrast changed, of colour
+            images saturation and hue too
+    """
+    if kind == "none":
+        return lambda images, count, mine: images
+    if kind == "light":
+        return lambda images, count, mine: augment(images, flip=flip, crop_padding=crop_padding, count=count, mine=mine)
+    changes = _strong_changes(sample_shape)
+
+    def strong(images: Tensor, count: int, mine: slice) -> Tensor:
+        images = augment(images, flip=flip, crop_padding=0, count=count, mine=mine)
+        for change in changes:
+            images = _apply(change, images, count, mine)
+        return images.clamp(0, 1)
+
+    return strong
+
+
+def augment(images: Tensor, *, flip: bool, crop_padding: int, count: int | None = None, mine: slice = _WHOLE) -> Tensor:
+    """Float images [N, C, H, W], each mirrored with probability 1/2 and shifted by up to `crop_padding` pixels.
+
+    `images` may be the part `mine` of a batch of `count`.
+    """
+    n, _, height, width = images.shape
+    count = n if count is None else count
+    if flip:
+        mirrored = torch.rand(count, 1, 1, 1)[mine].to(images.device) < 0.5
+        images = torch.where(mirrored, images.flip(3), images)
+    if crop_padding:
+        padded = F.pad(images, (crop_padding,) * 4)
+        top, left = torch.randint(0, 2 * crop_padding + 1, (2, count, 1))[:, mine].to(images.device)
+        rows = top + torch.arange(height, device=images.device)
+        columns = left + torch.arange(width, device=images.device)
+        sample = torch.arange(n, device=images.device)[:, None, None]
+        images = padded[sample, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    return images
+
+
+def _strong_changes(sample_shape: tuple[int, ...]) -> list[Any]:
+    """kornia's modules, each applied to every image: what changes is how much."""
+    try:
+        import kornia.augmentation as K
+    except ImportError as error:
+        raise ImportError('augment "strong" needs kornia: pip install "orthohash-triton[train]"') from error
+    channels, height, width = sample_shape
+    crop = K.RandomResizedCrop((height, width), scale=(0.3, 1.0), ratio=(3 / 4, 4 / 3), p=1.0)
+    if channels == 3:
+        return [crop, K.ColorJiggle(0.4, 0.4, 0.4, 0.1, p=1.0)]
+    return [crop, K.RandomBrightness((0.6, 1.4), p=1.0), K.RandomContrast((0.6, 1.4), p=1.0)]
+
+
+def _apply(change: Any, images: Tensor, count: int, mine: slice) -> Tensor:
+    drawn = change.forward_parameters(torch.Size((count, *images.shape[1:])))
+    drawn = {name: value if name in _OF_THE_BATCH else value[mine] for name, value in drawn.items()}
+    drawn["forward_input_shape"] = torch.tensor(images.shape)
+    return change(images, params=drawn)

@@ -1,0 +1,133 @@
+"""Everything that decides a run."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from .. import methods
+from ..data import NAMED, Splits, load_splits
+from ..methods import option
+from ..ops import _checks
+from ..rotations import Rotation, fit_householder, fit_itq
+from .augmentation import AUGMENTATIONS
+from .backbones import BACKBONES
+from .optimization import OPTIMIZERS, PRECISIONS, SCHEDULES
+
+ROTATIONS: dict[str, Callable[..., Rotation]] = {"itq": fit_itq, "householder": fit_householder}
+
+WITHOUT_EFFECT = ("checkpoint_every", "tensorboard", "wandb")
+"""Settings that the weights do not depend on: they may change when a training is resumed."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides a run, with `help` for each field in its metadata.
+
+    Two runs of one configuration on one machine with one thread count are bit-identical on
+    a CPU; another machine or thread count changes the order of floating-point sums, and so the last bits of the weights.
+    """
+
+    dataset: str = option(
+        "fashion-mnist", f"{', '.join(NAMED)}, a folder, manifest or list of images, or a file or folder of features"
+    )
+    method: str = option("orthohash", "one of `orthohash methods`")
+    options: dict[str, Any] = field(default_factory=dict)  # the method's own, by name
+    rotate: str = option("none", f"rotation fitted to the codes after the training: none, {', '.join(ROTATIONS)}")
+    backbone: str = option("auto", f"auto, {', '.join(BACKBONES)}, timm:NAME or torchvision:NAME")
+    pretrained: bool = option(True, "pre-trained weights for a backbone of timm or torchvision")
+    bits: int = option(64, "length of the codes, a multiple of 8")
+    epochs: int = option(6, "passes over the training set")
+    batch_size: int = option(256, "samples per batch, over all processes together")
+    accumulate: int = option(1, "batches whose gradients are averaged for one step")
+    lr: float | None = option(None, "learning rate of the hash head; the default is the method's")
+    backbone_lr_scale: float = option(0.1, "the backbone's learning rate as a share of the head's; 0 freezes the backbone")
+    optimizer: str = option("adam", f"one of {', '.join(OPTIMIZERS)}")
+    weight_decay: float = option(5e-4, "L2 penalty on all weights (decoupled with adamw)")
+    clip_grad_norm: float | None = option(None, "largest norm of the gradient of all weights together")
+    schedule: str = option("step", f"of the learning rate: {', '.join(SCHEDULES)}")
+    warmup: float = option(0.0, "steps in which the learning rate rises to its full value; below 1 a share of all steps")
+    lr_decay: float = option(0.1, "schedule step: factor of the learning rate in the last part of the training")
+    lr_decay_at: float = option(0.8, "schedule step: share of the steps after which the learning rate is multiplied by lr_decay")
+    ema: float | None = option(
+        None, "decay of an exponential moving average of the weights, which is then the result, e.g. 0.999"
+    )
+    precision: str = option("fp32", f"of the network while it is trained: {', '.join(PRECISIONS)} (mixed)")
+    validation: float = option(
+        0.0,
+        "share of the training set held out to choose the best epoch, where its source sets none aside; 0 takes the last",
+    )
+    patience: int | None = option(None, "stop after so many epochs without a better validation mAP")
+    augment: str = option("light", f"of images: {', '.join(AUGMENTATIONS)}")
+    flip: bool = option(True, "random horizontal mirroring of images (wrong for text and digits)")
+    crop_padding: int = option(0, "light augmentation: random shifts of images by up to so many pixels")
+    image_size: int = option(64, "side to which images in files are resized")
+    on_corrupt: str = option("skip", "images that cannot be decoded: skip (and list) them, or fail")
+    on_missing: str | None = option(
+        None, "files that a manifest or list names and that are not there: fail (the default) or skip"
+    )
+    root: str | None = option(None, "folder that the paths of a manifest or list start from; the default is its own")
+    path_column: str | None = option(None, "column of a manifest; the default is path")
+    label_column: str | None = option(None, "column of a manifest; the default is labels or label")
+    split_column: str | None = option(None, "column of a manifest; the default is split, if there is one")
+    labels: str | None = option(None, ".npy file of the labels of a file of features; the default of X.npy is X.labels.npy")
+    query_fraction: float = option(0.1, "share of every class held out as queries, where the data set has no split of its own")
+    seed: int = option(0, "of the split, the codebook, the initial weights, the order and the augmentation")
+    threads: int | None = option(None, "CPU threads; the default is torch's")
+    device: str = option("cpu", "cpu, cuda, cuda:1, ...")
+    checkpoint_every: int = option(500, "steps between checkpoints within an epoch; 0 keeps those at the ends of epochs only")
+    tensorboard: bool = option(False, "log to the folder tensorboard in the run folder")
+    wandb: str | None = option(None, "project of Weights & Biases to log to, where wandb is installed")
+
+    def __post_init__(self) -> None:
+        for name in ("bits", "epochs", "batch_size", "accumulate", "image_size"):
+            _checks.integer("TrainConfig", name, getattr(self, name), minimum=1)
+        for name in ("crop_padding", "checkpoint_every"):
+            _checks.integer("TrainConfig", name, getattr(self, name), minimum=0)
+        for name in ("threads", "patience"):
+            if getattr(self, name) is not None:
+                _checks.integer("TrainConfig", name, getattr(self, name), minimum=1)
+        if self.bits % 8:
+            raise ValueError(f"TrainConfig: bits must be a multiple of 8, so that codes fill whole bytes; got {self.bits}")
+        if self.batch_size < 2:
+            raise ValueError("TrainConfig: batch_size must be at least 2, as batch norm needs two samples; got 1")
+        for name in ("lr", "clip_grad_norm"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"TrainConfig: {name} must be positive; got {value}")
+        for name in ("backbone_lr_scale", "weight_decay", "lr_decay", "warmup"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"TrainConfig: {name} must not be negative; got {getattr(self, name)}")
+        if not 0 < self.lr_decay_at <= 1:
+            raise ValueError(f"TrainConfig: lr_decay_at is a share of the steps, in (0, 1]; got {self.lr_decay_at}")
+        if not 0 <= self.validation < 1:
+            raise ValueError(f"TrainConfig: validation is a share of the training set, in [0, 1); got {self.validation}")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError(f"TrainConfig: ema is the decay of a moving average, in (0, 1); got {self.ema}")
+        _checks.choice("TrainConfig", "rotate", self.rotate, ("none", *ROTATIONS))
+        _checks.choice("TrainConfig", "optimizer", self.optimizer, tuple(OPTIMIZERS))
+        _checks.choice("TrainConfig", "schedule", self.schedule, tuple(SCHEDULES))
+        _checks.choice("TrainConfig", "precision", self.precision, tuple(PRECISIONS))
+        _checks.choice("TrainConfig", "augment", self.augment, AUGMENTATIONS)
+        _checks.choice("TrainConfig", "on_corrupt", self.on_corrupt, tuple(_ON_TROUBLE))
+        if self.on_missing is not None:
+            _checks.choice("TrainConfig", "on_missing", self.on_missing, tuple(_ON_TROUBLE))
+        methods.get(self.method).make_options(self.options)
+
+    def load_splits(self) -> Splits:
+        """Training set, gallery and queries of `dataset`; see `data.load_splits`."""
+        return load_splits(
+            self.dataset,
+            size=self.image_size,
+            query_fraction=self.query_fraction,
+            seed=self.seed,
+            on_error=_ON_TROUBLE[self.on_corrupt],
+            on_missing=None if self.on_missing is None else _ON_TROUBLE[self.on_missing],
+            root=self.root,
+            path_column=self.path_column,
+            label_column=self.label_column,
+            split_column=self.split_column,
+            labels=self.labels,
+        )
+
+
+_ON_TROUBLE = {"skip": "skip", "fail": "raise"}

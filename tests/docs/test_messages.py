@@ -1,0 +1,57 @@
+"""Messages that the documentation explains are those of the code."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.docs import pages
+
+FIELD = "\0"  # a value in an f-string
+LEAST = 15  # letters of a quoted message that must be the code's own
+
+
+def messages() -> list[str]:
+    """Every string of the code, with FIELD where a value is filled in."""
+    found = []
+    for folder in ("orthohash_triton", "kernels"):
+        for path in (pages.ROOT / folder).rglob("*.py"):
+            found += map(_text, ast.walk(ast.parse(path.read_text())))
+    return [text for text in found if len(text) >= LEAST]
+
+
+def _text(node: ast.AST) -> str:
+    if isinstance(node, ast.JoinedStr):
+        return "".join(part.value if isinstance(part, ast.Constant) else FIELD for part in node.values)
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+
+
+def quotes(path: Path) -> list[str]:
+    """The messages in the headings of a page, and in the first column of its tables of lines."""
+    text = path.read_text()
+    headings = re.findall(r"^#### (.*`.*)$", text, re.MULTILINE)
+    return [quote for heading in headings for quote in re.findall(r"`(.+?)`(?:, and |$)", heading)]
+
+
+def pattern(quote: str) -> re.Pattern:
+    """Matches messages that have the words of `quote` in its order; "..." and what a field holds may be anything."""
+    return re.compile(".*".join(map(re.escape, re.split(r"\s*\.\.\.[,;.]?\s*", quote))), re.DOTALL)
+
+
+ALL_MESSAGES = messages()
+QUOTES = quotes(pages.DOCS / "faq.md")
+
+
+@pytest.mark.parametrize("quote", QUOTES)
+def test_a_quoted_message_is_in_the_code(quote):
+    assert len(quote.replace("...", "")) >= LEAST
+    assert any(pattern(quote).search(message.replace(FIELD, "…")) for message in ALL_MESSAGES), quote
+
+
+def test_a_message_that_is_not_in_the_code_is_noticed():
+    assert not any(pattern("queries have ... bits, galaxy ...").search(message) for message in ALL_MESSAGES)
+
+
+def test_all_messages_are_looked_at():
+    assert len(QUOTES) >= 30

@@ -1,0 +1,62 @@
+"""Every public name is in the reference."""
+
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.docs import pages
+
+MODULES = (
+    "orthohash_triton",
+    "orthohash_triton.codebooks",
+    "orthohash_triton.compare",
+    "orthohash_triton.data",
+    "orthohash_triton.methods",
+    "orthohash_triton.metrics",
+    "orthohash_triton.nn",
+    "orthohash_triton.search",
+    "orthohash_triton.train",
+)
+
+
+def described(path: Path) -> list[str]:
+    """The names that a page of the reference takes from the docstrings."""
+    return re.findall(r"^::: ([\w.]+)$", path.read_text(), re.MULTILINE)
+
+
+REFERENCE = sorted((pages.DOCS / "reference").glob("*.md"))
+DOCUMENTED = {name for path in REFERENCE for name in described(path)}
+
+
+def what(name: str) -> object:
+    """The object that a dotted name stands for: what its module calls so, before a file of that name."""
+    module, _, attribute = name.rpartition(".")
+    found = getattr(importlib.import_module(module), attribute, None)
+    return importlib.import_module(name) if found is None else found
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_public_names_are_documented(module):
+    """Under one of their names; a module of functions is there through them."""
+    documented = {id(what(name)) for name in DOCUMENTED}
+    public = importlib.import_module(module)
+    names = public.__all__ if hasattr(public, "__all__") else ("compare", "table")
+    missing = [name for name in names if id(getattr(public, name)) not in documented and f"{module}.{name}" not in MODULES]
+    assert not missing
+
+
+def test_documented_names_exist_once():
+    assert sum(len(described(path)) for path in REFERENCE) == len(DOCUMENTED)
+    for name in DOCUMENTED:
+        found = what(name)
+        assert found is not None
+        package = hasattr(sys.modules.get(name.rpartition(".")[0]), "__path__")
+        named_file = importlib.util.find_spec(name) if package else None
+        assert named_file is None or inspect.ismodule(found), (
+            f"the reference would show the file {name}, not what it is called for"
+        )

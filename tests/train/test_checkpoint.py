@@ -1,0 +1,254 @@
+"""Trainings that stop and go on: bit for bit what they would have been."""
+
+import dataclasses
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from orthohash_triton import cli
+from orthohash_triton.data import Dataset, features
+from orthohash_triton.train import TrainConfig, save_run, train
+from orthohash_triton.train import trainer as trainer_module
+from orthohash_triton.train.checkpoint import NAME, read_checkpoint
+from orthohash_triton.train.loop import Loop
+from orthohash_triton.train.trainer import Trained
+
+from .data import blobs, pictures, weights
+
+CONFIG = TrainConfig(dataset="x", bits=16, epochs=3, batch_size=32, threads=1, checkpoint_every=2)
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, batches: int, error: type[BaseException] = Stopped) -> None:
+    """Make the training that follows fail after so many batches of all its stages."""
+    learn = Loop._learn_from
+    done = 0
+
+    def counted(loop, *arguments):
+        nonlocal done
+        if done == batches:
+            raise error
+        done += 1
+        return learn(loop, *arguments)
+
+    monkeypatch.setattr(Loop, "_learn_from", counted)
+
+
+def figures(trained: Trained) -> list[dict]:
+    return [dataclasses.asdict(epoch) | {"seconds": 0} for epoch in trained.history]
+
+
+def assert_same(first: Trained, second: Trained) -> None:
+    assert all(map(torch.equal, weights(first.model), weights(second.model)))
+    assert figures(first) == figures(second)
+    states = first.objective.state_dict(), second.objective.state_dict()
+    assert all(map(torch.equal, states[0].values(), states[1].values()))
+
+
+def network(dropout: float = 0.0) -> nn.Module:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Dropout(dropout))
+
+
+@pytest.mark.parametrize(
+    ("changes", "data", "backbone"),
+    [
+        ({"crop_padding": 1, "validation": 0.2, "patience": 2, "epochs": 4}, pictures(), None),
+        ({"augment": "strong", "ema": 0.9, "accumulate": 2, "clip_grad_norm": 1.0, "schedule": "cosine"}, pictures(), network),
+        ({"optimizer": "sgd", "warmup": 3.0, "checkpoint_every": 0}, pictures(), lambda: network(0.5)),
+        ({"method": "shc", "backbone": "mlp", "precision": "bf16"}, blobs(), None),
+        ({"method": "dpsh", "backbone_lr_scale": 0.0, "rotate": "itq"}, blobs(), None),
+        ({"method": "mds", "options": {"bank": 40}, "optimizer": "adamw"}, blobs(), None),
+        ({"method": "hashnet", "backbone": "mlp", "precision": "fp16"}, blobs(), None),
+    ],
+)
+def test_a_training_that_was_stopped_ends_as_one_that_was_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict, data: Dataset, backbone
+) -> None:
+    config = dataclasses.replace(CONFIG, **changes)
+
+    def go(folder: Path | None = None, resume: bool = False) -> Trained:
+        return train(config, data, backbone=backbone and backbone(), folder=folder, resume=resume, progress=False)
+
+    whole = go()
+    for batches in (3, 5):  # of an epoch of four or nine, after its start and after the resumption
+        with monkeypatch.context() as patched:
+            stop_after(patched, batches)
+            with pytest.raises(Stopped):
+                go(tmp_path, resume=(tmp_path / NAME).exists())
+    assert_same(whole, go(tmp_path, resume=True))
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == list(range(1, len(whole.history) + 1))
+    assert [line["loss"] for line in lines] == [epoch.loss for epoch in whole.history]
+
+
+def test_the_last_moment_of_every_stage_can_be_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SHC's classifier is done, its centres are not; and all is done but for the rotation."""
+    config = dataclasses.replace(CONFIG, method="shc", backbone="mlp", rotate="itq", epochs=1)
+    whole = train(config, blobs(), progress=False)
+    batches = len(blobs()) // config.batch_size
+    with monkeypatch.context() as patched:
+        stop_after(patched, batches)  # the first batch of the second stage fails
+        with pytest.raises(Stopped):
+            train(config, blobs(), folder=tmp_path, progress=False)
+    assert read_checkpoint(tmp_path)["stage"] == "codes"
+    with monkeypatch.context() as patched:
+        patched.delattr(trainer_module, "rotate")
+        with pytest.raises(NameError):
+            train(config, blobs(), folder=tmp_path, resume=True, progress=False)
+    with monkeypatch.context() as patched:
+        stop_after(patched, 0)  # nothing is left to learn
+        assert_same(whole, train(config, blobs(), folder=tmp_path, resume=True, progress=False))
+
+
+def started(*arguments: object) -> subprocess.Popen:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "orthohash_triton", "train", *map(str, arguments), "--no-progress"],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def position(folder: Path) -> int:
+    """Batches of all stages that the checkpoint knows of; -1 without one."""
+    try:
+        content = read_checkpoint(folder)
+    except FileNotFoundError:
+        return -1
+    state = content["state"]
+    return 1000 * len(content["finished"]) + 100 * len(state["history"]) + state["batch"]
+
+
+def killed(process: subprocess.Popen, folder: Path, at: int, chance: random.Random) -> None:
+    deadline = time.monotonic() + 120
+    while position(folder) < at:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    time.sleep(0.03 * chance.random())
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (folder / "config.json").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+@pytest.mark.parametrize(
+    ("method", "points"),  # hundreds of the points: epochs that were finished; thousands: SHC's classifier
+    [("orthohash", [(0, 45), (100, 145), (200, 245)]), ("shc", [(100, 145)])],
+)
+def test_killed_at_random_points(tmp_path: Path, method: str, points: list[tuple[int, int]]) -> None:
+    data = blobs(1000)
+    for name in ("train", "query"):
+        features.save(tmp_path / f"{name}.npz", data)
+    settings = ["--dataset", tmp_path, "--method", method, "--backbone", "mlp", "--bits", 16, "--epochs", 4, "--batch-size", 20,
+                "--validation", 0.1, "--threads", 1, "--checkpoint-every", 5]  # fmt: skip
+    assert cli.main([*map(str, ["train", *settings, "--out", tmp_path / "whole", "--quiet"])]) == 0
+    chance = random.Random(time.time_ns())
+    run = tmp_path / "killed"
+    killed(started(*settings, "--out", run), run, chance.randrange(*points[0]), chance)
+    for first, last in points[1:]:
+        killed(started("--resume", run), run, chance.randrange(first, last), chance)
+    assert cli.main(["train", "--resume", str(run), "--quiet"]) == 0
+    for name in ("model.safetensors", "codebook.safetensors", "index.ibxf", "queries.safetensors"):
+        assert (run / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    assert not (run / NAME).exists()
+
+
+@pytest.fixture
+def stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    with monkeypatch.context() as patched:
+        stop_after(patched, 3)
+        with pytest.raises(Stopped):
+            train(CONFIG, blobs(), folder=tmp_path, progress=False)
+    return tmp_path
+
+
+def test_half_a_checkpoint_is_swept_away(stopped: Path) -> None:
+    (stopped / f".{NAME}.0a1b2c3d.tmp").write_bytes(b"half")
+    train(CONFIG, blobs(), folder=stopped, resume=True, progress=False)
+    assert sorted(path.name for path in stopped.iterdir()) == [NAME, "metrics.jsonl"]
+
+
+def test_changed_settings_are_told_with_both_values(stopped: Path) -> None:
+    changed = dataclasses.replace(CONFIG, bits=32, lr=0.1, options={"margin": 0.3}, tensorboard=True, checkpoint_every=7)
+    with pytest.raises(
+        ValueError, match=r"other settings: bits was 16, now 32; lr was None, now 0\.1; options was \{\}, now"
+    ) as e:
+        train(changed, blobs(), folder=stopped, resume=True, progress=False)
+    assert "tensorboard" not in str(e.value)
+    assert "checkpoint_every" not in str(e.value)
+    assert (stopped / NAME).exists()
+
+
+def test_settings_without_effect_may_change(stopped: Path) -> None:
+    changed = dataclasses.replace(CONFIG, checkpoint_every=0)
+    assert_same(train(CONFIG, blobs(), progress=False), train(changed, blobs(), folder=stopped, resume=True, progress=False))
+
+
+def test_changed_data_are_told(stopped: Path) -> None:
+    data = blobs()
+    data.inputs[7, 3] += 1
+    with pytest.raises(ValueError, match="begun with: it differs in its samples"):
+        train(CONFIG, data, folder=stopped, resume=True, progress=False)
+    with pytest.raises(ValueError, match="it differs in its number of samples, labels, samples"):
+        train(CONFIG, blobs(n=299), folder=stopped, resume=True, progress=False)
+
+
+def test_another_backbone_is_told(stopped: Path) -> None:
+    with pytest.raises(ValueError, match="the checkpoint is of another HashModel; give the backbone of the beginning"):
+        train(CONFIG, blobs(), backbone=nn.Linear(20, 30), folder=stopped, resume=True, progress=False)
+
+
+def test_an_unfinished_training_is_not_lost(stopped: Path) -> None:
+    before = (stopped / NAME).read_bytes()
+    with pytest.raises(FileExistsError, match="holds an unfinished training; go on with it"):
+        train(CONFIG, blobs(), folder=stopped, progress=False)
+    assert (stopped / NAME).read_bytes() == before
+
+
+def test_nothing_to_resume(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"has no checkpoint\.pt: no training was begun there"):
+        train(CONFIG, blobs(), folder=tmp_path, resume=True, progress=False)
+    with pytest.raises(ValueError, match="resume=True needs the folder"):
+        train(CONFIG, blobs(), resume=True, progress=False)
+    with pytest.raises(ValueError, match="method 'lsh' is fitted in one go"):
+        train(dataclasses.replace(CONFIG, method="lsh"), blobs(), folder=tmp_path, resume=True, progress=False)
+    save_run(tmp_path, CONFIG, train(CONFIG, blobs(), folder=tmp_path, progress=False), blobs())
+    with pytest.raises(ValueError, match="holds a finished run: nothing is left to resume"):
+        train(CONFIG, blobs(), folder=tmp_path, resume=True, progress=False)
+
+
+def test_a_checkpoint_that_cannot_be_read(stopped: Path) -> None:
+    whole = (stopped / NAME).read_bytes()
+    (stopped / NAME).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"checkpoint\.pt is no checkpoint that can be read"):
+        train(CONFIG, blobs(), folder=stopped, resume=True, progress=False)
+    torch.save({"format": 99}, stopped / NAME)
+    with pytest.raises(ValueError, match="has checkpoint format 99; this version reads 1"):
+        train(CONFIG, blobs(), folder=stopped, resume=True, progress=False)
+
+
+def test_a_write_that_fails_leaves_the_checkpoint_before_it(stopped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = (stopped / NAME).read_bytes()
+
+    def half(content: object, file) -> None:
+        file.write(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(OSError, match="disk full"):
+        train(CONFIG, blobs(), folder=stopped, resume=True, progress=False)
+    assert (stopped / NAME).read_bytes() == before
+    assert [path.name for path in stopped.glob(".*")] == []

@@ -1,0 +1,123 @@
+"""Optimiser, schedule, scaler and moving average, against the same written out."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from orthohash_triton.train import HashModel, TrainConfig, train
+from orthohash_triton.train.backbones import Identity
+from orthohash_triton.train.optimization import Stepper, autocast, make_schedule
+
+from .data import blobs, pictures, weights
+
+CONFIG = TrainConfig(dataset="x", bits=8, epochs=2, batch_size=50, threads=1)
+
+
+def rates(steps: int, **changes) -> list[float]:
+    """Learning rates of each of `steps` and after the last."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = make_schedule(dataclasses.replace(CONFIG, **changes), optimizer, steps)
+    found = [schedule.get_last_lr()[0]]
+    for _ in range(steps):
+        optimizer.step()
+        schedule.step()
+        found.append(schedule.get_last_lr()[0])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, [1] * 8 + [0.1] * 3),
+        ({"lr_decay": 0.5, "lr_decay_at": 0.25}, [1] * 3 + [0.5] * 8),
+        ({"schedule": "constant"}, [1] * 11),
+        ({"schedule": "constant", "warmup": 3.0}, [0.25, 0.5, 0.75] + [1] * 8),
+        ({"schedule": "constant", "warmup": 0.1}, [0.5] + [1] * 10),
+        ({"schedule": "cosine"}, [(1 + math.cos(math.pi * i / 10)) / 2 for i in range(11)]),
+        ({"schedule": "cosine", "warmup": 0.2}, [1 / 3, 2 / 3] + [(1 + math.cos(math.pi * i / 8)) / 2 for i in range(9)]),
+        ({"schedule": "cosine", "warmup": 20.0}, [i / 21 for i in range(1, 12)]),  # never ends
+    ],
+)
+def test_schedules(changes: dict, expected: list[float]) -> None:
+    assert rates(10, **changes) == pytest.approx(expected)
+
+
+def a_stepper(**changes) -> Stepper:
+    torch.manual_seed(0)
+    model = HashModel(Identity(4), 8, (4,))
+    group = {"params": list(model.head.parameters()), "lr": 0.1}
+    return Stepper(dataclasses.replace(CONFIG, weight_decay=0.0, **changes), model, [group], 0.1, 100)
+
+
+def test_clipping_limits_the_norm_of_all_gradients_together() -> None:
+    stepper = a_stepper(optimizer="sgd", clip_grad_norm=0.5, schedule="constant")
+    before = [parameter.detach().clone() for parameter in stepper.parameters]
+    stepper.backward(sum((parameter * 3).sum() for parameter in stepper.parameters))
+    stepper.step()
+    moved = torch.cat([(a - b).flatten() for a, b in zip(before, stepper.parameters, strict=True)]).detach()
+    assert float(moved.norm()) == pytest.approx(0.1 * 0.5, rel=1e-4)
+
+
+def test_the_moving_average_is_the_result() -> None:
+    stepper = a_stepper(optimizer="sgd", ema=0.75, schedule="constant")
+    expected = None
+    for _ in range(3):
+        stepper.backward(stepper.model.head.linear.weight.square().sum())
+        stepper.step()
+        now = stepper.model.head.linear.weight.detach().clone()
+        expected = now if expected is None else 0.75 * expected + 0.25 * now
+    assert torch.allclose(stepper.result.head.linear.weight, expected)
+    assert not torch.equal(stepper.result.head.linear.weight, now)
+    averaged = train(dataclasses.replace(CONFIG, ema=0.9, epochs=1), blobs(), progress=False)
+    last = train(dataclasses.replace(CONFIG, epochs=1), blobs(), progress=False)
+    assert averaged.history[0].loss == last.history[0].loss
+    assert not torch.equal(averaged.model.head.linear.weight, last.model.head.linear.weight)
+
+
+def test_accumulated_batches_are_one_large_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without batch norm the mean of batches' gradients is that of the batches together; a last group may be smaller."""
+    gradients: list[torch.Tensor] = []
+    step = Stepper.step
+    monkeypatch.setattr(Stepper, "step", lambda self: (gradients.append(gradient(self)), step(self)))
+    common = dataclasses.replace(CONFIG, method="csq", epochs=1, lr=1e-12)  # the weights stay
+    for batch_size, accumulate in ((60, 1), (10, 6), (20, 2)):
+        train(dataclasses.replace(common, batch_size=batch_size, accumulate=accumulate), blobs(n=60), progress=False)
+    whole, accumulated, two_thirds, last_third = gradients
+    torch.testing.assert_close(accumulated, whole)
+    torch.testing.assert_close((2 * two_thirds + last_third) / 3, whole)
+    assert not torch.allclose(two_thirds, last_third)
+
+
+def gradient(stepper: Stepper) -> torch.Tensor:
+    return torch.cat([parameter.grad.flatten() for parameter in stepper.parameters])
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_precision_is_that_of_the_network_alone(precision: str, dtype: torch.dtype) -> None:
+    seen = {}
+    backbone = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 16))
+
+    def look(module: torch.nn.Module, inputs: object, output: torch.Tensor) -> None:
+        seen[module.training] = output.dtype
+
+    backbone.register_forward_hook(look)
+    config = dataclasses.replace(CONFIG, precision=precision, batch_size=32, epochs=4)
+    trained = train(config, pictures(), backbone=backbone, progress=False)
+    assert seen == {True: dtype, False: torch.float32}  # it is judged in float32
+    assert {tensor.dtype for tensor in weights(trained.model)} <= {torch.float32, torch.int64}
+    assert trained.history[-1].loss < trained.history[0].loss
+
+
+def test_autocast_is_off_outside() -> None:
+    with autocast(dataclasses.replace(CONFIG, precision="bf16"), torch.device("cpu")):
+        assert torch.is_autocast_enabled("cpu")
+    with autocast(CONFIG, torch.device("cpu")):
+        assert not torch.is_autocast_enabled("cpu")
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+def test_optimizers_learn(optimizer: str) -> None:
+    trained = train(dataclasses.replace(CONFIG, optimizer=optimizer, epochs=4, lr=0.05), blobs(), progress=False)
+    assert trained.history[-1].loss < trained.history[0].loss
