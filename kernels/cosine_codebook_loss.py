@@ -145,12 +145,12 @@ def _hoists(bits: int, kind: str, chunked: bool, arch: str) -> bool:
     """Not where the values kept over the loop would spill; found by compiling every configuration."""
     if arch.startswith("gfx"):
         return True
-    if kind == "sparse" or arch == "sm_100":
+    if arch == "sm_100":
         return kind != "sparse"
-    short = bits <= FEWEST_BITS
+    wide = not chunked and bits > FEWEST_BITS
     if arch == "sm_90":
-        return not chunked and not short and (kind == "dense" or bits % 16 == 0)
-    return kind == "dense" or not (chunked or short)
+        return wide and (kind == "dense" or (kind == "ids" and bits % 16 == 0))
+    return wide or kind == "dense"
 
 
 def cosine_codebook_loss(
