@@ -37,7 +37,7 @@ lint: setup
 	$(BIN)/mypy
 
 test-cpu: setup
-	$(PYTEST)
+	OMP_NUM_THREADS=1 $(PYTEST) -n 2
 
 test-interpreter: setup
 	TRITON_INTERPRET=1 $(PYTEST) -m kernel -n 2

@@ -9,6 +9,7 @@ on GPUs only.
 """
 
 import argparse
+import gc
 import os
 
 import torch
@@ -68,6 +69,8 @@ def main() -> None:
         if rank == 0 and (quick or step % 50 == 0):
             print(f"step {step}: loss {mean.item():.7f}")
     if distributed:
+        del model, loss  # a DistributedDataParallel that outlives its group can make PyTorch abort at exit
+        gc.collect()
         dist.destroy_process_group()
 
 

@@ -5,6 +5,7 @@ processes changes only the order of floating-point sums. A network that draws ra
 each process, and then the processes together do not repeat what one alone would do.
 """
 
+import gc
 import inspect
 import os
 import zlib
@@ -49,6 +50,7 @@ def torchrun(device: str) -> Iterator[bool]:
     try:
         yield dist.get_rank() == 0
     finally:
+        gc.collect()  # a DistributedDataParallel that outlives its group can make PyTorch abort the process at exit
         dist.destroy_process_group()
 
 
