@@ -16,7 +16,6 @@ import hashlib
 import json
 import os
 import shutil
-import struct
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -37,7 +36,6 @@ from .train._progress import progress_bar
 
 _FORMAT, _VERSION = "orthohash-triton encoding", 1
 _ROWS = 2**16  # of a Parquet file that are in memory at a time
-_NPY_HEADER = 128
 
 
 @dataclass(frozen=True)
@@ -221,9 +219,8 @@ _Write = Callable[[_Contents, BinaryIO], None]
 
 
 def _write_npy(contents: _Contents, file: BinaryIO) -> None:
-    words = f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({contents.rows}, {contents.code_size}), }}"
-    head = b"\x93NUMPY\x01\x00" + struct.pack("<H", _NPY_HEADER - 10)
-    file.write(head + words.encode().ljust(_NPY_HEADER - 11) + b"\n")
+    header = {"descr": "|u1", "fortran_order": False, "shape": (contents.rows, contents.code_size)}
+    np.lib.format.write_array_header_1_0(file, header)
     shutil.copyfileobj(contents.codes, file)
 
 
