@@ -67,6 +67,7 @@ class Loop:
         stage: str,
     ) -> None:
         config = setting.config
+        self.setting = setting
         self.config, self.processes, self.checkpoints, self.stage = config, setting.processes, setting.checkpoints, stage
         self.model, self.objective, self.validation = model, objective, validation
         self.samples = data

@@ -146,7 +146,7 @@ def _learn(setting: Setting, data: Dataset, make: Callable[[], nn.Module]) -> Tr
         class_logits=lambda: _class_logits(setting, data, make()),
     )
     objective = method.objective(task, method.make_options(config.options)).to(device)  # type: ignore[misc]
-    history = _optimise(setting, model, objective, data, config.lr or method.lr, validation, "codes")
+    history = _optimise(Loop(setting, model, objective, data, config.lr or method.lr, validation, "codes"))
     codebook = objective.class_codes()
     return Trained(model.eval(), None if codebook is None else codebook.cpu(), history, objective)
 
@@ -166,7 +166,7 @@ def _class_logits(setting: Setting, data: Dataset, backbone: nn.Module) -> Tenso
     model = HashModel(backbone, len(data.class_names), data.sample_shape, batch_norm=False).to(setting.processes.device)
     weights = setting.checkpoints.result_of("classifier")
     if weights is None:
-        _optimise(setting, model, _Classification(), data, CLASSIFIER_LR, None, "classifier")
+        _optimise(Loop(setting, model, _Classification(), data, CLASSIFIER_LR, None, "classifier"))
         setting.checkpoints.finish("classifier", model.state_dict())
     else:
         load_weights(model, weights)
@@ -182,18 +182,10 @@ class _Classification(Objective):
         return F.cross_entropy(latent, target)
 
 
-def _optimise(
-    setting: Setting,
-    model: HashModel,
-    objective: Objective,
-    data: Dataset,
-    lr: float,
-    validation: Validation | None,
-    stage: str,
-) -> list[Epoch]:
-    """Train `model` by the gradient of `objective`, and tell what each epoch did."""
+def _optimise(loop: Loop) -> list[Epoch]:
+    """Train the model of `loop` by the gradient of its objective, and tell what each epoch did."""
+    setting, stage, validation = loop.setting, loop.stage, loop.validation
     config, checkpoints = setting.config, setting.checkpoints
-    loop = Loop(setting, model, objective, data, lr, validation, stage)
     state = checkpoints.state_of(stage)
     if state is None:
         checkpoints.save(stage, loop.state_dict)
@@ -207,7 +199,7 @@ def _optimise(
     ):
         while not loop.finished:
             loop.one_epoch(advance)
-    model.load_state_dict(validation.best if validation else loop.stepper.result.state_dict())
+    loop.model.load_state_dict(validation.best if validation else loop.stepper.result.state_dict())
     return loop.history
 
 
