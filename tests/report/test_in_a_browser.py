@@ -33,7 +33,7 @@ def opened(browser: Any, report: Path, **settings: Any) -> tuple[Any, Watched]:
 
 
 def pixels(page: Any) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(page.screenshot())).convert("RGB"), np.int64)
+    return np.asarray(Image.open(io.BytesIO(page.screenshot(animations="disabled"))).convert("RGB"), np.int64)
 
 
 def test_it_shows_everything_and_fetches_nothing(browser: Any, report: Path) -> None:
@@ -55,7 +55,6 @@ def test_light_and_dark(browser: Any, report: Path) -> None:
     page, _ = opened(browser, report, color_scheme="dark")
     dark = pixels(page)
     page.get_by_role("button", name="Switch to the light theme").click()
-    page.wait_for_timeout(300)
     light = pixels(page)
     assert dark.mean() < 70
     assert light.mean() > 185
@@ -89,15 +88,21 @@ def contrast(one: list[int], other: list[int]) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
+def hover(mark: Any) -> None:
+    """The pointer over `mark` once the page lies still: a tip goes away when the page scrolls, also if that comes a frame late."""
+    mark.scroll_into_view_if_needed()
+    mark.page.evaluate("new Promise(drawn => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
+    mark.hover(force=True)
+
+
 def test_tips_and_keys(browser: Any, report: Path) -> None:
     page, watched = opened(browser, report, viewport={"width": 1280, "height": 900})
     tip = page.locator("#tip")
     assert tip.is_hidden()
-    page.locator("figure:has(h3:text-is('Distances')) .band").nth(5).hover()
+    hover(page.locator("figure:has(h3:text-is('Distances')) .band").nth(5))
     assert tip.inner_text().startswith("distance 5")
     assert "same class:" in tip.inner_text()
-    point = page.locator("figure:has(h3:text-is('Neighbourhoods (t-SNE)')) circle[data-row]").last
-    point.hover(force=True)
+    hover(page.locator("figure:has(h3:text-is('Neighbourhoods (t-SNE)')) circle[data-row]").last)
     assert tip.locator("i").is_visible()  # the picture of the point
     page.locator("[data-lights]").first.focus()
     assert page.locator(".chart.dimmed .cloud.lit").count() == 1
