@@ -65,7 +65,7 @@ def _loss(rows: int, classes: int, bits: int, parts: int) -> Case:
     return Case(
         f"loss {rows} x {classes:,} x {bits}" + (", high" if parts == 1 else ""),
         "_sweep_kernel",
-        lambda: configurations.run_loss(bits, rows, classes, "ids", parts, torch.float32, 0, False, True),
+        lambda: configurations.run_loss(bits, rows, classes, "ids", parts, torch.float32, 0, False, 0.0, True, False),
         "logit",
         lambda c: c["ROWS"] * c["CLASSES"],
         lambda c: 2 * c["PARTS"] * c["BITS"],

@@ -95,7 +95,7 @@ def _load_gradient(rows_ptr, upstream_ptr, row, column, n_rows, n_columns, row_s
     return g
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_rows", "correction"])
 def _statistics_kernel(
     latent_ptr, mean_ptr, var_ptr, rstd_ptr,  # [N, K], out: [K] each
     n_rows, n_columns, row_stride, column_stride, correction, eps,
@@ -120,7 +120,7 @@ def _statistics_kernel(
     tl.store(rstd_ptr + column, 1.0 / tl.sqrt((squares / n_rows).to(tl.float64) + eps), mask=in_columns)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_rows", "upstream_stride"])
 def _sums_kernel(
     rows_ptr, upstream_ptr, latent_ptr, mean_ptr, rstd_ptr, along_ptr, plain_ptr,  # [N, K], [N], [N, K], [K]..., out: [K], [K]
     n_rows, n_columns, rows_stride, rows_column_stride, upstream_stride, latent_stride, latent_column_stride,
@@ -143,7 +143,7 @@ def _sums_kernel(
     tl.store(plain_ptr + column, tl.sum(plain, 0), mask=column < n_columns)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_rows", "upstream_stride"])
 def _input_gradient_kernel(
     rows_ptr, upstream_ptr, latent_ptr, mean_ptr, rstd_ptr, weight_ptr, along_ptr, plain_ptr, gradient_ptr,  # out: [N, K]
     n_rows, n_columns, rows_stride, rows_column_stride, upstream_stride, latent_stride, latent_column_stride, share,

@@ -181,7 +181,7 @@ def cosine_codebook_loss(
     if rows == 0:
         return
     classes, words = codes.words.shape
-    v, target = (x if x.stride(-1) == 1 else x.contiguous() for x in (v, target))
+    v, target = v.contiguous(), target if target.stride(-1) == 1 else target.contiguous()
     dense = target.ndim == 2
     kind = "dense" if dense else "ids" if columns is None else "sparse"
     backward = need_grad or need_lse_grad
@@ -215,7 +215,7 @@ def cosine_codebook_loss(
         dots = fresh(rows, tiles.chunk)
         launch(
             _halves_kernel, (rows,), v, *norm, halves,
-            rows, bits, v.stride(0), BITS=all_bits, HAS_NORM=mean is not None, num_warps=4,
+            rows, bits, BITS=all_bits, HAS_NORM=mean is not None, num_warps=4,
         )  # fmt: skip
     for first in range(0, classes, tiles.chunk):
         end = min(first + tiles.chunk, classes)
@@ -229,38 +229,38 @@ def cosine_codebook_loss(
             _sweep_kernel, (cdiv(rows, tiles.rows), tiles.slices, tiles.splits),
             *((None,) * 5 if tiles.chunked else (v, *norm)), *targets, codes.words, codes.column_sum,
             dots if tiles.chunked else None, *parted, *(outputs if tiles.finishes else (None,) * 4),
-            rows, classes, bits, v.stride(0), target.stride(0), tiles.chunk, first, end, tiles.blocks_per_split,
+            rows, classes, bits, target.stride(0), tiles.chunk if tiles.chunked else 0, first, end, tiles.blocks_per_split,
             step * math.log2(math.e) / ROW_SCALE.value, *margin_numbers, label_smoothing, ignore_index,
             ROWS=tiles.rows, CLASSES=tiles.classes, BITS=tiles.bits, PIECE=tiles.piece, PARTS=parts,
             ANGULAR=angular and (dense or tiles.finishes), SMOOTH=tiles.finishes and label_smoothing > 0, NEED_PULL=backward,
             HAS_NORM=mean is not None and not tiles.chunked, HOIST=tiles.hoist,
-            num_warps=tiles.warps, num_stages=tiles.stages, **how,
+            num_warps=tiles.warps, num_stages=tiles.stages, fits=2 if tiles.finishes else None, **how,
         )  # fmt: skip
     if not tiles.finishes:
         finish_rows = max(1, min(16, 512 // all_bits))
         launch(
             _finish_kernel, (cdiv(rows, finish_rows),),
             v, *norm, *targets, codes.words, codes.column_sum, *parted, *outputs,
-            rows, classes, bits, v.stride(0), tiles.splits, *margin_numbers, label_smoothing, ignore_index,
+            rows, classes, bits, tiles.splits, *margin_numbers, label_smoothing, ignore_index,
             ROWS=finish_rows, BITS=all_bits, ANGULAR=angular, SMOOTH=label_smoothing > 0, HAS_NORM=mean is not None,
-            num_warps=4 if all_bits <= 256 else 8 if all_bits <= 2048 else 16, **how,
+            num_warps=4 if all_bits <= 256 else 8 if all_bits <= 2048 else 16, fits=1, **how,
         )  # fmt: skip
 
 
 @triton.jit
-def _load_rows(v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, row, bit, in_rows, n_bits, v_stride, HAS_NORM: tl.constexpr):
+def _load_rows(v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, row, bit, in_rows, n_bits, HAS_NORM: tl.constexpr):
     """Rows of v, normalised over the batch where asked, as v^ = v / |v| and 1 / |v|; zero outside.  [ROWS, BITS], [ROWS]"""
-    v = _load_values(v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, row, bit, in_rows, n_bits, v_stride, HAS_NORM)
+    v = _load_values(v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, row, bit, in_rows, n_bits, HAS_NORM)
     inverse_norm = _inverse_norm(tl.sum(v * v, 1))
     return v * inverse_norm[:, None], inverse_norm
 
 
 @triton.jit
-def _load_values(v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, row, bit, in_rows, n_bits, v_stride, HAS_NORM: tl.constexpr):
+def _load_values(v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, row, bit, in_rows, n_bits, HAS_NORM: tl.constexpr):
     """Some bits of rows of v, normalised over the batch where asked; zero outside.  [ROWS, bits]"""
     in_bits = bit < n_bits
     inside = in_rows[:, None] & in_bits[None, :]
-    v = tl.load(v_ptr + row[:, None] * v_stride + bit[None, :], mask=inside, other=0.0).to(tl.float32)
+    v = tl.load(v_ptr + row[:, None] * n_bits + bit[None, :], mask=inside, other=0.0).to(tl.float32)
     if HAS_NORM:
         mean = tl.load(mean_ptr + bit, mask=in_bits, other=0.0).to(tl.float32)
         factor = tl.load(rstd_ptr + bit, mask=in_bits, other=0.0).to(tl.float32)
@@ -349,7 +349,7 @@ def _column_of(columns_ptr, entry, row_end):
     return tl.load(columns_ptr + entry, mask=entry < row_end, other=NO_COLUMN).to(tl.int32)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_rows", "n_classes", "end_class", "blocks_per_split", "ignore_index"])
 def _sweep_kernel(
     v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr,  # [N, K], [K] or None
     target_ptr, columns_ptr, values_ptr, target_total_ptr,  # ids; row starts, columns, values; or [N, C] and its row sums
@@ -357,7 +357,7 @@ def _sweep_kernel(
     dots_ptr,  # instead of v: float32 [N, dots_stride] of this chunk, times ROW_SCALE
     top_ptr, total_ptr, pulled_ptr, target_logit_ptr, target_pull_ptr,  # out: [slices, splits, N], [splits, N, K]
     loss_ptr, lse_ptr, grad_ptr, lse_grad_ptr,  # or out: [N], [N], [N, K] or None
-    n_rows, n_classes, n_bits, v_stride, target_stride, dots_stride, first_class, end_class, blocks_per_split,
+    n_rows, n_classes, n_bits, target_stride, dots_stride, first_class, end_class, blocks_per_split,
     exponent,  # log2(e) step / ROW_SCALE
     scale, step, margin, cos_margin, sin_margin, past_pi_cosine, label_smoothing, ignore_index,
     WORDS: tl.constexpr, TARGET: tl.constexpr, HAS_NORM: tl.constexpr,
@@ -388,7 +388,7 @@ def _sweep_kernel(
         values = ()
         for piece in tl.static_range(PIECES):
             bit = piece * PIECE + tl.arange(0, PIECE)
-            v = _load_values(v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, row, bit, in_rows, n_bits, v_stride, HAS_NORM)
+            v = _load_values(v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, row, bit, in_rows, n_bits, HAS_NORM)
             square += tl.sum(v * v, 1)
             values += (v,)
         inverse_norm = _inverse_norm(square)
@@ -438,7 +438,7 @@ def _sweep_kernel(
                 codes += (_load_codes(words_ptr, c, in_classes, first_bit + piece * PIECE, WORDS, CLASSES, PIECE),)
         if CHUNKED:
             here = (c - first_class)[None, :] + tl.arange(0, ROWS)[:, None] * dots_stride  # 2^29 at most
-            dot = tl.load(dots_ptr + here, mask=in_rows[:, None] & in_classes[None, :], other=0.0)
+            dot = tl.load(dots_ptr + here, mask=in_rows[:, None], other=0.0)  # whole tiles, as `dots` wrote them
         else:
             dot = tl.zeros((ROWS, CLASSES), tl.float32)
             for piece in tl.static_range(PIECES):
@@ -529,14 +529,14 @@ def _store_pieces(ptr, tile, in_rows, first_bit, n_bits, pieces, factor, PIECES:
         tl.store(ptr + tile + bit[None, :], pieces[piece] * factor, mask=in_rows[:, None] & (bit < n_bits)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_rows", "n_classes", "n_splits", "ignore_index"])
 def _finish_kernel(
     v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr,  # [N, K], [K] or None
     target_ptr, columns_ptr, values_ptr, target_total_ptr,  # as in the sweep
     words_ptr, column_sum_ptr,  # int32 [C, WORDS], float32 [K]
     top_ptr, total_ptr, pulled_ptr, target_logit_ptr, target_pull_ptr,  # [1 or slices, splits, N], [splits, N, K]
     loss_ptr, lse_ptr, grad_ptr, lse_grad_ptr,  # out: [N], [N], [N, K] or None
-    n_rows, n_classes, n_bits, v_stride, n_splits,
+    n_rows, n_classes, n_bits, n_splits,
     scale, step, margin, cos_margin, sin_margin, past_pi_cosine, label_smoothing, ignore_index,
     WORDS: tl.constexpr, TARGET: tl.constexpr, HAS_NORM: tl.constexpr,
     ROWS: tl.constexpr, BITS: tl.constexpr, ANGULAR: tl.constexpr, SMOOTH: tl.constexpr,
@@ -547,7 +547,7 @@ def _finish_kernel(
     bit = tl.arange(0, BITS)
     inside = in_rows[:, None] & (bit < n_bits)[None, :]
     tile = row[:, None] * n_bits + bit[None, :]
-    v, inverse_norm = _load_rows(v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, row, bit, in_rows, n_bits, v_stride, HAS_NORM)
+    v, inverse_norm = _load_rows(v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, row, bit, in_rows, n_bits, HAS_NORM)
 
     # The parts of the classes, merged in their order.
     top = tl.full((ROWS,), NO_CLASS_YET, tl.float32)
@@ -676,17 +676,17 @@ def _through_norm(pull, unit, factor):
     return (pull - unit * tl.sum(pull * unit, 1)[:, None]) * factor[:, None]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_rows"])
 def _halves_kernel(
     v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr,  # [N, K], [K] or None
     halves_ptr,  # out: fp16 [2, N, K]
-    n_rows, n_bits, v_stride, BITS: tl.constexpr, HAS_NORM: tl.constexpr,
+    n_rows, n_bits, BITS: tl.constexpr, HAS_NORM: tl.constexpr,
 ):  # fmt: skip
     """The two halves of v^, times ROW_SCALE; one row a program."""
     row = (tl.program_id(0) + tl.arange(0, 1)).to(tl.int64)
     bit = tl.arange(0, BITS)
     in_rows = row < n_rows
-    v, _ = _load_rows(v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, row, bit, in_rows, n_bits, v_stride, HAS_NORM)
+    v, _ = _load_rows(v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, row, bit, in_rows, n_bits, HAS_NORM)
     inside = in_rows[:, None] & (bit < n_bits)[None, :]
     high = _high(v * ROW_SCALE)
     here = halves_ptr + row[:, None] * n_bits + bit[None, :]
@@ -694,16 +694,17 @@ def _halves_kernel(
     tl.store(here + tl.cast(n_rows, tl.int64) * n_bits, _low(v * ROW_SCALE, high), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_rows", "end_class"])
 def _dots_kernel(
     halves_ptr, words_ptr,  # fp16 [2, N, K], int32 [C, WORDS]
     dots_ptr,  # out: float32 [N, dots_stride], the classes [first_class, end_class)
     n_rows, n_bits, dots_stride, first_class, end_class,
     WORDS: tl.constexpr, ROWS: tl.constexpr, CLASSES: tl.constexpr, BITS: tl.constexpr,
 ):  # fmt: skip
-    """v^ . o_c, times ROW_SCALE."""
+    """v^ . o_c, times ROW_SCALE; the last tile is whole too, with classes that are none."""
     row = (tl.program_id(1) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
-    c = first_class + tl.program_id(0) * CLASSES + tl.arange(0, CLASSES)
+    here = tl.program_id(0) * CLASSES + tl.arange(0, CLASSES)
+    c = first_class + here
     in_rows = row < n_rows
     in_classes = c < end_class
     low_ptr = halves_ptr + tl.cast(n_rows, tl.int64) * n_bits
@@ -713,8 +714,7 @@ def _dots_kernel(
         own = tl.zeros((ROWS, CLASSES), tl.float32)
         own = tl.dot(_load_half(low_ptr, row, in_rows, first_bit, n_bits, BITS), codes, own)
         dot += tl.dot(_load_half(halves_ptr, row, in_rows, first_bit, n_bits, BITS), codes, own)
-    here = row[:, None] * dots_stride + (c - first_class)[None, :]
-    tl.store(dots_ptr + here, dot, mask=in_rows[:, None] & in_classes[None, :])
+    tl.store(dots_ptr + row[:, None] * dots_stride + here[None, :], dot, mask=in_rows[:, None])
 
 
 @triton.jit

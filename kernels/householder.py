@@ -63,7 +63,7 @@ def outer(x: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
     launch(
         _outer_kernel, (sides, sides, splits),
         x, g, parts, rows, bits, x.stride(0), g.stride(0), blocks_per_split,
-        ROWS=block_rows, SIDE=side, num_warps=4 if side <= 32 else 8,
+        ROWS=block_rows, SIDE=side, num_warps=4 if side <= 32 else 8, fits=2 if side <= 32 else None,
     )  # fmt: skip
     return parts[0] if splits == 1 else parts.sum(0)
 
@@ -118,7 +118,7 @@ def _halves(scaled):
     return high, (scaled - high.to(tl.float32)).to(tl.float16)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_rows"])
 def _apply_kernel(
     x_ptr, matrix_ptr, y_ptr,  # [N, K], [K, K], out: [N, K]
     n_rows, n_bits, x_stride, matrix_stride, matrix_column_stride,
@@ -148,7 +148,7 @@ def _apply_kernel(
     tl.store(y_ptr + row[:, None] * n_bits + column[None, :], y, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_rows", "blocks_per_split"])
 def _outer_kernel(
     x_ptr, g_ptr, parts_ptr,  # [N, K] twice, out: float64 [splits, K, K]
     n_rows, n_bits, x_stride, g_stride, blocks_per_split,

@@ -14,24 +14,43 @@ import torch
 
 Executor = Callable[..., Any]
 
+REGISTERS = 65_536  # of a multiprocessor of NVIDIA's
+MOST_REGISTERS = 255  # of a thread
+
 _executor: Executor | None = None
 
 
-def launch(kernel: Any, grid: tuple[int, ...], *args: Any, num_warps: int = 4, num_stages: int = 2, **constexprs: Any) -> None:
-    """Run `kernel` over `grid` on the device of its first tensor argument."""
+def launch(
+    kernel: Any,
+    grid: tuple[int, ...],
+    *args: Any,
+    num_warps: int = 4,
+    num_stages: int = 2,
+    fits: int | None = None,
+    **constexprs: Any,
+) -> None:
+    """Run `kernel` over `grid` on the device of its first tensor argument.
+
+    fits: as many programs are to fit a multiprocessor, so that each may take its share of the registers. Where it is not given,
+    NVIDIA's compiler aims at a number of its own, and sometimes spills a few bytes for it.
+    """
+    options = {"num_warps": num_warps, "num_stages": num_stages}
+    if fits is not None and backend() == "cuda":
+        options["maxnreg"] = min(MOST_REGISTERS, REGISTERS // (fits * 32 * num_warps))
     if _executor is not None:
-        _executor(kernel, grid, *args, num_warps=num_warps, num_stages=num_stages, **constexprs)
+        _executor(kernel, grid, *args, **options, **constexprs)
         return
     device = next((value.device for value in args if isinstance(value, torch.Tensor)), None)
     # Triton launches on the current device, which need not be the tensors' own; going there and back takes a while.
     elsewhere = device is not None and device.type == "cuda" and device.index != torch.cuda.current_device()
     with torch.cuda.device(device) if elsewhere else nullcontext():
-        kernel[grid](*args, num_warps=num_warps, num_stages=num_stages, **constexprs)
+        kernel[grid](*args, **options, **constexprs)
 
 
 @contextmanager
 def executor(fn: Executor) -> Iterator[None]:
-    """Send every launch inside the block to `fn(kernel, grid, *args, num_warps=, num_stages=, **constexprs)`."""
+    """Send every launch inside the block to `fn(kernel, grid, *args, num_warps=, num_stages=, **constexprs)`, with `maxnreg=` too
+    where the launch bounds the registers of a thread."""
     global _executor
     previous, _executor = _executor, fn
     try:

@@ -249,19 +249,21 @@ def _sweep(
     factor: float,
     need_grad: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """Sums over parts of the columns: losses of the rows, float32 [splits, N], and their gradients [splits, N, K]."""
+    """Sums over parts of the columns: losses of the rows, float32 [splits, N], and their gradients [splits, N, stride], zeros
+    beyond K."""
     count, bits = rows.shape
     wave32 = backend() == "hip" and warp_size(rows.device) == 32
     tiles = plan(count, len(columns), bits, need_grad, wave32, multiprocessor_count(rows.device))
     pulling = pulls or ((None, None) if tiles.whole else theirs)
     losses = torch.empty(tiles.splits, count, device=rows.device)
-    grads = torch.empty(tiles.splits, count, bits, device=rows.device) if need_grad else None
+    stride = mine.halves.shape[2]
+    grads = torch.empty(tiles.splits, count, stride, device=rows.device) if need_grad else None
     words = 0 if row_labels.words is None else len(row_labels.words)
     overlap = 4.0 if row_labels.ids is not None and pairing.similarity == "squared_cosine" else 1.0
     launch(
         _sweep_kernel, (cdiv(count, tiles.rows), tiles.slices, tiles.splits),
         *mine, *row_labels, *theirs, *column_labels, *pulling, factors if pairing.balanced else None, losses, grads,
-        count, len(columns), bits, mine.halves.shape[2], words, tiles.blocks_per_split,
+        count, len(columns), stride, words, tiles.blocks_per_split,
         pairing.alpha / TOP.value**2, factor * pairing.alpha / TOP.value, (pairing.positive_weight or 1.0) * overlap,
         pairing.ignore_index,
         SIMILARITY="ids" if row_labels.ids is not None else pairing.similarity, ROWS=tiles.rows, COLUMNS=tiles.columns,
@@ -272,7 +274,7 @@ def _sweep(
 
 def _finish(
     losses: Tensor,  # float32 [splits, N]
-    grads: Tensor | None,  # float32 [splits, N, K]
+    grads: Tensor | None,  # float32 [splits, N, stride]
     rows: Tensor,
     columns: Tensor,
     kept: Kept,
@@ -281,15 +283,17 @@ def _finish(
     factors: Tensor,
     reduction: str,
 ) -> Tensor:
-    """Adds the parts up. Returns the gradient [N, K], without rows where there are no `grads`."""
+    """Adds the parts up. Returns the gradient [N, K], without rows where there are no `grads`; a copy where K is no multiple of
+    16."""
     splits, count = losses.shape
+    bits = rows.shape[1]
     several = grads is not None and splits > 1
-    if grads is None or several:
-        grad = torch.empty(count if several else 0, rows.shape[1], device=rows.device)
+    if grads is None:
+        grad = torch.empty(0, bits, device=rows.device)
     else:
-        grad = grads[0]
+        grad = torch.empty_like(grads[0]) if several else grads[0]
     if loss is None and not several:
-        return grad
+        return grad[:, :bits].contiguous()
     numbers = grad.numel() if several else 1
     if reduction == "none":
         numbers = max(numbers, count)
@@ -299,7 +303,7 @@ def _finish(
         scale if reduction == "mean" else None, count, len(columns), grad.numel(), splits, kept.blocks,
         OWN=kept.own, BY_ROW=reduction == "none", SPLITS=FINISH_SPLITS, NUMBERS=FINISH_NUMBERS, LOSSES=FINISH_LOSSES, num_warps=4,
     )  # fmt: skip
-    return grad
+    return grad[:, :bits].contiguous()
 
 
 @triton.jit
@@ -311,7 +315,7 @@ def _scales(top):
     return scale.to(tl.float32, bitcast=True), inverse.to(tl.float32, bitcast=True)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_rows_0", "n_rows_1", "n_rows_2", "ignore_index"])
 def _prepare_kernel(
     codes_0_ptr, ids_0_ptr, halves_0_ptr, scale_0_ptr, n_rows_0,  # [N, K], int64 [N] or None; out: fp16 [2, N, stride], [N]
     codes_1_ptr, ids_1_ptr, halves_1_ptr, scale_1_ptr, n_rows_1,
@@ -357,7 +361,7 @@ def _prepare_rows(
         tl.store(kept_ptr + at, tl.sum((in_rows & known).to(tl.int32), 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_rows"])
 def _pack_kernel(
     target_ptr,  # [N, C], zeros and others
     words_ptr, sizes_ptr,  # out: int32 [W, N], [N]
@@ -433,14 +437,14 @@ def _log1p_over(e):
     return series * e + 1.0
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_rows", "n_columns", "blocks_per_split", "ignore_index"])
 def _sweep_kernel(
     halves_ptr, scale_ptr, ids_ptr, words_ptr, sizes_ptr,  # of the rows: fp16 [2, N, stride], [N], labels or None
     column_halves_ptr, column_scale_ptr, column_ids_ptr, column_words_ptr, column_sizes_ptr,  # of the columns
     pull_halves_ptr, pull_scale_ptr,  # fp16 [2, M, stride], [M]; None where the columns themselves pull and lie in one piece
     weights_ptr,  # float32 [2]: of a dissimilar and of a similar pair; None for 1
-    losses_ptr, grads_ptr,  # out: float32 [splits, N], [splits, N, K] or None
-    n_rows, n_columns, n_bits, stride, n_words, blocks_per_split,
+    losses_ptr, grads_ptr,  # out: float32 [splits, N], [splits, N, stride] or None
+    n_rows, n_columns, stride, n_words, blocks_per_split,
     alpha, grad_factor, positive_weight, ignore_index,
     SIMILARITY: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BITS: tl.constexpr, CHUNK: tl.constexpr,
     WHOLE: tl.constexpr,
@@ -533,11 +537,11 @@ def _sweep_kernel(
     tl.store(losses_ptr + at + local, loss, mask=local < tl.where(own_slice == 0, n_rows - first_row, 0))
     if grads_ptr is not None:
         bit = own_slice * BITS + tl.arange(0, BITS)
-        inside = in_rows[:, None] & (bit < n_bits)[None, :]
-        tl.store(grads_ptr + at * n_bits + local[:, None] * n_bits + bit[None, :], pulled * grad_factor, mask=inside)
+        inside = in_rows[:, None] & (bit < stride)[None, :]
+        tl.store(grads_ptr + at * stride + local[:, None] * stride + bit[None, :], pulled * grad_factor, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_rows", "n_columns", "blocks_per_split", "ignore_index"])
 def _count_kernel(
     words_ptr, column_words_ptr,  # int32 [W, N], [W, M]; or class ids, int64 [N], [M]
     counts_ptr,  # out: int32 [splits, N]
@@ -593,7 +597,7 @@ def _share_of(pairs, part):
     return tl.where(part > 0.0, pairs.to(tl.float32) / tl.maximum(part.to(tl.float32), 1.0), 0.0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_counts", "n_blocks", "n_rows", "n_columns"])
 def _weigh_kernel(
     counts_ptr, kept_ptr, factors_ptr,  # int32 [n_counts], [sides, n_blocks] or None; out: float32 [3]
     n_counts, n_blocks, n_rows, n_columns, positive_weight,
@@ -613,7 +617,7 @@ def _weigh_kernel(
         tl.store(factors_ptr + 2, positive_weight * similar + dissimilar)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_rows", "n_columns", "n_splits", "n_blocks"])
 def _finish_kernel(
     losses_ptr, grads_ptr, kept_ptr, factors_ptr,  # [splits, N], [splits, n_numbers], int32 [sides, n_blocks], [3], or None
     loss_ptr, grad_ptr, scale_ptr,  # out: float32 [N] or [1], [n_numbers], [1], or None

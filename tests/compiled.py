@@ -106,13 +106,20 @@ class Launch:
     attributes: dict[tuple[int, ...], Any]
     warps: int
     stages: int
+    most_registers: int | None  # of a thread; None leaves it to the compiler
     constexprs: dict[str, Any]
     sizes: set[Size] = field(default_factory=set)
 
     @property
     def key(self) -> str:
         """The same for launches that run the same code."""
-        return repr((self.module, self.kernel, self.signature, self.constants, self.attributes, self.warps, self.stages))
+        return repr((self.module, self.kernel, self.signature, self.constants, self.attributes, self.options))
+
+    @property
+    def options(self) -> dict[str, int]:
+        """How the compiler is called."""
+        limit = {} if self.most_registers is None else {"maxnreg": self.most_registers}
+        return {"num_warps": self.warps, "num_stages": self.stages, **limit}
 
     def add_size(self, size: Size) -> None:
         """Note a size, unless a larger one is known, and forget smaller ones."""
@@ -124,8 +131,7 @@ class Launch:
         return ASTSource(kernel, self.signature, constexprs=self.constants, attrs=self.attributes)
 
     def compile(self, target: str) -> Compiled:
-        options = {"num_warps": self.warps, "num_stages": self.stages}
-        result = triton.compile(self.source(), target=gpu_target(target), options=options)
+        result = triton.compile(self.source(), target=gpu_target(target), options=self.options)
         registers, spilled = _resources(target, result.asm)
         return Compiled(self.kernel, target, result.asm, result.metadata.shared, registers, spilled, self.constexprs,
                         self.warps, frozenset(self.sizes))  # fmt: skip
@@ -145,9 +151,17 @@ def collect_launches(target: str, call: Callable[[], Any]) -> list[Launch]:
     """The distinct launches of `call`, none of which runs."""
     found: dict[str, Launch] = {}
 
-    def note(kernel: Any, grid: tuple[int, ...], *args: Any, num_warps: int, num_stages: int, **constexprs: Any) -> None:
+    def note(
+        kernel: Any,
+        grid: tuple[int, ...],
+        *args: Any,
+        num_warps: int,
+        num_stages: int,
+        maxnreg: int | None = None,
+        **constexprs: Any,
+    ) -> None:
         arguments, integers = _specialise(kernel, args, constexprs)
-        seen = Launch(kernel.fn.__module__, kernel.fn.__name__, *arguments, num_warps, num_stages, constexprs)
+        seen = Launch(kernel.fn.__module__, kernel.fn.__name__, *arguments, num_warps, num_stages, maxnreg, constexprs)
         found.setdefault(seen.key, seen).add_size((tuple(grid), integers))
 
     gpu = gpu_target(target)
@@ -163,7 +177,8 @@ def compile_launches(target: str, call: Callable[[], Any]) -> list[Compiled]:
 
 
 def _specialise(kernel: Any, args: tuple[Any, ...], constexprs: dict[str, Any]) -> tuple[tuple[dict, dict, dict], Any]:
-    """What Triton's launcher would compile: None and 1 become constants, aligned pointers and multiples of 16 say so.
+    """What Triton's launcher would compile: None and 1 become constants, aligned pointers and multiples of 16 say so; of numbers
+    that a kernel is not specialised on, neither.
 
     Signature, constants and attributes; and the integers that remain arguments.
     """
@@ -172,7 +187,8 @@ def _specialise(kernel: Any, args: tuple[Any, ...], constexprs: dict[str, Any]) 
     for position, parameter in enumerate(kernel.params):
         name = parameter.name
         value = values.get(name, parameter.default)
-        if parameter.is_constexpr or value is None or (type(value) is int and value == 1):
+        specialised = not parameter.do_not_specialize
+        if parameter.is_constexpr or value is None or (specialised and type(value) is int and value == 1):
             signature[name], constants[(position,)] = "constexpr", value
         elif isinstance(value, torch.Tensor):
             signature[name], attributes[(position,)] = _POINTERS[value.dtype], [["tt.divisibility", 16]]
@@ -181,7 +197,7 @@ def _specialise(kernel: Any, args: tuple[Any, ...], constexprs: dict[str, Any]) 
         else:
             integers.append((name, value))
             signature[name] = "i32" if -(2**31) <= value < 2**31 else "i64"
-            if value % 16 == 0:
+            if specialised and value % 16 == 0:
                 attributes[(position,)] = [["tt.divisibility", 16]]
     return (signature, constants, attributes), tuple(integers)
 

@@ -100,9 +100,12 @@ def _choice(launch: Launch) -> tuple[Any, ...]:
     """What was chosen for a launch; not how large its arguments are."""
     constexprs = {name: value for name, value in launch.constexprs.items() if name not in _RANGED}
     types = {name: "" if _is_number(launch, name) else kind for name, kind in launch.signature.items()}
+    # A kernel that names the numbers it is not specialised on means the alignment of the others.
+    meant = any(parameter.do_not_specialize for parameter in launch.source().fn.params)
+    aligned = [name for (place,) in launch.attributes for name in [list(types)[place]] if meant and types[name][:1] != "*"]
     unrolled = launch.constexprs.get("WORDS", 0) <= _spans.UNROLLED_WORDS.value
     wide = launch.constexprs.get("WORDS") == launch.constexprs.get("WIDTH")
-    return launch.module, launch.kernel, types, constexprs, launch.warps, launch.stages, unrolled, wide
+    return launch.module, launch.kernel, types, constexprs, str(aligned), *launch.options.items(), unrolled, wide
 
 
 def pairs(found: Iterable[Launch]) -> list[Launch]:
@@ -275,13 +278,23 @@ def normalisation() -> None:
 
 # Every size of a slice, with bits that fill it and that do not, and both ways through chunks.
 LOSS_BITS = [8, 32, 33, 64, 100, 128, 129, 256, 400, 512, 513, 600, 2_048, 4_096]
-LOSS_SHAPES = [(256, 100), (100, 5_001), (256, 100_000), (2**20, 1_000), (1, 2**23), (2, 10**9)]
+LOSS_SHAPES = [(256, 64), (256, 100), (100, 5_001), (256, 100_000), (2**20, 1_000), (1, 2**23), (2, 10**9)]
 LOSS_KINDS = ["ids", "dense", "sparse"]
-# Latents and how many of mean, 1 / deviation, weight and bias come with them; the margin; whether gradients are wanted.
+# Latents, and how many of mean, 1 / deviation, weight and bias come with them (every two); angular margin, label smoothing, and
+# whether the gradients of the loss and of the log-sum-exp are wanted (each with each).
 LOSS_OPTIONS = [
-    (torch.float32, 0, False, True),
-    (torch.bfloat16, 4, True, True),
-    (torch.float16, 2, True, False),
+    (torch.float32, 0, False, 0.0, True, False),
+    (torch.float32, 2, True, 0.0, True, False),
+    (torch.float32, 4, False, 0.1, True, False),
+    (torch.bfloat16, 0, True, 0.1, True, False),
+    (torch.bfloat16, 2, False, 0.0, True, False),
+    (torch.bfloat16, 4, True, 0.0, True, False),
+    (torch.float16, 0, False, 0.1, True, False),
+    (torch.float16, 2, True, 0.1, True, False),
+    (torch.float16, 4, False, 0.0, True, False),
+    (torch.float32, 4, True, 0.1, True, True),
+    (torch.bfloat16, 2, False, 0.1, False, True),
+    (torch.float16, 0, True, 0.0, False, False),
 ]
 
 
@@ -291,8 +304,9 @@ def losses() -> None:
 
 
 def run_loss(
-    bits: int, rows: int, classes: int, kind: str, parts: int, dtype: torch.dtype, norms: int, angular: bool, backward: bool
-) -> None:
+    bits: int, rows: int, classes: int, kind: str, parts: int, dtype: torch.dtype, norms: int,
+    angular: bool, label_smoothing: float, need_grad: bool, need_lse_grad: bool,
+) -> None:  # fmt: skip
     columns = values = None
     target = meta(rows, dtype=torch.int64)
     if kind == "dense":
@@ -304,8 +318,8 @@ def run_loss(
     cosine_codebook_loss.cosine_codebook_loss(
         meta(rows, bits, dtype=dtype), *norm, target, columns, values, codes,
         meta(rows), meta(rows), meta(rows, bits), meta(rows, bits),
-        parts=parts, scale=bits**0.5 / 2, margin=0.2, angular=angular, label_smoothing=0.1 if norms else 0.0, ignore_index=-100,
-        need_grad=backward, need_lse_grad=backward and norms > 0,
+        parts=parts, scale=bits**0.5 / 2, margin=0.2, angular=angular, label_smoothing=label_smoothing, ignore_index=-100,
+        need_grad=need_grad, need_lse_grad=need_lse_grad,
     )  # fmt: skip
 
 

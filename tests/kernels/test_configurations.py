@@ -66,7 +66,7 @@ class Planted:
             os.abort()
         raise RuntimeError("no such layout")
 
-    constants, signature, constexprs, warps, stages = {}, {}, {}, 4, 2
+    constants, signature, constexprs, options = {}, {}, {}, {"num_warps": 4, "num_stages": 2}
 
 
 def test_a_compiler_that_dies_fails_one_configuration(tmp_path):

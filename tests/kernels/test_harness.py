@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from orthohash_triton.kernels import launch
 
-from tests.compiled import compile_launches, gpu_target
+from tests.compiled import collect_launches, compile_launches, gpu_target
 
 # Interpreted functions do not compile; the executor of --executor runs compiled code.
 compiling = pytest.mark.skipif(
@@ -40,6 +40,11 @@ def _row_sums(x, sums, rows, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr)
     inside = (row < rows)[:, None] & (column < columns)[None, :]
     tile = tl.load(x + (row[:, None] * columns + column[None, :]), mask=inside, other=0.0)
     tl.store(sums + row, tl.sum(tile, axis=1), mask=row < rows)
+
+
+@triton.jit(do_not_specialize=["rows"])
+def _row_sums_of_any_number(x, sums, rows, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    _row_sums(x, sums, rows, columns, ROWS, COLUMNS)
 
 
 @triton.jit
@@ -140,6 +145,34 @@ def test_too_many_threads_for_waves_of_64():
 def test_a_grid_that_no_gpu_takes():
     found = defects("sm_80", _row_sums, (1, 65_536), meta(160, 50), meta(160), 160, 50, ROWS=16, COLUMNS=64)
     assert found == ["is launched over the grid (1, 65536), limit (2147483647, 65535, 65535)"]
+
+
+@compiling
+@pytest.mark.parametrize(
+    ("target", "warps", "fits", "registers"),
+    [("sm_80", 4, 2, 255), ("sm_80", 8, 2, 128), ("sm_90", 16, 1, 128), ("sm_90", 4, None, None), ("gfx942", 8, 2, None)],
+)
+def test_programs_that_are_to_fit_share_the_registers(target, warps, fits, registers):
+    """Only NVIDIA's compiler knows the option."""
+
+    def run():
+        launch.launch(_row_sums, (9,), meta(9, 64), meta(9), 9, 64, ROWS=1, COLUMNS=64, num_warps=warps, fits=fits)
+
+    (seen,) = collect_launches(target, run)
+    assert seen.most_registers == registers
+    assert seen.options.get("maxnreg") == registers
+
+
+@compiling
+def test_numbers_that_a_kernel_is_not_specialised_on_are_one_configuration():
+    def run():
+        for rows in (1, 9, 16):
+            for kernel in (_row_sums, _row_sums_of_any_number):
+                launch.launch(kernel, (9,), meta(9, 64), meta(9), rows, 64, ROWS=1, COLUMNS=64)
+
+    kernels = [seen.kernel for seen in collect_launches("sm_80", run)]
+    assert kernels.count("_row_sums") == 3
+    assert kernels.count("_row_sums_of_any_number") == 1
 
 
 def test_an_unknown_architecture():

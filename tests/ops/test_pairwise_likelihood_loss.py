@@ -575,7 +575,7 @@ def test_float64_is_refused_by_the_kernels(name, device):
 @pytest.mark.parametrize("multi_hot", [False, True])
 def test_a_step_on_a_gpu_is_few_launches_and_waits_for_nothing(multi_hot, positive_weight, counts):
     pytest.importorskip("triton")
-    z, target, bank, bank_target = problem(9, 40, 24, multi_hot)
+    z, target, bank, bank_target = problem(9, 40, 32, multi_hot)
     z.requires_grad_()
 
     def step():

@@ -89,7 +89,7 @@ def contrast(one: list[int], other: list[int]) -> float:
 
 
 def hover(mark: Any) -> None:
-    """The pointer over `mark` once the page lies still: a tip goes away when the page scrolls, also if that comes a frame late."""
+    """The pointer over `mark` once the page lies still: a tip goes when the page scrolls, which it may do a frame late."""
     mark.scroll_into_view_if_needed()
     mark.page.evaluate("new Promise(drawn => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
     mark.hover(force=True)
