@@ -84,6 +84,7 @@ class Plan(NamedTuple):
     splits: int
     blocks_per_split: int
     finishes: bool  # the sweep finishes its own rows
+    fits: int | None  # programs on a multiprocessor, where the compiler must not aim at more
     hoist: bool  # may the compiler form what stays the same before the sweep's loop, and keep it in registers?
     warps: int
     stages: int
@@ -120,11 +121,14 @@ def plan(
     blocks_per_split = blocks if finishes else max(fills_device, merges_soon)
     splits = cdiv(blocks, blocks_per_split)
     piece = min(PIECE, slice_bits)
+    # Programs that finish are few; of the others of these tiles most take over a third of the registers anyhow.
+    fits = 2 if finishes or (arch, kind, block_rows) == ("sm_100", "dense", 32) else None
     hoist = _hoists(bits, kind, chunked, arch)
     # One register more for the codes to come would spill.
     stages = 1 if (arch, kind, slice_bits, chunked, normalised) == ("sm_90", "ids", SLICE, False, False) else 2
     return Plan(
-        block_rows, block_classes, slice_bits, piece, slices, chunked, chunk, splits, blocks_per_split, finishes, hoist, 4, stages
+        block_rows, block_classes, slice_bits, piece, slices, chunked, chunk, splits, blocks_per_split, finishes,
+        fits, hoist, 4, stages,
     )  # fmt: skip
 
 
@@ -234,7 +238,7 @@ def cosine_codebook_loss(
             ROWS=tiles.rows, CLASSES=tiles.classes, BITS=tiles.bits, PIECE=tiles.piece, PARTS=parts,
             ANGULAR=angular and (dense or tiles.finishes), SMOOTH=tiles.finishes and label_smoothing > 0, NEED_PULL=backward,
             HAS_NORM=mean is not None and not tiles.chunked, HOIST=tiles.hoist,
-            num_warps=tiles.warps, num_stages=tiles.stages, fits=2 if tiles.finishes else None, **how,
+            num_warps=tiles.warps, num_stages=tiles.stages, fits=tiles.fits, **how,
         )  # fmt: skip
     if not tiles.finishes:
         finish_rows = max(1, min(16, 512 // all_bits))

@@ -32,7 +32,10 @@ def run(target: str = "sm_90", *, selftest: bool = True, passed: int = 3) -> dic
     }
 
 
-MATRIX = {"triton": "3.9.0", "date": "2026-01-01", "targets": {"sm_80": {"configurations": 1200, "passed": 1199}}}
+MATRIX = {
+    "triton": "3.9.0", "date": "2026-01-01", "part": None, "kernels": "", "pairs": False,
+    "targets": {"sm_80": {"configurations": 1200, "passed": 1199}},
+}  # fmt: skip
 
 
 def row(text: str, start: str) -> list[str]:
@@ -53,9 +56,10 @@ def test_committed_reports_are_whole(tool: ModuleType) -> None:
 
 
 def test_rows(tool: ModuleType) -> None:
-    text = tool.table([MATRIX, MATRIX | {"triton": "3.6.0"}], [run(), run("gfx1200", passed=2)])
+    some = MATRIX | {"triton": "3.6.0", "part": "search", "pairs": True}
+    text = tool.table([MATRIX, some], [run(), run("gfx1200", passed=2)])
     assert row(text, "NVIDIA sm_80")[1:] == [
-        "Triton 3.9.0: 1,199 of 1,200 configurations; Triton 3.6.0: 1,199 of 1,200 configurations", "not yet",
+        "Triton 3.9.0: 1,199 of 1,200 configurations; Triton 3.6.0: search, 1,199 of 1,200 pairs of choices", "not yet",
     ]  # fmt: skip
     assert row(text, "NVIDIA sm_90")[1:] == [
         "not yet", "NVIDIA H100, torch 2.11.0, Triton 3.6.0, driver 580.1, 2026-01-02: 3 of 3 checks",
@@ -68,6 +72,11 @@ def test_rows(tool: ModuleType) -> None:
 def test_a_quick_report_is_refused(tool: ModuleType) -> None:
     with pytest.raises(ValueError, match="must be one of `orthohash doctor --selftest --json`"):
         tool.table([], [run(selftest=False)])
+
+
+def test_a_report_of_some_kernels_is_refused(tool: ModuleType) -> None:
+    with pytest.raises(ValueError, match="must not leave out kernels; got --kernels _sweep"):
+        tool.table([MATRIX | {"kernels": "_sweep"}], [])
 
 
 def test_reports_that_are_missing_are_told(tool: ModuleType, tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Compile every kernel, in every configuration that a launcher can choose, for every GPU, and check what comes out.
 
     python -m tools.compile_matrix                                   # or: make compile-matrix
-    python -m tools.compile_matrix --targets sm_90,gfx942 --kernels _sweep_kernel --jobs 2
+    python -m tools.compile_matrix --targets sm_90,gfx942 --part training --jobs 2
+    python -m tools.compile_matrix --pairs --kernels _sweep_kernel
 
 No GPU is needed: Triton's own tool chain compiles. Checked are spills, registers, shared memory, threads, the size of grids,
 atomics, sums that leave 32 bits, and the instructions that a kernel is for (tests/compiled.py, tests/instructions.py). Figures
@@ -47,6 +48,7 @@ class Failure(Exception):
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--targets", help="names of architectures, with commas between; all where left out")
+    parser.add_argument("--part", choices=("training", "search"), help="only the kernels of losses and rotations, or the others")
     parser.add_argument(
         "--kernels", default="", metavar="PATTERN", help="only kernels whose name contains this regular expression"
     )
@@ -58,14 +60,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         version = check_triton()
         cache = Cache(options.cache or default_cache())
-        jobs = list(all_jobs(check_targets(options.targets), re.compile(options.kernels), options.pairs))
+        jobs = list(all_jobs(check_targets(options.targets), options.part, re.compile(options.kernels), options.pairs))
     except Failure as failure:
         print(f"compile_matrix: {failure}", file=sys.stderr)
         return 2
     results = run(jobs, cache, options.jobs)
     print(summary(jobs, results, version))
     if options.report:
-        options.report.write_text(json.dumps(report(jobs, results, version), indent=2) + "\n")
+        options.report.write_text(json.dumps(report(jobs, results, version, options), indent=2) + "\n")
     return 1 if any(map(problems, results.values())) else 0
 
 
@@ -97,7 +99,7 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "orthohash-triton" / "compiled"
 
 
-def all_jobs(targets: Iterable[str], kernels: re.Pattern[str], only_pairs: bool) -> Iterator[Job]:
+def all_jobs(targets: Iterable[str], part: str | None, kernels: re.Pattern[str], only_pairs: bool) -> Iterator[Job]:
     from tests.kernels.configurations import KERNELS, launches, pairs
 
     for module in KERNELS:  # a line more above a kernel makes no other code
@@ -107,7 +109,8 @@ def all_jobs(targets: Iterable[str], kernels: re.Pattern[str], only_pairs: bool)
     version = importlib.metadata.version("triton")
     checks = hashlib.sha256("".join(ast.dump(ast.parse((ROOT / name).read_text())) for name in CHECKS).encode()).hexdigest()
     for target in targets:
-        for launch in pairs(launches(target)) if only_pairs else launches(target):
+        found = launches(target, part)
+        for launch in pairs(found) if only_pairs else found:
             if kernels.search(launch.kernel):
                 sizes = sorted(launch.sizes)
                 parts = (version, target, checks, launch.source().hash(), sorted(launch.options.items()), sizes)
@@ -269,13 +272,14 @@ def summary(jobs: Sequence[Job], results: dict[str, dict[str, Any]], version: st
     return "\n".join(lines)
 
 
-def report(jobs: Sequence[Job], results: dict[str, dict[str, Any]], version: str) -> dict[str, Any]:
+def report(jobs: Sequence[Job], results: dict[str, dict[str, Any]], version: str, options: argparse.Namespace) -> dict[str, Any]:
     targets: dict[str, dict[str, int]] = {}
     for job in jobs:
         sums = targets.setdefault(job.target, {"configurations": 0, "passed": 0})
         sums["configurations"] += 1
         sums["passed"] += not problems(results[job.key])
-    return {"triton": version, "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"), "targets": targets}
+    selection = {"part": options.part, "kernels": options.kernels, "pairs": options.pairs}
+    return {"triton": version, "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"), **selection, "targets": targets}
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     from tests.kernels import configurations
 
-    families = {family.__name__: family for family in configurations.FAMILIES}
+    families = {family.__name__: family for part in configurations.FAMILIES.values() for family in part}
     wanted = options.families.split(",") if options.families else list(families)
     if unknown := [name for name in wanted if name not in families]:
         print(f"sanitize: --families must be of {', '.join(families)}; got {', '.join(unknown)}", file=sys.stderr)
@@ -110,7 +110,15 @@ def sanitized(found: dict[str, Findings]) -> Iterator[None]:
 
     seen = set()
 
-    def follow(kernel: Any, grid: tuple[int, ...], *args: Any, num_warps: int, num_stages: int, **constexprs: Any) -> None:
+    def follow(
+        kernel: Any,
+        grid: tuple[int, ...],
+        *args: Any,
+        num_warps: int,
+        num_stages: int,
+        maxnreg: int | None = None,
+        **constexprs: Any,
+    ) -> None:
         name = f"{kernel.fn.__module__.rpartition('.')[2]}.{kernel.fn.__name__}"
         sizes = [(value.shape, value.dtype) if hasattr(value, "shape") else value for value in args]
         if (key := repr((name, grid, sizes, constexprs))) in seen:

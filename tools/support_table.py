@@ -57,9 +57,13 @@ def _cell(found: dict[str, list[str]], target: str) -> str:
 def _compiled(matrices: Iterable[dict[str, Any]]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for matrix in matrices:
+        if matrix["kernels"]:
+            raise ValueError(f"a report of the compile matrix must not leave out kernels; got --kernels {matrix['kernels']}")
         for target, counts in matrix["targets"].items():
-            passed = f"{counts['passed']:,} of {counts['configurations']:,} configurations"
-            found.setdefault(target, []).append(f"Triton {matrix['triton']}: {passed}")
+            passed = f"{counts['passed']:,} of {counts['configurations']:,}"
+            of = "pairs of choices" if matrix["pairs"] else "configurations"
+            what = f"{matrix['part']}, " if matrix["part"] else ""
+            found.setdefault(target, []).append(f"Triton {matrix['triton']}: {what}{passed} {of}")
     return found
 
 

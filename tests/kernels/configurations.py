@@ -48,16 +48,16 @@ _RANGED = ("WORDS", "WIDTH", "SPAN", "UNCOUNTED", "LARGEST")
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
-def launches(target: str) -> list[Launch]:
-    """All that is to be compiled for `target`."""
-    return _launches(target)
+def launches(target: str, part: str | None = None) -> list[Launch]:
+    """All that is to be compiled for `target`: "training", "search", or None for both."""
+    return [launch for name in FAMILIES if part in (None, name) for launch in _launches(target, name)]
 
 
 @functools.cache
-def _launches(target: str) -> list[Launch]:
+def _launches(target: str, part: str) -> list[Launch]:
     found = []
     with as_on(target):
-        for family in FAMILIES:
+        for family in FAMILIES[part]:
             found += _ends_of_ranges(collect_launches(target, family))
     return list({launch.key: launch for launch in found}.values())
 
@@ -354,6 +354,7 @@ def _labels(rows: int, kind: str) -> pairwise_likelihood_loss.Labels:
     return pairwise_likelihood_loss.Labels(None, meta(3, rows, dtype=torch.int32), meta(rows, dtype=torch.int32))
 
 
-FAMILIES = [
-    searches, ranges, histograms, rankings, distances, packing, rotations, reflections, means, normalisation, losses, pairwise,
-]  # fmt: skip
+FAMILIES = {
+    "training": [losses, normalisation, means, pairwise, rotations, reflections],
+    "search": [searches, ranges, histograms, rankings, distances, packing],
+}

@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +48,13 @@ def test_pairs_leave_out_no_choice(launches):
     assert choices(few) == choices(launches)
 
 
+def test_parts_make_up_the_whole(launches):
+    parts = [{seen.kernel for seen in configurations.launches("sm_80", part)} for part in ("training", "search")]
+    assert "_sweep_kernel" in parts[0] - parts[1]
+    assert "_sum_precisions" in parts[1] - parts[0]
+    assert set.union(*parts) == {seen.kernel for seen in launches}
+
+
 def test_the_largest_sizes_are_there(launches):
     """Galleries and codebooks that 32 bits cannot address, or the check of offsets would see nothing."""
     for kernel, argument, least in (("_nearest_by_popcount", "gallery_count", 2**31), ("_sweep_kernel", "n_classes", 10**9)):
@@ -81,7 +89,9 @@ def test_a_compiler_that_dies_fails_one_configuration(tmp_path):
     assert found["b"]["registers"] > 0
     assert found["c"]["error"] == "RuntimeError: no such layout"
     assert re.search(r"sm_80 +3 +1 +2\n", compile_matrix.summary(jobs, found, "3.9.0"))
-    assert compile_matrix.report(jobs, found, "3.9.0")["targets"] == {"sm_80": {"configurations": 3, "passed": 1}}
+    written = compile_matrix.report(jobs, found, "3.9.0", Namespace(part="training", kernels="", pairs=True))
+    assert written["targets"] == {"sm_80": {"configurations": 3, "passed": 1}}
+    assert (written["part"], written["pairs"]) == ("training", True)
     # A second run finds all of it, and starts no process.
     known = compile_matrix.Cache(tmp_path)
     assert compile_matrix.run(jobs, known, 0) == found
