@@ -99,9 +99,12 @@ def prepare(codebook: torch.Tensor) -> Prepared:
 
 
 def plan(
-    rows: int, classes: int, bits: int, kind: str, backward: bool, arch: str, processors: int, normalised: bool = True
+    rows: int, classes: int, bits: int, kind: str, backward: bool, arch: str, processors: int, full: bool = True
 ) -> Plan:
-    """Tiles whose accumulators fit the registers (tests compile them and allow no spill), split until the device is full."""
+    """Tiles whose accumulators fit the registers (tests compile them and allow no spill), split until the device is full.
+
+    full: float32 latents, and probabilities in two parts.
+    """
     most_bits = SLICE_RDNA if arch.startswith("gfx11") else SLICE
     chunked = bits > most_bits
     slice_bits = most_bits if chunked else max(next_power_of_2(bits), FEWEST_BITS)
@@ -121,11 +124,11 @@ def plan(
     blocks_per_split = blocks if finishes else max(fills_device, merges_soon)
     splits = cdiv(blocks, blocks_per_split)
     piece = min(PIECE, slice_bits)
-    # Programs that finish are few; of the others of these tiles most take over a third of the registers anyhow.
-    fits = 2 if finishes or (arch, kind, block_rows) == ("sm_100", "dense", 32) else None
+    # Programs that finish are few; most that sweep a dense target there take over a third of the registers anyhow.
+    fits = 2 if finishes or (kind == "dense" and not chunked and arch in ("sm_90", "sm_100")) else None
     hoist = _hoists(bits, kind, chunked, arch)
     # One register more for the codes to come would spill.
-    stages = 1 if (arch, kind, slice_bits, chunked, normalised) == ("sm_90", "ids", SLICE, False, False) else 2
+    stages = 1 if (arch, kind, slice_bits, chunked, full) == ("sm_90", "ids", SLICE, False, True) else 2
     return Plan(
         block_rows, block_classes, slice_bits, piece, slices, chunked, chunk, splits, blocks_per_split, finishes,
         fits, hoist, 4, stages,
@@ -190,7 +193,8 @@ def cosine_codebook_loss(
     kind = "dense" if dense else "ids" if columns is None else "sparse"
     backward = need_grad or need_lse_grad
     step = scale / math.sqrt(bits)
-    tiles = plan(rows, classes, bits, kind, backward, architecture(v.device), multiprocessor_count(v.device), mean is not None)
+    full = parts == 2 and v.dtype == torch.float32
+    tiles = plan(rows, classes, bits, kind, backward, architecture(v.device), multiprocessor_count(v.device), full)
     all_bits = next_power_of_2(bits)
 
     def fresh(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
