@@ -98,9 +98,7 @@ def prepare(codebook: torch.Tensor) -> Prepared:
     return Prepared(packed.view(torch.int32), codebook.sum(0, dtype=torch.float32))
 
 
-def plan(
-    rows: int, classes: int, bits: int, kind: str, backward: bool, arch: str, processors: int, full: bool = True
-) -> Plan:
+def plan(rows: int, classes: int, bits: int, kind: str, backward: bool, arch: str, processors: int, full: bool = True) -> Plan:
     """Tiles whose accumulators fit the registers (tests compile them and allow no spill), split until the device is full.
 
     full: float32 latents, and probabilities in two parts.
@@ -124,11 +122,13 @@ def plan(
     blocks_per_split = blocks if finishes else max(fills_device, merges_soon)
     splits = cdiv(blocks, blocks_per_split)
     piece = min(PIECE, slice_bits)
-    # Programs that finish are few; most that sweep a dense target there take over a third of the registers anyhow.
-    fits = 2 if finishes or (kind == "dense" and not chunked and arch in ("sm_90", "sm_100")) else None
+    # Programs that finish are few; most that sweep a dense target take over a third of the registers anyhow.
+    roomy = finishes or arch in ("sm_86", "sm_89", "sm_120") or (kind == "dense" and not chunked and arch in ("sm_90", "sm_100"))
+    fits = 2 if roomy else None  # a split fills the device twice
     hoist = _hoists(bits, kind, chunked, arch)
-    # One register more for the codes to come would spill.
-    stages = 1 if (arch, kind, slice_bits, chunked, full) == ("sm_90", "ids", SLICE, False, True) else 2
+    # Registers for the codes to come would spill.
+    fullest = (arch, kind, slice_bits, chunked, full) == ("sm_90", "ids", SLICE, False, True)
+    stages = 1 if fullest or arch.startswith("gfx11") else 2
     return Plan(
         block_rows, block_classes, slice_bits, piece, slices, chunked, chunk, splits, blocks_per_split, finishes,
         fits, hoist, 4, stages,

@@ -45,7 +45,7 @@ def apply(
         _apply_kernel, (cdiv(rows, ROWS), cdiv(bits, columns)),
         x, matrix, y, rows, bits, x.stride(0), *matrix.stride(),
         ROWS=ROWS, COLUMNS=columns, DEPTH=min(DEPTH, columns), num_warps=4 if columns <= 32 else 8,
-        fits=3 if columns <= 32 else None,
+        fits=64 // columns if columns <= 32 else None,
     )  # fmt: skip
 
 

@@ -106,7 +106,7 @@ def test_every_launch_of_the_plan_is_compiled_above():
 
     def chosen(bits, classes, kind, arch):
         plan = kernel.plan(256, classes, bits, kind, True, arch, 108)
-        return plan.rows, plan.classes, plan.bits, plan.chunked, plan.finishes, plan.hoist, plan.warps, plan.stages
+        return plan.rows, plan.classes, plan.bits, plan.chunked, plan.finishes, plan.fits, plan.hoist, plan.warps, plan.stages
 
     numbers_of_bits = [*range(1, 70), *range(120, 2049, 8), 129, 257, 513]
     for kind, arch in itertools.product(KINDS, TARGETS):
