@@ -98,10 +98,10 @@ def prepare(codebook: torch.Tensor) -> Prepared:
     return Prepared(packed.view(torch.int32), codebook.sum(0, dtype=torch.float32))
 
 
-def plan(rows: int, classes: int, bits: int, kind: str, backward: bool, arch: str, processors: int, full: bool = True) -> Plan:
+def plan(rows: int, classes: int, bits: int, kind: str, backward: bool, arch: str, processors: int, wide: bool = True) -> Plan:
     """Tiles whose accumulators fit the registers (tests compile them and allow no spill), split until the device is full.
 
-    full: float32 latents, and probabilities in two parts.
+    wide: float32 latents.
     """
     most_bits = SLICE_RDNA if arch.startswith("gfx11") else SLICE
     chunked = bits > most_bits
@@ -127,8 +127,8 @@ def plan(rows: int, classes: int, bits: int, kind: str, backward: bool, arch: st
     fits = 2 if roomy else None  # a split fills the device twice
     hoist = _hoists(bits, kind, chunked, arch)
     # Registers for the codes to come would spill.
-    fullest = (arch, kind, slice_bits, chunked, full) == ("sm_90", "ids", SLICE, False, True)
-    stages = 1 if fullest or arch.startswith("gfx11") else 2
+    full = (arch, kind, slice_bits, chunked, wide) == ("sm_90", "ids", SLICE, False, True)
+    stages = 1 if full or arch.startswith("gfx11") else 2
     return Plan(
         block_rows, block_classes, slice_bits, piece, slices, chunked, chunk, splits, blocks_per_split, finishes,
         fits, hoist, 4, stages,
@@ -137,9 +137,10 @@ def plan(rows: int, classes: int, bits: int, kind: str, backward: bool, arch: st
 
 def _tile(bits: int, kind: str, chunked: bool, finishes: bool, arch: str) -> tuple[int, int]:
     """(rows, classes). Hopper's tensor cores take 64 rows, and operands that do not change from shared memory, not registers."""
-    if finishes or arch == "sm_120" or arch.startswith("gfx11"):
+    twice = kind == "dense" and bits > PIECE  # a second accumulator, of whole slices
+    if finishes or arch.startswith("gfx11") or (arch == "sm_120" and not twice):
         return (16, 64) if arch == "sm_100" else (32, 32)
-    if kind == "dense":  # a second accumulator
+    if kind == "dense":
         return (32, 32) if bits in (16, 32, 48, 64) else (16, 64 if bits < 64 else 32)
     if bits % 16 != 0:
         return 32, 64
@@ -193,8 +194,8 @@ def cosine_codebook_loss(
     kind = "dense" if dense else "ids" if columns is None else "sparse"
     backward = need_grad or need_lse_grad
     step = scale / math.sqrt(bits)
-    full = parts == 2 and v.dtype == torch.float32
-    tiles = plan(rows, classes, bits, kind, backward, architecture(v.device), multiprocessor_count(v.device), full)
+    wide = v.dtype == torch.float32
+    tiles = plan(rows, classes, bits, kind, backward, architecture(v.device), multiprocessor_count(v.device), wide)
     all_bits = next_power_of_2(bits)
 
     def fresh(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
