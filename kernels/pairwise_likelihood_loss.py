@@ -105,7 +105,7 @@ def labels(target: Tensor) -> Labels:
     sizes = torch.empty(rows, dtype=torch.int32, device=target.device)
     launch(
         _pack_kernel, (cdiv(rows, PACK_ROWS),), target, words, sizes, rows, classes, len(words), *target.stride(),
-        ROWS=PACK_ROWS, num_warps=4,
+        ROWS=PACK_ROWS, num_warps=4, fits=4,
     )  # fmt: skip
     return Labels(None, words, sizes)
 
