@@ -137,11 +137,13 @@ def plan(rows: int, classes: int, bits: int, kind: str, backward: bool, arch: st
 
 def _tile(bits: int, kind: str, chunked: bool, finishes: bool, arch: str) -> tuple[int, int]:
     """(rows, classes). Hopper's tensor cores take 64 rows, and operands that do not change from shared memory, not registers."""
-    twice = kind == "dense" and bits > PIECE  # a second accumulator, of whole slices
-    if finishes or arch.startswith("gfx11") or (arch == "sm_120" and not twice):
+    rdna = arch.startswith("gfx11")
+    if kind == "dense" and bits > PIECE and not rdna:  # a second accumulator, of whole slices
+        return 16, 32
+    if finishes or rdna or arch == "sm_120":
         return (16, 64) if arch == "sm_100" else (32, 32)
     if kind == "dense":
-        return (32, 32) if bits in (16, 32, 48, 64) else (16, 64 if bits < 64 else 32)
+        return (32, 32) if bits % 16 == 0 else (16, 64)
     if bits % 16 != 0:
         return 32, 64
     if arch == "sm_90":

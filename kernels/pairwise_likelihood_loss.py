@@ -292,17 +292,16 @@ def _finish(
         grad = torch.empty(0, bits, device=rows.device)
     else:
         grad = torch.empty_like(grads[0]) if several else grads[0]
-    if loss is None and not several:
-        return grad[:, :bits].contiguous()
-    numbers = grad.numel() if several else 1
-    if reduction == "none":
-        numbers = max(numbers, count)
-    launch(
-        _finish_kernel, (cdiv(numbers, FINISH_NUMBERS),),
-        losses, grads if several else None, kept.counts, factors if len(factors) else None, loss, grad if several else None,
-        scale if reduction == "mean" else None, count, len(columns), grad.numel(), splits, kept.blocks,
-        OWN=kept.own, BY_ROW=reduction == "none", SPLITS=FINISH_SPLITS, NUMBERS=FINISH_NUMBERS, LOSSES=FINISH_LOSSES, num_warps=4,
-    )  # fmt: skip
+    if loss is not None or several:
+        numbers = grad.numel() if several else 1
+        if reduction == "none":
+            numbers = max(numbers, count)
+        launch(
+            _finish_kernel, (cdiv(numbers, FINISH_NUMBERS),),
+            losses, grads if several else None, kept.counts, factors if len(factors) else None, loss, grad if several else None,
+            scale if reduction == "mean" else None, count, len(columns), grad.numel(), splits, kept.blocks, OWN=kept.own,
+            BY_ROW=reduction == "none", SPLITS=FINISH_SPLITS, NUMBERS=FINISH_NUMBERS, LOSSES=FINISH_LOSSES, num_warps=4,
+        )  # fmt: skip
     return grad[:, :bits].contiguous()
 
 

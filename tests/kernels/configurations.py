@@ -102,10 +102,11 @@ def _choice(launch: Launch) -> tuple[Any, ...]:
     types = {name: "" if _is_number(launch, name) else kind for name, kind in launch.signature.items()}
     # A kernel that names the numbers it is not specialised on means the alignment of the others.
     meant = any(parameter.do_not_specialize for parameter in launch.source().fn.params)
-    aligned = [name for (place,) in launch.attributes for name in [list(types)[place]] if meant and types[name][:1] != "*"]
+    names = list(types)
+    aligned = [names[place] for (place,) in launch.attributes if meant and not types[names[place]].startswith("*")]
     unrolled = launch.constexprs.get("WORDS", 0) <= _spans.UNROLLED_WORDS.value
     wide = launch.constexprs.get("WORDS") == launch.constexprs.get("WIDTH")
-    return launch.module, launch.kernel, types, constexprs, str(aligned), *launch.options.items(), unrolled, wide
+    return launch.module, launch.kernel, types, constexprs, aligned, *launch.options.items(), unrolled, wide
 
 
 def pairs(found: Iterable[Launch]) -> list[Launch]:
