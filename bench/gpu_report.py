@@ -21,7 +21,6 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
 from orthohash_triton.kernels import hamming_histogram, hamming_range, householder
-from orthohash_triton.kernels._counters import BATCH
 
 from bench._harness import RESULTS
 from bench.gpu_model import GPUS, LABEL, model
@@ -106,7 +105,7 @@ CASES = [
             meta(64, 8, dtype=torch.uint8), meta(10**6, 8, dtype=torch.uint8), meta(64, 65, dtype=torch.int64)
         ),
         "distance",
-        lambda c: c["ROWS"] * BATCH.value,
+        lambda c: c["ROWS"] * c["BATCH"],
         lambda c: 0,
         2 * 64,
         8 / 64,

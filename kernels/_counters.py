@@ -14,15 +14,15 @@ import triton.language as tl
 from torch import Tensor
 
 from ._sizes import cdiv
-from ._spans import UNROLLED_WORDS, add_bits, add_four_words, code_distances
+from ._spans import UNROLLED_WORDS, add_bits, code_distances
 
-BATCH = tl.constexpr(8)  # codes of a thread that are added to its counters together
 NOWHERE = tl.constexpr(2**30)
 
 
 class Counters(NamedTuple):
     """The counters of a program. Codes of many bits have theirs in several blocks, each with programs of its own."""
 
+    batch: int  # codes of a thread that are added to its counters together: 4 or 8
     words: int  # of a block: 32 distances each
     blocks: int
     last: bool  # whether the largest distance, K, lies behind the words of the last block, in a counter of its own
@@ -34,126 +34,136 @@ class Counters(NamedTuple):
         return 32 * self.words * self.blocks + self.last
 
     def constexprs(self) -> dict[str, int]:
-        return {"COUNTED": self.words, "BLOCKS": self.blocks, "LAST": self.last, "PLANES": self.planes}
+        return {"BATCH": self.batch, "COUNTED": self.words, "BLOCKED": self.blocks > 1, "LAST": self.last, "PLANES": self.planes}
 
 
-def counters(bits: int, most_words: int, batches: int, most_planes: int) -> Counters:
+def counters(bits: int, batch: int, most_words: int, batches: int, most_planes: int) -> Counters:
     """Counters of distances 0 .. `bits`, `most_words` in a block, for `batches` of a thread."""
     words = min(cdiv(bits, 32), most_words)
     blocks = cdiv(bits, 32 * words)
-    planes = 8 if batches <= most_batches(8) else most_planes
-    return Counters(words, blocks, bits + 1 > 32 * words * blocks, planes)
+    planes = 8 if batches <= most_batches(8, batch) else most_planes
+    return Counters(batch, words, blocks, bits + 1 > 32 * words * blocks, planes)
 
 
-def most_batches(planes: int) -> int:
+def most_batches(planes: int, batch: int) -> int:
     """How many batches of one distance the counters of a thread can hold."""
-    return (2**planes - 1) // BATCH.value
+    return (2**planes - 1) // batch
 
 
-def segments(values: Tensor, group: int, parts: int, rows: int, batches: int) -> Tensor:
-    """Rows [N, ...] in the order in which threads read them that each walk a segment, a run of `batches` batches: [N', ...].
+def segments(values: Tensor, group: int, parts: int, rows: int, batches: int, batch: int) -> Tensor:
+    """Rows [N, ...] in the order in which threads read them that walk a segment each, `batches` times `batch`: [N', ...].
 
-    Segment s is thread s % rows of part s // rows; `group` rows of it stand side by side. Zeros fill up the last segments.
+    Segment s is thread s % rows of part s // rows; what stands side by side is as `batch_rows` says. Zeros fill up the last
+    segments.
     """
     width = values.shape[1]
-    padded = torch.nn.functional.pad(values, (0, 0, 0, parts * rows * batches * BATCH.value - len(values)))
-    laid = padded.view(parts, rows, batches, BATCH.value // group, group, width).permute(0, 2, 3, 1, 4, 5)
+    padded = torch.nn.functional.pad(values, (0, 0, 0, parts * rows * batches * batch - len(values)))
+    laid = padded.view(parts, rows, batches, group, batch // group, width).permute(0, 2, 4, 1, 3, 5)
     return laid.reshape(-1, width)
 
 
 @triton.jit
-def batch_rows(part, steps, step, GROUP: tl.constexpr, ROWS: tl.constexpr):
-    """Where the first of a thread's codes of a batch stand, int64 [ROWS]; the others as `item_rows` says."""
-    return (part * steps + step) * (BATCH * ROWS) + tl.arange(0, ROWS).to(tl.int64) * GROUP
+def batch_rows(part, steps, step, BATCH: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr):
+    """Where a thread's codes of a batch stand, int64 [BATCH, ROWS]: GROUP of them side by side, each in a run of its own."""
+    item = tl.arange(0, BATCH)[:, None]
+    place = item % (BATCH // GROUP) * (ROWS * GROUP) + item // (BATCH // GROUP) + tl.arange(0, ROWS)[None, :] * GROUP
+    # A thread is to read a code's label by itself, not two of neighbours and then swap them.
+    return (part * steps + step) * (BATCH * ROWS) + tl.max_contiguous(place, [1, 1])
 
 
 @triton.jit
-def item_rows(rows, item: tl.constexpr, GROUP: tl.constexpr):
-    return rows + (item // GROUP * (rows.shape[0] * GROUP) + item % GROUP)
-
-
-@triton.jit
-def batch_distances(queries, query_words, query, gallery, rows, stored, WORDS: tl.constexpr, GROUP: tl.constexpr,
-                    SLOW_POPCOUNT: tl.constexpr, WHOLE: tl.constexpr):  # fmt: skip
-    """Distances int32 [ROWS] of a batch, a tuple. WHOLE: all of it lies before row `stored`."""
-    distances = ()
-    if WORDS <= UNROLLED_WORDS:
-        for group in tl.static_range(BATCH // GROUP):
-            distances += code_distances(queries, query_words, query, query + 1, gallery, item_rows(rows, group * GROUP, GROUP),
-                                        stored, WORDS, 1, GROUP, SLOW_POPCOUNT, WHOLE)  # fmt: skip
+def batch_distances(queries, query_words, query, gallery, part, steps, step, stored, BATCH: tl.constexpr, WORDS: tl.constexpr,
+                    GROUP: tl.constexpr, ROWS: tl.constexpr, SLOW_POPCOUNT: tl.constexpr, WHOLE: tl.constexpr):  # fmt: skip
+    """Distances int32 [BATCH, ROWS] of a batch. WHOLE: all of it lies before row `stored`."""
+    # A thread has room for 64 words of codes at a time.
+    pieces: tl.constexpr = 2 if BATCH == 8 and GROUP < 4 and WORDS > 8 and WORDS <= UNROLLED_WORDS else 1
+    groups: tl.constexpr = BATCH // GROUP // pieces
+    first = (part * steps + step) * (BATCH * ROWS)
+    rows = first + (tl.arange(0, groups).to(tl.int64)[:, None] * ROWS + tl.arange(0, ROWS)[None, :]) * GROUP
+    found = ()
+    for piece in tl.static_range(pieces):
+        found += code_distances(queries, query_words, query, query + 1, gallery, rows + piece * (groups * ROWS * GROUP), stored,
+                                WORDS, 1, GROUP, SLOW_POPCOUNT, WHOLE)  # fmt: skip
+    # Item g * (BATCH // GROUP) + p * groups + j is code g of group j of piece p.
+    if GROUP == 4:
+        return _below(_below(found[0], found[1]), _below(found[2], found[3]))
+    elif GROUP == 2 and pieces == 2:
+        return _below(_below(found[0], found[2]), _below(found[1], found[3]))
+    elif GROUP * pieces == 2:
+        return _below(found[0], found[1])
     else:
-        for _ in tl.static_range(BATCH):
-            distances += (tl.zeros([rows.shape[0]], tl.int32),)
-        for first_word in range(0, WORDS, 4):
-            sums = ()
-            for item in tl.static_range(BATCH):
-                sums += add_four_words((distances[item],), queries, query, query + 1, gallery, item_rows(rows, item, GROUP),
-                                       stored, first_word, WORDS, 1, WHOLE)  # fmt: skip
-            distances = sums
-    return distances
+        return found[0]
 
 
 @triton.jit
-def batch_relevance(query_labels, gallery_labels, query, rows, stored, GROUP: tl.constexpr, LABELS: tl.constexpr,
-                    SHARED: tl.constexpr):  # fmt: skip
-    """Whose labels fit: bool [ROWS], a tuple; what lies behind row `stored` may be anything."""
-    relevance = ()
-    for item in tl.static_range(BATCH):
-        row = item_rows(rows, item, GROUP)
-        found = tl.zeros([rows.shape[0]], tl.int1)
-        for word in range(LABELS):
-            wanted = tl.load(query_labels + (query * LABELS + word))
-            labels = tl.load(gallery_labels + (row * LABELS + word), mask=row < stored, other=0)
-            if SHARED:
-                found = found | ((wanted & labels) != 0)
-            else:
-                found = found | (wanted == labels)
-        relevance += (found,)
-    return relevance
+def _below(a, b):
+    """[2 N, ROWS] of a [N, ROWS] and b [N, ROWS]; every thread keeps what it has."""
+    return tl.reshape(tl.permute(tl.join(a, b), (2, 0, 1)), [2 * a.shape[0], a.shape[1]])
 
 
 @triton.jit
-def live_items(rows, part, batches, step, size, GROUP: tl.constexpr, SEGMENTED: tl.constexpr):
-    """Which codes of a batch stand among the first `size` of the gallery: bool [ROWS], a tuple."""
-    live = ()
-    for item in tl.static_range(BATCH):
-        if SEGMENTED:
-            segment = part * rows.shape[0] + tl.arange(0, rows.shape[0])
-            live += ((segment * batches + step) * BATCH + item < size,)
+def batch_relevance(query_labels, gallery_labels, query, rows, stored, LABELS: tl.constexpr, SHARED: tl.constexpr):
+    """Whose labels fit: bool [BATCH, ROWS]; what lies behind row `stored` may be anything."""
+    found = tl.zeros(rows.shape, tl.int1)
+    for word in range(LABELS):
+        wanted = tl.load(query_labels + (query * LABELS + word))
+        labels = tl.load(gallery_labels + (rows * LABELS + word), mask=rows < stored, other=0)
+        if SHARED:
+            found = found | ((wanted & labels) != 0)
         else:
-            live += (item_rows(rows, item, GROUP) < size,)
-    return live
+            found = found | (wanted == labels)
+    return found
 
 
 @triton.jit
-def only_live(distances, live):
-    """A batch's distances, and a distance without a counter instead of those to codes that are not there."""
-    kept = ()
-    for item in tl.static_range(BATCH):
-        kept += (tl.where(live[item], distances[item], NOWHERE),)
-    return kept
+def only_live(distances, rows, part, batches, step, size, GROUP: tl.constexpr, SEGMENTED: tl.constexpr):
+    """A batch's distances, and a distance without a counter instead of those to codes past the first `size` of the gallery.
+
+    SEGMENTED: in batches of how many codes `segments` laid the gallery, 0 where it lies as it did.
+    """
+    if SEGMENTED:
+        BATCH: tl.constexpr = rows.shape[0]
+        runs: tl.constexpr = SEGMENTED // GROUP
+        item = tl.arange(0, BATCH)[:, None]
+        group, code = item % (BATCH // GROUP), item // (BATCH // GROUP)
+        segment = part * rows.shape[1] + tl.arange(0, rows.shape[1])[None, :]
+        left = tl.minimum(size - (segment * batches + step) * BATCH, BATCH).to(tl.int32)
+        live = group // runs * SEGMENTED + code * runs + group % runs < left
+    else:
+        live = rows < size
+    return tl.where(live, distances, NOWHERE)
 
 
 @triton.jit
-def distance_bits(distances, first, COUNTED: tl.constexpr):
-    """A batch's distances from `first` on, one bit each of COUNTED words: word w of item i is entry i * COUNTED + w."""
-    bits = ()
-    for item in tl.static_range(BATCH):
-        place = distances[item] - first
-        bit = 1 << (place & 31)
-        for word in tl.static_range(COUNTED):
-            bits += (tl.where((place >> 5) == word, bit, 0),)
-    return bits
+def weight(wanted):
+    """What an item adds to a sum of items and, 16 bits higher, of relevant ones."""
+    return tl.where(wanted, 0x10001, 1)
 
 
 @triton.jit
-def only(bits, wanted, COUNTED: tl.constexpr):
-    """The bits of those items that are wanted."""
-    kept = ()
-    for item in tl.static_range(BATCH):
-        for word in tl.static_range(COUNTED):
-            kept += (tl.where(wanted[item], bits[item * COUNTED + word], 0),)
-    return kept
+def items_of(batch):
+    """The rows [1, ROWS] of a tensor [BATCH, ROWS], a tuple; every thread keeps what it has."""
+    if batch.shape[0] == 4:
+        return _four_items(tl.reshape(tl.trans(batch), [1, batch.shape[1], 2, 2]))
+    else:
+        even, odd = tl.split(tl.reshape(tl.trans(batch), [1, batch.shape[1], 2, 2, 2]))
+        item0, item2, item4, item6 = _four_items(even)
+        item1, item3, item5, item7 = _four_items(odd)
+        return item0, item1, item2, item3, item4, item5, item6, item7
+
+
+@triton.jit
+def _four_items(batch):
+    even, odd = tl.split(batch)
+    item0, item2 = tl.split(even)
+    item1, item3 = tl.split(odd)
+    return item0, item1, item2, item3
+
+
+@triton.jit
+def _bit(place, word: tl.constexpr):
+    """The bit of `word` that stands for a place, 0 where it is another word's."""
+    return tl.where((place >> 5) == word, 1 << (place & 31), 0)
 
 
 @triton.jit
@@ -161,23 +171,22 @@ def no_counts(ROWS: tl.constexpr, COUNTED: tl.constexpr, PLANES: tl.constexpr):
     """Plane p of word w is entry w * PLANES + p."""
     planes = ()
     for _ in tl.static_range(COUNTED * PLANES):
-        planes += (tl.zeros([ROWS], tl.int32),)
+        planes += (tl.zeros([1, ROWS], tl.int32),)
     return planes
 
 
 @triton.jit
-def count_batch(planes, bits, COUNTED: tl.constexpr, PLANES: tl.constexpr):
-    """The planes with the bits of a batch added."""
+def count_batch(planes, items, COUNTED: tl.constexpr, PLANES: tl.constexpr):
+    """The planes with a batch added, the places of whose items are a tuple of int32 [1, ROWS]."""
     raised = ()
     for word in tl.static_range(COUNTED):
         ones, twos, fours = planes[word * PLANES], planes[word * PLANES + 1], planes[word * PLANES + 2]
-        ones, two0 = add_bits(ones, bits[word], bits[COUNTED + word])
-        ones, two1 = add_bits(ones, bits[2 * COUNTED + word], bits[3 * COUNTED + word])
-        twos, four0 = add_bits(twos, two0, two1)
-        ones, two2 = add_bits(ones, bits[4 * COUNTED + word], bits[5 * COUNTED + word])
-        ones, two3 = add_bits(ones, bits[6 * COUNTED + word], bits[7 * COUNTED + word])
-        twos, four1 = add_bits(twos, two2, two3)
-        fours, carry = add_bits(fours, four0, four1)
+        ones, twos, carry = _add_four_items(ones, twos, items, 0, word)
+        if len(items) == 8:
+            ones, twos, four = _add_four_items(ones, twos, items, 4, word)
+            fours, carry = add_bits(fours, carry, four)
+        else:
+            fours, carry = fours ^ carry, fours & carry
         raised += (ones, twos, fours)
         for plane in tl.static_range(3, PLANES):
             higher = planes[word * PLANES + plane]
@@ -187,13 +196,24 @@ def count_batch(planes, bits, COUNTED: tl.constexpr, PLANES: tl.constexpr):
 
 
 @triton.jit
-def counts_at(planes, bits, item: tl.constexpr, COUNTED: tl.constexpr, PLANES: tl.constexpr):
-    """The counts, int32 [ROWS], at the distances of one item of a batch, which its bits stand for."""
-    counts = tl.zeros(planes[0].shape, tl.int32)
+def _add_four_items(ones, twos, items, first: tl.constexpr, word: tl.constexpr):
+    ones, two0 = add_bits(ones, _bit(items[first], word), _bit(items[first + 1], word))
+    ones, two1 = add_bits(ones, _bit(items[first + 2], word), _bit(items[first + 3], word))
+    twos, four = add_bits(twos, two0, two1)
+    return ones, twos, four
+
+
+@triton.jit
+def counts_at(planes, places, COUNTED: tl.constexpr, PLANES: tl.constexpr):
+    """The counts, int32 [BATCH, ROWS], at the distances of the items of a batch, which its bits stand for."""
+    counts = tl.zeros(places.shape, tl.int32)
+    bits = ()
+    for word in tl.static_range(COUNTED):
+        bits += (_bit(places, word),)
     for plane in tl.static_range(PLANES):
-        found = planes[plane] & bits[item * COUNTED]
+        found = planes[plane] & bits[0]
         for word in tl.static_range(1, COUNTED):
-            found = found | (planes[word * PLANES + plane] & bits[item * COUNTED + word])
+            found = found | (planes[word * PLANES + plane] & bits[word])
         counts += tl.where(found != 0, 1 << plane, 0)
     return counts
 

@@ -106,7 +106,7 @@ def kept(value, k, LARGEST: tl.constexpr):
     return (value < least) | (tied & (ties <= room)), (counts & 0xFFFF) + tl.minimum(ties, room)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["k", "parts"])
 def _candidates(values, fewer, count, k, parts, LARGEST: tl.constexpr, BLOCK: tl.constexpr):
     row = (tl.program_id(0) // parts).to(tl.int64)
     part = tl.program_id(0) % parts
@@ -116,7 +116,7 @@ def _candidates(values, fewer, count, k, parts, LARGEST: tl.constexpr, BLOCK: tl
     tl.store(fewer + slot, (value.to(tl.int64) << 32) | place.to(tl.int64), mask=keep)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["k"])
 def _nearest_first(values, chosen, limits, distances, ids, count, k,
                    LARGEST: tl.constexpr, SPAN: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
@@ -149,7 +149,7 @@ def first_of(counts, wanted, BLOCK: tl.constexpr):
     return position
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["k"])
 def _first_smallest(values, places, smallest, count, k, LARGEST: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     # The k-th smallest value is one of least .. most; `below` values are less than `least`.

@@ -15,38 +15,39 @@ from torch import Tensor
 from . import _counters
 from ._bits import as_words
 from ._counters import (
-    BATCH,
+    NOWHERE,
     batch_distances,
     batch_relevance,
     batch_rows,
     count_batch,
     counts_at,
-    distance_bits,
-    live_items,
+    items_of,
     no_counts,
-    only,
     only_live,
+    weight,
 )
 from ._sizes import cdiv
 from ._spans import group_of, query_words_of, warp_size
-from .hamming_histogram import Plan, launch_count, scan_constexprs
+from .hamming_histogram import COUNTS, Plan, launch_count, scan_constexprs
 from .launch import launch, multiprocessor_count
 
 _WARPS_A_MULTIPROCESSOR = 64  # a few times what runs at once, so that none stands idle at the end
 _FEWEST_BATCHES = 16  # of a segment, which takes as many starts as there are distances
-_PLANES = 11  # of the counters: one register a plane and 32 distances less than a histogram's
+_BATCH = 8  # in the first pass
+_RANKED = 4  # codes of a thread that the second ranks together: with more it would run out of registers
+_PLANES = 11  # of the counters, two registers each for 32 distances
 _TABLE_BYTES = 2**28  # of what the first pass leaves
-_LIMITS_A_LAUNCH = 4
+_LIMITS_A_LAUNCH = 4  # or one: between the two, the rest are none
 
 
 def plan(queries: int, gallery: int, bits: int, rows: int, multiprocessors: int) -> Plan:
     """Segments as long as leave no multiprocessor idle, and as the counters can hold."""
     programs = cdiv(_WARPS_A_MULTIPROCESSOR * multiprocessors, queries * cdiv(bits, 128))
-    all_batches = cdiv(gallery, rows * BATCH.value)
-    batches = min(max(_FEWEST_BATCHES, cdiv(all_batches, programs)), _counters.most_batches(_PLANES), all_batches)
+    all_batches = cdiv(gallery, rows * _BATCH)
+    batches = min(max(_FEWEST_BATCHES, cdiv(all_batches, programs)), _counters.most_batches(_PLANES, _BATCH), all_batches)
     parts = cdiv(all_batches, batches)
     batches = cdiv(all_batches, parts)
-    return Plan(_counters.counters(bits, 4, batches, _PLANES), rows, parts, batches)
+    return Plan(_counters.counters(bits, _BATCH, 4, batches, _PLANES), rows, parts, batches)
 
 
 class Rankings:
@@ -57,7 +58,7 @@ class Rankings:
         words, device = as_words(gallery), gallery.device
         self.size, self.bits, self.shared = len(gallery), 8 * gallery.shape[1], shared
         self.plan = plan(queries, self.size, self.bits, warp_size(device), multiprocessor_count(device))
-        layout = group_of(words.shape[1]), self.plan.parts, self.plan.rows, self.plan.batches
+        layout = group_of(words.shape[1]), self.plan.parts, self.plan.rows, self.plan.batches * _BATCH // _RANKED, _RANKED
         self.gallery, self.labels = _counters.segments(words, *layout), _counters.segments(labels, *layout)
 
     @property
@@ -78,7 +79,6 @@ class Rankings:
         ends = starts[:, self.plan.parts * self.plan.rows - 1 :: self.plan.parts * self.plan.rows][:, : counts.shape[1]]
         for total, before in ((counts, ends & 0xFFFFFFFF), (relevant, ends >> 32)):
             torch.diff(before, dim=1, prepend=before.new_zeros(len(before), 1), out=total)
-        limits = limits.to(queries.device)
         for first in range(0, len(limits), _LIMITS_A_LAUNCH):
             some = slice(first, first + _LIMITS_A_LAUNCH)
             self._sum(words, labels, starts, limits[some], precisions[some], hits[some])
@@ -87,98 +87,104 @@ class Rankings:
         """Items up to a distance and segment, and relevant ones, 32 bits higher: int64 [Q, bins * segments]."""
         segments = self.plan.parts * self.plan.rows
         starts = labels.new_empty(len(words), self.plan.counters.bins * segments)
-        launch_count(words, self.gallery, labels, self.labels, starts, starts, self.size, self.plan, self.shared, segmented=True)
+        launch_count(words, self.gallery, labels, self.labels, starts, starts, self.size, self.plan, self.shared, _RANKED)
         return torch.cumsum(starts, dim=1, out=starts)
 
     def _sum(self, words: Tensor, labels: Tensor, starts: Tensor, limits: Tensor, precisions: Tensor, hits: Tensor) -> None:
         cut = self.plan
         programs = cut.parts * cut.counters.blocks
-        partial_precisions = precisions.new_empty(len(limits), len(words), programs)
-        partial_hits = hits.new_empty(len(limits), len(words), programs, dtype=torch.int32)
-        launch(_sum_precisions, (len(words) * programs,), words, self.gallery, labels, self.labels, starts, limits,
-               partial_precisions, partial_hits, len(words), self.size, len(self.gallery), cut.parts, cut.batches,
-               LIMITS=len(limits), **scan_constexprs(words.shape[1], labels.shape[1], self.shared, cut), num_warps=1)  # fmt: skip
-        torch.sum(partial_precisions, dim=2, out=precisions)
-        torch.sum(partial_hits, dim=2, dtype=torch.int64, out=hits)
+        at_once = 1 if len(limits) == 1 else _LIMITS_A_LAUNCH
+        ends = torch.nn.functional.pad(limits.to(words.device), (0, at_once - len(limits)))
+        partial_precisions = precisions.new_empty(at_once, len(words), programs)
+        partial_hits = hits.new_empty(at_once, len(words), programs, dtype=torch.int32)
+        constexprs = scan_constexprs(words.shape[1], labels.shape[1], self.shared, cut) | {"BATCH": _RANKED}
+        batches = cut.batches * _BATCH // _RANKED
+        launch(_sum_precisions, (len(words) * programs,), words, self.gallery, labels, self.labels, starts, ends,
+               partial_precisions, partial_hits, len(words), self.size, len(self.gallery), cut.parts, batches,
+               cut.counters.blocks, LIMITS=at_once, **constexprs, num_warps=1)  # fmt: skip
+        torch.sum(partial_precisions[: len(limits)], dim=2, out=precisions)
+        torch.sum(partial_hits[: len(limits)], dim=2, dtype=torch.int64, out=hits)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def _sum_precisions(queries, gallery, query_labels, gallery_labels, starts, limits, precisions, hits, query_count, size, stored,
-                    parts, batches, LIMITS: tl.constexpr, COUNTED: tl.constexpr, BLOCKS: tl.constexpr, LAST: tl.constexpr,
-                    PLANES: tl.constexpr, ROWS: tl.constexpr, WORDS: tl.constexpr, GROUP: tl.constexpr, LABELS: tl.constexpr,
-                    SHARED: tl.constexpr, SLOW_POPCOUNT: tl.constexpr):  # fmt: skip
-    """precisions, hits: [LIMITS, Q, BLOCKS * parts]. A program takes the items at the distances of one block."""
+                    parts, batches, blocks, LIMITS: tl.constexpr, BATCH: tl.constexpr, COUNTED: tl.constexpr,
+                    BLOCKED: tl.constexpr, LAST: tl.constexpr, PLANES: tl.constexpr, ROWS: tl.constexpr, WORDS: tl.constexpr,
+                    GROUP: tl.constexpr, LABELS: tl.constexpr, SHARED: tl.constexpr, SLOW_POPCOUNT: tl.constexpr):  # fmt: skip
+    """precisions, hits: [LIMITS, Q, blocks * parts]. A program takes the items at the distances of one block."""
     query = (tl.program_id(0) % query_count).to(tl.int64)
     program = tl.program_id(0) // query_count
     part = (program % parts).to(tl.int64)
-    block = program // parts if BLOCKS > 1 else 0
+    block = program // parts if BLOCKED else 0
+    farthest = 32 * COUNTED * (blocks if BLOCKED else 1)  # with LAST the largest distance, which is behind all words
     query_words = query_words_of(queries, query, query_count, WORDS, 1)
     planes = no_counts(ROWS, COUNTED, PLANES)
     relevant_planes = no_counts(ROWS, COUNTED, PLANES)
     # Of items at the largest distance, which may have no planes: all of them, and relevant ones 16 bits higher.
-    last = tl.zeros([ROWS], tl.int32)
-    segment = part * ROWS + tl.arange(0, ROWS)
+    last = tl.zeros([1, ROWS], tl.int32)
+    segment = part * ROWS + tl.arange(0, ROWS)[None, :]
     segments = parts * ROWS
-    bins: tl.constexpr = 32 * COUNTED * BLOCKS + LAST
-    query_starts = starts + (query * bins * segments + segment - 1)  # the start of a segment is the end of the one before
+    # The start of a segment is the end of the one before.
+    query_starts = starts + (query * (farthest + LAST) * segments + segment - 1)
     ends, sums, found = (), (), ()
     for limit in tl.static_range(LIMITS):
-        ends += (tl.load(limits + limit),)
-        sums += (tl.zeros([ROWS], tl.float64),)
-        found += (tl.zeros([ROWS], tl.int32),)
+        ends += (tl.minimum(tl.load(limits + limit), 0x7FFFFFFF).to(tl.int32),)
+        sums += (tl.zeros([1, ROWS], tl.float64),)
+        found += (tl.zeros([1, ROWS], tl.int32),)
     for step in range(batches):
-        rows = batch_rows(part, batches, step, GROUP, ROWS)
-        live = live_items(rows, part, batches, step, size, GROUP, True)
-        distances = only_live(
-            batch_distances(queries, query_words, query, gallery, rows, stored, WORDS, GROUP, SLOW_POPCOUNT, True), live
-        )
-        wanted = batch_relevance(query_labels, gallery_labels, query, rows, stored, GROUP, LABELS, SHARED)
-        bits = distance_bits(distances, block * (32 * COUNTED), COUNTED)
-        for item in tl.static_range(BATCH):
-            distance = distances[item]
-            mine = wanted[item] & _in_block(distance, block, COUNTED, BLOCKS, LAST)
-            before = _tied_before(distances, wanted, item)
-            if LAST:
-                before += tl.where(distance == bins - 1, last, 0)
-            items = counts_at(planes, bits, item, COUNTED, PLANES) + (before & 0xFFFF)
-            hit_items = counts_at(relevant_planes, bits, item, COUNTED, PLANES) + (before >> 16)
-            first = (distance == 0) & (segment == 0)
-            start = tl.load(query_starts + distance.to(tl.int64) * segments, mask=mine & ~first, other=0)
-            rank = start.to(tl.int32) + items + 1
-            hit = (start >> 32).to(tl.int32) + hit_items + 1
-            precision = _quotient(hit, rank)
-            new_sums, new_found = (), ()
-            for limit in tl.static_range(LIMITS):
-                counts = mine & (rank <= ends[limit])
-                new_sums += (sums[limit] + tl.where(counts, precision, 0.0),)
-                new_found += (found[limit] + counts.to(tl.int32),)
-            sums, found = new_sums, new_found
-        planes = count_batch(planes, bits, COUNTED, PLANES)
-        relevant_planes = count_batch(relevant_planes, only(bits, wanted, COUNTED), COUNTED, PLANES)
+        rows = batch_rows(part, batches, step, BATCH, GROUP, ROWS)
+        distances = batch_distances(queries, query_words, query, gallery, part, batches, step, stored, BATCH, WORDS, GROUP, ROWS,
+                                    SLOW_POPCOUNT, True)  # fmt: skip
+        distances = only_live(distances, rows, part, batches, step, size, GROUP, BATCH)
+        wanted = batch_relevance(query_labels, gallery_labels, query, rows, stored, LABELS, SHARED)
+        mine = wanted & _in_block(distances, block, blocks, COUNTED, BLOCKED, LAST)
+        places = distances - block * (32 * COUNTED)
+        all_items, relevant_items = items_of(places), items_of(tl.where(wanted, places, NOWHERE))
+        before = _tied_before(places, all_items, relevant_items)
         if LAST:
-            for item in tl.static_range(BATCH):
-                last += tl.where(distances[item] == bins - 1, _weight(wanted[item]), 0)
+            before += tl.where(distances == farthest, last, 0)
+        items = counts_at(planes, places, COUNTED, PLANES) + (before & 0xFFFF)
+        hit_items = counts_at(relevant_planes, places, COUNTED, PLANES) + (before >> 16)
+        first = (distances == 0) & (segment == 0)
+        start = tl.load(query_starts + distances.to(tl.int64) * segments, mask=mine & ~first, other=0)
+        rank = start.to(tl.int32) + items + 1
+        hit = (start >> 32).to(tl.int32) + hit_items + 1
+        precision = _quotient(hit, rank)
+        new_sums, new_found = (), ()
+        for limit in tl.static_range(LIMITS):
+            counts = mine & (rank <= ends[limit])
+            new_sums += (sums[limit] + tl.sum(tl.where(counts, precision, 0.0), axis=0, keep_dims=True),)
+            new_found += (found[limit] + tl.sum(counts.to(tl.int32), axis=0, keep_dims=True),)
+        sums, found = new_sums, new_found
+        planes = count_batch(planes, all_items, COUNTED, PLANES)
+        relevant_planes = count_batch(relevant_planes, relevant_items, COUNTED, PLANES)
+        if LAST:
+            last += tl.sum(tl.where(distances == farthest, weight(wanted), 0), axis=0, keep_dims=True)
     for limit in tl.static_range(LIMITS):
-        place = (limit * query_count + query) * (parts * BLOCKS) + program
-        tl.store(precisions + place, tl.sum(sums[limit], axis=0))
-        tl.store(hits + place, tl.sum(found[limit], axis=0))
+        place = (limit * query_count + query) * (parts * (blocks if BLOCKED else 1)) + program
+        tl.store(precisions + place, tl.sum(sums[limit]))
+        tl.store(hits + place, tl.sum(found[limit]))
 
 
 @triton.jit
-def _in_block(distance, block, COUNTED: tl.constexpr, BLOCKS: tl.constexpr, LAST: tl.constexpr):
+def _in_block(distance, block, blocks, COUNTED: tl.constexpr, BLOCKED: tl.constexpr, LAST: tl.constexpr):
     """Whether an item is there, and a program of this block counts it. Items at the largest distance are the last block's."""
-    if BLOCKS == 1:
-        return distance < 32 * COUNTED + LAST
     mine: tl.constexpr = 32 * COUNTED
-    return (tl.minimum(distance // mine, BLOCKS - 1 if LAST else BLOCKS) == block) & (distance < mine * BLOCKS + LAST)
+    if BLOCKED:
+        last = blocks - 1 if LAST else blocks
+        return (tl.minimum(distance // mine, last) == block) & (distance < mine * blocks + LAST)
+    else:
+        return distance < mine + LAST
 
 
 @triton.jit
-def _tied_before(distances, wanted, item: tl.constexpr):
-    """Items of the batch that are as near as this one and stand before it, and relevant ones, 16 bits higher."""
-    before = tl.zeros(distances[0].shape, tl.int32)
-    for other in tl.static_range(item):
-        before += tl.where(distances[other] == distances[item], _weight(wanted[other]), 0)
+def _tied_before(places, items, relevant):
+    """Items of the batch that are as near as each of them and stand before it, and relevant ones, 16 bits higher."""
+    item = tl.arange(0, places.shape[0])[:, None]
+    before = tl.zeros(places.shape, tl.int32)
+    for other in tl.static_range(places.shape[0] - 1):
+        tied = (places == items[other]) & (item > other)
+        before += tl.where(tied, weight(items[other] == relevant[other]), 0)
     return before
 
 
@@ -187,8 +193,3 @@ def _quotient(numerator, denominator):
     """A quotient of integers in float64, to 1e-13 of itself: a step of Newton's method where a division takes twenty."""
     inverse = (1.0 / denominator.to(tl.float32)).to(tl.float64)
     return numerator.to(tl.float64) * inverse * (2.0 - denominator.to(tl.float64) * inverse)
-
-
-@triton.jit
-def _weight(wanted):
-    return tl.where(wanted, 0x10001, 1)

@@ -19,7 +19,7 @@ def hamming_distance(queries: Tensor, gallery: Tensor, distances: Tensor) -> Non
            WORDS=words.shape[1], BLOCK_Q=_BLOCK_Q, BLOCK_N=_BLOCK_N)  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["query_count"])
 def _distances(queries, gallery, distances, query_count, gallery_count,
                WORDS: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_N: tl.constexpr):  # fmt: skip
     tiles = tl.cdiv(gallery_count, BLOCK_N)

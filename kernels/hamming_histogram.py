@@ -14,17 +14,16 @@ from torch import Tensor
 from . import _counters
 from ._bits import as_words
 from ._counters import (
-    BATCH,
+    NOWHERE,
     batch_distances,
     batch_relevance,
     batch_rows,
     count_batch,
     counts_of,
-    distance_bits,
-    live_items,
+    items_of,
     no_counts,
-    only,
     only_live,
+    weight,
 )
 from ._sizes import cdiv
 from ._spans import group_of, query_words_of, warp_size
@@ -33,6 +32,8 @@ from .launch import backend, launch, multiprocessor_count
 _WARPS_A_MULTIPROCESSOR = 64  # a few times what runs at once, so that none stands idle at the end
 _FEWEST_BATCHES = 8  # of a program: those of fewer would do little but add up their threads
 _PLANES = 12  # of the counters
+_BATCH = 8
+COUNTS = ["query_count", "size", "stored", "parts", "batches", "blocks"]  # no code depends on what divides them
 
 
 class Plan(NamedTuple):
@@ -48,9 +49,9 @@ def plan(queries: int, gallery: int, bits: int, labels: bool, rows: int, multipr
     """Parts as large as leave no multiprocessor idle, and as the counters can hold."""
     words = 4 if labels or bits > 512 else 8
     programs = cdiv(_WARPS_A_MULTIPROCESSOR * multiprocessors, queries * cdiv(bits, 32 * words))
-    all_batches = cdiv(gallery, rows * BATCH.value)
-    batches = min(max(_FEWEST_BATCHES, cdiv(all_batches, programs)), _counters.most_batches(_PLANES))
-    return Plan(_counters.counters(bits, words, batches, _PLANES), rows, cdiv(all_batches, batches), batches)
+    all_batches = cdiv(gallery, rows * _BATCH)
+    batches = min(max(_FEWEST_BATCHES, cdiv(all_batches, programs)), _counters.most_batches(_PLANES, _BATCH))
+    return Plan(_counters.counters(bits, _BATCH, words, batches, _PLANES), rows, cdiv(all_batches, batches), batches)
 
 
 def hamming_histogram(
@@ -74,9 +75,7 @@ def hamming_histogram(
     totals = [counts] if relevant is None else [counts, relevant]
     partial = counts.new_empty(len(totals), len(queries), cut.parts, cut.counters.bins, dtype=torch.int32)
     labels = [None if side is None else side.contiguous() for side in (query_labels, gallery_labels)]
-    launch_count(
-        as_words(queries), as_words(gallery), *labels, partial[0], partial[-1], len(gallery), cut, shared, segmented=False
-    )
+    launch_count(as_words(queries), as_words(gallery), *labels, partial[0], partial[-1], len(gallery), cut, shared)
     for total, parts in zip(totals, partial, strict=True):
         torch.sum(parts[:, :, :bins], dim=1, dtype=torch.int64, out=total)
 
@@ -91,20 +90,19 @@ def launch_count(
     size: int,
     cut: Plan,
     shared: bool,
-    *,
-    segmented: bool,
+    segmented: int = 0,
 ) -> None:
     """Count codes of int32 words [Q, W] and [rows, W], `size` of which count.
 
     Plain: `counts` and, with labels, `relevant` are int32 [Q, parts, bins]. Segmented: gallery and labels lie as
-    `_counters.segments` lays them, and `counts` is int64 [Q, bins, parts * rows]: the codes of each segment and, 32 bits higher,
-    the relevant ones.
+    `_counters.segments` lays them for batches of `segmented` codes, and `counts` is int64 [Q, bins, parts * rows]: the codes of
+    each segment and, 32 bits higher, the relevant ones.
     """
     words = gallery.shape[1]
     labels = 0 if gallery_labels is None else gallery_labels.shape[1]
     launch(_count, (len(queries) * cut.parts * cut.counters.blocks,), queries, gallery, query_labels, gallery_labels, counts,
-           relevant, len(queries), size, len(gallery), cut.parts, cut.batches, **scan_constexprs(words, labels, shared, cut),
-           SEGMENTED=segmented, num_warps=1)  # fmt: skip
+           relevant, len(queries), size, len(gallery), cut.parts, cut.batches, cut.counters.blocks,
+           **scan_constexprs(words, labels, shared, cut), SEGMENTED=segmented, num_warps=1)  # fmt: skip
 
 
 def scan_constexprs(words: int, labels: int, shared: bool, cut: Plan) -> dict[str, Any]:
@@ -119,19 +117,20 @@ def scan_constexprs(words: int, labels: int, shared: bool, cut: Plan) -> dict[st
     }
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def _count(queries, gallery, query_labels, gallery_labels, counts, relevant, query_count, size, stored, parts, batches,
-           COUNTED: tl.constexpr, BLOCKS: tl.constexpr, LAST: tl.constexpr, PLANES: tl.constexpr, ROWS: tl.constexpr,
-           WORDS: tl.constexpr, GROUP: tl.constexpr, LABELS: tl.constexpr, SHARED: tl.constexpr, SLOW_POPCOUNT: tl.constexpr,
-           SEGMENTED: tl.constexpr):  # fmt: skip
+           blocks, BATCH: tl.constexpr, COUNTED: tl.constexpr, BLOCKED: tl.constexpr, LAST: tl.constexpr, PLANES: tl.constexpr,
+           ROWS: tl.constexpr, WORDS: tl.constexpr, GROUP: tl.constexpr, LABELS: tl.constexpr, SHARED: tl.constexpr,
+           SLOW_POPCOUNT: tl.constexpr, SEGMENTED: tl.constexpr):  # fmt: skip
     """Programs of one part run side by side and share it in the cache."""
     query = (tl.program_id(0) % query_count).to(tl.int64)
     part = (tl.program_id(0) // query_count % parts).to(tl.int64)
-    block = tl.program_id(0) // query_count // parts if BLOCKS > 1 else 0
+    block = tl.program_id(0) // query_count // parts if BLOCKED else 0
+    farthest = 32 * COUNTED * (blocks if BLOCKED else 1)  # with LAST the largest distance, which is behind all words
     query_words = query_words_of(queries, query, query_count, WORDS, 1)
     planes = no_counts(ROWS, COUNTED, PLANES)
     relevant_planes = no_counts(ROWS, COUNTED if LABELS else 0, PLANES)
-    last, last_relevant = tl.zeros([ROWS], tl.int32), tl.zeros([ROWS], tl.int32)
+    last = tl.zeros([1, ROWS], tl.int32)  # of items at the largest distance: all and, 16 bits higher, relevant ones
     first_row = part * batches * (BATCH * ROWS)
     if SEGMENTED:  # any batch may hold codes that do not count
         whole, end = 0, batches
@@ -139,16 +138,16 @@ def _count(queries, gallery, query_labels, gallery_labels, counts, relevant, que
         whole = tl.minimum(batches, tl.maximum(size - first_row, 0) // (BATCH * ROWS))
         end = tl.minimum(batches, tl.cdiv(size - first_row, BATCH * ROWS))
     for step in range(whole):
-        planes, relevant_planes, last, last_relevant = _count_batch(
-            planes, relevant_planes, last, last_relevant, queries, query_words, query, gallery, query_labels, gallery_labels,
-            size, stored, part, batches, step, block, COUNTED, BLOCKS, LAST, PLANES, ROWS, WORDS, GROUP, LABELS, SHARED,
+        planes, relevant_planes, last = _count_batch(
+            planes, relevant_planes, last, queries, query_words, query, gallery, query_labels, gallery_labels,
+            size, stored, part, batches, step, block, farthest, BATCH, COUNTED, LAST, PLANES, ROWS, WORDS, GROUP, LABELS, SHARED,
             SLOW_POPCOUNT, SEGMENTED, True)  # fmt: skip
     for step in range(whole, end):
-        planes, relevant_planes, last, last_relevant = _count_batch(
-            planes, relevant_planes, last, last_relevant, queries, query_words, query, gallery, query_labels, gallery_labels,
-            size, stored, part, batches, step, block, COUNTED, BLOCKS, LAST, PLANES, ROWS, WORDS, GROUP, LABELS, SHARED,
+        planes, relevant_planes, last = _count_batch(
+            planes, relevant_planes, last, queries, query_words, query, gallery, query_labels, gallery_labels,
+            size, stored, part, batches, step, block, farthest, BATCH, COUNTED, LAST, PLANES, ROWS, WORDS, GROUP, LABELS, SHARED,
             SLOW_POPCOUNT, SEGMENTED, False)  # fmt: skip
-    bins: tl.constexpr = 32 * COUNTED * BLOCKS + LAST
+    bins = farthest + LAST
     first_bin = block * (32 * COUNTED)
     for bit in range(32):
         for word in tl.static_range(COUNTED):
@@ -157,33 +156,30 @@ def _count(queries, gallery, query_labels, gallery_labels, counts, relevant, que
             _store(
                 counts, relevant, found, found_relevant, query, part, parts, first_bin + 32 * word + bit, bins, LABELS, SEGMENTED
             )
-    if LAST and block == BLOCKS - 1:
-        _store(counts, relevant, last, last_relevant, query, part, parts, bins - 1, bins, LABELS, SEGMENTED)
+    if LAST and (not BLOCKED or block == blocks - 1):
+        _store(counts, relevant, last & 0xFFFF, last >> 16, query, part, parts, bins - 1, bins, LABELS, SEGMENTED)
 
 
 @triton.jit
-def _count_batch(planes, relevant_planes, last, last_relevant, queries, query_words, query, gallery, query_labels, gallery_labels,
-                 size, stored, part, batches, step, block, COUNTED: tl.constexpr, BLOCKS: tl.constexpr, LAST: tl.constexpr,
-                 PLANES: tl.constexpr, ROWS: tl.constexpr, WORDS: tl.constexpr, GROUP: tl.constexpr, LABELS: tl.constexpr,
-                 SHARED: tl.constexpr, SLOW_POPCOUNT: tl.constexpr, SEGMENTED: tl.constexpr, WHOLE: tl.constexpr):  # fmt: skip
-    rows = batch_rows(part, batches, step, GROUP, ROWS)
-    distances = batch_distances(
-        queries, query_words, query, gallery, rows, stored, WORDS, GROUP, SLOW_POPCOUNT, WHOLE or SEGMENTED
-    )
+def _count_batch(planes, relevant_planes, last, queries, query_words, query, gallery, query_labels, gallery_labels,
+                 size, stored, part, batches, step, block, farthest, BATCH: tl.constexpr, COUNTED: tl.constexpr,
+                 LAST: tl.constexpr, PLANES: tl.constexpr, ROWS: tl.constexpr, WORDS: tl.constexpr, GROUP: tl.constexpr,
+                 LABELS: tl.constexpr, SHARED: tl.constexpr, SLOW_POPCOUNT: tl.constexpr, SEGMENTED: tl.constexpr,
+                 WHOLE: tl.constexpr):  # fmt: skip
+    distances = batch_distances(queries, query_words, query, gallery, part, batches, step, stored, BATCH, WORDS, GROUP, ROWS,
+                                SLOW_POPCOUNT, WHOLE or SEGMENTED > 0)  # fmt: skip
+    rows = batch_rows(part, batches, step, BATCH, GROUP, ROWS)
     if not WHOLE:
-        distances = only_live(distances, live_items(rows, part, batches, step, size, GROUP, SEGMENTED))
-    bits = distance_bits(distances, block * (32 * COUNTED), COUNTED)
-    planes = count_batch(planes, bits, COUNTED, PLANES)
+        distances = only_live(distances, rows, part, batches, step, size, GROUP, SEGMENTED)
+    places = distances - block * (32 * COUNTED)
+    planes = count_batch(planes, items_of(places), COUNTED, PLANES)
+    wanted = distances < 0  # none
     if LABELS:
-        wanted = batch_relevance(query_labels, gallery_labels, query, rows, stored, GROUP, LABELS, SHARED)
-        relevant_planes = count_batch(relevant_planes, only(bits, wanted, COUNTED), COUNTED, PLANES)
+        wanted = batch_relevance(query_labels, gallery_labels, query, rows, stored, LABELS, SHARED)
+        relevant_planes = count_batch(relevant_planes, items_of(tl.where(wanted, places, NOWHERE)), COUNTED, PLANES)
     if LAST:
-        for item in tl.static_range(BATCH):
-            farthest = distances[item] == 32 * COUNTED * BLOCKS
-            last += farthest.to(tl.int32)
-            if LABELS:
-                last_relevant += (farthest & wanted[item]).to(tl.int32)
-    return planes, relevant_planes, last, last_relevant
+        last += tl.sum(tl.where(distances == farthest, weight(wanted), 0), axis=0, keep_dims=True)
+    return planes, relevant_planes, last
 
 
 @triton.jit
@@ -191,11 +187,11 @@ def _store(
     counts, relevant, found, found_relevant, query, part, parts, bin_, bins, LABELS: tl.constexpr, SEGMENTED: tl.constexpr
 ):
     if SEGMENTED:
-        segment = part * found.shape[0] + tl.arange(0, found.shape[0])
-        place = (query * bins + bin_) * (parts * found.shape[0]) + segment
+        segment = part * found.shape[1] + tl.arange(0, found.shape[1])[None, :]
+        place = (query * bins + bin_) * (parts * found.shape[1]) + segment
         tl.store(counts + place, found.to(tl.int64) | (found_relevant.to(tl.int64) << 32))
     else:
         place = (query * parts + part) * bins + bin_
-        tl.store(counts + place, tl.sum(found, axis=0))
+        tl.store(counts + place, tl.sum(found))
         if LABELS:
-            tl.store(relevant + place, tl.sum(found_relevant, axis=0))
+            tl.store(relevant + place, tl.sum(found_relevant))

@@ -33,7 +33,7 @@ def _grid(shape: tuple[int, ...]) -> tuple[int]:
     return (cdiv(rows, _BLOCK_ROWS) * cdiv(width, _BLOCK_BYTES),)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _pack(x, bound, packed, rows, bits, width, row_stride, bit_stride,
           BLOCK_ROWS: tl.constexpr, BLOCK_BYTES: tl.constexpr, DOUBLE: tl.constexpr):  # fmt: skip
     tiles = tl.cdiv(width, BLOCK_BYTES)
@@ -51,7 +51,7 @@ def _pack(x, bound, packed, rows, bits, width, row_stride, bit_stride,
     tl.store(packed + (row[:, None] * width + byte[None, :]), bytes_, mask=(row < rows)[:, None] & (byte < width)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _unpack(packed, signs, rows, bits, width, row_stride, byte_stride, BLOCK_ROWS: tl.constexpr, BLOCK_BYTES: tl.constexpr):
     tiles = tl.cdiv(width, BLOCK_BYTES)
     row = (tl.program_id(0) // tiles).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)

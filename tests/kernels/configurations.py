@@ -181,7 +181,7 @@ def ranges() -> None:
         hamming_range.in_order(scan, limits, lims, slots, RANGE_ANSWER, 32 * words)
 
 
-BYTES = [1, 2, 3, 6, 8, 14, 15, 16, 30, 32, 62, 64, 126, 128, 250, 255, 256, 510, 512]
+BYTES = [1, 2, 3, 6, 8, 11, 12, 14, 15, 16, 19, 20, 23, 24, 27, 28, 30, 32, 62, 64, 126, 128, 250, 255, 256, 510, 512]
 HISTOGRAMS = list(itertools.product((1, 2, 5, 64), (10**6, 2**33)))
 
 
@@ -193,12 +193,14 @@ def histograms() -> None:
         hamming_histogram.hamming_histogram(*codes, totals[0], *sets, *totals[1:], shared=shared)
 
 
+_MEMORY = 2**35  # bytes for the codes of a gallery
 RANKINGS = [(10_000, 60_000), (9, 100_000), (1_000, 10**6), (1, 2**28)]
 
 
 def rankings() -> None:
     labels = [(1, False), (1, True), (2, True)]
     for width, (queries, gallery), (words, shared) in itertools.product(BYTES, RANKINGS, labels):
+        gallery = min(gallery, _MEMORY // width)
         codes, of_codes = meta(gallery, width, dtype=torch.uint8), meta(gallery, words, dtype=torch.int64)
         ranking = average_precision.Rankings(queries, codes, of_codes, shared=shared)
         for limits in (1, 4):

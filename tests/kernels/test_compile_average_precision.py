@@ -53,6 +53,6 @@ def test_clocks_a_pair(kernel, most):
     compiled = compile_launches("sm_90", lambda: rank(*USUAL))
     (found,) = [c for c in compiled if c.kernel == kernel]
     loop, _ = main_loop(found.sass())
-    pairs = 32 * 8  # of a warp
-    assert loop.count("POPC") >= 16, "a batch of eight codes"
+    assert loop.count("POPC") >= 2 * found.constexprs["BATCH"], "a batch of codes"
+    pairs = 32 * found.constexprs["BATCH"]  # of a warp
     assert max(cycles(mix(loop), "sm_90").values()) / pairs < most
