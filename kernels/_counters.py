@@ -62,49 +62,48 @@ def segments(values: Tensor, group: int, parts: int, rows: int, batches: int, ba
     return laid.reshape(-1, width)
 
 
+# Loads take one dimension, [BATCH * ROWS]: with every version of the compiler a row of [BATCH, ROWS] then goes through a warp,
+# one thread a segment, and no value moves between threads.
+
+
 @triton.jit
 def batch_rows(part, steps, step, BATCH: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr):
-    """Where a thread's codes of a batch stand, int64 [BATCH, ROWS]: GROUP of them side by side, each in a run of its own."""
-    item = tl.arange(0, BATCH)[:, None]
-    place = item % (BATCH // GROUP) * (ROWS * GROUP) + item // (BATCH // GROUP) + tl.arange(0, ROWS)[None, :] * GROUP
+    """Where a thread's codes of a batch stand, int64 [BATCH * ROWS]: GROUP of them side by side, each in a run of its own."""
+    place = tl.arange(0, BATCH * ROWS)
+    item, thread = place // ROWS, place % ROWS
+    place = item % (BATCH // GROUP) * (ROWS * GROUP) + item // (BATCH // GROUP) + thread * GROUP
     # A thread is to read a code's label by itself, not two of neighbours and then swap them.
-    return (part * steps + step) * (BATCH * ROWS) + tl.max_contiguous(place, [1, 1])
+    return (part * steps + step) * (BATCH * ROWS) + tl.max_contiguous(place, 1)
 
 
 @triton.jit
 def batch_distances(queries, query_words, query, gallery, part, steps, step, stored, BATCH: tl.constexpr, WORDS: tl.constexpr,
                     GROUP: tl.constexpr, ROWS: tl.constexpr, SLOW_POPCOUNT: tl.constexpr, WHOLE: tl.constexpr):  # fmt: skip
     """Distances int32 [BATCH, ROWS] of a batch. WHOLE: all of it lies before row `stored`."""
-    # A thread has room for 64 words of codes at a time.
-    pieces: tl.constexpr = 2 if BATCH == 8 and GROUP < 4 and WORDS > 8 and WORDS <= UNROLLED_WORDS else 1
-    groups: tl.constexpr = BATCH // GROUP // pieces
-    first = (part * steps + step) * (BATCH * ROWS)
-    rows = first + (tl.arange(0, groups).to(tl.int64)[:, None] * ROWS + tl.arange(0, ROWS)[None, :]) * GROUP
+    # A thread has room for 32 words of codes at a time where they are many, and for 64 at most.
+    PIECES: tl.constexpr = BATCH // 2 if (GROUP < 4) and (WORDS > 8 and WORDS <= UNROLLED_WORDS) else 1
+    GROUPS: tl.constexpr = BATCH // GROUP // PIECES
+    rows = (part * steps + step) * (BATCH * ROWS) + tl.arange(0, GROUPS * ROWS).to(tl.int64) * GROUP
     found = ()
-    for piece in tl.static_range(pieces):
-        found += code_distances(queries, query_words, query, query + 1, gallery, rows + piece * (groups * ROWS * GROUP), stored,
+    for piece in tl.static_range(PIECES):
+        found += code_distances(queries, query_words, query, query + 1, gallery, rows + piece * (GROUPS * ROWS * GROUP), stored,
                                 WORDS, 1, GROUP, SLOW_POPCOUNT, WHOLE)  # fmt: skip
-    # Item g * (BATCH // GROUP) + p * groups + j is code g of group j of piece p.
-    if GROUP == 4:
-        return _below(_below(found[0], found[1]), _below(found[2], found[3]))
-    elif GROUP == 2 and pieces == 2:
-        return _below(_below(found[0], found[2]), _below(found[1], found[3]))
-    elif GROUP * pieces == 2:
-        return _below(found[0], found[1])
-    else:
-        return found[0]
+    # Item g * (BATCH // GROUP) + p * GROUPS + j is code g of group j of piece p.
+    code = tl.arange(0, GROUP)[:, None, None, None]
+    part_of_batch = tl.arange(0, PIECES)[None, :, None, None]
+    distances = tl.zeros([GROUP, PIECES, GROUPS, ROWS], tl.int32)
+    for piece in tl.static_range(PIECES):
+        for g in tl.static_range(GROUP):
+            one = tl.reshape(found[piece * GROUP + g], [1, 1, GROUPS, ROWS])
+            distances = tl.where((code == g) & (part_of_batch == piece), one, distances)
+    return tl.reshape(distances, [BATCH, ROWS])
 
 
 @triton.jit
-def _below(a, b):
-    """[2 N, ROWS] of a [N, ROWS] and b [N, ROWS]; every thread keeps what it has."""
-    return tl.reshape(tl.permute(tl.join(a, b), (2, 0, 1)), [2 * a.shape[0], a.shape[1]])
-
-
-@triton.jit
-def batch_relevance(query_labels, gallery_labels, query, rows, stored, LABELS: tl.constexpr, SHARED: tl.constexpr):
+def batch_relevance(query_labels, gallery_labels, query, rows, stored, BATCH: tl.constexpr, ROWS: tl.constexpr,
+                    LABELS: tl.constexpr, SHARED: tl.constexpr):  # fmt: skip
     """Whose labels fit: bool [BATCH, ROWS]; what lies behind row `stored` may be anything."""
-    found = tl.zeros(rows.shape, tl.int1)
+    found = tl.zeros([BATCH * ROWS], tl.int1)
     for word in range(LABELS):
         wanted = tl.load(query_labels + (query * LABELS + word))
         labels = tl.load(gallery_labels + (rows * LABELS + word), mask=rows < stored, other=0)
@@ -112,7 +111,7 @@ def batch_relevance(query_labels, gallery_labels, query, rows, stored, LABELS: t
             found = found | ((wanted & labels) != 0)
         else:
             found = found | (wanted == labels)
-    return found
+    return tl.reshape(found, [BATCH, ROWS])
 
 
 @triton.jit
@@ -121,16 +120,17 @@ def only_live(distances, rows, part, batches, step, size, GROUP: tl.constexpr, S
 
     SEGMENTED: in batches of how many codes `segments` laid the gallery, 0 where it lies as it did.
     """
+    BATCH: tl.constexpr = distances.shape[0]
+    ROWS: tl.constexpr = distances.shape[1]
     if SEGMENTED:
-        BATCH: tl.constexpr = rows.shape[0]
         runs: tl.constexpr = SEGMENTED // GROUP
         item = tl.arange(0, BATCH)[:, None]
         group, code = item % (BATCH // GROUP), item // (BATCH // GROUP)
-        segment = part * rows.shape[1] + tl.arange(0, rows.shape[1])[None, :]
+        segment = part * ROWS + tl.arange(0, ROWS)[None, :]
         left = tl.minimum(size - (segment * batches + step) * BATCH, BATCH).to(tl.int32)
         live = group // runs * SEGMENTED + code * runs + group % runs < left
     else:
-        live = rows < size
+        live = tl.reshape(rows < size, [BATCH, ROWS])
     return tl.where(live, distances, NOWHERE)
 
 
@@ -142,22 +142,14 @@ def weight(wanted):
 
 @triton.jit
 def items_of(batch):
-    """The rows [1, ROWS] of a tensor [BATCH, ROWS], a tuple; every thread keeps what it has."""
-    if batch.shape[0] == 4:
-        return _four_items(tl.reshape(tl.trans(batch), [1, batch.shape[1], 2, 2]))
-    else:
-        even, odd = tl.split(tl.reshape(tl.trans(batch), [1, batch.shape[1], 2, 2, 2]))
-        item0, item2, item4, item6 = _four_items(even)
-        item1, item3, item5, item7 = _four_items(odd)
-        return item0, item1, item2, item3, item4, item5, item6, item7
+    """The rows [1, ROWS] of a tensor [BATCH, ROWS], a tuple; every thread keeps what it has.
 
-
-@triton.jit
-def _four_items(batch):
-    even, odd = tl.split(batch)
-    item0, item2 = tl.split(even)
-    item1, item3 = tl.split(odd)
-    return item0, item1, item2, item3
+    A sum over zeros is no instruction, and needs no other layout, which `tl.split` does with some compilers.
+    """
+    items = ()
+    for item in tl.static_range(batch.shape[0]):
+        items += (tl.sum(tl.where(tl.arange(0, batch.shape[0])[:, None] == item, batch, 0), axis=0, keep_dims=True),)
+    return items
 
 
 @triton.jit

@@ -119,7 +119,7 @@ def code_distances(queries, query_words, first_query, query_count, gallery, rows
                 distances += (_set_bits(differing, WORDS, SLOW_POPCOUNT),)
     else:
         for _ in tl.static_range(BLOCK_Q):
-            distances += (tl.zeros(rows.shape, tl.int32),)
+            distances += (tl.zeros([rows.shape[0]], tl.int32),)
         for first_word in range(0, WORDS, 4):
             distances = add_four_words(
                 distances, queries, first_query, query_count, gallery, rows, end, first_word, WORDS, BLOCK_Q, WHOLE
@@ -165,7 +165,7 @@ def _codes(gallery, rows, end, WORDS: tl.constexpr, GROUP: tl.constexpr, WHOLE: 
     words = ()
     if WHOLE:
         for quad in tl.static_range(GROUP * WORDS // 4):
-            place = tl.expand_dims(rows * WORDS + 4 * quad, -1) + tl.arange(0, 4)
+            place = (rows * WORDS + 4 * quad)[:, None] + tl.arange(0, 4)[None, :]
             words += _columns(tl.load(gallery + place))
     else:
         for code in tl.static_range(GROUP):
@@ -177,11 +177,7 @@ def _codes(gallery, rows, end, WORDS: tl.constexpr, GROUP: tl.constexpr, WHOLE: 
 @triton.jit
 def _columns(quads):
     """The four columns of [ROWS, 4], which stay in the registers of the threads that loaded them."""
-    if len(quads.shape) == 2:
-        pairs = tl.reshape(quads, [quads.shape[0], 2, 2])
-    else:
-        pairs = tl.reshape(quads, [quads.shape[0], quads.shape[1], 2, 2])
-    even, odd = tl.split(pairs)
+    even, odd = tl.split(tl.reshape(quads, [quads.shape[0], 2, 2]))
     first, third = tl.split(even)
     second, fourth = tl.split(odd)
     return first, second, third, fourth
@@ -191,11 +187,11 @@ def _columns(quads):
 def add_four_words(distances, queries, first_query, query_count, gallery, rows, end, first_word,
                     WORDS: tl.constexpr, BLOCK_Q: tl.constexpr, WHOLE: tl.constexpr):  # fmt: skip
     word = first_word + tl.arange(0, 4).to(tl.int64)
-    place = gallery + (tl.expand_dims(rows * WORDS, -1) + word)
+    place = gallery + ((rows * WORDS)[:, None] + word[None, :])
     if WHOLE and WORDS % 4 == 0:
         columns = _columns(tl.load(place))
     else:
-        columns = _columns(tl.load(place, mask=tl.expand_dims(rows < end, -1) & (word < WORDS), other=0))
+        columns = _columns(tl.load(place, mask=(rows < end)[:, None] & (word < WORDS)[None, :], other=0))
     sums = ()
     for query in tl.static_range(BLOCK_Q):
         total = distances[query]

@@ -27,7 +27,7 @@ from ._counters import (
     weight,
 )
 from ._sizes import cdiv
-from ._spans import group_of, query_words_of, warp_size
+from ._spans import UNROLLED_WORDS, group_of, query_words_of, warp_size
 from .hamming_histogram import COUNTS, Plan, launch_count, scan_constexprs
 from .launch import launch, multiprocessor_count
 
@@ -98,10 +98,12 @@ class Rankings:
         partial_precisions = precisions.new_empty(at_once, len(words), programs)
         partial_hits = hits.new_empty(at_once, len(words), programs, dtype=torch.int32)
         constexprs = scan_constexprs(words.shape[1], labels.shape[1], self.shared, cut) | {"BATCH": _RANKED}
+        # Without `fits` NVIDIA's compiler aims at 168 registers there, and misses by a few bytes.
+        fits = 10 if cut.counters.blocks > 1 and words.shape[1] <= UNROLLED_WORDS.value else None
         batches = cut.batches * _BATCH // _RANKED
         launch(_sum_precisions, (len(words) * programs,), words, self.gallery, labels, self.labels, starts, ends,
                partial_precisions, partial_hits, len(words), self.size, len(self.gallery), cut.parts, batches,
-               cut.counters.blocks, LIMITS=at_once, **constexprs, num_warps=1)  # fmt: skip
+               cut.counters.blocks, LIMITS=at_once, **constexprs, num_warps=1, fits=fits)  # fmt: skip
         torch.sum(partial_precisions[: len(limits)], dim=2, out=precisions)
         torch.sum(partial_hits[: len(limits)], dim=2, dtype=torch.int64, out=hits)
 
@@ -136,7 +138,7 @@ def _sum_precisions(queries, gallery, query_labels, gallery_labels, starts, limi
         distances = batch_distances(queries, query_words, query, gallery, part, batches, step, stored, BATCH, WORDS, GROUP, ROWS,
                                     SLOW_POPCOUNT, True)  # fmt: skip
         distances = only_live(distances, rows, part, batches, step, size, GROUP, BATCH)
-        wanted = batch_relevance(query_labels, gallery_labels, query, rows, stored, LABELS, SHARED)
+        wanted = batch_relevance(query_labels, gallery_labels, query, rows, stored, BATCH, ROWS, LABELS, SHARED)
         mine = wanted & _in_block(distances, block, blocks, COUNTED, BLOCKED, LAST)
         places = distances - block * (32 * COUNTED)
         all_items, relevant_items = items_of(places), items_of(tl.where(wanted, places, NOWHERE))
@@ -146,7 +148,9 @@ def _sum_precisions(queries, gallery, query_labels, gallery_labels, starts, limi
         items = counts_at(planes, places, COUNTED, PLANES) + (before & 0xFFFF)
         hit_items = counts_at(relevant_planes, places, COUNTED, PLANES) + (before >> 16)
         first = (distances == 0) & (segment == 0)
-        start = tl.load(query_starts + distances.to(tl.int64) * segments, mask=mine & ~first, other=0)
+        place = tl.reshape(query_starts + distances.to(tl.int64) * segments, [BATCH * ROWS])
+        start = tl.load(place, mask=tl.reshape(mine & ~first, [BATCH * ROWS]), other=0)
+        start = tl.reshape(start, [BATCH, ROWS])
         rank = start.to(tl.int32) + items + 1
         hit = (start >> 32).to(tl.int32) + hit_items + 1
         precision = _quotient(hit, rank)

@@ -31,7 +31,7 @@ from .launch import backend, launch, multiprocessor_count
 
 _WARPS_A_MULTIPROCESSOR = 64  # a few times what runs at once, so that none stands idle at the end
 _FEWEST_BATCHES = 8  # of a program: those of fewer would do little but add up their threads
-_PLANES = 12  # of the counters
+_PLANES = 12  # of the counters; one less where there are two sets of them
 _BATCH = 8
 COUNTS = ["query_count", "size", "stored", "parts", "batches", "blocks"]  # no code depends on what divides them
 
@@ -50,8 +50,9 @@ def plan(queries: int, gallery: int, bits: int, labels: bool, rows: int, multipr
     words = 4 if labels or bits > 512 else 8
     programs = cdiv(_WARPS_A_MULTIPROCESSOR * multiprocessors, queries * cdiv(bits, 32 * words))
     all_batches = cdiv(gallery, rows * _BATCH)
-    batches = min(max(_FEWEST_BATCHES, cdiv(all_batches, programs)), _counters.most_batches(_PLANES, _BATCH))
-    return Plan(_counters.counters(bits, _BATCH, words, batches, _PLANES), rows, cdiv(all_batches, batches), batches)
+    planes = _PLANES - 1 if labels else _PLANES
+    batches = min(max(_FEWEST_BATCHES, cdiv(all_batches, programs)), _counters.most_batches(planes, _BATCH))
+    return Plan(_counters.counters(bits, _BATCH, words, batches, planes), rows, cdiv(all_batches, batches), batches)
 
 
 def hamming_histogram(
@@ -175,7 +176,7 @@ def _count_batch(planes, relevant_planes, last, queries, query_words, query, gal
     planes = count_batch(planes, items_of(places), COUNTED, PLANES)
     wanted = distances < 0  # none
     if LABELS:
-        wanted = batch_relevance(query_labels, gallery_labels, query, rows, stored, LABELS, SHARED)
+        wanted = batch_relevance(query_labels, gallery_labels, query, rows, stored, BATCH, ROWS, LABELS, SHARED)
         relevant_planes = count_batch(relevant_planes, items_of(tl.where(wanted, places, NOWHERE)), COUNTED, PLANES)
     if LAST:
         last += tl.sum(tl.where(distances == farthest, weight(wanted), 0), axis=0, keep_dims=True)

@@ -5,7 +5,7 @@ runs. What is loaded, and what a loop carries along, is not known and taken to f
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 LEAST, MOST = -(2**31), 2**31 - 1
@@ -50,19 +50,29 @@ def overflows(ttir: str, grid: tuple[int, ...], arguments: dict[str, int]) -> li
         if found is None or operation is None or operation.name not in ("arith.addi", "arith.subi", "arith.muli"):
             continue
         if operation.is_32_bit and not LEAST <= found.least <= found.most <= MOST:
-            bounds[name] = f"{name.lstrip('%')} = {operation.name} {', '.join(operation.operands)}, {found.least} .. {found.most}"
+            bounds[name] = re.sub(
+                r"'\d+", "", f"{name[1:]} = {operation.name} {', '.join(operation.operands)}, {found.least} .. {found.most}"
+            )
     return list(bounds.values())
 
 
 def _parse(ttir: str) -> dict[str, _Operation]:
-    operations = {}
+    """Operations by the names of their values, made distinct: two loops may each have a value of one name."""
+    operations: dict[str, _Operation] = {}
+    latest: dict[str, str] = {}  # what a name means here
+
+    def define(name: str, operation: str, operands: Iterable[str], text: str) -> None:
+        found = _Operation(operation, tuple(latest.get(operand, operand) for operand in operands), text)
+        latest[name] = f"{name}'{len(operations)}" if name in operations else name
+        operations[latest[name]] = found
+
     for line in ttir.splitlines():
         text = re.sub(r"\s*loc\(.*\)\s*$", "", line.strip())
         if loop := re.search(r"scf\.for (%\w+) = (%[\w#]+) to (%[\w#]+) step (%[\w#]+)", text):
-            operations[loop[1]] = _Operation("scf.for", loop.groups()[1:], "")
+            define(loop[1], "scf.for", loop.groups()[1:], "")
         elif found := re.match(r"(%\w+) = \"?([\w.]+)\"?(.*)", text):
             values = found[3].split(" : ")[0]
-            operations[found[1]] = _Operation(found[2], tuple(re.findall(r"%[\w#]+", values)), text)
+            define(found[1], found[2], re.findall(r"%[\w#]+", values), text)
     return operations
 
 

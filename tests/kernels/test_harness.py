@@ -16,6 +16,7 @@ import triton.language as tl
 from orthohash_triton.kernels import launch
 
 from tests.compiled import collect_launches, compile_launches, gpu_target
+from tests.overflow import overflows
 
 # Interpreted functions do not compile; the executor of --executor runs compiled code.
 compiling = pytest.mark.skipif(
@@ -110,6 +111,28 @@ def test_an_offset_that_leaves_32_bits(widened, target):
     assert found
     assert all(defect.startswith("overflows 32 bits") for defect in found)
     assert defects(target, _row_sums_in_32_bits, (2**15,), meta(2**19, 4_096), meta(2**19), 2**19, 4_096, **how) == []
+
+
+# Two loops with a value of one name each, as Triton prints them.
+LOOPS = """
+  %step = arith.constant {first} : i32
+  %c4096 = arith.constant 4096 : i32
+  scf.for %i = %c0 to %n step %c1  : i32 {{
+    %place_1 = arith.muli %i, %{one} : i32
+    %p = tt.addptr %x, %place_1 : !tt.ptr<f32>, i32
+  }}
+  scf.for %j = %c0 to %n step %c1  : i32 {{
+    %place_1 = arith.muli %j, %{other} : i32
+    %p = tt.addptr %x, %place_1 : !tt.ptr<f32>, i32
+  }}
+"""
+
+
+@pytest.mark.parametrize(("one", "other"), [("c4096", "step"), ("step", "c4096"), ("step", "step")])
+def test_values_of_one_name_in_two_loops(one, other):
+    found = overflows(LOOPS.format(first=1, one=one, other=other), (1,), {"n": 2**20, "c0": 0, "c1": 1})
+    assert len(found) == ("c4096" in (one, other))
+    assert all(defect.startswith("place_1 = arith.muli ") for defect in found)
 
 
 @compiling

@@ -206,9 +206,10 @@ def test_triton_across_parts_and_chunks(bits, multi_hot, device, monkeypatch):
 
 
 @pytest.mark.kernel
-def test_triton_with_long_codes(device):
-    # Codes that are read in a loop.
-    codes, labels, _, _ = random_case(0, queries=1, gallery=20, bits=520, classes=2)
+@pytest.mark.parametrize("bits", [320, 384, 520])
+def test_triton_with_long_codes(bits, device):
+    # Codes that are taken in pieces, two of them side by side or none, and codes that are read in a loop.
+    codes, labels, _, _ = random_case(0, queries=1, gallery=20, bits=bits, classes=2)
     codes[1][3], codes[1][7:9] = codes[0][0], ~codes[0][0]
     check_triton(ranking_on(device, codes, labels), [None])
 

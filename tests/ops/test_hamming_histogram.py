@@ -82,6 +82,8 @@ KERNEL_CASES = {
     "a whole part": (2, 2048, 4, near_codes),
     "no whole word": (2, 37, 3, near_codes),
     "several blocks of distances": (1, 300, 65, near_codes),
+    "long codes, taken in pieces": (1, 300, 48, near_codes),
+    "pairs of long codes, taken in pieces": (1, 300, 40, near_codes),
 }
 
 
