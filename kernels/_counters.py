@@ -16,13 +16,13 @@ from torch import Tensor
 from ._sizes import cdiv
 from ._spans import UNROLLED_WORDS, add_bits, code_distances
 
+BATCH = 8  # codes of a thread that are counted together
 NOWHERE = tl.constexpr(2**30)
 
 
 class Counters(NamedTuple):
     """The counters of a program. Codes of many bits have theirs in several blocks, each with programs of its own."""
 
-    batch: int  # codes of a thread that are added to its counters together: 4 or 8
     words: int  # of a block: 32 distances each
     blocks: int
     last: bool  # whether the largest distance, K, lies behind the words of the last block, in a counter of its own
@@ -34,20 +34,20 @@ class Counters(NamedTuple):
         return 32 * self.words * self.blocks + self.last
 
     def constexprs(self) -> dict[str, int]:
-        return {"BATCH": self.batch, "COUNTED": self.words, "BLOCKED": self.blocks > 1, "LAST": self.last, "PLANES": self.planes}
+        return {"COUNTED": self.words, "BLOCKED": self.blocks > 1, "LAST": self.last, "PLANES": self.planes}
 
 
-def counters(bits: int, batch: int, most_words: int, batches: int, most_planes: int) -> Counters:
+def counters(bits: int, most_words: int, batches: int, most_planes: int) -> Counters:
     """Counters of distances 0 .. `bits`, `most_words` in a block, for `batches` of a thread."""
     words = min(cdiv(bits, 32), most_words)
     blocks = cdiv(bits, 32 * words)
-    planes = 8 if batches <= most_batches(8, batch) else most_planes
-    return Counters(batch, words, blocks, bits + 1 > 32 * words * blocks, planes)
+    planes = 8 if batches <= most_batches(8) else most_planes
+    return Counters(words, blocks, bits + 1 > 32 * words * blocks, planes)
 
 
-def most_batches(planes: int, batch: int) -> int:
+def most_batches(planes: int) -> int:
     """How many batches of one distance the counters of a thread can hold."""
-    return (2**planes - 1) // batch
+    return (2**planes - 1) // BATCH
 
 
 def segments(values: Tensor, group: int, parts: int, rows: int, batches: int, batch: int) -> Tensor:
@@ -212,7 +212,7 @@ def counts_at(planes, places, COUNTED: tl.constexpr, PLANES: tl.constexpr):
 
 @triton.jit
 def counts_of(planes, word: tl.constexpr, bit, PLANES: tl.constexpr):
-    """The counts, int32 [ROWS], at distance 32 * word + bit."""
+    """The counts, int32 [1, ROWS], at distance 32 * word + bit."""
     counts = tl.zeros(planes[0].shape, tl.int32)
     for plane in tl.static_range(PLANES):
         counts += ((planes[word * PLANES + plane] >> bit) & 1) << plane

@@ -15,6 +15,7 @@ from torch import Tensor
 from . import _counters
 from ._bits import as_words
 from ._counters import (
+    BATCH,
     NOWHERE,
     batch_distances,
     batch_relevance,
@@ -33,8 +34,7 @@ from .launch import launch, multiprocessor_count
 
 _WARPS_A_MULTIPROCESSOR = 64  # a few times what runs at once, so that none stands idle at the end
 _FEWEST_BATCHES = 16  # of a segment, which takes as many starts as there are distances
-_BATCH = 8  # in the first pass
-_RANKED = 4  # codes of a thread that the second ranks together: with more it would run out of registers
+_RANKED = 4  # codes of a thread that the second pass ranks together: with more it would run out of registers
 _PLANES = 11  # of the counters, two registers each for 32 distances
 _TABLE_BYTES = 2**28  # of what the first pass leaves
 _LIMITS_A_LAUNCH = 4  # or one: between the two, the rest are none
@@ -43,11 +43,11 @@ _LIMITS_A_LAUNCH = 4  # or one: between the two, the rest are none
 def plan(queries: int, gallery: int, bits: int, rows: int, multiprocessors: int) -> Plan:
     """Segments as long as leave no multiprocessor idle, and as the counters can hold."""
     programs = cdiv(_WARPS_A_MULTIPROCESSOR * multiprocessors, queries * cdiv(bits, 128))
-    all_batches = cdiv(gallery, rows * _BATCH)
-    batches = min(max(_FEWEST_BATCHES, cdiv(all_batches, programs)), _counters.most_batches(_PLANES, _BATCH), all_batches)
+    all_batches = cdiv(gallery, rows * BATCH)
+    batches = min(max(_FEWEST_BATCHES, cdiv(all_batches, programs)), _counters.most_batches(_PLANES), all_batches)
     parts = cdiv(all_batches, batches)
     batches = cdiv(all_batches, parts)
-    return Plan(_counters.counters(bits, _BATCH, 4, batches, _PLANES), rows, parts, batches)
+    return Plan(_counters.counters(bits, 4, batches, _PLANES), rows, parts, batches)
 
 
 class Rankings:
@@ -58,7 +58,7 @@ class Rankings:
         words, device = as_words(gallery), gallery.device
         self.size, self.bits, self.shared = len(gallery), 8 * gallery.shape[1], shared
         self.plan = plan(queries, self.size, self.bits, warp_size(device), multiprocessor_count(device))
-        layout = group_of(words.shape[1]), self.plan.parts, self.plan.rows, self.plan.batches * _BATCH // _RANKED, _RANKED
+        layout = group_of(words.shape[1]), self.plan.parts, self.plan.rows, self.plan.batches * BATCH // _RANKED, _RANKED
         self.gallery, self.labels = _counters.segments(words, *layout), _counters.segments(labels, *layout)
 
     @property
@@ -97,10 +97,10 @@ class Rankings:
         ends = torch.nn.functional.pad(limits.to(words.device), (0, at_once - len(limits)))
         partial_precisions = precisions.new_empty(at_once, len(words), programs)
         partial_hits = hits.new_empty(at_once, len(words), programs, dtype=torch.int32)
-        constexprs = scan_constexprs(words.shape[1], labels.shape[1], self.shared, cut) | {"BATCH": _RANKED}
+        constexprs = scan_constexprs(_RANKED, words.shape[1], labels.shape[1], self.shared, cut)
         # Without `fits` NVIDIA's compiler aims at 168 registers there, and misses by a few bytes.
         fits = 10 if cut.counters.blocks > 1 and words.shape[1] <= UNROLLED_WORDS.value else None
-        batches = cut.batches * _BATCH // _RANKED
+        batches = cut.batches * BATCH // _RANKED
         launch(_sum_precisions, (len(words) * programs,), words, self.gallery, labels, self.labels, starts, ends,
                partial_precisions, partial_hits, len(words), self.size, len(self.gallery), cut.parts, batches,
                cut.counters.blocks, LIMITS=at_once, **constexprs, num_warps=1, fits=fits)  # fmt: skip

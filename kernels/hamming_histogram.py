@@ -14,6 +14,7 @@ from torch import Tensor
 from . import _counters
 from ._bits import as_words
 from ._counters import (
+    BATCH,
     NOWHERE,
     batch_distances,
     batch_relevance,
@@ -32,7 +33,6 @@ from .launch import backend, launch, multiprocessor_count
 _WARPS_A_MULTIPROCESSOR = 64  # a few times what runs at once, so that none stands idle at the end
 _FEWEST_BATCHES = 8  # of a program: those of fewer would do little but add up their threads
 _PLANES = 12  # of the counters; one less where there are two sets of them
-_BATCH = 8
 COUNTS = ["query_count", "size", "stored", "parts", "batches", "blocks"]  # no code depends on what divides them
 
 
@@ -49,10 +49,10 @@ def plan(queries: int, gallery: int, bits: int, labels: bool, rows: int, multipr
     """Parts as large as leave no multiprocessor idle, and as the counters can hold."""
     words = 4 if labels or bits > 512 else 8
     programs = cdiv(_WARPS_A_MULTIPROCESSOR * multiprocessors, queries * cdiv(bits, 32 * words))
-    all_batches = cdiv(gallery, rows * _BATCH)
+    all_batches = cdiv(gallery, rows * BATCH)
     planes = _PLANES - 1 if labels else _PLANES
-    batches = min(max(_FEWEST_BATCHES, cdiv(all_batches, programs)), _counters.most_batches(planes, _BATCH))
-    return Plan(_counters.counters(bits, _BATCH, words, batches, planes), rows, cdiv(all_batches, batches), batches)
+    batches = min(max(_FEWEST_BATCHES, cdiv(all_batches, programs)), _counters.most_batches(planes))
+    return Plan(_counters.counters(bits, words, batches, planes), rows, cdiv(all_batches, batches), batches)
 
 
 def hamming_histogram(
@@ -103,12 +103,13 @@ def launch_count(
     labels = 0 if gallery_labels is None else gallery_labels.shape[1]
     launch(_count, (len(queries) * cut.parts * cut.counters.blocks,), queries, gallery, query_labels, gallery_labels, counts,
            relevant, len(queries), size, len(gallery), cut.parts, cut.batches, cut.counters.blocks,
-           **scan_constexprs(words, labels, shared, cut), SEGMENTED=segmented, num_warps=1)  # fmt: skip
+           **scan_constexprs(BATCH, words, labels, shared, cut), SEGMENTED=segmented, num_warps=1)  # fmt: skip
 
 
-def scan_constexprs(words: int, labels: int, shared: bool, cut: Plan) -> dict[str, Any]:
+def scan_constexprs(batch: int, words: int, labels: int, shared: bool, cut: Plan) -> dict[str, Any]:
     return {
         **cut.counters.constexprs(),
+        "BATCH": batch,
         "ROWS": cut.rows,
         "WORDS": words,
         "GROUP": group_of(words),
