@@ -77,16 +77,16 @@ def batch_rows(part, steps, step, BATCH: tl.constexpr, GROUP: tl.constexpr, ROWS
 
 
 @triton.jit
-def batch_distances(queries, query_words, query, gallery, part, steps, step, stored, BATCH: tl.constexpr, WORDS: tl.constexpr,
+def batch_distances(queries, query_words, query, gallery, part, steps, step, size, BATCH: tl.constexpr, WORDS: tl.constexpr,
                     GROUP: tl.constexpr, ROWS: tl.constexpr, SLOW_POPCOUNT: tl.constexpr, WHOLE: tl.constexpr):  # fmt: skip
-    """Distances int32 [BATCH, ROWS] of a batch. WHOLE: all of it lies before row `stored`."""
+    """Distances int32 [BATCH, ROWS] of a batch. WHOLE: all of it lies before row `size`."""
     # A thread has room for 32 words of codes at a time where they are many, and for 64 at most.
     PIECES: tl.constexpr = BATCH // 2 if (GROUP < 4) and (WORDS > 8 and WORDS <= UNROLLED_WORDS) else 1
     GROUPS: tl.constexpr = BATCH // GROUP // PIECES
     rows = (part * steps + step) * (BATCH * ROWS) + tl.arange(0, GROUPS * ROWS).to(tl.int64) * GROUP
     found = ()
     for piece in tl.static_range(PIECES):
-        found += code_distances(queries, query_words, query, query + 1, gallery, rows + piece * (GROUPS * ROWS * GROUP), stored,
+        found += code_distances(queries, query_words, query, query + 1, gallery, rows + piece * (GROUPS * ROWS * GROUP), size,
                                 WORDS, 1, GROUP, SLOW_POPCOUNT, WHOLE)  # fmt: skip
     # Item g * (BATCH // GROUP) + p * GROUPS + j is code g of group j of piece p.
     code = tl.arange(0, GROUP)[:, None, None, None]
@@ -100,13 +100,15 @@ def batch_distances(queries, query_words, query, gallery, part, steps, step, sto
 
 
 @triton.jit
-def batch_relevance(query_labels, gallery_labels, query, rows, stored, BATCH: tl.constexpr, ROWS: tl.constexpr,
-                    LABELS: tl.constexpr, SHARED: tl.constexpr):  # fmt: skip
-    """Whose labels fit: bool [BATCH, ROWS]; what lies behind row `stored` may be anything."""
+def batch_relevance(query_labels, gallery_labels, query, rows, size, BATCH: tl.constexpr, ROWS: tl.constexpr,
+                    LABELS: tl.constexpr, SHARED: tl.constexpr, WHOLE: tl.constexpr):  # fmt: skip
+    """Whose labels fit: bool [BATCH, ROWS]; what lies behind row `size`, as some does unless WHOLE, may be anything."""
+    if not WHOLE:
+        rows = tl.minimum(rows, size - 1)
     found = tl.zeros([BATCH * ROWS], tl.int1)
     for word in range(LABELS):
         wanted = tl.load(query_labels + (query * LABELS + word))
-        labels = tl.load(gallery_labels + (rows * LABELS + word), mask=rows < stored, other=0)
+        labels = tl.load(gallery_labels + (rows * LABELS + word))
         if SHARED:
             found = found | ((wanted & labels) != 0)
         else:
@@ -168,14 +170,17 @@ def no_counts(ROWS: tl.constexpr, COUNTED: tl.constexpr, PLANES: tl.constexpr):
 
 
 @triton.jit
-def count_batch(planes, items, COUNTED: tl.constexpr, PLANES: tl.constexpr):
-    """The planes with a batch added, the places of whose items are a tuple of int32 [1, ROWS]."""
+def count_batch(planes, items, masks, COUNTED: tl.constexpr, PLANES: tl.constexpr):
+    """The planes with a batch added, the places of whose items are a tuple of int32 [1, ROWS].
+
+    masks: of the same kind, -1 for an item to count and 0 for another; empty where all of them count.
+    """
     raised = ()
     for word in tl.static_range(COUNTED):
         ones, twos, fours = planes[word * PLANES], planes[word * PLANES + 1], planes[word * PLANES + 2]
-        ones, twos, carry = _add_four_items(ones, twos, items, 0, word)
+        ones, twos, carry = _add_four_items(ones, twos, items, masks, 0, word)
         if len(items) == 8:
-            ones, twos, four = _add_four_items(ones, twos, items, 4, word)
+            ones, twos, four = _add_four_items(ones, twos, items, masks, 4, word)
             fours, carry = add_bits(fours, carry, four)
         else:
             fours, carry = fours ^ carry, fours & carry
@@ -188,9 +193,13 @@ def count_batch(planes, items, COUNTED: tl.constexpr, PLANES: tl.constexpr):
 
 
 @triton.jit
-def _add_four_items(ones, twos, items, first: tl.constexpr, word: tl.constexpr):
-    ones, two0 = add_bits(ones, _bit(items[first], word), _bit(items[first + 1], word))
-    ones, two1 = add_bits(ones, _bit(items[first + 2], word), _bit(items[first + 3], word))
+def _add_four_items(ones, twos, items, masks, first: tl.constexpr, word: tl.constexpr):
+    bits = ()
+    for item in tl.static_range(first, first + 4):
+        bit = _bit(items[item], word)
+        bits += (bit & masks[item] if len(masks) else bit,)
+    ones, two0 = add_bits(ones, bits[0], bits[1])
+    ones, two1 = add_bits(ones, bits[2], bits[3])
     twos, four = add_bits(twos, two0, two1)
     return ones, twos, four
 

@@ -107,10 +107,16 @@ def query_words_of(queries, first_query, query_count, WORDS: tl.constexpr, BLOCK
 @triton.jit
 def code_distances(queries, query_words, first_query, query_count, gallery, rows, end, WORDS: tl.constexpr,
                BLOCK_Q: tl.constexpr, GROUP: tl.constexpr, SLOW_POPCOUNT: tl.constexpr, WHOLE: tl.constexpr):  # fmt: skip
-    """Distances int32 [ROWS] to the code at rows + g: entry query * GROUP + g of a tuple. WHOLE: all of them lie before `end`."""
+    """Distances int32 [ROWS] to the code at rows + g: entry query * GROUP + g of a tuple.
+
+    WHOLE: all of them lie before `end`; otherwise those behind it get any distance.
+    """
     distances = ()
+    # Where a code may be missing, the last one instead: a load with a mask is one that the compiler cannot move.
+    if GROUP == 1 and not WHOLE:
+        rows = tl.minimum(rows, end - 1)
     if WORDS <= UNROLLED_WORDS:
-        words = _codes(gallery, rows, end, WORDS, GROUP, WHOLE)
+        words = _codes(gallery, rows, end, WORDS, GROUP, GROUP == 1 or WHOLE)
         for query in tl.static_range(BLOCK_Q):
             for code in tl.static_range(GROUP):
                 differing = ()
@@ -121,9 +127,7 @@ def code_distances(queries, query_words, first_query, query_count, gallery, rows
         for _ in tl.static_range(BLOCK_Q):
             distances += (tl.zeros([rows.shape[0]], tl.int32),)
         for first_word in range(0, WORDS, 4):
-            distances = add_four_words(
-                distances, queries, first_query, query_count, gallery, rows, end, first_word, WORDS, BLOCK_Q, WHOLE
-            )
+            distances = add_four_words(distances, queries, first_query, query_count, gallery, rows, first_word, WORDS, BLOCK_Q)
     return distances
 
 
@@ -160,7 +164,7 @@ def add_bits(a, b, c):
 def _codes(gallery, rows, end, WORDS: tl.constexpr, GROUP: tl.constexpr, WHOLE: tl.constexpr):
     """The words of GROUP codes from each of `rows` int64 [ROWS] on: word w of the code at rows + g is entry g * WORDS + w.
 
-    Loads of 128 bits, each a thread's own; word by word where a code may be missing.
+    Loads of 128 bits, each a thread's own; word by word where a code of a group may be missing.
     """
     words = ()
     if WHOLE:
@@ -170,7 +174,7 @@ def _codes(gallery, rows, end, WORDS: tl.constexpr, GROUP: tl.constexpr, WHOLE: 
     else:
         for code in tl.static_range(GROUP):
             for word in tl.static_range(WORDS):
-                words += (tl.load(gallery + ((rows + code) * WORDS + word), mask=rows + code < end, other=0),)
+                words += (tl.load(gallery + (tl.minimum(rows + code, end - 1) * WORDS + word)),)
     return words
 
 
@@ -184,14 +188,14 @@ def _columns(quads):
 
 
 @triton.jit
-def add_four_words(distances, queries, first_query, query_count, gallery, rows, end, first_word,
-                    WORDS: tl.constexpr, BLOCK_Q: tl.constexpr, WHOLE: tl.constexpr):  # fmt: skip
+def add_four_words(distances, queries, first_query, query_count, gallery, rows, first_word, WORDS: tl.constexpr,
+                   BLOCK_Q: tl.constexpr):  # fmt: skip
     word = first_word + tl.arange(0, 4).to(tl.int64)
     place = gallery + ((rows * WORDS)[:, None] + word[None, :])
-    if WHOLE and WORDS % 4 == 0:
+    if WORDS % 4 == 0:
         columns = _columns(tl.load(place))
     else:
-        columns = _columns(tl.load(place, mask=(rows < end)[:, None] & (word < WORDS)[None, :], other=0))
+        columns = _columns(tl.load(place, mask=(word < WORDS)[None, :], other=0))
     sums = ()
     for query in tl.static_range(BLOCK_Q):
         total = distances[query]

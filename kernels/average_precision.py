@@ -16,7 +16,6 @@ from . import _counters
 from ._bits import as_words
 from ._counters import (
     BATCH,
-    NOWHERE,
     batch_distances,
     batch_relevance,
     batch_rows,
@@ -99,18 +98,18 @@ class Rankings:
         partial_hits = hits.new_empty(at_once, len(words), programs, dtype=torch.int32)
         constexprs = scan_constexprs(_RANKED, words.shape[1], labels.shape[1], self.shared, cut)
         # Without `fits` NVIDIA's compiler aims at 168 registers there, and misses by a few bytes.
-        fits = 10 if cut.counters.blocks > 1 and words.shape[1] <= UNROLLED_WORDS.value else None
+        fits = 9 if cut.counters.blocks > 1 and words.shape[1] <= UNROLLED_WORDS.value else None
         batches = cut.batches * BATCH // _RANKED
         launch(_sum_precisions, (len(words) * programs,), words, self.gallery, labels, self.labels, starts, ends,
-               partial_precisions, partial_hits, len(words), self.size, len(self.gallery), cut.parts, batches,
+               partial_precisions, partial_hits, len(words), self.size, cut.parts, batches,
                cut.counters.blocks, LIMITS=at_once, **constexprs, num_warps=1, fits=fits)  # fmt: skip
         torch.sum(partial_precisions[: len(limits)], dim=2, out=precisions)
         torch.sum(partial_hits[: len(limits)], dim=2, dtype=torch.int64, out=hits)
 
 
 @triton.jit(do_not_specialize=COUNTS)
-def _sum_precisions(queries, gallery, query_labels, gallery_labels, starts, limits, precisions, hits, query_count, size, stored,
-                    parts, batches, blocks, LIMITS: tl.constexpr, BATCH: tl.constexpr, COUNTED: tl.constexpr,
+def _sum_precisions(queries, gallery, query_labels, gallery_labels, starts, limits, precisions, hits, query_count, size, parts,
+                    batches, blocks, LIMITS: tl.constexpr, BATCH: tl.constexpr, COUNTED: tl.constexpr,
                     BLOCKED: tl.constexpr, LAST: tl.constexpr, PLANES: tl.constexpr, ROWS: tl.constexpr, WORDS: tl.constexpr,
                     GROUP: tl.constexpr, LABELS: tl.constexpr, SHARED: tl.constexpr, SLOW_POPCOUNT: tl.constexpr):  # fmt: skip
     """precisions, hits: [LIMITS, Q, blocks * parts]. A program takes the items at the distances of one block."""
@@ -135,14 +134,14 @@ def _sum_precisions(queries, gallery, query_labels, gallery_labels, starts, limi
         found += (tl.zeros([1, ROWS], tl.int32),)
     for step in range(batches):
         rows = batch_rows(part, batches, step, BATCH, GROUP, ROWS)
-        distances = batch_distances(queries, query_words, query, gallery, part, batches, step, stored, BATCH, WORDS, GROUP, ROWS,
+        distances = batch_distances(queries, query_words, query, gallery, part, batches, step, size, BATCH, WORDS, GROUP, ROWS,
                                     SLOW_POPCOUNT, True)  # fmt: skip
         distances = only_live(distances, rows, part, batches, step, size, GROUP, BATCH)
-        wanted = batch_relevance(query_labels, gallery_labels, query, rows, stored, BATCH, ROWS, LABELS, SHARED)
+        wanted = batch_relevance(query_labels, gallery_labels, query, rows, size, BATCH, ROWS, LABELS, SHARED, True)
         mine = wanted & _in_block(distances, block, blocks, COUNTED, BLOCKED, LAST)
         places = distances - block * (32 * COUNTED)
-        all_items, relevant_items = items_of(places), items_of(tl.where(wanted, places, NOWHERE))
-        before = _tied_before(places, all_items, relevant_items)
+        items_at, masks = items_of(places), items_of(tl.where(wanted, -1, 0))
+        before = _tied_before(places, items_at, masks)
         if LAST:
             before += tl.where(distances == farthest, last, 0)
         items = counts_at(planes, places, COUNTED, PLANES) + (before & 0xFFFF)
@@ -160,8 +159,8 @@ def _sum_precisions(queries, gallery, query_labels, gallery_labels, starts, limi
             new_sums += (sums[limit] + tl.sum(tl.where(counts, precision, 0.0), axis=0, keep_dims=True),)
             new_found += (found[limit] + tl.sum(counts.to(tl.int32), axis=0, keep_dims=True),)
         sums, found = new_sums, new_found
-        planes = count_batch(planes, all_items, COUNTED, PLANES)
-        relevant_planes = count_batch(relevant_planes, relevant_items, COUNTED, PLANES)
+        planes = count_batch(planes, items_at, (), COUNTED, PLANES)
+        relevant_planes = count_batch(relevant_planes, items_at, masks, COUNTED, PLANES)
         if LAST:
             last += tl.sum(tl.where(distances == farthest, weight(wanted), 0), axis=0, keep_dims=True)
     for limit in tl.static_range(LIMITS):
@@ -182,13 +181,13 @@ def _in_block(distance, block, blocks, COUNTED: tl.constexpr, BLOCKED: tl.conste
 
 
 @triton.jit
-def _tied_before(places, items, relevant):
+def _tied_before(places, items, masks):
     """Items of the batch that are as near as each of them and stand before it, and relevant ones, 16 bits higher."""
     item = tl.arange(0, places.shape[0])[:, None]
     before = tl.zeros(places.shape, tl.int32)
     for other in tl.static_range(places.shape[0] - 1):
         tied = (places == items[other]) & (item > other)
-        before += tl.where(tied, weight(items[other] == relevant[other]), 0)
+        before += tl.where(tied, weight(masks[other] != 0), 0)
     return before
 
 

@@ -15,7 +15,6 @@ from . import _counters
 from ._bits import as_words
 from ._counters import (
     BATCH,
-    NOWHERE,
     batch_distances,
     batch_relevance,
     batch_rows,
@@ -27,13 +26,13 @@ from ._counters import (
     weight,
 )
 from ._sizes import cdiv
-from ._spans import group_of, query_words_of, warp_size
+from ._spans import UNROLLED_WORDS, group_of, query_words_of, warp_size
 from .launch import backend, launch, multiprocessor_count
 
 _WARPS_A_MULTIPROCESSOR = 64  # a few times what runs at once, so that none stands idle at the end
 _FEWEST_BATCHES = 8  # of a program: those of fewer would do little but add up their threads
 _PLANES = 12  # of the counters; one less where there are two sets of them
-COUNTS = ["query_count", "size", "stored", "parts", "batches", "blocks"]  # no code depends on what divides them
+COUNTS = ["query_count", "size", "parts", "batches", "blocks"]  # no code depends on what divides them
 
 
 class Plan(NamedTuple):
@@ -101,9 +100,12 @@ def launch_count(
     """
     words = gallery.shape[1]
     labels = 0 if gallery_labels is None else gallery_labels.shape[1]
+    # NVIDIA's compiler aims at numbers of registers of its own, and with two full sets of counters misses them by a few bytes.
+    full = labels > 0 and cut.counters.words * cut.counters.planes > 32 and words <= UNROLLED_WORDS.value
+    fits = (9 if words > 8 else 11) if full else None
     launch(_count, (len(queries) * cut.parts * cut.counters.blocks,), queries, gallery, query_labels, gallery_labels, counts,
-           relevant, len(queries), size, len(gallery), cut.parts, cut.batches, cut.counters.blocks,
-           **scan_constexprs(BATCH, words, labels, shared, cut), SEGMENTED=segmented, num_warps=1)  # fmt: skip
+           relevant, len(queries), size, cut.parts, cut.batches, cut.counters.blocks,
+           **scan_constexprs(BATCH, words, labels, shared, cut), SEGMENTED=segmented, num_warps=1, fits=fits)  # fmt: skip
 
 
 def scan_constexprs(batch: int, words: int, labels: int, shared: bool, cut: Plan) -> dict[str, Any]:
@@ -120,7 +122,7 @@ def scan_constexprs(batch: int, words: int, labels: int, shared: bool, cut: Plan
 
 
 @triton.jit(do_not_specialize=COUNTS)
-def _count(queries, gallery, query_labels, gallery_labels, counts, relevant, query_count, size, stored, parts, batches,
+def _count(queries, gallery, query_labels, gallery_labels, counts, relevant, query_count, size, parts, batches,
            blocks, BATCH: tl.constexpr, COUNTED: tl.constexpr, BLOCKED: tl.constexpr, LAST: tl.constexpr, PLANES: tl.constexpr,
            ROWS: tl.constexpr, WORDS: tl.constexpr, GROUP: tl.constexpr, LABELS: tl.constexpr, SHARED: tl.constexpr,
            SLOW_POPCOUNT: tl.constexpr, SEGMENTED: tl.constexpr):  # fmt: skip
@@ -134,7 +136,8 @@ def _count(queries, gallery, query_labels, gallery_labels, counts, relevant, que
     relevant_planes = no_counts(ROWS, COUNTED if LABELS else 0, PLANES)
     last = tl.zeros([1, ROWS], tl.int32)  # of items at the largest distance: all and, 16 bits higher, relevant ones
     first_row = part * batches * (BATCH * ROWS)
-    if SEGMENTED:  # any batch may hold codes that do not count
+    if SEGMENTED or (GROUP == 1 and WORDS > 8):
+        # Any batch may hold codes that do not count; for long codes it would cost more to compile two loops than to look.
         whole, end = 0, batches
     else:
         whole = tl.minimum(batches, tl.maximum(size - first_row, 0) // (BATCH * ROWS))
@@ -142,12 +145,12 @@ def _count(queries, gallery, query_labels, gallery_labels, counts, relevant, que
     for step in range(whole):
         planes, relevant_planes, last = _count_batch(
             planes, relevant_planes, last, queries, query_words, query, gallery, query_labels, gallery_labels,
-            size, stored, part, batches, step, block, farthest, BATCH, COUNTED, LAST, PLANES, ROWS, WORDS, GROUP, LABELS, SHARED,
+            size, part, batches, step, block, farthest, BATCH, COUNTED, LAST, PLANES, ROWS, WORDS, GROUP, LABELS, SHARED,
             SLOW_POPCOUNT, SEGMENTED, True)  # fmt: skip
     for step in range(whole, end):
         planes, relevant_planes, last = _count_batch(
             planes, relevant_planes, last, queries, query_words, query, gallery, query_labels, gallery_labels,
-            size, stored, part, batches, step, block, farthest, BATCH, COUNTED, LAST, PLANES, ROWS, WORDS, GROUP, LABELS, SHARED,
+            size, part, batches, step, block, farthest, BATCH, COUNTED, LAST, PLANES, ROWS, WORDS, GROUP, LABELS, SHARED,
             SLOW_POPCOUNT, SEGMENTED, False)  # fmt: skip
     bins = farthest + LAST
     first_bin = block * (32 * COUNTED)
@@ -164,21 +167,23 @@ def _count(queries, gallery, query_labels, gallery_labels, counts, relevant, que
 
 @triton.jit
 def _count_batch(planes, relevant_planes, last, queries, query_words, query, gallery, query_labels, gallery_labels,
-                 size, stored, part, batches, step, block, farthest, BATCH: tl.constexpr, COUNTED: tl.constexpr,
+                 size, part, batches, step, block, farthest, BATCH: tl.constexpr, COUNTED: tl.constexpr,
                  LAST: tl.constexpr, PLANES: tl.constexpr, ROWS: tl.constexpr, WORDS: tl.constexpr, GROUP: tl.constexpr,
                  LABELS: tl.constexpr, SHARED: tl.constexpr, SLOW_POPCOUNT: tl.constexpr, SEGMENTED: tl.constexpr,
                  WHOLE: tl.constexpr):  # fmt: skip
-    distances = batch_distances(queries, query_words, query, gallery, part, batches, step, stored, BATCH, WORDS, GROUP, ROWS,
-                                SLOW_POPCOUNT, WHOLE or SEGMENTED > 0)  # fmt: skip
+    full: tl.constexpr = WHOLE or SEGMENTED > 0
+    distances = batch_distances(queries, query_words, query, gallery, part, batches, step, size, BATCH, WORDS, GROUP, ROWS,
+                                SLOW_POPCOUNT, full)  # fmt: skip
     rows = batch_rows(part, batches, step, BATCH, GROUP, ROWS)
     if not WHOLE:
         distances = only_live(distances, rows, part, batches, step, size, GROUP, SEGMENTED)
     places = distances - block * (32 * COUNTED)
-    planes = count_batch(planes, items_of(places), COUNTED, PLANES)
+    items = items_of(places)
+    planes = count_batch(planes, items, (), COUNTED, PLANES)
     wanted = distances < 0  # none
     if LABELS:
-        wanted = batch_relevance(query_labels, gallery_labels, query, rows, stored, BATCH, ROWS, LABELS, SHARED)
-        relevant_planes = count_batch(relevant_planes, items_of(tl.where(wanted, places, NOWHERE)), COUNTED, PLANES)
+        wanted = batch_relevance(query_labels, gallery_labels, query, rows, size, BATCH, ROWS, LABELS, SHARED, full)
+        relevant_planes = count_batch(relevant_planes, items, items_of(tl.where(wanted, -1, 0)), COUNTED, PLANES)
     if LAST:
         last += tl.sum(tl.where(distances == farthest, weight(wanted), 0), axis=0, keep_dims=True)
     return planes, relevant_planes, last

@@ -24,8 +24,10 @@ PEAK = tl.constexpr(8192.0)  # entries are scaled to below twice this: their low
 SMALLEST = tl.constexpr(2.0**-100)  # largest entries below this are not scaled up further, so that no scale overflows
 EXPONENT = tl.constexpr(0x7F800000)  # the bits of a float32 that hold its exponent
 
-ROWS, DEPTH = 64, 32
-MOST_COLUMNS = {"sm_80": 128, "sm_90": 128}  # of a tile of y; 64 elsewhere: other cards run out of registers
+ROWS = 64
+# Columns of a tile of y, and bits that a step adds to them: as many as the registers allow.
+MOST_COLUMNS = {"sm_80": 128, "sm_90": 128}
+DEPTHS = {"sm_120": 16}
 VECTOR = 512  # dimensions of a vector at once
 OUTER = 64  # rows and columns of a block of P
 OUTER_ROWS = {"cuda": 64, "hip": 32}  # of x and g at once; with 64 some AMD cards run out of registers
@@ -40,12 +42,13 @@ def apply(
     if rows == 0:
         return
     x = _with_whole_rows(x)
-    columns = min(MOST_COLUMNS.get(architecture(x.device), 64), max(16, next_power_of_2(bits)))
+    card = architecture(x.device)
+    columns, depth = min(MOST_COLUMNS.get(card, 64), max(16, next_power_of_2(bits))), DEPTHS.get(card, 32)
     launch(
         _apply_kernel, (cdiv(rows, ROWS), cdiv(bits, columns)),
         x, matrix, y, rows, bits, x.stride(0), *matrix.stride(),
-        ROWS=ROWS, COLUMNS=columns, DEPTH=min(DEPTH, columns), num_warps=4 if columns <= 32 else 8,
-        fits=64 // columns if columns <= 32 else None,
+        ROWS=ROWS, COLUMNS=columns, DEPTH=min(depth, columns), num_warps=4 if columns <= 32 else 8,
+        fits=64 // columns if columns <= 32 or depth < 32 else None,
     )  # fmt: skip
 
 
