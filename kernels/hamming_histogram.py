@@ -31,7 +31,7 @@ from .launch import backend, launch, multiprocessor_count
 
 _WARPS_A_MULTIPROCESSOR = 64  # a few times what runs at once, so that none stands idle at the end
 _FEWEST_BATCHES = 8  # of a program: those of fewer would do little but add up their threads
-_PLANES = 12  # of the counters; one less where there are two sets of them
+_PLANES = 12  # of the counters; one less where there are two sets of them or long codes
 COUNTS = ["query_count", "size", "parts", "batches", "blocks"]  # no code depends on what divides them
 
 
@@ -49,7 +49,7 @@ def plan(queries: int, gallery: int, bits: int, labels: bool, rows: int, multipr
     words = 4 if labels or bits > 512 else 8
     programs = cdiv(_WARPS_A_MULTIPROCESSOR * multiprocessors, queries * cdiv(bits, 32 * words))
     all_batches = cdiv(gallery, rows * BATCH)
-    planes = _PLANES - 1 if labels else _PLANES
+    planes = _PLANES - 1 if labels or bits > 256 else _PLANES
     batches = min(max(_FEWEST_BATCHES, cdiv(all_batches, programs)), _counters.most_batches(planes))
     return Plan(_counters.counters(bits, words, batches, planes), rows, cdiv(all_batches, batches), batches)
 
@@ -100,12 +100,14 @@ def launch_count(
     """
     words = gallery.shape[1]
     labels = 0 if gallery_labels is None else gallery_labels.shape[1]
-    # NVIDIA's compiler aims at numbers of registers of its own, and with two full sets of counters misses them by a few bytes.
-    full = labels > 0 and cut.counters.words * cut.counters.planes > 32 and words <= UNROLLED_WORDS.value
-    fits = (9 if words > 8 else 11) if full else None
+    # Codes of more than 8 words fill the registers before they are counted.
+    batch = BATCH // 2 if 8 < words <= UNROLLED_WORDS.value else BATCH
+    # NVIDIA's compiler aims at numbers of registers of its own, and with many counters misses them by a few bytes.
+    many = (2 if labels else 1) * cut.counters.words * cut.counters.planes > 64 and words <= UNROLLED_WORDS.value
     launch(_count, (len(queries) * cut.parts * cut.counters.blocks,), queries, gallery, query_labels, gallery_labels, counts,
-           relevant, len(queries), size, cut.parts, cut.batches, cut.counters.blocks,
-           **scan_constexprs(BATCH, words, labels, shared, cut), SEGMENTED=segmented, num_warps=1, fits=fits)  # fmt: skip
+           relevant, len(queries), size, cut.parts, cut.batches * BATCH // batch, cut.counters.blocks,
+           **scan_constexprs(batch, words, labels, shared, cut), SEGMENTED=segmented, num_warps=1,
+           fits=10 if many else None)  # fmt: skip
 
 
 def scan_constexprs(batch: int, words: int, labels: int, shared: bool, cut: Plan) -> dict[str, Any]:
@@ -136,12 +138,11 @@ def _count(queries, gallery, query_labels, gallery_labels, counts, relevant, que
     relevant_planes = no_counts(ROWS, COUNTED if LABELS else 0, PLANES)
     last = tl.zeros([1, ROWS], tl.int32)  # of items at the largest distance: all and, 16 bits higher, relevant ones
     first_row = part * batches * (BATCH * ROWS)
-    if SEGMENTED or (GROUP == 1 and WORDS > 8):
-        # Any batch may hold codes that do not count; for long codes it would cost more to compile two loops than to look.
-        whole, end = 0, batches
-    else:
-        whole = tl.minimum(batches, tl.maximum(size - first_row, 0) // (BATCH * ROWS))
+    whole, end = 0, batches
+    if not SEGMENTED:  # there any batch may hold codes that do not count
         end = tl.minimum(batches, tl.cdiv(size - first_row, BATCH * ROWS))
+        if GROUP > 1 or WORDS <= 8:  # for long codes two loops would cost more to compile than a look at every code
+            whole = tl.minimum(batches, tl.maximum(size - first_row, 0) // (BATCH * ROWS))
     for step in range(whole):
         planes, relevant_planes, last = _count_batch(
             planes, relevant_planes, last, queries, query_words, query, gallery, query_labels, gallery_labels,

@@ -51,14 +51,21 @@ class Stretch:
 
 
 def main_loop(sass: str) -> tuple[Stretch, Stretch]:
-    """The innermost loop with the most matrix products, popcounts or instructions; its longest part that a branch passes over."""
+    """The innermost loop with the most matrix products or popcounts; its longest part that a branch passes over.
+
+    Of loops with as many, the shortest, for longer ones look after ends that are not whole; of loops without any, the longest.
+    """
     instructions, branches = _parse(sass)
     last = max(at for at, instruction in enumerate(instructions) if _name(instruction) == "EXIT")  # waiting is done behind it
     found = [Stretch(to, tuple(instructions[to : at + 1])) for at, to in branches if to < at < last]
     innermost = [loop for loop in found if not any(loop.contains(other) for other in found)]
-    loop = max(
-        innermost, key=lambda loop: (loop.multiply_adds(), loop.count(*_TENSOR), loop.count(*_POPC), loop.end - loop.start)
-    )
+
+    def worth(loop: Stretch) -> tuple[int, ...]:
+        work = (loop.multiply_adds(), loop.count(*_TENSOR), loop.count(*_POPC))
+        length = loop.end - loop.start
+        return (*work, -length if any(work) else length)
+
+    loop = max(innermost, key=worth)
     passed = [Stretch(at + 1, tuple(instructions[at + 1 : to])) for at, to in branches if loop.start <= at < to <= loop.end]
     return loop, max(passed, key=lambda part: len(part.instructions), default=Stretch(loop.end, ()))
 
