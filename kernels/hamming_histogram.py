@@ -100,14 +100,15 @@ def launch_count(
     """
     words = gallery.shape[1]
     labels = 0 if gallery_labels is None else gallery_labels.shape[1]
-    # Codes of more than 8 words fill the registers before they are counted.
-    batch = BATCH // 2 if 8 < words <= UNROLLED_WORDS.value else BATCH
-    # NVIDIA's compiler aims at numbers of registers of its own, and with many counters misses them by a few bytes.
-    many = (2 if labels else 1) * cut.counters.words * cut.counters.planes > 64 and words <= UNROLLED_WORDS.value
+    unrolled = words <= UNROLLED_WORDS.value
+    many = unrolled and (2 if labels else 1) * cut.counters.words * cut.counters.planes > 64
+    # Beside many counters a thread has no registers for 8 long codes, or for labels of several words.
+    batch = BATCH // 2 if (unrolled and words > 8) or (many and labels > 1) else BATCH
+    # Without `fits` NVIDIA's compiler aims at numbers of registers of its own, and misses them by a few bytes.
+    fits = 10 if many else None
     launch(_count, (len(queries) * cut.parts * cut.counters.blocks,), queries, gallery, query_labels, gallery_labels, counts,
            relevant, len(queries), size, cut.parts, cut.batches * BATCH // batch, cut.counters.blocks,
-           **scan_constexprs(batch, words, labels, shared, cut), SEGMENTED=segmented, num_warps=1,
-           fits=10 if many else None)  # fmt: skip
+           **scan_constexprs(batch, words, labels, shared, cut), SEGMENTED=segmented, num_warps=1, fits=fits)  # fmt: skip
 
 
 def scan_constexprs(batch: int, words: int, labels: int, shared: bool, cut: Plan) -> dict[str, Any]:

@@ -223,3 +223,15 @@ def test_a_load_outside_its_tensor(device):
 
 def checks_bounds():
     return launch._executor is not None
+
+
+def test_a_launch_asks_for_fused_multiply_adds():
+    """Triton 3.10 will not take them unasked."""
+    asked = {}
+
+    class Kernel:
+        def __getitem__(self, grid):
+            return lambda *args, **options: asked.update(options)
+
+    launch.launch(Kernel(), (1,), torch.zeros(1))
+    assert asked["enable_fp_fusion"] is True
