@@ -98,7 +98,11 @@ class Rankings:
         partial_hits = hits.new_empty(at_once, len(words), programs, dtype=torch.int32)
         constexprs = scan_constexprs(_RANKED, words.shape[1], labels.shape[1], self.shared, cut)
         # Without `fits` NVIDIA's compiler aims at 168 registers there, and misses by a few bytes.
-        fits = 9 if cut.counters.blocks > 1 and words.shape[1] <= UNROLLED_WORDS.value else None
+        fits = None
+        if cut.counters.blocks > 1 and words.shape[1] <= UNROLLED_WORDS.value:
+            fits = 9
+        elif words.shape[1] == 3 and at_once > 1:
+            fits = 10
         batches = cut.batches * BATCH // _RANKED
         launch(_sum_precisions, (len(words) * programs,), words, self.gallery, labels, self.labels, starts, ends,
                partial_precisions, partial_hits, len(words), self.size, cut.parts, batches,
