@@ -29,7 +29,7 @@ from ._counters import (
 from ._sizes import cdiv
 from ._spans import UNROLLED_WORDS, group_of, query_words_of, warp_size
 from .hamming_histogram import COUNTS, Plan, launch_count, scan_constexprs
-from .launch import launch, multiprocessor_count
+from .launch import architecture, launch, multiprocessor_count
 
 _WARPS_A_MULTIPROCESSOR = 64  # a few times what runs at once, so that none stands idle at the end
 _FEWEST_BATCHES = 16  # of a segment, which takes as many starts as there are distances
@@ -101,8 +101,8 @@ class Rankings:
         fits = None
         if cut.counters.blocks > 1 and words.shape[1] <= UNROLLED_WORDS.value:
             fits = 9
-        elif words.shape[1] == 3 and at_once > 1:
-            fits = 10
+        elif words.shape[1] == 3 and architecture(words.device) == "sm_120":
+            fits = 8
         batches = cut.batches * BATCH // _RANKED
         launch(_sum_precisions, (len(words) * programs,), words, self.gallery, labels, self.labels, starts, ends,
                partial_precisions, partial_hits, len(words), self.size, cut.parts, batches,
