@@ -25,7 +25,7 @@ SMALLEST = tl.constexpr(2.0**-100)  # largest entries below this are not scaled 
 EXPONENT = tl.constexpr(0x7F800000)  # the bits of a float32 that hold its exponent
 
 ROWS = 64
-# Columns of a tile of y, and bits that a step adds to them: as many as the registers allow.
+# Columns of a tile of y, 64 elsewhere, and bits that a step adds to them, 32 elsewhere: as many as the registers allow.
 MOST_COLUMNS = {"sm_80": 128, "sm_90": 128}
 DEPTHS = {"sm_120": 16}
 VECTOR = 512  # dimensions of a vector at once
