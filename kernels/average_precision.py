@@ -57,7 +57,7 @@ class Rankings:
         words, device = as_words(gallery), gallery.device
         self.size, self.bits, self.shared = len(gallery), 8 * gallery.shape[1], shared
         self.plan = plan(queries, self.size, self.bits, warp_size(device), multiprocessor_count(device))
-        layout = group_of(words.shape[1]), self.plan.parts, self.plan.rows, self.plan.batches * BATCH // _RANKED, _RANKED
+        layout = group_of(words.shape[1]), self.plan.parts, self.plan.rows, self.plan.steps(_RANKED), _RANKED
         self.gallery, self.labels = _counters.segments(words, *layout), _counters.segments(labels, *layout)
 
     @property
@@ -103,9 +103,8 @@ class Rankings:
             fits = 9
         elif words.shape[1] == 3 and architecture(words.device) == "sm_120":
             fits = 8
-        batches = cut.batches * BATCH // _RANKED
         launch(_sum_precisions, (len(words) * programs,), words, self.gallery, labels, self.labels, starts, ends,
-               partial_precisions, partial_hits, len(words), self.size, cut.parts, batches,
+               partial_precisions, partial_hits, len(words), self.size, cut.parts, cut.steps(_RANKED),
                cut.counters.blocks, LIMITS=at_once, **constexprs, num_warps=1, fits=fits)  # fmt: skip
         torch.sum(partial_precisions[: len(limits)], dim=2, out=precisions)
         torch.sum(partial_hits[: len(limits)], dim=2, dtype=torch.int64, out=hits)

@@ -43,6 +43,10 @@ class Plan(NamedTuple):
     parts: int  # of the gallery, each with its own programs
     batches: int  # of a thread, in a part
 
+    def steps(self, batch: int) -> int:
+        """In how many batches of `batch` codes a thread counts its part."""
+        return self.batches * BATCH // batch
+
 
 def plan(queries: int, gallery: int, bits: int, labels: bool, rows: int, multiprocessors: int) -> Plan:
     """Parts as large as leave no multiprocessor idle, and as the counters can hold."""
@@ -101,13 +105,18 @@ def launch_count(
     words = gallery.shape[1]
     labels = 0 if gallery_labels is None else gallery_labels.shape[1]
     unrolled = words <= UNROLLED_WORDS.value
-    many = unrolled and (2 if labels else 1) * cut.counters.words * cut.counters.planes > 64
+    planes = (2 if labels else 1) * cut.counters.words * cut.counters.planes
+    many = unrolled and planes > 64
     # Beside many counters a thread has no registers for 8 long codes, or for labels of several words.
     batch = BATCH // 2 if (unrolled and words > 8) or (many and labels > 1) else BATCH
     # Without `fits` NVIDIA's compiler aims at numbers of registers of its own, and misses them by a few bytes.
-    fits = 10 if many else None
+    fits = None
+    if many:
+        fits = 10
+    elif segmented and labels > 1 and not unrolled and planes <= 64:
+        fits = 12
     launch(_count, (len(queries) * cut.parts * cut.counters.blocks,), queries, gallery, query_labels, gallery_labels, counts,
-           relevant, len(queries), size, cut.parts, cut.batches * BATCH // batch, cut.counters.blocks,
+           relevant, len(queries), size, cut.parts, cut.steps(batch), cut.counters.blocks,
            **scan_constexprs(batch, words, labels, shared, cut), SEGMENTED=segmented, num_warps=1, fits=fits)  # fmt: skip
 
 

@@ -33,8 +33,8 @@ def run(target: str = "sm_90", *, selftest: bool = True, passed: int = 3) -> dic
 
 
 MATRIX = {
-    "triton": "3.9.0", "date": "2026-01-01", "part": None, "kernels": "", "pairs": False,
-    "targets": {"sm_80": {"configurations": 1200, "passed": 1199}},
+    "triton": "3.9.0", "part": None, "kernels": "", "pairs": False,
+    "targets": {"sm_80": {"date": "2026-01-01", "configurations": 1200, "passed": 1199}},
 }  # fmt: skip
 
 
@@ -67,6 +67,11 @@ def test_rows(tool: ModuleType) -> None:
     assert row(text, "gfx1200")[2].endswith("2 of 3 checks")
     assert row(text, "CPU, Arm")[1:] == ["on the machine itself (Numba)", "not yet"]
     assert len({line.count("|") for line in text.splitlines()}) == 1
+
+
+def test_pairs_add_nothing_to_the_whole(tool: ModuleType) -> None:
+    other = {"sm_80": {"date": "2026-01-01", "configurations": 12, "passed": 12}}
+    assert tool.table([MATRIX | {"pairs": True, "targets": other}, MATRIX], [run()]) == tool.table([MATRIX], [run()])
 
 
 def test_a_quick_report_is_refused(tool: ModuleType) -> None:

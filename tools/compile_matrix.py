@@ -55,10 +55,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--pairs", action="store_true", help="only as many as show any two choices of a kernel together")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes that compile")
     parser.add_argument("--cache", type=Path, default=None, metavar="FOLDER", help="where figures are kept")
-    parser.add_argument("--report", type=Path, default=None, metavar="FILE", help="write the sums as JSON")
+    parser.add_argument(
+        "--report", type=Path, default=None, metavar="FILE", help="write the sums as JSON; those of other targets stay in it"
+    )
     options = parser.parse_args(arguments)
     try:
         version = check_triton()
+        subject = {"triton": version, "part": options.part, "kernels": options.kernels, "pairs": options.pairs}
+        reported = earlier_sums(options.report, subject)
         cache = Cache(options.cache or default_cache())
         jobs = list(all_jobs(check_targets(options.targets), options.part, re.compile(options.kernels), options.pairs))
     except Failure as failure:
@@ -67,7 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results = run(jobs, cache, options.jobs)
     print(summary(jobs, results, version))
     if options.report:
-        options.report.write_text(json.dumps(report(jobs, results, version, options), indent=2) + "\n")
+        sums = {**reported, **sums_by_target(jobs, results)}
+        options.report.write_text(json.dumps({**subject, "targets": sums}, indent=2) + "\n")
     return 1 if any(map(problems, results.values())) else 0
 
 
@@ -272,14 +277,30 @@ def summary(jobs: Sequence[Job], results: dict[str, dict[str, Any]], version: st
     return "\n".join(lines)
 
 
-def report(jobs: Sequence[Job], results: dict[str, dict[str, Any]], version: str, options: argparse.Namespace) -> dict[str, Any]:
-    targets: dict[str, dict[str, int]] = {}
+def sums_by_target(jobs: Sequence[Job], results: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    today = datetime.now(timezone.utc).strftime("%Y-%m-%d")
+    found: dict[str, dict[str, Any]] = {}
     for job in jobs:
-        sums = targets.setdefault(job.target, {"configurations": 0, "passed": 0})
+        sums = found.setdefault(job.target, {"date": today, "configurations": 0, "passed": 0})
         sums["configurations"] += 1
         sums["passed"] += not problems(results[job.key])
-    selection = {"part": options.part, "kernels": options.kernels, "pairs": options.pairs}
-    return {"triton": version, "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"), **selection, "targets": targets}
+    return found
+
+
+def earlier_sums(report: Path | None, subject: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What a report holds already. It must be of the same subject: of one compiler, and of one selection of configurations."""
+    if report is None or not report.exists():
+        return {}
+    try:
+        held = json.loads(report.read_text())
+    except (OSError, ValueError):
+        held = None
+    if not isinstance(held, dict) or "targets" not in held:
+        raise Failure(f"--report must be a new file or a report of this tool; got {report}")
+    sums = held.pop("targets")
+    if held != subject:
+        raise Failure(f"{report} is a report of {json.dumps(held)}, and this run of {json.dumps(subject)}. Name another file")
+    return sums
 
 
 if __name__ == "__main__":

@@ -56,10 +56,16 @@ def _cell(found: dict[str, list[str]], target: str) -> str:
 
 def _compiled(matrices: Iterable[dict[str, Any]]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
-    for matrix in matrices:
+    whole = set()
+    for matrix in sorted(matrices, key=lambda matrix: (matrix["pairs"], matrix["triton"], matrix["part"] or "")):
         if matrix["kernels"]:
             raise ValueError(f"a report of the compile matrix must not leave out kernels; got --kernels {matrix['kernels']}")
         for target, counts in matrix["targets"].items():
+            subject = matrix["triton"], matrix["part"], target
+            if subject in whole:  # says more than the pairs among its configurations
+                continue
+            if not matrix["pairs"]:
+                whole.add(subject)
             passed = f"{counts['passed']:,} of {counts['configurations']:,}"
             of = "pairs of choices" if matrix["pairs"] else "configurations"
             what = f"{matrix['part']}, " if matrix["part"] else ""

@@ -1,9 +1,9 @@
 """What `make compile-matrix` compiles: every kernel, every plan; and how it compiles: once, and past compilers that crash."""
 
+import json
 import os
 import re
 import sys
-from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,9 +89,8 @@ def test_a_compiler_that_dies_fails_one_configuration(tmp_path):
     assert found["b"]["registers"] > 0
     assert found["c"]["error"] == "RuntimeError: no such layout"
     assert re.search(r"sm_80 +3 +1 +2\n", compile_matrix.summary(jobs, found, "3.9.0"))
-    written = compile_matrix.report(jobs, found, "3.9.0", Namespace(part="training", kernels="", pairs=True))
-    assert written["targets"] == {"sm_80": {"configurations": 3, "passed": 1}}
-    assert (written["part"], written["pairs"]) == ("training", True)
+    (sums,) = compile_matrix.sums_by_target(jobs, found).values()
+    assert (sums["configurations"], sums["passed"]) == (3, 1)
     # A second run finds all of it, and starts no process.
     known = compile_matrix.Cache(tmp_path)
     assert compile_matrix.run(jobs, known, 0) == found
@@ -107,6 +106,31 @@ def test_a_compiler_that_dies_fails_one_configuration(tmp_path):
 def test_bad_input_takes_one_line(arguments, message, capsys):
     assert compile_matrix.main([*arguments, "--targets", "sm_80"] if "--cache" in arguments else arguments) == 2
     assert re.fullmatch(message, capsys.readouterr().err)
+
+
+def test_a_report_keeps_other_targets_of_the_same_subject(tmp_path, capsys):
+    def run(*arguments):
+        selection = ["--targets", "sm_80", "--part", "search", "--kernels", "_unpack", "--cache", str(tmp_path), *arguments]
+        return compile_matrix.main([*selection, "--report", str(path)])
+
+    path = tmp_path / "report.json"
+    assert run() == 0
+    written = json.loads(path.read_text())
+    assert (written["part"], written["kernels"], written["pairs"]) == ("search", "_unpack", False)
+    sums = written["targets"]["sm_80"]
+    assert sums["configurations"] == sums["passed"] > 0
+    other = {"date": "2026-01-01", "configurations": 5, "passed": 4}
+    path.write_text(json.dumps(written | {"targets": {"gfx90a": other, "sm_80": other}}))
+    assert run() == 0
+    assert json.loads(path.read_text())["targets"] == {"gfx90a": other, "sm_80": sums}
+    capsys.readouterr()
+    before = path.read_text()
+    assert run("--pairs") == 2
+    assert re.fullmatch(r'compile_matrix: \S+ is a report of {.*"pairs": true}\. Name another file\n', capsys.readouterr().err)
+    assert path.read_text() == before
+    path.write_text("[]")
+    assert run() == 2
+    assert "--report must be a new file or a report of this tool" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("version", "message"), [("3.2.0", "Triton 3.2.0 is too old"), (None, "Triton is missing")])
