@@ -31,6 +31,7 @@ from .launch import backend, launch, multiprocessor_count
 
 _WARPS_A_MULTIPROCESSOR = 64  # a few times what runs at once, so that none stands idle at the end
 _FEWEST_BATCHES = 8  # of a program: those of fewer would do little but add up their threads
+_PARTIAL_BYTES = 2**28  # of the counts of parts, which a sum over them ends
 _PLANES = 12  # of the counters; one less where there are two sets of them or long codes
 COUNTS = ["query_count", "size", "parts", "batches", "blocks"]  # no code depends on what divides them
 
@@ -77,11 +78,16 @@ def hamming_histogram(
     bins, device = counts.shape[1], gallery.device
     cut = plan(len(queries), len(gallery), bins - 1, relevant is not None, warp_size(device), multiprocessor_count(device))
     totals = [counts] if relevant is None else [counts, relevant]
-    partial = counts.new_empty(len(totals), len(queries), cut.parts, cut.counters.bins, dtype=torch.int32)
-    labels = [None if side is None else side.contiguous() for side in (query_labels, gallery_labels)]
-    launch_count(as_words(queries), as_words(gallery), *labels, partial[0], partial[-1], len(gallery), cut, shared)
-    for total, parts in zip(totals, partial, strict=True):
-        torch.sum(parts[:, :, :bins], dim=1, dtype=torch.int64, out=total)
+    words, gallery_words = as_words(queries), as_words(gallery)
+    gallery_labels = None if gallery_labels is None else gallery_labels.contiguous()
+    batch = max(1, _PARTIAL_BYTES // (4 * len(totals) * cut.parts * cut.counters.bins))
+    for first in range(0, len(queries), batch):
+        some = slice(first, first + batch)
+        labels = None if query_labels is None else query_labels[some].contiguous()
+        partial = counts.new_empty(len(totals), len(words[some]), cut.parts, cut.counters.bins, dtype=torch.int32)
+        launch_count(words[some], gallery_words, labels, gallery_labels, partial[0], partial[-1], len(gallery), cut, shared)
+        for total, parts in zip(totals, partial, strict=True):
+            torch.sum(parts[:, :, :bins], dim=1, dtype=torch.int64, out=total[some])
 
 
 def launch_count(

@@ -24,6 +24,7 @@ from .launch import architecture, multiprocessor_count
 
 MISSING_ID = -1
 _BUFFER_BYTES = 1 << 29  # what a batch of queries may take beside its answer
+_BYTES_OF_PLACE = 40  # of an answer by counting: as it was found, and its order, sorted
 
 
 class Plan(NamedTuple):
@@ -70,7 +71,12 @@ def hamming_topk(
     on = architecture(device), _spans.warp_size(device), multiprocessor_count(device)
     cut = plan(queries.shape[0], gallery.shape[0], words, k, *on)
     if cut.path == "count":
-        _search_by_counting(queries, gallery, mask, limits, distances, ids)
+        batch = max(1, _BUFFER_BYTES // (_BYTES_OF_PLACE * k))
+        for first in range(0, queries.shape[0], batch):
+            some = slice(first, first + batch)
+            _search_by_counting(
+                queries[some], gallery, mask, None if limits is None else limits[some], distances[some], ids[some]
+            )
     else:
         _search_spans(as_words(queries), as_words(gallery), mask, limits, cut, distances, ids)
 

@@ -17,7 +17,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -184,9 +185,9 @@ def _finish(work: _Work, source: Source, out: Path, write: "_Write") -> Encoded:
     paths = None if source.paths is None else [str(source.paths[row]) for row in rows.tolist()]
     skipped = (*source.skipped, *(work.skipped[row] for row in sorted(work.skipped)))
     report_skipped(source.name, skipped, len(source) + len(source.skipped))
-    _write_paths(out, None if out.suffix == ".parquet" else paths)
     write_skipped(skipped_file(out), skipped)
-    with open(work.codes_file, "rb") as codes, atomic_write(out) as file:
+    listed = None if out.suffix == ".parquet" else paths
+    with open(work.codes_file, "rb") as codes, _with_paths(out, listed), atomic_write(out) as file:
         write(_Contents(codes, work.count, work.code_size, paths, _class_names(source, rows)), file)
     work.remove()
     return Encoded(out, work.count, 8 * work.code_size, skipped)
@@ -331,8 +332,8 @@ def save_index(codes: CodeFile, out: str | Path) -> None:
     out = Path(out)
     if out.suffix in (".npy", ".parquet"):
         raise ValueError(f"{out}: an index is no {out.suffix} file; let its name end in .ibxf")
-    codes.index.save(out)
-    _write_paths(out, codes.paths)
+    with _with_paths(out, codes.paths):
+        codes.index.save(out)
 
 
 def _read_npy(path: Path) -> HammingIndex:
@@ -407,13 +408,27 @@ def _index_of(codes: np.ndarray) -> HammingIndex:
     return index
 
 
-def _write_paths(codes: Path, paths: Sequence[str] | None) -> None:
-    """The list of the image files of the codes at `codes`, in the place of an earlier one."""
-    if paths is None:
-        paths_file(codes).unlink(missing_ok=True)
-        return
-    with atomic_write(paths_file(codes)) as file:
-        file.writelines(f"{path}\n".encode() for path in paths)
+@contextmanager
+def _with_paths(codes: Path, paths: Sequence[str] | None) -> Iterator[None]:
+    """Around the writing of the file `codes`: it gets the list of its image files, and never stands beside the list of others.
+
+    Where the writing fails an earlier list stays; where it is killed there may be none.
+    """
+    place = paths_file(codes)
+    aside = place.with_name(f".{place.name}.old")
+    aside.unlink(missing_ok=True)
+    with suppress(FileNotFoundError):
+        os.replace(place, aside)
+    try:
+        yield
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.replace(aside, place)
+        raise
+    if paths is not None:
+        with atomic_write(place) as file:
+            file.writelines(f"{path}\n".encode() for path in paths)
+    aside.unlink(missing_ok=True)
 
 
 def _fingerprint(model: HashModel) -> str:

@@ -6,6 +6,7 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -15,7 +16,7 @@ from PIL import Image
 
 from orthohash_triton import data
 from orthohash_triton.data import Dataset
-from orthohash_triton.encoding import encode_to, holds_codes, paths_file, read_codes, skipped_file
+from orthohash_triton.encoding import CodeFile, encode_to, holds_codes, paths_file, read_codes, save_index, skipped_file
 from orthohash_triton.search import HammingIndex
 from orthohash_triton.train import HashModel
 from orthohash_triton.train.backbones import Identity, Pixels
@@ -388,6 +389,32 @@ def test_files_beside_other_codes(photos: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.zeros((3, 3), np.uint8))
     with pytest.raises(ValueError, match=r"x\.npy has 3 codes, .*x\.npy\.paths\.txt 11 files: they are not of one encoding"):
         read_codes(tmp_path / "x.npy")
+
+
+def test_a_list_of_files_never_stands_beside_other_codes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def codes_of(count: int, names: str) -> CodeFile:
+        index = HammingIndex(8)
+        index.add(np.full((count, 1), count, np.uint8))
+        return CodeFile(index, [f"{names}{row}" for row in range(count)], None)
+
+    def fails(*_: Any) -> None:
+        raise OSError("disk full")
+
+    out = tmp_path / "x.ibxf"
+    save_index(codes_of(3, "old"), out)
+    monkeypatch.setattr(HammingIndex, "save", fails)
+    with pytest.raises(OSError, match="disk full"):
+        save_index(codes_of(3, "new"), out)
+    assert read_codes(out).paths == ["old0", "old1", "old2"]
+    monkeypatch.undo()
+    monkeypatch.setattr("orthohash_triton.encoding.atomic_write", fails)  # of the list, when the codes are there
+    with pytest.raises(OSError, match="disk full"):
+        save_index(codes_of(3, "new"), out)
+    assert read_codes(out).paths is None
+    monkeypatch.undo()
+    save_index(codes_of(2, "new"), out)
+    assert read_codes(out).paths == ["new0", "new1"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [out.name, paths_file(out).name]
 
 
 def test_files_that_hold_codes(photos: Path, tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ class Batch:
         counters = bins(words) * LANES
         capacity = _NOTES + gallery.count
         self.notes = np.empty(capacity, np.uint64)
-        self.places = np.empty(capacity, np.uint16)
+        self.places = np.empty(capacity, np.uint16 if counters <= 2**16 else np.uint32)
         self.first_notes = np.zeros(_BATCH + 1, np.int64)
         self.entries = np.empty(capacity + 1, np.uint8)  # slots of relevant items in their step, ascending, list after list
         self.starts = np.zeros((_BATCH, steps + 1), np.int64)  # where the entries of a step begin, for each list
@@ -144,8 +144,9 @@ class Batch:
             if q == start and group == self._held:
                 lists, filled = 1, self.starts[0, -1]
             elif q == start or group != queries.groups[q - 1]:
-                if q > start and queries.groups[min(q + _BATCH, len(queries.groups)) - 1] == group:
-                    stop = q  # this list will serve the next batches too
+                shared_later = queries.groups[min(q + _BATCH, len(queries.groups)) - 1] == group
+                if q > start and (shared_later or filled > _NOTES):
+                    stop = q  # this list will serve the next batches too, or may be too long to stand behind the others
                     break
                 filled = _list_relevant(queries.labels[q], *gallery[2:], self.entries, filled, self.starts[lists])
                 lists += 1

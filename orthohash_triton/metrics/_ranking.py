@@ -62,16 +62,16 @@ class Ranking:
     def ranked(self, ks: Sequence[int | None]) -> Iterator[Ranked]:
         """In the order (distance, position), along the first k items, or all, for each of `ks`; none costs no ranking."""
         limits = self.limits(ks)
-        on_cpu = self.queries.device.type == "cpu"
-        if not on_cpu and choose("metrics", "auto", self.queries) == "triton":
+        chosen = choose("metrics", "auto", self.queries)
+        if chosen == "triton":
             return self.ranked_triton(limits)
-        function = self._ranked_cpu if on_cpu else self.ranked_torch
+        function = self._ranked_cpu if chosen == "cpu" else self.ranked_torch
         return (function(start, stop, limits) for start, stop in self._chunks())
 
     def gained(self, ks: Sequence[int | None], gains: Tensor, discounts: Tensor) -> Iterator[Gained]:
         """In the same order; gains: float64 [G+1], of each grade; discounts: float64, of each rank that counts."""
         limits = self.limits(ks)
-        function = self._gained_cpu if self.queries.device.type == "cpu" else self.gained_torch
+        function = self._gained_cpu if _takes_numba(self.queries) else self.gained_torch
         return (function(start, stop, limits, gains, discounts) for start, stop in self._chunks())
 
     def limits(self, ks: Sequence[int | None]) -> Tensor:
@@ -190,7 +190,7 @@ def not_empty(op: str, name: str, value: Tensor) -> None:
 def sums_by_score(scores: Tensor, labels: _labels.Labels, k: int | None) -> Sums:
     """In the order (score descending, position), along the first `k` items or all."""
     limits = torch.tensor([scores.shape[1] if k is None else min(k, scores.shape[1])])
-    if scores.device.type == "cpu" and scores.dtype != torch.float64:
+    if _takes_numba(scores) and scores.dtype != torch.float64:
         from ..kernels.cpu.average_precision import scored_precision
 
         result = Sums(*_empty_sums(limits, len(scores)), torch.empty(len(scores), dtype=torch.int64))
@@ -203,6 +203,11 @@ def sums_by_score(scores: Tensor, labels: _labels.Labels, k: int | None) -> Sums
         return along_ranks(labels.relevance(start, stop).gather(1, order), limits)
 
     return Sums(*_in_chunks(ranked, 0, len(scores), scores.shape[1]))
+
+
+def _takes_numba(values: Tensor) -> bool:
+    """Of metrics without a kernel, for which a GPU needs no Triton."""
+    return values.device.type == "cpu" and choose("metrics", "auto", values) == "cpu"
 
 
 def along_ranks(ranked: Tensor, limits: Tensor) -> Sums:

@@ -77,8 +77,8 @@ def average_precision(
 
     Raises:
         TypeError: codes that are not uint8, class ids that are not integers.
-        ValueError: widths, lengths or devices that do not fit, no queries, an empty gallery, multi-hot labels other than 0 and 1,
-            k < 1, an unknown option.
+        ValueError: widths, lengths or devices that do not fit, no queries, an empty gallery, multi-hot labels other than 0 and 1
+            (on a GPU only with ORTHOHASH_VALIDATE=1; without, what is not 0 counts as 1), k < 1, an unknown option.
     """
     return _average_precision(
         "average_precision", query_codes, gallery_codes, query_labels, gallery_labels, k=k, ties=ties, denominator=denominator
@@ -114,7 +114,7 @@ def average_precision_from_scores(
         float64 [Q], torch on the device of the scores or numpy.
 
     Raises:
-        TypeError, ValueError: as `average_precision`; NaN among the scores.
+        TypeError, ValueError: as `average_precision`; NaN among the scores (on a GPU only with ORTHOHASH_VALIDATE=1).
     """
     return _average_precision_from_scores(
         "average_precision_from_scores", scores, query_labels, gallery_labels, k=k, denominator=denominator

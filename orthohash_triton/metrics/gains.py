@@ -105,7 +105,7 @@ def _ideal(grades: Tensor, gains: Tensor, discounts: Tensor) -> Tensor:
     best_first = grades.flip(1)
     ends = best_first.cumsum(dim=1)
     weights = _sums(discounts)[ends.clamp(max=len(discounts))] - _sums(discounts)[(ends - best_first).clamp(max=len(discounts))]
-    return (gains.flip(0) * weights).sum(dim=1)
+    return torch.where(weights > 0, gains.flip(0) * weights, 0.0).sum(dim=1)  # gains that none has may be infinite
 
 
 def _sums(discounts: Tensor) -> Tensor:

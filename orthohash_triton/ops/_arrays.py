@@ -11,12 +11,15 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def as_tensor(value: Any) -> Any:
-    """A numpy array as a tensor (sharing memory where torch can), anything else as it is."""
+    """A numpy array as a tensor (sharing memory where torch can); as it is what torch has no dtype for, and anything else."""
     if not isinstance(value, np.ndarray):
         return value
     if not value.flags.writeable or any(stride < 0 for stride in value.strides):
         value = value.copy()  # torch knows neither read-only nor backward arrays
-    return torch.from_numpy(value)
+    try:
+        return torch.from_numpy(value)
+    except (TypeError, ValueError):  # strings, objects, foreign byte orders: the check of the argument says so by its name
+        return value
 
 
 def as_array(value: Any) -> Any:

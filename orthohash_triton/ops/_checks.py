@@ -1,16 +1,20 @@
 """Argument checks. Every message names the op, the argument, what came, what was expected and what to do."""
 
+import operator
 import os
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 
 def describe(value: Any) -> str:
-    """What came, in a few words: "float32 [3, 4] on cpu" for a tensor, the type and value otherwise."""
+    """What came, in a few words: "float32 [3, 4] on cpu" for a tensor, the type and value of what has no shape."""
     if isinstance(value, Tensor):
         return f"{dtype_name(value.dtype)} {list(value.shape)} on {value.device}"
+    if isinstance(value, np.ndarray):
+        return f"ndarray {value.dtype} {list(value.shape)}"
     return f"{type(value).__name__} {value!r:.80}"
 
 
@@ -30,15 +34,20 @@ def may_read_values(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu" or full_validation()
 
 
-def tensor(op: str, name: str, value: Any, *, dtypes: tuple[torch.dtype, ...], ndim: int, shape: str) -> Tensor:
-    """`value` as a tensor of one of `dtypes` with `ndim` dimensions; `shape` is its name in words, as "[N, K]"."""
+def tensor(
+    op: str, name: str, value: Any, *, dtypes: tuple[torch.dtype, ...], ndim: int, shape: str, advice: str | None = None
+) -> Tensor:
+    """`value` as a tensor of one of `dtypes` with `ndim` dimensions; `shape` is its name in words, as "[N, K]".
+
+    advice: what to do about another dtype; to convert it, where nothing is said.
+    """
     if isinstance(value, Tensor) and value.dtype in dtypes and value.ndim == ndim:
         return value
     found = f"{op}: {name} must be a tensor {shape} of {' or '.join(map(dtype_name, dtypes))}; got {describe(value)}"
     if not isinstance(value, Tensor):
         raise TypeError(found)
     if value.dtype not in dtypes:
-        raise TypeError(f"{found}. Convert it with .to(torch.{dtype_name(dtypes[0])})")
+        raise TypeError(f"{found}. {advice or f'Convert it with .to(torch.{dtype_name(dtypes[0])})'}")
     raise ValueError(found)
 
 
@@ -52,7 +61,8 @@ def same_device(op: str, name: str, value: Tensor, other_name: str, other: Tenso
 
 def codes(op: str, name: str, value: Any) -> Tensor:
     """Packed codes, uint8 [N, ceil(K/8)]."""
-    checked = tensor(op, name, value, dtypes=(torch.uint8,), ndim=2, shape="[N, bits/8] of packed codes (see pack_codes)")
+    advice = "Pack it with pack_codes, which takes signs, bits and real numbers"
+    checked = tensor(op, name, value, dtypes=(torch.uint8,), ndim=2, shape="[N, bits/8] of packed codes", advice=advice)
     if checked.shape[1] == 0:
         raise ValueError(f"{op}: {name} has codes of zero bits; got {describe(checked)}")
     return checked
@@ -83,9 +93,12 @@ def gallery_mask(op: str, mask: Any, gallery: Tensor) -> Tensor | None:
 
 
 def integer(op: str, name: str, value: Any, *, minimum: int, maximum: int | None = None) -> int:
-    if isinstance(value, bool) or (not isinstance(value, int) and not hasattr(value, "__index__")):
-        raise TypeError(f"{op}: {name} must be an integer; got {describe(value)}")
-    value = int(value)
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        value = operator.index(value)  # int() would cut a float off
+    except TypeError:
+        raise TypeError(f"{op}: {name} must be an integer; got {describe(value)}") from None
     if value < minimum or (maximum is not None and value > maximum):
         bounds = f"at least {minimum}" if maximum is None else f"between {minimum} and {maximum}"
         raise ValueError(f"{op}: {name} must be {bounds}; got {value}")

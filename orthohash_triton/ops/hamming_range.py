@@ -39,6 +39,11 @@ def hamming_range(
 def _limits(radius: Any, inclusive: bool, queries: Tensor) -> Tensor:
     """int32 [Q]: the distances, at most bits + 1, below which codes are found."""
     beyond = 8 * queries.shape[1] + 1
+    if isinstance(radius, list | tuple):
+        raise TypeError(
+            "hamming_range: radius must be an integer, or an integer tensor or array [Q], one radius a query; "
+            f"got {_checks.describe(radius)}. Make it a tensor with torch.tensor(radius)"
+        )
     if not isinstance(radius, Tensor):
         radius = _checks.integer("hamming_range", "radius", radius, minimum=0)
         return torch.full((len(queries),), min(radius + bool(inclusive), beyond), dtype=torch.int32, device=queries.device)

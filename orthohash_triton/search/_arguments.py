@@ -1,5 +1,6 @@
 """Arguments of the indexes: ids, masks, and answers in the kind of the queries."""
 
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from ..ops._arrays import as_array, as_tensor
 def integers(op: str, name: str, value: Any) -> np.ndarray:
     """A tensor, array, list, tuple or range of integers as int64 [M] in host memory; never memory of the caller's."""
     if isinstance(value, list | tuple | range):
-        value = np.asarray(value if len(value) else np.empty(0, np.int64))
+        with suppress(ValueError):  # lists of several lengths are no array
+            value = np.asarray(value if len(value) else np.empty(0, np.int64))
     if not isinstance(value, np.ndarray | Tensor):
         raise TypeError(f"{op}: {name} must be a tensor, an array or a list of integers; got {_checks.describe(value)}")
     if isinstance(value, Tensor):

@@ -308,15 +308,16 @@ class HammingIndex:
         """
         return self.reconstruct_n(id, 1)[0]
 
-    def reconstruct_n(self, start: int, count: int) -> Tensor:
-        """The codes of the ids `start` to `start + count - 1`, a copy, uint8 [count, bits/8].
+    def reconstruct_n(self, start: int = 0, count: int = -1) -> Tensor:
+        """The codes of the ids `start` to `start + count - 1`, a copy, uint8 [count, bits/8]. A count of -1: all from `start` on.
 
         Raises:
             IndexError: an id that the index does not hold.
         """
         op = "HammingIndex.reconstruct"
         start = _checks.integer(op, "id", start, minimum=-(2**63))
-        count = _checks.integer(op, "count", count, minimum=0)
+        count = _checks.integer(op, "count", count, minimum=-1)
+        count = max(self._count - start, 0) if count == -1 else count
         if count > self._count:
             raise IndexError(f"{op}: the index holds {self._count} codes, and cannot hold {count} ids from {start} on")
         last = min(start + count, 2**63)

@@ -341,8 +341,9 @@ class ShardedHammingIndex:
         """
         return self.reconstruct_n(id, 1)[0]
 
-    def reconstruct_n(self, start: int, count: int) -> Tensor:
-        """The codes of the ids `start` to `start + count - 1`, uint8 [count, bits/8], on all ranks.
+    def reconstruct_n(self, start: int = 0, count: int = -1) -> Tensor:
+        """The codes of the ids `start` to `start + count - 1`, uint8 [count, bits/8], on all ranks. A count of -1 is all from
+        `start` on.
 
         Raises:
             IndexError: an id that no rank holds.
@@ -351,7 +352,8 @@ class ShardedHammingIndex:
 
         def numbers() -> np.ndarray:
             first = _checks.integer(op, "id", start, minimum=-(2**63))
-            length = _checks.integer(op, "count", count, minimum=0)
+            length = _checks.integer(op, "count", count, minimum=-1)
+            length = max(self.ntotal - first, 0) if length == -1 else length
             if length > self.ntotal:
                 raise IndexError(f"{op}: the index holds {self.ntotal} codes, and cannot hold {length} ids from {first} on")
             return np.arange(first, min(first + length, 2**63), dtype=np.int64)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from orthohash_triton.kernels.cpu import _ranks
 
 from orthohash_triton.metrics import (
     _labels,
@@ -14,6 +15,7 @@ from orthohash_triton.metrics import (
     average_precision_from_scores,
     mean_average_precision,
     mean_average_precision_from_scores,
+    ndcg,
 )
 from orthohash_triton.reference.average_precision import average_precision as reference
 
@@ -126,6 +128,42 @@ def test_large_tied_groups(k, denominator):
     values = average_precision(*codes, *labels, k=k, ties="expected", denominator=denominator)
     expected = reference(distances, relevant, k=k, ties="expected", denominator=denominator)
     np.testing.assert_allclose(values, expected.numpy(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 9])
+def test_long_lists_of_queries_with_different_labels(classes, monkeypatch):
+    """Sets of classes overlap, so that what is relevant to the queries of a batch can be more than the whole gallery."""
+    monkeypatch.setattr(_ranks, "_NOTES", 50)
+    codes, labels, distances, relevant = random_case(5, queries=40, gallery=300, classes=classes, multi_hot=True)
+    labels[0][:, 0] = labels[1][:280, 0] = 1  # nearly all is relevant
+    relevant = torch.from_numpy(labels[0] @ labels[1].T > 0)
+    words = [_labels._words(torch.from_numpy(side)) for side in labels]
+    queries, gallery = _ranks.lay_out_queries(codes[0], words[0]), _ranks.lay_out_gallery(codes[1], words[1], True)
+    ends = [batch.starts[: batch.lists.max() + 1].max() for batch in _ranks.ranked_batches(queries, gallery, 0, 40)]
+    assert 280 <= max(ends) < _ranks.Batch(queries, gallery).entries.size
+    torch.testing.assert_close(torch.from_numpy(average_precision(*codes, *labels)), reference(distances, relevant))
+
+
+def test_very_long_codes():
+    """More distances in four lanes than 16 bits can tell apart."""
+    codes, labels, _, relevant = random_case(6, queries=3, gallery=50, bits=8 * 2056)
+    codes[0][0], codes[1][::2] = 0, 255
+    expected = reference(torch.from_numpy(distances_of(*codes)), relevant)
+    torch.testing.assert_close(torch.from_numpy(average_precision(*codes, *labels)), expected)
+
+
+@pytest.mark.parametrize(("function", "name"), [(average_precision, "ranked_torch"), (ndcg, "gained_torch")])
+def test_the_environment_chooses_the_reference(function, name, monkeypatch):
+    codes, labels, _, _ = random_case(7, multi_hot=True)
+    expected, called = function(*codes, *labels), []
+    original = getattr(_ranking.Ranking, name)
+    monkeypatch.setattr(_ranking.Ranking, name, lambda *arguments: called.append(name) or original(*arguments))
+    monkeypatch.setenv("ORTHOHASH_IMPL", "reference")
+    np.testing.assert_allclose(function(*codes, *labels), expected, rtol=1e-12)
+    assert called
+    monkeypatch.setenv("ORTHOHASH_IMPL", "numpy")
+    with pytest.raises(ValueError, match="ORTHOHASH_IMPL must be one of auto, triton, cpu, reference; got 'numpy'"):
+        function(*codes, *labels)
 
 
 @pytest.mark.parametrize("multi_hot", [False, True])
@@ -384,6 +422,8 @@ def bad(**changes):
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
+        ({"query_labels": np.array(["a"] * 5)}, TypeError, r"query_labels must be a tensor .*; got ndarray <U1 \[5\]"),
+        ({"gallery_labels": np.arange(40, dtype=">i8")}, TypeError, r"gallery_labels must be .*; got ndarray >i8 \[40\]"),
         (
             {"query_labels": np.zeros(4, np.int64)},
             ValueError,

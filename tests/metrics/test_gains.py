@@ -77,6 +77,16 @@ def test_acg_by_hand(ties, k, expected):
     assert value(average_cumulative_gain, [0, 3, 3, 5], [2, 0, 3, 1], k=k, ties=ties) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("ties", ["stable", "expected"])
+def test_more_classes_than_a_gain_can_take(ties):
+    """The exponential gain of 1,024 shared classes is infinite, whether or not items share so many."""
+    labels = of_grades([1, 0, 2], classes=2000)
+    labels[0][:, 2:] = 0
+    some = [side[:, :5] for side in labels]
+    codes = at_distances([1, 2, 3])
+    assert ndcg(*codes, *labels, ties=ties) == ndcg(*codes, *some, ties=ties) == value(ndcg, [1, 2, 3], [1, 0, 2], ties=ties)
+
+
 def test_class_ids_are_one_or_zero():
     arguments, _, _ = random_case(0, multi_hot=False)
     for k in (1, 7, 40):

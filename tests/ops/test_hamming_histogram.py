@@ -106,10 +106,11 @@ def test_kernel_all_at_one_distance(flips, device):
 
 @pytest.mark.kernel
 @pytest.mark.parametrize(("words", "shared"), [(1, False), (1, True), (3, True)])
-def test_kernel_with_labels(words, shared, device):
+def test_kernel_with_labels(words, shared, device, monkeypatch):
     """How many of the codes counted are relevant; relevance from the definition."""
-    from orthohash_triton.kernels.hamming_histogram import hamming_histogram as kernel
+    from orthohash_triton.kernels import hamming_histogram as module
 
+    kernel = module.hamming_histogram
     gallery = near_codes(300, 8, device)
     queries = gallery[:2] ^ 1
     labels = torch.randint(-3, 3, (302, words), device=device)
@@ -122,6 +123,7 @@ def test_kernel_with_labels(words, shared, device):
     else:
         is_relevant = (of_queries[:, None] == of_gallery).all(2)
     counts, relevant = (torch.empty(2, 65, dtype=torch.int64, device=device) for _ in range(2))
+    monkeypatch.setattr(module, "_PARTIAL_BYTES", 1)  # query by query
     kernel(queries, gallery, counts, of_queries, of_gallery, relevant, shared=shared)
     distances = hamming_distance(queries, gallery, impl="reference").long()
     expected = torch.zeros(2, 65, dtype=torch.int64, device=device).scatter_add_(1, distances, is_relevant.long())

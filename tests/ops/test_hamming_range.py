@@ -213,6 +213,7 @@ def test_registered_op():
         ({"gallery": random_codes(9, 8).to("meta")}, ValueError, "queries is on cpu, gallery on meta; both must"),
         ({"radius": -1}, ValueError, "radius must be at least 0; got -1"),
         ({"radius": 2.0}, TypeError, "radius must be an integer; got float"),
+        ({"radius": [2, 1]}, TypeError, r"radius must be an integer, or an integer tensor or array \[Q\], .*; got list \[2, 1\]"),
         ({"radius": torch.tensor([2.0, 1.0])}, TypeError, "radius must be .*got float32"),
         ({"radius": torch.tensor([[2, 1]])}, ValueError, "radius must be a tensor .*got int64"),
         ({"radius": torch.tensor([1, 2, 3])}, ValueError, r"radius must have one entry for each of the 2 queries; got .*\[3\]"),

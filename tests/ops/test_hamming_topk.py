@@ -196,6 +196,15 @@ def test_kernel_identical_codes(k, device):
 
 
 @pytest.mark.kernel
+def test_kernel_counts_for_some_queries_at_a_time(device, monkeypatch):
+    from orthohash_triton.kernels import hamming_topk as kernels
+
+    monkeypatch.setattr(kernels, "_BUFFER_BYTES", 2 * kernels._BYTES_OF_PLACE * 400)
+    gallery = near_codes(700, 3, device)
+    check(gallery[:5] ^ 1, gallery, 400, torch.rand(700, device=device) < 0.9, impl="triton")
+
+
+@pytest.mark.kernel
 @pytest.mark.parametrize("ordered", [1024, 8])  # by a program, by torch
 @pytest.mark.parametrize("masked", [False, True])
 def test_kernel_orders_and_limits(ordered, masked, device, monkeypatch):
@@ -284,13 +293,15 @@ def test_registered_op():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"queries": torch.ones(2, 8)}, TypeError, "queries must be .*uint8; got float32"),
+        ({"queries": torch.ones(2, 8)}, TypeError, r"queries must be .*uint8; got float32 .*\. Pack it with pack_codes"),
         ({"gallery": random_codes(2, 8)[0]}, ValueError, "gallery must be "),
         ({"gallery": random_codes(9, 4)}, ValueError, "queries have 64 bits, .*gallery.* 32"),
         ({"gallery": random_codes(9, 8).to("meta")}, ValueError, "queries is on cpu, gallery on meta; both must"),
         ({"k": 0}, ValueError, "k must be between 1 and 2147483647; got 0"),
         ({"k": -3}, ValueError, "k must be between 1 and 2147483647; got -3"),
         ({"k": 2.0}, TypeError, "k must be an integer; got float"),
+        ({"k": torch.tensor(2.7)}, TypeError, r"k must be an integer; got float32 \[\] on cpu"),
+        ({"k": np.array(2.7)}, TypeError, "k must be an integer"),
         ({"mask": torch.ones(9)}, TypeError, "mask must be .*bool; got float32"),
         (
             {"mask": torch.ones(8, dtype=torch.bool)},

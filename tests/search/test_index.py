@@ -113,6 +113,8 @@ def test_reconstruct_copies():
     part.zero_()
     np.testing.assert_array_equal(index.codes, codes(20))
     assert index.reconstruct_n(20, 0).shape == (0, 8)
+    np.testing.assert_array_equal(index.reconstruct_n(), codes(20))
+    np.testing.assert_array_equal(index.reconstruct_n(15, -1), codes(20)[15:])
 
 
 @pytest.mark.parametrize("id", [20, 21, -1, 2**62])

@@ -144,6 +144,8 @@ def test_filters_take_ids():
     assert sorted(index.search(codes(1), 6, exclude_ids=[7, 50])[1][0].tolist()) == sorted([-1, -1, *IDS[1:2], *IDS[3:]])
     with pytest.raises(IndexError, match="ids 1, 2 are not in the index"):
         index.search(codes(1), 1, ids=[1, 7, 2])
+    with pytest.raises(TypeError, match=r"ids must be a tensor, an array or a list of integers; got list \[\[1\], \[2, 3\]\]"):
+        index.search(codes(1), 1, ids=[[1], [2, 3]])
 
 
 def test_merge_refuses_ids_that_both_have():
