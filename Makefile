@@ -7,7 +7,7 @@ PTXEMU ?=
 
 # Options of tools/compile_matrix.py: MATRIX=--pairs compiles a few hundred configurations a GPU instead of all.
 MATRIX ?=
-# The oldest and the newest Triton that the package is compiled with.
+# The Triton of PyTorch 2.11, and the newest.
 TRITONS := 3.6.0 3.9.0
 
 BIN := .venv/bin

@@ -4,7 +4,8 @@ A method is trained once for each length and seed; rotations are fitted to that 
 Each cell (method, length, seed) is written whole to `out`/cells when it is done, and not done again: a comparison that was
 stopped goes on where it was, and several processes can share the folder when they are given different seeds or methods.
 
-The queries are never in the gallery, and nothing is chosen on them: the best epoch is chosen on a share of the training set.
+The queries are never in the gallery, and nothing is chosen on them: with `validation` the best epoch is chosen on a share of the
+training set.
 """
 
 import json
@@ -68,16 +69,19 @@ def compare(
         "class_names": list(splits.gallery.class_names),
         "rotations": list(rotations),  # a cell has the rotations that were asked for when it was done
     }
+    cells = [  # all of them before the first is trained, so that none is refused after hours
+        replace(config, method=name, bits=length, seed=seed, rotate="none", backbone=_backbone(config, name))
+        for seed in seeds
+        for length in bits
+        for name in names
+    ]
     _claim(out, setting)
-    for seed in seeds:
-        for length in bits:
-            for name in names:
-                path = out / "cells" / f"{name}-{length}-{seed}.json"
-                if not path.is_file():
-                    if progress:
-                        print(f"{methods.get(name).title}, {length} bits, seed {seed}", file=sys.stderr, flush=True)
-                    cell_config = replace(config, method=name, bits=length, seed=seed, backbone=_backbone(config, name))
-                    _write_json(path, _cell(cell_config, splits, rotations))
+    for cell in cells:
+        path = out / "cells" / f"{cell.method}-{cell.bits}-{cell.seed}.json"
+        if not path.is_file():
+            if progress:
+                print(f"{methods.get(cell.method).title}, {cell.bits} bits, seed {cell.seed}", file=sys.stderr, flush=True)
+            _write_json(path, _cell(cell, splits, rotations))
     return write_report(out)
 
 
@@ -198,7 +202,7 @@ def _sampled_codes(profile: dict[str, Any]) -> np.ndarray:
 
 
 def _setting(config: TrainConfig) -> dict[str, Any]:
-    varied = ("method", "options", "bits", "seed", "rotate", "threads", "device")
+    varied = ("method", "bits", "seed", "rotate", "threads", "device")
     return {key: value for key, value in asdict(config).items() if key not in varied}
 
 
@@ -273,7 +277,8 @@ def _markdown(rows: Sequence[dict[str, Any]], setting: dict[str, Any]) -> str:
         f"# {setting['dataset']}: {setting['queries']:,} queries, {setting['gallery']:,} in the gallery",
         "",
         "mean ± sample deviation over the seeds. mAP: ties in the order (distance, gallery position), divided by the relevant "
-        "items found, 0 for a query that finds none. The best epoch is chosen on a share of the training set.",
+        "items found, 0 for a query that finds none. "
+        + ("The best epoch is chosen on a share of the training set." if setting.get("validation") else "The last epoch counts."),
         "",
         "Setting: "
         + ", ".join(f"{key} {value}" for key, value in setting.items() if key not in hidden and value != usual.get(key))

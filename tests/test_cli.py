@@ -103,8 +103,11 @@ def test_compare(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
 
 def test_features_of_a_backbone_are_data_to_train_on(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     folder = tmp_path / "features"
+    folder.mkdir()
+    (folder / "gallery.npz").touch()  # of another set
     counts = json.loads(call(capsys, "features", "--dataset", "digits", "--backbone", "pixels", "--out", folder, "--json"))
     assert (counts["train"], counts["query"]) == (1438, 359)
+    assert {path.name for path in folder.iterdir()} == {"train.npz", "query.npz"}
     arguments = ["--dataset", folder, "--backbone", "mlp", "--bits", 16, "--epochs", 1, "--batch-size", 64, "--threads", 1]
     report = json.loads(call(capsys, "train", *arguments, "--out", tmp_path / "run", "--json"))
     assert report["evaluation"]["gallery"] == 1438

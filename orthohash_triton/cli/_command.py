@@ -54,7 +54,7 @@ class Command(Parser):
         """Take --config and --print-config. Settings of the file are known from here on, and applied when all is declared."""
         file = self.add_argument(
             "--config", type=Path, metavar="FILE",
-            help="settings in TOML, YAML or JSON by the names of these options, or a run folder to repeat; the command line wins",
+            help="settings in TOML, YAML or JSON by the names of these options, or a run folder; the command line wins",
         )  # fmt: skip
         self.add_argument("--print-config", action="store_true", help="print the settings as TOML, for --config, and stop")
         reader = argparse.ArgumentParser(add_help=False, allow_abbrev=False)

@@ -1,6 +1,8 @@
 """orthohash features."""
 
 import argparse
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +39,14 @@ def run(options: argparse.Namespace) -> None:
     if splits.train.validation is not None:
         parts["validation"] = splits.train.validation
     options.out.mkdir(parents=True, exist_ok=True)
-    for name, part in parts.items():
-        data.features.save(options.out / f"{name}.npz", compute_features(part, config, title=name, progress=options.progress))
+    with tempfile.TemporaryDirectory(prefix=".", dir=options.out) as made:
+        for name, part in parts.items():
+            features = compute_features(part, config, title=name, progress=options.progress)
+            data.features.save(Path(made) / f"{name}.npz", features)
+        for name in ("train", "query", "gallery", "validation"):  # parts of another set must not stand beside these
+            (options.out / f"{name}.npz").unlink(missing_ok=True)
+        for name in parts:
+            os.replace(Path(made) / f"{name}.npz", options.out / f"{name}.npz")
     write_skipped(options.out / SKIPPED_FILE, splits.skipped)
     if options.json:
         print_json({"features": str(options.out), **{name: len(part) for name, part in parts.items()}})

@@ -80,6 +80,12 @@ def load_splits(
         FileNotFoundError: there is no such source, or files that it names are missing.
         ValueError: nothing that is understood, or an option that this kind of source does not take.
     """
+    given = _given(
+        root=root, on_missing=on_missing, labels=labels,
+        path_column=path_column, label_column=label_column, split_column=split_column,
+    )  # fmt: skip
+    if source in NAMED and given:
+        raise ValueError(f"{source}: {', '.join(given)} cannot be set for it; it takes no option of files")
     if source == "fashion-mnist":
         return fashion_mnist.load_splits()
     if source == "digits":
@@ -88,10 +94,6 @@ def load_splits(
         return debian.load_splits(query_fraction, seed)
     if source == "wordnet-nouns":
         return wordnet_nouns.load_splits(query_fraction, seed)
-    given = _given(
-        root=root, on_missing=on_missing, labels=labels,
-        path_column=path_column, label_column=label_column, split_column=split_column,
-    )  # fmt: skip
     reader = find_reader(source, given, NAMED)
     if reader.parts is None:
         return features.load_splits(source, query_fraction=query_fraction, seed=seed, **given)

@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..ops import _batch_norm
+from ._modes import evaluating
 from .hash_head import HashHead
 
 
@@ -45,24 +46,20 @@ def reestimate_batch_norm(
     chosen = _layers_to_reestimate(model, layers)
     if device is None:
         device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-    flags = [(module, module.training) for module in model.modules()]
     before = [{name: tensor.clone() for name, tensor in layer.state_dict().items()} for layer in chosen]
-    model.eval()
-    try:
-        for layer in chosen:
-            found = _input_statistics(model, layer, loader, device)
-            layer.running_mean.copy_(found.mean)  # type: ignore[operator]
-            layer.running_var.copy_(found.var * (found.count / (found.count - 1)))  # type: ignore[operator]
-            if reset_affine and layer.weight is not None:
-                layer.weight.fill_(1.0)  # type: ignore[operator]
-                layer.bias.fill_(0.0)  # type: ignore[operator]
-    except BaseException:
-        for layer, state in zip(chosen, before, strict=True):
-            layer.load_state_dict(state)
-        raise
-    finally:
-        for module, training in flags:
-            module.training = training
+    with evaluating(model):
+        try:
+            for layer in chosen:
+                found = _input_statistics(model, layer, loader, device)
+                layer.running_mean.copy_(found.mean)  # type: ignore[operator]
+                layer.running_var.copy_(found.var * (found.count / (found.count - 1)))  # type: ignore[operator]
+                if reset_affine and layer.weight is not None:
+                    layer.weight.fill_(1.0)  # type: ignore[operator]
+                    layer.bias.fill_(0.0)  # type: ignore[operator]
+        except BaseException:
+            for layer, state in zip(chosen, before, strict=True):
+                layer.load_state_dict(state)
+            raise
 
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)

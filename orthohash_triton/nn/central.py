@@ -29,6 +29,8 @@ class CentralSimilarityLoss(_CodebookLoss):
     u are latents before tanh [N, K], target int64 class ids [N] or multi-hot [N, C]. Errors are the function's.
     """
 
+    function = staticmethod(central_similarity_loss)
+
     def forward(self, u: Tensor, target: Tensor) -> Tensor:
         return central_similarity_loss(u, target, self.codebook, **self.keywords)
 
@@ -39,6 +41,8 @@ class MinimumDistanceLoss(_CodebookLoss):
     u are codes [N, K] and bank such codes [M, K], each with targets: class ids [N], or multi-hot [N, C]. Errors are those of the
     function.
     """
+
+    function = staticmethod(minimum_distance_loss)
 
     def forward(self, u: Tensor, target: Tensor, bank: Tensor | None = None, bank_target: Tensor | None = None) -> Tensor:
         return minimum_distance_loss(u, target, self.codebook, bank, bank_target, **self.keywords)

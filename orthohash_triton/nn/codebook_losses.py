@@ -1,11 +1,13 @@
 """Modules for the losses against a codebook."""
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
 
 from ..ops.cosine_codebook_loss import cosine_codebook_loss
 from ..ops.orthohash_loss import orthohash_loss
+from . import _keywords
 from .batch_norm import shared_by
 
 
@@ -13,11 +15,13 @@ class _CodebookLoss(nn.Module):
     """Keeps the codebook as a buffer, so that it moves with the module and is saved with it, and the keywords of the loss."""
 
     codebook: Tensor
+    function: Callable[..., Any]
+    filled: tuple[str, ...] = ()  # keywords of the function that are not the caller's
 
     def __init__(self, codebook: Tensor, **keywords: Any) -> None:
         super().__init__()
         self.register_buffer("codebook", codebook)
-        self.keywords = keywords
+        self.keywords = _keywords.checked(self, type(self).function, keywords, self.filled)
 
     def extra_repr(self) -> str:
         classes, bits = self.codebook.shape
@@ -30,6 +34,8 @@ class CosineCodebookLoss(_CodebookLoss):
     v are continuous codes [N, K], target class ids [N] or multi-hot or soft [N, C]. Errors are the function's.
     """
 
+    function = staticmethod(cosine_codebook_loss)
+
     def forward(self, v: Tensor, target: Tensor) -> Any:
         return cosine_codebook_loss(v, target, self.codebook, **self.keywords)
 
@@ -41,6 +47,9 @@ class OrthoHashLoss(_CodebookLoss):
     weight, bias, running statistics and training flag are used and updated as if `batch_norm(latent)` had been called. Those of
     a SyncBatchNorm are of all its processes. Errors are the function's; TypeError where batch_norm is none.
     """
+
+    function = staticmethod(orthohash_loss)
+    filled = ("training", "momentum", "eps", "process_group")  # the batch norm's
 
     def forward(self, latent: Tensor, target: Tensor, batch_norm: nn.BatchNorm1d) -> Any:
         if not isinstance(batch_norm, nn.BatchNorm1d | nn.SyncBatchNorm):

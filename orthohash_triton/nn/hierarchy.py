@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..ops.semantic_hierarchy_loss import semantic_hierarchy_loss
+from . import _keywords
 
 
 class SemanticHierarchyLoss(nn.Module):
@@ -20,7 +21,7 @@ class SemanticHierarchyLoss(nn.Module):
     def __init__(self, class_distance: Tensor | None = None, **keywords: Any) -> None:
         super().__init__()
         self.register_buffer("class_distance", class_distance)
-        self.keywords = keywords
+        self.keywords = _keywords.checked(self, semantic_hierarchy_loss, keywords, filled=("pair_distance",))
 
     def forward(self, z: Tensor, target: Tensor | None = None, *, pair_distance: Tensor | None = None) -> Tensor:
         return semantic_hierarchy_loss(z, target, self.class_distance, pair_distance=pair_distance, **self.keywords)

@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..ops.pairwise_likelihood_loss import pairwise_likelihood_loss
+from . import _keywords
 
 
 class PairwiseLikelihoodLoss(nn.Module):
@@ -16,7 +17,7 @@ class PairwiseLikelihoodLoss(nn.Module):
 
     def __init__(self, **keywords: Any) -> None:
         super().__init__()
-        self.keywords = keywords
+        self.keywords = _keywords.checked(self, pairwise_likelihood_loss, keywords)
 
     def forward(self, z: Tensor, target: Tensor, bank: Tensor | None = None, bank_target: Tensor | None = None) -> Tensor:
         return pairwise_likelihood_loss(z, target, bank, bank_target, **self.keywords)

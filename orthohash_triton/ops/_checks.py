@@ -105,6 +105,15 @@ def integer(op: str, name: str, value: Any, *, minimum: int, maximum: int | None
     return value
 
 
+def number(op: str, name: str, value: Any) -> float:
+    try:
+        if isinstance(value, bool | str):
+            raise TypeError
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{op}: {name} must be a number; got {describe(value)}") from None
+
+
 def choice(op: str, name: str, value: Any, options: tuple[str, ...]) -> str:
     if value not in options:
         raise ValueError(f"{op}: {name} must be one of {', '.join(map(repr, options))}; got {value!r}")

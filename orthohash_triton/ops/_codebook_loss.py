@@ -40,7 +40,11 @@ def check_options(
     reduction: str,
     precision: str | None,
 ) -> Options:
-    scale = math.sqrt(bits) if scale is None else float(scale)
+    scale = math.sqrt(bits) if scale is None else _checks.number(op, "scale", scale)
+    margin, label_smoothing = (
+        _checks.number(op, name, value) for name, value in (("margin", margin), ("label_smoothing", label_smoothing))
+    )
+    ignore_index = _checks.integer(op, "ignore_index", ignore_index, minimum=-(2**63), maximum=2**63 - 1)
     if not 0 < scale < math.inf:
         raise ValueError(f"{op}: scale must be positive and finite; got {scale}. None takes sqrt(bits) = {math.sqrt(bits):.4g}")
     if not 0 <= margin <= 2:
@@ -54,7 +58,7 @@ def check_options(
     if precision is not None:
         _checks.choice(op, "precision", precision, tuple(PARTS))
     parts = 0 if precision is None else PARTS[precision]
-    return Options(scale, float(margin), margin_type == "angular", float(label_smoothing), int(ignore_index), parts)
+    return Options(scale, margin, margin_type == "angular", label_smoothing, ignore_index, parts)
 
 
 class Target(NamedTuple):
@@ -212,7 +216,8 @@ def evaluate(
         batch_norm.check(op, v)
     chosen = _dispatch.choose(op, impl, v)
     if chosen == "reference":
-        return _evaluate_reference(op, v, positives, codebook, batch_norm, return_lse=return_lse, **keywords)
+        with torch.autocast(v.device.type, enabled=False):
+            return _evaluate_reference(op, v, positives, codebook, batch_norm, return_lse=return_lse, **keywords)
     if chosen == "triton" and v.dtype == torch.float64:
         raise TypeError(
             f'{op}: {name} is float64, which the Triton kernels do not take. Convert it with .float(), or use impl="reference"'

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..nn._modes import evaluating
 from .model_zoo import LIBRARIES
 
 
@@ -153,18 +154,15 @@ def out_features(backbone: nn.Module, sample_shape: tuple[int, ...]) -> int:
     declared = getattr(backbone, "out_features", None)
     if isinstance(declared, int):
         return declared
-    was_training = backbone.training
-    backbone.eval()
+    device = next((tensor.device for tensor in (*backbone.parameters(), *backbone.buffers())), None)
     try:
-        with torch.no_grad():
-            answer = backbone(torch.zeros(1, *sample_shape))
+        with torch.no_grad(), evaluating(backbone):
+            answer = backbone(torch.zeros(1, *sample_shape, device=device))
     except Exception as error:  # the module is the caller's: anything may go wrong in it
         raise ValueError(
             f"backbone {type(backbone).__name__} fails on a float32 tensor {[1, *sample_shape]} ({error}); "
             "it must take a batch of samples, or declare an integer attribute out_features"
         ) from error
-    finally:
-        backbone.train(was_training)
     if not isinstance(answer, Tensor) or answer.ndim != 2:
         shape = list(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
         raise ValueError(f"backbone {type(backbone).__name__} must answer features [N, D]; got {shape}. End it with nn.Flatten()")

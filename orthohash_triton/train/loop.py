@@ -21,7 +21,7 @@ from .model import HashModel
 from .optimization import Stepper, autocast
 from .randomness import random_state, set_random_state
 from .tracking import Tracker
-from .validation import Validation
+from .validation import Validation, sample_of
 
 BIT_ACCURACY_SAMPLES = 2000
 
@@ -252,8 +252,9 @@ def _parameter_groups(model: HashModel, config: TrainConfig, lr: float) -> list[
 def _bit_accuracy(model: HashModel, data: Dataset, codebook: Tensor | None) -> float | None:
     if codebook is None or data.is_multilabel:
         return None
-    bits = model.continuous_codes(data.inputs[:BIT_ACCURACY_SAMPLES]) > 0
-    return float((bits == (codebook.cpu()[data.labels[:BIT_ACCURACY_SAMPLES]] > 0)).float().mean())
+    some = sample_of(data, BIT_ACCURACY_SAMPLES)
+    bits = model.continuous_codes(some.inputs) > 0
+    return float((bits == (codebook.cpu()[some.labels] > 0)).float().mean())
 
 
 def load_weights(module: nn.Module, state: dict[str, Any]) -> None:

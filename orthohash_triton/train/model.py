@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..data.images import ImageFiles
 from ..nn import HashHead
+from ..nn._modes import evaluating
 from .backbones import make_backbone, out_features
 
 
@@ -91,10 +92,6 @@ class HashModel(nn.Module):
         expected = self.sample_shape[1:] if self.sample_shape[0] == 1 and inputs.ndim == 3 else self.sample_shape
         if tuple(inputs.shape[1:]) != tuple(expected):
             raise ValueError(f"the model takes samples of shape {list(expected)}; got inputs {list(inputs.shape)}")
-        was_training = self.training
-        self.eval()
-        try:
+        with evaluating(self):
             for batch in inputs.split(batch_size):
                 yield self.prepare(batch)
-        finally:
-            self.train(was_training)

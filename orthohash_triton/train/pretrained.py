@@ -22,6 +22,7 @@ from .. import __version__
 from .._files import atomic_write
 from ..nn import HashHead
 from ..ops import _checks
+from ._tensors import safetensors, write_tensors
 from .backbones import MLP, EfficientNetLite0, Identity, Pixels, SmallCNN, make_backbone
 from .model import HashModel
 from .runs import Run
@@ -32,6 +33,7 @@ MODEL_TYPE = "orthohash-triton"
 _BY_TYPE = {SmallCNN: "small-cnn", EfficientNetLite0: "efficientnet-lite0", Identity: "features", Pixels: "pixels", MLP: "mlp"}
 _KEYS = ("backbone", "backbone_type", "sample_shape", "features", "bits", "batch_norm", "head_bias", "codebook", "class_names")
 _SHOWN = 4
+_MARK = "library_name: orthohash-triton"  # of our model cards
 
 
 @dataclass(frozen=True)
@@ -54,18 +56,20 @@ def save_pretrained(
     figures: Mapping[str, Any] | None = None,
     trained_on: str | None = None,
 ) -> None:
-    """Write `model` to `folder` (made where it is missing), over what an earlier call left there.
+    """Write `model` to `folder` (made where it is missing), over what an earlier call left there, and over nothing else.
 
     codebook, class_names, backbone  as `HashModel.save_pretrained`
     figures, trained_on              for the model card: retrieval figures by name, and the data set
 
     Raises:
         ValueError: a codebook that is not int8 [C, bits], or class names that are not one for each of its rows.
+        FileExistsError: a run, another model or another README.md is in `folder`.
         ImportError: safetensors is not installed.
     """
     if codebook is not None:
         _check_codebook(codebook, model.bits, class_names)
     folder = Path(folder)
+    _check_unused(folder)
     folder.mkdir(parents=True, exist_ok=True)
     config = {
         "model_type": MODEL_TYPE,
@@ -83,13 +87,23 @@ def save_pretrained(
         "class_names": list(class_names),
     }
     (folder / "config.json").unlink(missing_ok=True)
-    _write_tensors(folder / "model.safetensors", model.state_dict())
+    write_tensors(folder / "model.safetensors", model.state_dict())
     if codebook is None:
         (folder / "codebook.safetensors").unlink(missing_ok=True)
     else:
-        _write_tensors(folder / "codebook.safetensors", {"codebook": codebook})
+        write_tensors(folder / "codebook.safetensors", {"codebook": codebook})
     _write_text(folder / "README.md", _card(config, figures or {}, trained_on))
     _write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
+
+
+def _check_unused(folder: Path) -> None:
+    """Whether an earlier call of `save_pretrained`, or nothing, wrote the files that are to be replaced."""
+    for name, mark in (("config.json", f'"model_type": "{MODEL_TYPE}"'), ("README.md", _MARK)):
+        path = folder / name
+        if path.exists() and mark not in path.read_text(encoding="utf-8", errors="replace"):
+            raise FileExistsError(
+                f"{folder} holds a {name} that is not of a pretrained model, and would be lost; choose another folder"
+            )
 
 
 def load_pretrained(folder: str | Path, *, backbone: nn.Module | None = None, device: Any = "cpu") -> Pretrained:
@@ -255,16 +269,10 @@ def _write_text(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
-def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    save = _safetensors().torch.save
-    with atomic_write(path) as file:  # clones, as safetensors refuses tensors that share memory (tied weights)
-        file.write(save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}))
-
-
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; the folder is not complete. Get or write it again")
-    safetensors = _safetensors()
+    library = safetensors()
     with path.open("rb") as file:
         start = file.read(2)
     if start in (b"PK", b"\x80\x02"):  # zip or pickle, as torch.save writes them
@@ -273,17 +281,9 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
             "Convert it where you trust it: safetensors.torch.save_file(torch.load(file, weights_only=True), ...)"
         )
     try:
-        return safetensors.torch.load_file(path)
-    except safetensors.SafetensorError as error:
+        return library.torch.load_file(path)
+    except library.SafetensorError as error:
         raise ValueError(f"{path} is not a readable .safetensors file ({error}); it may be cut off. Get it again") from error
-
-
-def _safetensors() -> Any:
-    try:
-        import safetensors.torch
-    except ImportError as error:
-        raise ImportError('pretrained models need safetensors: pip install "orthohash-triton[train]"') from error
-    return safetensors
 
 
 def _card(config: dict[str, Any], figures: Mapping[str, Any], trained_on: str | None) -> str:
@@ -296,7 +296,7 @@ def _card(config: dict[str, Any], figures: Mapping[str, Any], trained_on: str | 
     backbone = config["backbone"] if built_in else f"{config['backbone_type']}, which is not part of orthohash-triton"
     lines = [
         "---",
-        "library_name: orthohash-triton",
+        _MARK,
         "tags: [learning-to-hash, image-retrieval, binary-codes]",
         "---",
         "",

@@ -14,7 +14,7 @@ import torch
 def seeded(seed: int) -> Iterator[None]:
     """Everything in the block follows `seed`; the caller's random states are left as they were."""
     python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):  # all of them, named: unnamed, torch warns
         torch.manual_seed(seed)
         random.seed(seed)
         np.random.seed(seed % 2**32)

@@ -34,6 +34,7 @@ from .._files import atomic_write
 from ..data import Dataset
 from ..search import HammingIndex
 from . import checkpoint
+from ._tensors import safetensors, write_tensors
 from .backbones import make_backbone
 from .model import HashModel
 from .trainer import TrainConfig, Trained
@@ -63,17 +64,17 @@ class Run:
 
     def add_queries(self, codes: Tensor, labels: Tensor, paths: Sequence[Path] | None) -> None:
         """Keep what was searched for: codes uint8 [Q, bits / 8], labels [Q] or [Q, C], and the images' files."""
-        _write_tensors(self.path / "queries.safetensors", {"codes": codes, "labels": labels})
+        write_tensors(self.path / "queries.safetensors", {"codes": codes, "labels": labels})
         _write_paths(self.path / "query_paths.json", paths)
 
 
 def save_run(path: str | Path, config: TrainConfig, trained: Trained, gallery: Dataset, *, custom_backbone: bool = False) -> Run:
     """Encode and index `gallery`, and write the folder at `path` (made where it is missing)."""
     path = Path(path)
-    path.mkdir(parents=True, exist_ok=True)
-    (path / "config.json").unlink(missing_ok=True)
     index = HammingIndex(config.bits)
     index.add(trained.model.encode(gallery.inputs))
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "config.json").unlink(missing_ok=True)
     description = {
         "format": FORMAT,
         "orthohash_triton": __version__,
@@ -87,12 +88,12 @@ def save_run(path: str | Path, config: TrainConfig, trained: Trained, gallery: D
     }
     metrics: dict[str, Any] = {"epochs": [asdict(epoch) for epoch in trained.history]}
     _write_json(path / "metrics.json", metrics)
-    _write_tensors(path / "model.safetensors", trained.model.state_dict())
+    write_tensors(path / "model.safetensors", trained.model.state_dict())
     if trained.codebook is None:
         (path / "codebook.safetensors").unlink(missing_ok=True)
     else:
-        _write_tensors(path / "codebook.safetensors", {"codebook": trained.codebook})
-    _write_tensors(path / "labels.safetensors", {"gallery": gallery.labels})
+        write_tensors(path / "codebook.safetensors", {"codebook": trained.codebook})
+    write_tensors(path / "labels.safetensors", {"gallery": gallery.labels})
     _write_paths(path / "paths.json", gallery.paths)
     for name in _OF_THE_EVALUATION:
         (path / name).unlink(missing_ok=True)
@@ -196,22 +197,13 @@ def _read_json(path: Path) -> Any:
         raise ValueError(f"{path} is not JSON ({error})") from error
 
 
-def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    from safetensors.torch import save
-
-    with atomic_write(path) as file:
-        file.write(save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
-
-
 def _read_tensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: the run folder is not complete")
+    library = safetensors()
     try:
-        return load_file(path)
-    except SafetensorError as error:
+        return library.torch.load_file(path)
+    except library.SafetensorError as error:
         raise ValueError(f"{path} is not a readable .safetensors file ({error})") from error
 
 

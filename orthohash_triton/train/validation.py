@@ -13,11 +13,19 @@ from .model import HashModel
 GALLERY = 10_000  # training samples that the held-out ones are searched in: enough to rank epochs, quick to encode
 
 
+def sample_of(data: Dataset, most: int) -> Dataset:
+    """`most` samples drawn at random, the same ones every time, in their order: sets often stand in the order of classes."""
+    if len(data) <= most:
+        return data
+    drawn = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:most]
+    return data.subset(drawn.sort().values)
+
+
 class Validation:
-    """mAP@all of `held_out` as queries in (the first GALLERY of) `gallery`; remembers the weights of the best epoch."""
+    """mAP@all of `held_out` as queries in (GALLERY samples of) `gallery`; remembers the weights of the best epoch."""
 
     def __init__(self, gallery: Dataset, held_out: Dataset) -> None:
-        self.gallery = gallery.subset(torch.arange(min(len(gallery), GALLERY)))
+        self.gallery = sample_of(gallery, GALLERY)
         self.held_out = held_out
         self.score = -1.0
         self.best: dict[str, Tensor] = {}

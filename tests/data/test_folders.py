@@ -166,6 +166,8 @@ def test_missing_and_empty_folders(tmp_path: Path) -> None:
 def test_options_that_a_folder_does_not_take(photos: Path) -> None:
     with pytest.raises(ValueError, match="label_column, root cannot be set for a folder of images"):
         data.load_splits(str(photos), root="x", label_column="y")
+    with pytest.raises(ValueError, match="digits: root, label_column cannot be set for it"):
+        data.load_splits("digits", root="x", label_column="y")
 
 
 def test_resizing_keeps_the_picture(tmp_path: Path) -> None:

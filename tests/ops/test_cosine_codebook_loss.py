@@ -348,7 +348,10 @@ def test_autocast_leaves_the_loss_in_float32():
     _, target, codebook = problem(9, 7, 16)
     with torch.autocast("cpu", torch.bfloat16):
         loss = cosine_codebook_loss(layer(features), target, codebook)
-    assert loss.dtype == torch.float32
+        latent = layer(features).float()
+        plain, lse = cosine_codebook_loss(latent, target, codebook, impl="reference", return_lse=True)
+    assert loss.dtype == plain.dtype == lse.dtype == torch.float32
+    torch.testing.assert_close(plain, loss, rtol=1e-6, atol=1e-6)
     loss.backward()
     assert layer.weight.grad.isfinite().all()
 
@@ -386,6 +389,9 @@ def bad(**changes):
         (bad(scale=0.0), ValueError, r"scale must be positive.*0\.0"),
         (bad(scale=-1.0), ValueError, r"scale must be positive.*-1\.0"),
         (bad(scale=float("nan")), ValueError, r"scale must be positive.*nan"),
+        (bad(margin="0.2"), TypeError, "margin must be a number; got str '0.2'"),
+        (bad(label_smoothing=None), TypeError, "label_smoothing must be a number; got NoneType"),
+        (bad(ignore_index=None), TypeError, "ignore_index must be an integer; got NoneType"),
         (bad(margin=-0.1), ValueError, r"margin must be between 0 and 2; got -0\.1"),
         (bad(label_smoothing=-0.1), ValueError, r"label_smoothing must be in \[0, 1\); got -0\.1"),
         (bad(target=torch.full((5, 7), float("nan"))), ValueError, r"target has entries that are NaN or infinite"),

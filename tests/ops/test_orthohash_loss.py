@@ -136,6 +136,13 @@ def test_opcheck_of_the_parts(op):
     torch.library.opcheck(getattr(torch.ops.orthohash, op).default, arguments)
 
 
+def test_modules_name_keywords_that_the_loss_does_not_take():
+    with pytest.raises(
+        TypeError, match="OrthoHashLoss: takes no keyword 'margins', 'training'; it takes scale, margin, margin_type"
+    ):
+        OrthoHashLoss(problem(37, 101, 24)[2], margins=0.3, training=False)
+
+
 def _half_of_the_batch(rank, port, latent, target, codebook, results):
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     dist.init_process_group("gloo", rank=rank, world_size=2)

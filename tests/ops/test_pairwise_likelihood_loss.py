@@ -498,6 +498,8 @@ def test_module_has_the_keywords_of_the_function():
     found = criterion(z, target, bank, bank_target)
     assert torch.equal(found, pairwise_likelihood_loss(z, target, bank, bank_target, **keywords))
     assert repr(criterion) == "PairwiseLikelihoodLoss(alpha=0.3, positive_weight=5.0, reduction='sum')"
+    with pytest.raises(TypeError, match="PairwiseLikelihoodLoss: needs alpha, as pairwise_likelihood_loss does"):
+        PairwiseLikelihoodLoss(reduction="sum")
 
 
 def bad(**changes):

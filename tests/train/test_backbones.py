@@ -47,8 +47,10 @@ def test_unknown_and_unfit_names() -> None:
 
 def test_width_by_dry_run() -> None:
     backbone = nn.Sequential(nn.Flatten(), nn.Dropout(), nn.LazyLinear(13))
+    backbone[1].eval()
     assert out_features(backbone, (1, 4, 4)) == 13
-    assert backbone.training
+    assert [part.training for part in backbone] == [True, False, True]
+    assert out_features(nn.Sequential(nn.Flatten(), nn.Linear(16, 5, device="meta")), (1, 4, 4)) == 5
 
 
 def test_width_of_a_module_that_does_not_fit() -> None:

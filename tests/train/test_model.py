@@ -43,6 +43,15 @@ def test_encoding_is_in_evaluation_mode_and_leaves_the_mode(model: HashModel) ->
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
+def test_layers_that_the_caller_froze_stay_frozen(model: HashModel) -> None:
+    model.backbone.eval()
+    for ask in (model.encode, model.features, model.continuous_codes):
+        ask(GREY)
+        assert model.training
+        assert model.head.training
+        assert not any(part.training for part in model.backbone.modules())
+
+
 def test_batches_change_nothing_and_may_be_none(model: HashModel) -> None:
     torch.testing.assert_close(model.continuous_codes(GREY, batch_size=3), model.continuous_codes(GREY))
     assert model.encode(GREY[:0]).shape == (0, 3)

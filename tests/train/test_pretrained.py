@@ -123,6 +123,18 @@ def test_a_backbone_of_ones_own(tmp_path: Path) -> None:
         HashModel.from_pretrained(tmp_path, backbone=nn.Sequential(*own_backbone(), nn.Linear(12, 12)))
 
 
+def test_what_others_wrote_is_not_replaced(tmp_path: Path, splits: Splits) -> None:
+    config = TrainConfig(dataset="digits", backbone="pixels", bits=16, epochs=1, threads=1)
+    run = save_run(tmp_path / "run", config, train(config, splits.train, progress=False), splits.gallery)
+    with pytest.raises(FileExistsError, match=r"run holds a config\.json that is not of a pretrained model, and would be lost"):
+        export_run(run, run.path)
+    assert load_run(run.path).index.ntotal == run.index.ntotal
+    (tmp_path / "README.md").write_text("# Mine")
+    with pytest.raises(FileExistsError, match=r"holds a README\.md that is not of a pretrained model"):
+        export_run(run, tmp_path)
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["README.md"]
+
+
 def test_tied_weights(tmp_path: Path) -> None:
     def tied() -> nn.Module:
         layer = nn.Linear(64, 64)

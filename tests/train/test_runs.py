@@ -147,6 +147,30 @@ def test_a_run_of_before_a_setting_was_there(run: Run) -> None:
     assert load_run(run.path).config == CONFIG
 
 
+def test_tied_weights(tmp_path: Path, splits: Splits) -> None:
+    def tied() -> nn.Module:
+        layer = nn.Linear(64, 64)
+        return nn.Sequential(nn.Flatten(), layer, nn.ReLU(), layer)
+
+    trained = train(CONFIG, splits.train, backbone=tied(), progress=False)
+    run = save_run(tmp_path / "run", CONFIG, trained, splits.gallery, custom_backbone=True)
+    assert torch.equal(
+        load_run(run.path, backbone=tied()).model.encode(splits.query.inputs), trained.model.encode(splits.query.inputs)
+    )
+
+
+def test_a_gallery_that_cannot_be_encoded_leaves_the_run(
+    run: Run, trained, splits: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("orthohash_triton.train.HashModel.encode", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        save_run(run.path, CONFIG, trained, splits.gallery)
+    assert load_run(run.path).config == CONFIG
+
+
 def test_a_save_that_fails_half_way_leaves_no_run(run: Run, trained, splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: object) -> None:
         raise OSError("disk full")

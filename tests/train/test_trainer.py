@@ -12,7 +12,7 @@ from torch import nn
 from orthohash_triton.data import UNLABELLED, Dataset, digits
 from orthohash_triton.data.images import ImageFiles
 from orthohash_triton.ops.pack_codes import unpack_codes
-from orthohash_triton.train import HashModel, TrainConfig, train
+from orthohash_triton.train import HashModel, TrainConfig, train, validation
 from orthohash_triton.train.validation import Validation
 
 from .data import blobs, pictures, weights
@@ -70,6 +70,18 @@ def test_patience_ends_the_training_and_the_best_epoch_is_kept(monkeypatch: pyte
     assert all(map(torch.equal, weights(trained.model), seen[2].values()))  # the later of two equal ones
     with pytest.raises(ValueError, match="patience needs samples to judge by; set validation"):
         train(dataclasses.replace(config, validation=0.0), blobs(), progress=False)
+
+
+def test_epochs_are_judged_on_samples_of_all_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders are listed class by class."""
+    monkeypatch.setattr(validation, "GALLERY", 120)
+    data = blobs()
+    in_order = data.subset(data.labels.argsort(stable=True))
+    judge = Validation(in_order, data)
+    assert len(judge.gallery) == 120
+    assert torch.equal(judge.gallery.labels.unique(), data.labels.unique())
+    assert torch.equal(judge.gallery.labels, Validation(in_order, data).gallery.labels)
+    assert validation.sample_of(data, len(data)) is data
 
 
 def test_samples_that_the_source_sets_aside_are_the_validation_set() -> None:

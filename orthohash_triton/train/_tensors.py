@@ -1,0 +1,22 @@
+"""Tensors in safetensors files."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from .._files import atomic_write
+
+
+def safetensors() -> Any:
+    try:
+        import safetensors.torch
+    except ImportError as error:
+        raise ImportError('runs and pretrained models need safetensors: pip install "orthohash-triton[train]"') from error
+    return safetensors
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    save = safetensors().torch.save
+    with atomic_write(path) as file:  # clones, as safetensors refuses tensors that share memory (tied weights)
+        file.write(save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}))
