@@ -111,15 +111,14 @@ def launch_count(
     words = gallery.shape[1]
     labels = 0 if gallery_labels is None else gallery_labels.shape[1]
     unrolled = words <= UNROLLED_WORDS.value
-    planes = (2 if labels else 1) * cut.counters.words * cut.counters.planes
-    many = unrolled and planes > 64
+    many = (2 if labels else 1) * cut.counters.words * cut.counters.planes > 64
     # Beside many counters a thread has no registers for 8 long codes, or for labels of several words.
-    batch = BATCH // 2 if (unrolled and words > 8) or (many and labels > 1) else BATCH
+    batch = BATCH // 2 if unrolled and (words > 8 or (many and labels > 1)) else BATCH
     # Without `fits` NVIDIA's compiler aims at numbers of registers of its own, and misses them by a few bytes.
     fits = None
-    if many:
+    if many and unrolled:
         fits = 10
-    elif segmented and labels > 1 and not unrolled and planes <= 64:
+    elif not many and labels > 1 and (unrolled or segmented):
         fits = 12
     launch(_count, (len(queries) * cut.parts * cut.counters.blocks,), queries, gallery, query_labels, gallery_labels, counts,
            relevant, len(queries), size, cut.parts, cut.steps(batch), cut.counters.blocks,
