@@ -24,7 +24,7 @@ def labelled_mean(
     return mean, scale
 
 
-@triton.jit(do_not_specialize=["n_rows", "labelled_stride", "ignore_index"])
+@triton.jit(do_not_specialize=["ignore_index"])
 def _labelled_mean_kernel(
     losses_ptr, labelled_ptr, mean_ptr, scale_ptr,  # [N], [N], out: scalars
     n_rows, labelled_stride, ignore_index,

@@ -61,7 +61,7 @@ def same_device(op: str, name: str, value: Tensor, other_name: str, other: Tenso
 
 def codes(op: str, name: str, value: Any) -> Tensor:
     """Packed codes, uint8 [N, ceil(K/8)]."""
-    advice = "Pack it with pack_codes, which takes signs, bits and real numbers"
+    advice = "Pack real numbers, signs or bools with pack_codes"
     checked = tensor(op, name, value, dtypes=(torch.uint8,), ndim=2, shape="[N, bits/8] of packed codes", advice=advice)
     if checked.shape[1] == 0:
         raise ValueError(f"{op}: {name} has codes of zero bits; got {describe(checked)}")

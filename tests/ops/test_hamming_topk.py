@@ -293,7 +293,7 @@ def test_registered_op():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"queries": torch.ones(2, 8)}, TypeError, r"queries must be .*uint8; got float32 .*\. Pack it with pack_codes"),
+        ({"queries": torch.ones(2, 8)}, TypeError, r"queries must be .*uint8; got float32 .*\. Pack .* with pack_codes"),
         ({"gallery": random_codes(2, 8)[0]}, ValueError, "gallery must be "),
         ({"gallery": random_codes(9, 4)}, ValueError, "queries have 64 bits, .*gallery.* 32"),
         ({"gallery": random_codes(9, 8).to("meta")}, ValueError, "queries is on cpu, gallery on meta; both must"),
