@@ -5,8 +5,10 @@ CPU. A GPU spends its time here on compiling, and compiles anew for every dtype,
 cases combine what they can, and the others are left to the CPU.
 """
 
+import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -234,6 +236,20 @@ def _searches() -> list[Case]:
     ]
 
 
+@contextmanager
+def _everything_by(impl: str) -> Iterator[None]:
+    """Calls that leave the choice open take `impl`, for metrics cannot be told; whatever the environment says else."""
+    before = os.environ.get("ORTHOHASH_IMPL")
+    os.environ["ORTHOHASH_IMPL"] = impl
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["ORTHOHASH_IMPL"]
+        else:
+            os.environ["ORTHOHASH_IMPL"] = before
+
+
 def _metrics() -> list[Case]:
     def case(name: str, multi_hot: bool, **keywords: Any) -> Case:
         def make(generator: Generator) -> Inputs:
@@ -245,7 +261,8 @@ def _metrics() -> list[Case]:
             queries, gallery, mine, theirs = given.values()
             if impl != "reference":
                 ours = average_precision if name == "average_precision" else ndcg
-                return (torch.as_tensor(ours(queries, gallery, mine, theirs, **keywords), dtype=torch.float64),)
+                with _everything_by(impl):
+                    return (torch.as_tensor(ours(queries, gallery, mine, theirs, **keywords), dtype=torch.float64),)
             grades = (mine.double() @ theirs.double().T).long() if multi_hot else (mine[:, None] == theirs).long()
             distances = distance_by_hand(queries, gallery)
             if name == "ndcg":
