@@ -16,6 +16,9 @@ from .launch import architecture, backend, launch, multiprocessor_count, propert
 
 UNROLLED_WORDS = tl.constexpr(16)  # longer codes are read in a loop
 _MOST_SLOTS = 1024  # chosen spans of a program
+# Where NVIDIA's compiler, left alone, aims at 64 or 72 registers and misses by a few bytes: an architecture and the warps of a
+# program, for codes of at most so many words; and how many programs are to fit instead.
+_TIGHT = {("sm_86", 2): (4, 8), ("sm_89", 2): (4, 8), ("sm_90", 8): (1, 3), ("sm_100", 8): (1, 3)}
 
 
 def group_of(words: int) -> int:
@@ -80,11 +83,10 @@ def span_distances(
     slots = min(next_power_of_2(cdiv(k, parts)), _MOST_SLOTS)
     parts = cdiv(k, slots)
     rows = min(warps * rows_in_flight(words, warp_size(gallery.device)), slots * span // group_of(words))
-    # Without `fits` NVIDIA's compiler aims at 64 registers for the shortest codes there, and misses by a few bytes.
-    fits = 3 if words == 1 and warps == 8 and architecture(gallery.device) == "sm_90" else None
+    most_words, fits = _TIGHT.get((architecture(gallery.device), warps), (0, None))
     launch(_span_distances, (queries.shape[0] * parts,), queries, gallery, mask, nearest, chosen, distances, gallery.shape[0],
            count, k, parts, WORDS=words, GROUP=group_of(words), ROWS=rows, SPAN=span, SLOTS=slots, BLOCK=block,
-           SLOW_POPCOUNT=backend() == "cuda", num_warps=warps, fits=fits)  # fmt: skip
+           SLOW_POPCOUNT=backend() == "cuda", num_warps=warps, fits=fits if words <= most_words else None)  # fmt: skip
 
 
 @triton.jit

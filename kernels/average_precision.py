@@ -97,11 +97,11 @@ class Rankings:
         partial_precisions = precisions.new_empty(at_once, len(words), programs)
         partial_hits = hits.new_empty(at_once, len(words), programs, dtype=torch.int32)
         constexprs = scan_constexprs(_RANKED, words.shape[1], labels.shape[1], self.shared, cut)
-        # Without `fits` NVIDIA's compiler aims at 168 registers there, and misses by a few bytes.
-        fits = None
-        if cut.counters.blocks > 1 and words.shape[1] <= UNROLLED_WORDS.value:
+        # Without `fits` NVIDIA's compiler aims at 168 or 255 registers there, and misses by a few bytes.
+        fits, target = None, architecture(words.device)
+        if cut.counters.blocks > 1 and (words.shape[1] <= UNROLLED_WORDS.value or target in ("sm_86", "sm_89")):
             fits = 9
-        elif words.shape[1] == 3 and architecture(words.device) == "sm_120":
+        elif words.shape[1] == 3 and target == "sm_120":
             fits = 8
         launch(_sum_precisions, (len(words) * programs,), words, self.gallery, labels, self.labels, starts, ends,
                partial_precisions, partial_hits, len(words), self.size, cut.parts, cut.steps(_RANKED),
