@@ -12,8 +12,10 @@ what has changed. Exit status 1 where anything fails.
 
 import argparse
 import ast
+import functools
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import multiprocessing
 import multiprocessing.connection
@@ -24,7 +26,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -64,7 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         subject = {"triton": version, "part": options.part, "kernels": options.kernels, "pairs": options.pairs}
         reported = earlier_sums(options.report, subject)
         cache = Cache(options.cache or default_cache())
-        jobs = list(all_jobs(check_targets(options.targets), options.part, re.compile(options.kernels), options.pairs))
+        check_numbers_and_patterns(options)
+        jobs = all_jobs(options, check_targets(options.targets))
     except Failure as failure:
         print(f"compile_matrix: {failure}", file=sys.stderr)
         return 2
@@ -100,11 +104,29 @@ def check_targets(names: str | None) -> list[str]:
     return wanted
 
 
+def check_numbers_and_patterns(options: argparse.Namespace) -> None:
+    if options.jobs < 1:
+        raise Failure(f"--jobs must be at least 1; got {options.jobs}")
+    try:
+        re.compile(options.kernels)
+    except re.error as error:
+        raise Failure(f"--kernels must be a regular expression; got {options.kernels!r}: {error}") from None
+
+
 def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "orthohash-triton" / "compiled"
 
 
-def all_jobs(targets: Iterable[str], part: str | None, kernels: re.Pattern[str], only_pairs: bool) -> Iterator[Job]:
+def all_jobs(options: argparse.Namespace, targets: Sequence[str]) -> list[Job]:
+    """Listing takes half a minute a target, so that each of several is listed in a process of its own."""
+    jobs_of = functools.partial(_jobs_of, part=options.part, kernels=options.kernels, only_pairs=options.pairs)
+    if len(targets) == 1:
+        return jobs_of(targets[0])
+    with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
+        return list(itertools.chain.from_iterable(pool.map(jobs_of, targets)))
+
+
+def _jobs_of(target: str, part: str | None, kernels: str, only_pairs: bool) -> list[Job]:
     from tests.kernels.configurations import KERNELS, launches, pairs
 
     for module in KERNELS:  # a line more above a kernel makes no other code
@@ -113,13 +135,14 @@ def all_jobs(targets: Iterable[str], part: str | None, kernels: re.Pattern[str],
                 kernel.starting_line_number = 1
     version = importlib.metadata.version("triton")
     checks = hashlib.sha256("".join(ast.dump(ast.parse((ROOT / name).read_text())) for name in CHECKS).encode()).hexdigest()
-    for target in targets:
-        found = launches(target, part)
-        for launch in pairs(found) if only_pairs else found:
-            if kernels.search(launch.kernel):
-                sizes = sorted(launch.sizes)
-                parts = (version, target, checks, launch.source().hash(), sorted(launch.options.items()), sizes)
-                yield Job(hashlib.sha256(repr(parts).encode()).hexdigest(), target, launch)
+    found = launches(target, part)
+    jobs = []
+    for launch in pairs(found) if only_pairs else found:
+        if re.search(kernels, launch.kernel):
+            sizes = sorted(launch.sizes)
+            parts = (version, target, checks, launch.source().hash(), sorted(launch.options.items()), sizes)
+            jobs.append(Job(hashlib.sha256(repr(parts).encode()).hexdigest(), target, launch))
+    return jobs
 
 
 class Cache:

@@ -100,11 +100,13 @@ def test_a_compiler_that_dies_fails_one_configuration(tmp_path):
     ("arguments", "message"),
     [
         (["--targets", "sm_80,sm_81"], r"compile_matrix: --targets must be of sm_80, .*; got sm_81\n"),
+        (["--jobs", "0"], r"compile_matrix: --jobs must be at least 1; got 0\n"),
+        (["--kernels", "("], r"compile_matrix: --kernels must be a regular expression; got '\(': missing \).*\n"),
         (["--cache", "/dev/null/cache"], r"compile_matrix: cannot write to the cache /dev/null/cache: .*\$XDG_CACHE_HOME\n"),
     ],
 )
 def test_bad_input_takes_one_line(arguments, message, capsys):
-    assert compile_matrix.main([*arguments, "--targets", "sm_80"] if "--cache" in arguments else arguments) == 2
+    assert compile_matrix.main(arguments) == 2
     assert re.fullmatch(message, capsys.readouterr().err)
 
 
@@ -131,6 +133,14 @@ def test_a_report_keeps_other_targets_of_the_same_subject(tmp_path, capsys):
     path.write_text("[]")
     assert run() == 2
     assert "--report must be a new file or a report of this tool" in capsys.readouterr().err
+
+
+def test_several_targets_are_listed_in_the_order_asked_for(tmp_path):
+    targets = ["gfx942", "sm_80"]
+    path = tmp_path / "report.json"
+    selection = ["--part", "search", "--kernels", "_unpack", "--cache", str(tmp_path), "--jobs", "2"]
+    assert compile_matrix.main([*selection, "--targets", ",".join(targets), "--report", str(path)]) == 0
+    assert list(json.loads(path.read_text())["targets"]) == targets
 
 
 @pytest.mark.parametrize(("version", "message"), [("3.2.0", "Triton 3.2.0 is too old"), (None, "Triton is missing")])
