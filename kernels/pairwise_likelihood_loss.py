@@ -149,14 +149,15 @@ def column_gradient(
     factors: Tensor,  # float32 [3] or [0], from `loss_and_gradient` with the two sides in either order
 ) -> Tensor:
     """The gradient of the sum of all losses with respect to the rows.  float32 [N, K]"""
-    pulling = None if pulls is None else (pulls, None)
-    sides, kept = _prepare(None, (rows, None), None if columns is rows else (columns, None), pulling)
+    others = None if columns is rows else (columns, column_labels.ids)
+    pulling = None if pulls is None else (pulls, column_labels.ids)
+    sides, _ = _prepare(pairing.ignore_index, (rows, row_labels.ids), others, pulling)
     mine, theirs = sides[0], sides[0] if columns is rows else sides[1]
     pull = None if pulls is None else sides[-1]
     losses, grads = _sweep(
         rows, row_labels, mine, columns, column_labels, theirs, pull, pairing, factors, factor=1.0, need_grad=True
     )
-    return _finish(losses, grads, rows, columns, kept, None, None, factors, "")
+    return _finish(losses, grads, rows, columns, Kept(None, 0, columns is rows), None, None, factors, "")
 
 
 def plan(rows: int, columns: int, bits: int, need_grad: bool, wave32: bool, processors: int) -> Plan:
@@ -182,9 +183,8 @@ def plan(rows: int, columns: int, bits: int, need_grad: bool, wave32: bool, proc
     return Plan(block_rows, block_columns, slice_bits, slices, chunk, whole, splits, blocks_per_split, warps, stages)
 
 
-def _prepare(ignore_index: int | None, *sides: tuple[Tensor, Tensor | None] | None) -> tuple[list[Halves], Kept]:
-    """Codes [N, K] and class ids [N] of one to three sides: the codes in halves; and the numbers of known rows where there is an
-    `ignore_index`."""
+def _prepare(ignore_index: int, *sides: tuple[Tensor, Tensor | None] | None) -> tuple[list[Halves], Kept]:
+    """Codes [N, K] and class ids [N] of one to three sides: the codes in halves, and the numbers of known rows."""
     given = [(codes.contiguous(), ids) for codes, ids in filter(None, sides)]
     device, bits = given[0][0].device, given[0][0].shape[1]
     stride = cdiv(bits, 16) * 16
@@ -195,14 +195,14 @@ def _prepare(ignore_index: int | None, *sides: tuple[Tensor, Tensor | None] | No
         Halves(torch.empty(2, len(codes), stride, dtype=torch.float16, device=device), torch.empty(len(codes), device=device))
         for codes, _ in given
     ]
-    counted = ignore_index is not None and given[0][1] is not None
+    counted = given[0][1] is not None
     counts = torch.empty(len(given), blocks, dtype=torch.int32, device=device) if counted else None
     pointers: list[Any] = []
     for (codes, ids), halves in zip(given, found, strict=True):
-        pointers += codes, ids if counted else None, *halves, len(codes)
+        pointers += codes, ids, *halves, len(codes)
     launch(
         _prepare_kernel, (blocks, len(given)), *pointers, *(None, None, None, None, 0) * (3 - len(given)), counts,
-        bits, stride, ignore_index or 0, ROWS=block_rows, BITS=width, num_warps=4,
+        bits, stride, ignore_index, ROWS=block_rows, BITS=width, num_warps=4,
     )  # fmt: skip
     return found, Kept(counts, blocks, len(given) == 1)
 
@@ -340,11 +340,17 @@ def _prepare_rows(
     codes_ptr, ids_ptr, halves_ptr, scale_ptr, n_rows, kept_ptr, n_bits, stride, ignore_index,
     ROWS: tl.constexpr, BITS: tl.constexpr,
 ):  # fmt: skip
-    """A block of rows of one side; not-finite numbers do not decide the scale of their row."""
+    """A block of rows of one side, zeros in those that are ignored: their pairs weigh nothing, but nothing times NaN is NaN.
+    Not-finite numbers do not decide the scale of their row."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     bit = tl.arange(0, BITS)
     in_rows = row < n_rows
-    inside = in_rows[:, None] & (bit < n_bits)[None, :]
+    known = in_rows
+    if ids_ptr is not None:
+        known = tl.load(ids_ptr + row, mask=in_rows, other=ignore_index) != ignore_index
+        at = tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
+        tl.store(kept_ptr + at, tl.sum((in_rows & known).to(tl.int32), 0))
+    inside = known[:, None] & (bit < n_bits)[None, :]
     codes = tl.load(codes_ptr + row[:, None] * n_bits + bit[None, :], mask=inside, other=0.0).to(tl.float32)
     magnitude = tl.abs(codes)
     scale, inverse = _scales(tl.max(tl.where(magnitude < float("inf"), magnitude, 0.0), 1))
@@ -354,10 +360,6 @@ def _prepare_rows(
     tl.store(here, high, mask=inside)
     tl.store(here + tl.cast(n_rows, tl.int64) * stride, low, mask=inside)
     tl.store(scale_ptr + row, inverse * TOP, mask=in_rows)
-    if ids_ptr is not None:
-        known = tl.load(ids_ptr + row, mask=in_rows, other=ignore_index) != ignore_index
-        at = tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
-        tl.store(kept_ptr + at, tl.sum((in_rows & known).to(tl.int32), 0))
 
 
 @triton.jit(do_not_specialize=["n_rows"])

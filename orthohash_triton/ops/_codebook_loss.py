@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import reference
 from . import _batch_norm, _checks, _dispatch
 from ._codebook_loss_op import codebook_loss, cpu_kernel
-from ._derived import derived
+from ._derived import derived, shown
 
 LATENT_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 REDUCTIONS = ("none", "mean", "sum")
@@ -87,6 +87,7 @@ def check_inputs(op: str, name: str, v: Any, target: Any, codebook: Any, ignore_
             if part.requires_grad and torch.is_grad_enabled():
                 raise ValueError(f"{op}: target gets no gradient, but it requires one. Pass target.detach()")
     _checks.same_device(op, "codebook", codebook, name, v)
+    shown(codebook)
     if _checks.may_read_values(codebook):
         derived(codebook, "checked", lambda: _require_signs(op, codebook))
     return v, checked, codebook

@@ -1,9 +1,14 @@
-"""What is computed once from a tensor that does not change, such as the packed form of a codebook."""
+"""What is computed once from a tensor that does not change, such as the packed form of a codebook.
+
+Only of tensors that a caller holds and shows us, as every public function does in eager mode. A compiled graph also passes memory
+of its own, which it uses again for other values and writes to without counting: of that nothing may be remembered.
+"""
 
 import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
+import torch
 from torch import Tensor
 
 T = TypeVar("T")
@@ -18,18 +23,32 @@ class _Known(NamedTuple):
 _known: dict[int, _Known] = {}  # by id, which is quicker than a weak dictionary; `tensor` says whose id it is
 
 
+def shown(tensor: Tensor) -> None:
+    """A caller holds `tensor`: what is derived from it may be remembered for as long as it lives and is not written to."""
+    if torch.compiler.is_compiling() or tensor.is_inference():  # none yet, or one that does not count its writes
+        return
+    if _values(tensor) is None:
+        key = id(tensor)
+        _known[key] = _Known(weakref.ref(tensor, lambda gone: _forget(key, gone)), _version(tensor), {})
+
+
 def derived(tensor: Tensor, what: str, make: Callable[[], T]) -> T:
-    """`make()`, remembered for as long as `tensor` lives and is not written to."""
-    if tensor.is_inference():  # such tensors do not count their writes
+    """`make()`; remembered where `tensor` was `shown` and has not been written to since."""
+    values = None if tensor.is_inference() else _values(tensor)
+    if values is None:
         return make()
-    key = id(tensor)
-    version = (tensor._version, tensor.data_ptr())
-    known = _known.get(key)
-    if known is None or known.tensor() is not tensor or known.version != version:
-        known = _known[key] = _Known(weakref.ref(tensor, lambda gone: _forget(key, gone)), version, {})
-    if what not in known.values:
-        known.values[what] = make()
-    return known.values[what]
+    if what not in values:
+        values[what] = make()
+    return values[what]
+
+
+def _values(tensor: Tensor) -> dict[str, Any] | None:
+    known = _known.get(id(tensor))
+    return known.values if known is not None and known.tensor() is tensor and known.version == _version(tensor) else None
+
+
+def _version(tensor: Tensor) -> tuple[int, int]:
+    return tensor._version, tensor.data_ptr()
 
 
 def _forget(key: int, gone: weakref.ref) -> None:

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._derived import derived
 from ._registered import differentiable, refuse_double_backward, registered
 
 LEADING = 2  # arguments that may have a gradient: z and bank
@@ -34,8 +33,8 @@ def _forward(
     factor = 2.0 if bank is None and reduction != "none" else 1.0
     bank, bank_target = (z, target) if bank is None or bank_target is None else (bank, bank_target)
     run = _implementation(impl)
-    labels = _labels(run, target)
-    bank_labels = labels if bank_target is target else _labels(run, bank_target)
+    labels = run.labels(target)
+    bank_labels = labels if bank_target is target else run.labels(bank_target)
     if impl == "triton":
         pairing = run.Pairing(alpha, positive_weight, balanced, similarity, ignore_index)
         how = dict(reduction=reduction, factor=factor, need_grad=need_grad)
@@ -46,6 +45,7 @@ def _forward(
     if _weighed(positive_weight, balanced, reduction):
         similar = _similar_pairs(run, target, bank_target, labels, bank_labels, ignore_index)
         numbers = _weigh(pairs, similar, positive_weight)
+    z, bank = _known(z, target, ignore_index), _known(bank, bank_target, ignore_index)
     rows, grad = run.sweep(
         z.to(wide), labels, bank.to(wide), bank_labels, None, alpha=alpha, weights=_weights(numbers, positive_weight),
         similarity=similarity, ignore_index=ignore_index, need_grad=need_grad,
@@ -74,17 +74,25 @@ def _column_gradient(
 ) -> Tensor:
     """The gradient of sum_i upstream_i (sum of row i) with respect to the bank [M, K]; upstream [N], None for ones."""
     run = _implementation(impl)
-    labels = _labels(run, target)
-    bank_labels = labels if bank_target is target else _labels(run, bank_target)
-    pulls = None if upstream is None else upstream[:, None] * z
+    labels = run.labels(target)
+    bank_labels = labels if bank_target is target else run.labels(bank_target)
     if impl == "triton":
+        pulls = None if upstream is None else upstream[:, None] * z
         pairing = run.Pairing(alpha, positive_weight, balanced, similarity, ignore_index)
         return run.column_gradient(bank, bank_labels, z, labels, pulls, pairing, factors)
     wide = wide_dtype(z, bank)
+    z, bank = _known(z, target, ignore_index), _known(bank, bank_target, ignore_index)
+    pulls = None if upstream is None else upstream[:, None] * z
     return run.sweep(
         bank.to(wide), bank_labels, z.to(wide), labels, pulls, alpha=alpha, weights=_weights(factors.tolist(), positive_weight),
         similarity=similarity, ignore_index=ignore_index, need_grad=True,
     )[1]  # fmt: skip
+
+
+def _known(codes: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+    """`codes`, zeros in ignored rows: their pairs weigh nothing, but nothing times NaN is NaN. Triton does it in its kernel."""
+    ignored = target == ignore_index if target.ndim == 1 else None
+    return codes if ignored is None or not ignored.any() else codes.masked_fill(ignored[:, None], 0)
 
 
 def _weighed(positive_weight: float | None, balanced: bool, reduction: str) -> bool:
@@ -101,13 +109,6 @@ def _implementation(impl: str) -> Any:
     from ..kernels.cpu import pairwise_likelihood_loss as cpu_kernel
 
     return cpu_kernel
-
-
-def _labels(run: Any, target: Tensor) -> Any:
-    """Labels as the sweep reads them; a multi-hot target that does not change is packed once."""
-    if target.ndim == 1:
-        return run.labels(target)
-    return derived(target, f"packed by {run.__name__}", lambda: run.labels(target))
 
 
 def wide_dtype(z: Tensor, bank: Tensor | None) -> torch.dtype:

@@ -9,7 +9,6 @@ from torch import Tensor
 from ..reference.pairwise_likelihood_loss import pairwise_likelihood_loss as reference
 from . import _checks, _dispatch
 from ._codebook_loss import LATENT_DTYPES, REDUCTIONS
-from ._derived import derived
 from ._pairwise_op import pairwise_likelihood, wide_dtype
 
 OP = "pairwise_likelihood_loss"
@@ -151,17 +150,16 @@ def _check_labels(name: str, value: Any, owner: str, codes: Tensor) -> Tensor:
     if value.requires_grad and torch.is_grad_enabled():
         raise ValueError(f"{OP}: {name} gets no gradient, but it requires one. Pass {name}.detach()")
     if multi_hot and value.dtype != torch.bool and _checks.may_read_values(value):
-        derived(value, "checked as multi-hot", lambda: _require_zeros_and_ones(name, value))
+        _require_zeros_and_ones(name, value)
     return value
 
 
-def _require_zeros_and_ones(name: str, value: Tensor) -> bool:
+def _require_zeros_and_ones(name: str, value: Tensor) -> None:
     other = (value != 0) & (value != 1)
     if bool(other.any()):
         row, column = other.nonzero()[0].tolist()
         found = value[row, column].item()
         raise ValueError(f"{OP}: {name} must hold 0 and 1 only; got {found} at [{row}, {column}]. Use ({name} > 0)")
-    return True
 
 
 def _positive_number(name: str, value: Any, alternatives: str = "") -> float:

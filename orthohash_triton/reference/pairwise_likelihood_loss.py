@@ -22,6 +22,8 @@ def pairwise_likelihood_loss(
 ) -> Tensor:
     if bank is None or bank_target is None:
         bank, bank_target = z, target
+    if target.ndim == 1:  # whatever stands in ignored rows
+        z, bank = (x.masked_fill((ids == ignore_index)[:, None], 0) for x, ids in ((z, target), (bank, bank_target)))
     theta = alpha * (z @ bank.T)  # [N, M]
     overlap = overlap_weight(target, bank_target, similarity, theta.dtype)
     similar = overlap > 0

@@ -10,7 +10,7 @@ import torch.multiprocessing as mp
 from orthohash_triton.kernels import launch
 
 from orthohash_triton.nn import HashHead, OrthoHashLoss
-from orthohash_triton.ops._derived import derived
+from orthohash_triton.ops._derived import derived, shown
 from orthohash_triton.ops.cosine_codebook_loss import cosine_codebook_loss
 from orthohash_triton.ops.orthohash_loss import orthohash_loss
 from tests.implementations import BOTH
@@ -130,14 +130,20 @@ def test_derived_follows_the_tensor_and_not_its_id():
         return len(made)
 
     tensor = torch.zeros(3)
+    assert [derived(tensor, "x", make), derived(tensor, "x", make)] == [1, 2]  # perhaps memory of a compiled graph
+    made.clear()
+    shown(tensor)
     assert [derived(tensor, "x", make), derived(tensor, "x", make)] == [1, 1]
     tensor.add_(1)
-    assert derived(tensor, "x", make) == 2
+    shown(tensor)
+    assert [derived(tensor, "x", make), derived(tensor, "x", make)] == [2, 2]
     address = id(tensor)
     del tensor
     others = [torch.zeros(3) for _ in range(100)]
     again = next((other for other in others if id(other) == address), others[0])
     assert derived(again, "x", make) == 3
+    shown(again)
+    assert derived(again, "x", make) == 4
 
 
 def _compiled_and_eager(rank, port, results):

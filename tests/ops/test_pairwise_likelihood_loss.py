@@ -588,4 +588,54 @@ def test_a_step_on_a_gpu_is_few_launches_and_waits_for_nothing(multi_hot, positi
 
     operators, launches = operators_and_launches(step)
     assert operators == {"ones_like": 1, "mul": 2}
-    assert launches == ["_prepare_kernel", *counts, "_sweep_kernel", "_finish_kernel"]
+    packed = ["_pack_kernel"] * 2 if multi_hot else []
+    assert launches == [*packed, "_prepare_kernel", *counts, "_sweep_kernel", "_finish_kernel"]
+
+
+def test_labels_are_read_at_every_call():
+    """Memory may be written to unseen: by NumPy, or by a compiled graph that uses it again."""
+    z, memory = torch.randn(4, 8), torch.zeros(4, 3)
+    seen = memory.numpy()
+    for ids in ([0, 0, 1, 1], [0, 1, 2, 0]):
+        seen[:] = torch.eye(3)[ids].numpy()
+        torch.testing.assert_close(
+            pairwise_likelihood_loss(z, memory, alpha=0.5), reference(z, memory, alpha=0.5), rtol=1e-5, atol=0
+        )
+    seen[:] = 7
+    with pytest.raises(ValueError, match="target must hold 0 and 1 only; got 7"):
+        pairwise_likelihood_loss(z, memory, alpha=0.5)
+
+
+def test_several_losses_in_one_compiled_graph():
+    """The compiler gives the memory of the first labels to the second."""
+
+    def three(z, scores):
+        total = z.sum() * 0
+        for part in scores:
+            total = total + pairwise_likelihood_loss(z, (part + total * 0 > 0.5).float(), alpha=0.5)
+        return total
+
+    z, scores = torch.randn(32, 16), torch.rand(3, 32, 8)
+    torch.testing.assert_close(torch.compile(three, fullgraph=True)(z, scores), three(z, scores), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("impl", [*BOTH, "reference"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, 3e38])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("alone", [True, False])
+def test_what_stands_in_ignored_rows_does_not_matter(impl, value, reduction, alone, device):
+    sides = [torch.randn(count, 24, device=device) for count in (21, 37)[: 1 if alone else 2]]
+    ids = [torch.randint(0, 4, (len(side),), device=device) for side in sides]
+
+    def run(other):
+        found = []
+        for side, of in zip(sides, ids, strict=True):
+            of[3] = -100
+            found.append(side.clone().index_fill_(0, torch.tensor([3], device=device), other).requires_grad_())
+        given = [part for pair in zip(found, ids, strict=True) for part in pair]
+        rows = pairwise_likelihood_loss(*given, alpha=0.5, positive_weight="balanced", reduction=reduction, impl=impl)
+        rows.sum().backward()
+        return [rows.detach(), *(side.grad for side in found)]
+
+    for ours, expected in zip(run(value), run(0.0), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=0, atol=0)
