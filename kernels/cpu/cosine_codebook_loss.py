@@ -25,6 +25,7 @@ from numba import types
 from numba.extending import intrinsic
 from torch import Tensor
 
+from ._compiler import compiler
 from ._exponential import exponential
 
 LOGITS_AT_A_TIME = 1 << 19  # elements; with the codes, what a last-level cache holds
@@ -36,7 +37,7 @@ TINY_SUM = 1e-25  # a sum of exponentials under this has lost digits to underflo
 _NO_IDS, _NO_VALUES = np.empty(0, np.int64), np.empty(0, np.float32)
 
 # Sums may be reordered, which vectorises them; NaN and infinity keep their meaning.
-_compiled = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+_compiled = compiler(fastmath={"reassoc", "contract", "nsz"})
 
 
 class Problem(NamedTuple):
@@ -187,7 +188,7 @@ def _solve_dense(problem: Problem, rows: Rows, share: float) -> tuple[Result, fl
     sums = target_pull = None
     target_logit, total = extended.new_zeros(len(extended)), extended.new_zeros(len(extended))
     for first, logits, slope, codes in _margined_logits(problem, rows):
-        q = weight * target[:, first : first + len(codes)] + problem.label_smoothing / len(problem.codebook)
+        q = weight * target[:, first : first + len(codes)].to(weight.dtype) + problem.label_smoothing / len(problem.codebook)
         target_logit += (q * logits).sum(1)
         e = logits.exp_()
         total += e.sum(1)

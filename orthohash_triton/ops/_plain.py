@@ -46,6 +46,8 @@ def without_autocast(values: Tensor) -> contextlib.AbstractContextManager:
 
 def unit_rows(values: Tensor) -> Tensor:
     """values / |values| [N, K]; a zero row stays zero and gets no gradient."""
+    largest = values.detach().abs().amax(1, keepdim=True)
+    values = values / torch.where((largest > 0) & (largest < torch.inf), largest, 1)  # squares neither overflow nor vanish
     square = values.square().sum(1, keepdim=True)
     return torch.where(square > 0, values / torch.where(square > 0, square, 1).sqrt(), 0)
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from . import _checks
-from ._derived import derived
+from ._derived import derived, shown
 
 _OP = "semantic_hierarchy_loss"
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -153,6 +153,7 @@ def _check_distance(name: str, distance: Any, z: Tensor, rows: int | None) -> Te
         raise ValueError(f"{_OP}: {name} must be {shape}; got {_checks.describe(distance)}")
     _checks.same_device(_OP, name, distance, "z", z)
     if _checks.may_read_values(distance):
+        shown(distance)
         derived(distance, f"checked {name}", lambda: _require_distances(name, distance, between_classes=rows is None))
     return distance.detach()
 
@@ -228,7 +229,9 @@ def _label_set_distance(members: Tensor, class_distance: Tensor) -> Tensor:
 
 def _relational(z: Tensor, distance: Tensor, pairs: Tensor, mean: Tensor, scale: float | None, pair_decay: float) -> Tensor:
     factor = mean / z.shape[1] if scale is None else scale
-    weights = torch.exp(-pair_decay * distance).where(pairs, 0)
+    # From the smallest distance on: distances in any unit keep their weights, of which only proportions matter.
+    smallest = distance.where(pairs, torch.inf).amin().nan_to_num(posinf=0.0)
+    weights = torch.exp(-pair_decay * (distance - smallest)).where(pairs, 0)
     error = (factor * _manhattan(z) - distance).abs()
     return (weights * error.where(pairs, 0)).sum() / torch.where(weights.sum() == 0, 1, weights.sum())
 

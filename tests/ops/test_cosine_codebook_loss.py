@@ -415,3 +415,20 @@ def test_a_codebook_that_was_written_to_is_checked_again():
     codebook[3, 3] = 5
     with pytest.raises(ValueError, match=r"codebook must hold"):
         cosine_codebook_loss(v, target, codebook)
+
+
+@pytest.mark.parametrize("impl", BOTH)
+@pytest.mark.parametrize("latent", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", [torch.float64, torch.float16, torch.int32, torch.bool])
+def test_dense_targets_of_any_dtype(latent, kind, impl, device):
+    """numpy's multi-hot rows are float64."""
+    v, _, codebook = problem(9, 11, 24, device=device)
+    target = (torch.rand(9, 11, device=device) < 0.3).float()
+    target[:, 0] = 1
+    found = []
+    for rows in (target, target.to(kind)):
+        leaf = v.to(latent).requires_grad_()
+        loss = cosine_codebook_loss(leaf, rows, codebook, label_smoothing=0.1, impl=impl)
+        loss.backward()
+        found.append((loss.detach(), leaf.grad))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-6)

@@ -110,3 +110,14 @@ def test_bad_arguments(arguments, error, message):
 def test_bad_reduction():
     with pytest.raises(ValueError, match="reduction must be one of"):
         quantization_loss(torch.ones(3, 2), reduction="max")
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-10, 1.0, 1e20, 3e38])
+def test_cosine_of_rows_of_any_size(size):
+    z = (size * torch.tensor([[1.0, -1.0, 1.0], [0.5, 0.25, -1.0]])).requires_grad_()
+    loss = quantization_loss(z, "cosine", reduction="none")
+    torch.testing.assert_close(loss, torch.tensor([0.0, 1 - 1.75 / (3 * 1.3125) ** 0.5]), rtol=1e-5, atol=1e-6)
+    loss.sum().backward()
+    assert z.grad.isfinite().all()
+    if size < 1e30:
+        assert z.grad[1].any()

@@ -393,3 +393,19 @@ def test_errors(args, keywords, error, message):
     assert str(raised.value).startswith("semantic_hierarchy_loss: ")
     for part in message.split(".*"):
         assert part in str(raised.value)
+
+
+@pytest.mark.parametrize("unit", [1e-3, 1.0, 100.0, 1000.0])
+def test_far_pairs_keep_their_weights(unit):
+    """e^-1000 is no number: what counts is how much farther a pair is than the nearest."""
+    generator = torch.Generator().manual_seed(0)
+    distance = unit + torch.rand(9, 9, generator=generator)
+    z = torch.rand(9, 16, generator=generator).mul(2).sub(1).requires_grad_()
+    loss = semantic_hierarchy_loss(z, pair_distance=distance, kl_weight=0, scale=0.3)
+    (gradient,) = torch.autograd.grad(loss, z)
+    pairs = ~torch.eye(9, dtype=torch.bool)
+    weights = torch.softmax(-2 * distance[pairs].double(), 0)
+    wide = z.detach().double().requires_grad_()
+    expected = (weights * (0.3 * torch.cdist(wide, wide, p=1) - distance.double())[pairs].abs()).sum()
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-4, atol=0)
+    torch.testing.assert_close(gradient.double(), torch.autograd.grad(expected, wide)[0], rtol=1e-3, atol=1e-5)
