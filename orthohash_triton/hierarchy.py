@@ -56,9 +56,9 @@ def class_distance(hierarchy: Any, classes: Sequence[Hashable]) -> Tensor:
     order = _upwards(parents)
     heights, below = _heights(classes, parents, order), _below(classes, parents, order)
     spanned = sorted((node for node in order if below[node]), key=lambda node: heights[node], reverse=True)
-    distance = torch.zeros(len(classes), len(classes))
+    distance = torch.zeros(len(classes), len(classes), dtype=torch.float32, device="cpu")
     for node in spanned:  # from the root down: a lower subsumer overwrites a higher one
-        members = torch.tensor(sorted(below[node]))
+        members = torch.tensor(sorted(below[node]), device="cpu")
         distance[members[:, None], members] = float(heights[node])
     root = min((node for node in spanned if len(below[node]) == len(classes)), key=lambda node: heights[node])
     distance.fill_diagonal_(0)

@@ -132,7 +132,7 @@ def fit_householder(
     held_out = int(validation * len(rows))
     training, judges = rows[shuffled[held_out:]], rows[shuffled[:held_out]] if held_out else rows
 
-    vectors = torch.eye(x.shape[1], device=x.device, requires_grad=True)
+    vectors = torch.eye(x.shape[1], dtype=rows.dtype, device=x.device, requires_grad=True)
     best, best_loss, errors = vectors.detach().clone(), math.inf, []
     for epoch in range(epochs + 1):
         if epoch:

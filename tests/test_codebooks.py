@@ -188,3 +188,10 @@ def test_bad_arguments(arguments, error, message):
 def test_bad_codebooks(codebook, error, message):
     with pytest.raises(error, match=message):
         codebook_min_distance(codebook)
+
+
+@pytest.mark.parametrize(("method", "bits"), [("hadamard", 16), ("max_hamming", 24), ("bernoulli", 24), ("minimum_distance", 24)])
+def test_defaults_of_torch_do_not_matter(method, bits):
+    expected = make_codebook(10, bits, method=method)
+    with torch.device("meta"):
+        assert torch.equal(make_codebook(10, bits, method=method), expected)

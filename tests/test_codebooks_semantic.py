@@ -238,3 +238,13 @@ def test_few_classes(classes):
 def test_bad_similarities(similarity, error, message):
     with pytest.raises(error, match=message):
         make_codebook(3, 16, method="semantic", similarity=similarity)
+
+
+def test_the_default_dtype_of_torch_does_not_matter():
+    similarity = torch.eye(5)
+    expected = make_codebook(5, 16, method="semantic", similarity=similarity)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(make_codebook(5, 16, method="semantic", similarity=similarity), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)

@@ -166,3 +166,15 @@ def test_errors(hierarchy, classes, error, message):
     assert str(raised.value).startswith("class_distance: ")
     for part in message.split(".*"):
         assert part in str(raised.value)
+
+
+def test_defaults_of_torch_do_not_matter():
+    expected = class_distance({"a": ["b", "c"]}, ["b", "c"])
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            found = class_distance({"a": ["b", "c"]}, ["b", "c"])
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(found, expected)
+    assert found.dtype == torch.float32

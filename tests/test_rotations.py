@@ -315,3 +315,13 @@ def test_bad_options():
             fit_householder(x, **keywords)
     with pytest.raises(ValueError, match=r"fit_householder: x must have a row that is not zero"):
         fit_householder(torch.zeros(3, 4))
+
+
+def test_householder_whatever_the_default_dtype():
+    x = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
+    expected = fit_householder(x, epochs=1)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(fit_householder(x, epochs=1).matrix, expected.matrix)
+    finally:
+        torch.set_default_dtype(torch.float32)

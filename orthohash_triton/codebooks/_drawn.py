@@ -24,7 +24,7 @@ def hadamard(num_classes: int, bits: int, seed: int) -> Tensor:
             'make_codebook: method="hadamard" needs bits to be a power of two and num_classes at most 2 * bits; '
             f'got bits={bits} and num_classes={num_classes}. Use method="max_hamming" or "auto"'
         )
-    rows = torch.ones(1, 1, dtype=torch.int8)
+    rows = torch.ones(1, 1, dtype=torch.int8, device="cpu")
     while len(rows) < bits:
         rows = torch.cat([torch.cat([rows, rows], dim=1), torch.cat([rows, -rows], dim=1)])
     return torch.cat([rows, -rows])[:num_classes].clone()

@@ -52,7 +52,7 @@ class _Search:
         self.best = start, start @ start.T
         self.error = self._error(self.best[1], start.shape[1])
         self.generator = torch.Generator(similarity.device).manual_seed(seed)
-        self.others = 1 - torch.eye(len(start), device=start.device)  # [C, C]
+        self.others = 1 - torch.eye(len(start), dtype=start.dtype, device=start.device)  # [C, C]
 
     def follow_lagrangian(self) -> None:
         """The paper's optimisation: a proxy M of H, slacks and multipliers for the distances, projected gradient steps on H.
@@ -62,7 +62,7 @@ class _Search:
         """
         rows, products = self.best
         bits = rows.shape[1]
-        identity = torch.eye(bits, device=rows.device)
+        identity = torch.eye(bits, dtype=rows.dtype, device=rows.device)
         multiplier = torch.full_like(rows, _FIRST_MULTIPLIER)
         pair_multiplier = torch.zeros_like(products)
         for _ in range(_ROUNDS):
@@ -90,7 +90,7 @@ class _Search:
             temperature = spread * _HOT * (_COLD / _HOT) ** (step / (steps - 1))
             noise = -torch.log(torch.empty_like(rows).exponential_(generator=self.generator))  # Gumbel
             cost, bit = (self._feasible_flip_costs(rows, products) - temperature * noise).min(1)
-            chosen = torch.rand(classes, device=rows.device, generator=self.generator) < _FLIPPING
+            chosen = torch.rand(classes, dtype=torch.float32, device=rows.device, generator=self.generator) < _FLIPPING
             rows, products = self._where_far(rows, _flipped(rows, bit, chosen & (cost < 0)))
             self._keep(rows, products)
 
@@ -143,9 +143,9 @@ class _Search:
 
 
 def _signs(values: Tensor) -> Tensor:
-    return torch.where(values > 0, 1.0, -1.0)
+    return (values > 0).to(values.dtype) * 2 - 1
 
 
 def _flipped(rows: Tensor, bit: Tensor, chosen: Tensor) -> Tensor:
     """`rows` with bit[i] of every chosen row i turned."""
-    return rows.scatter(1, bit[:, None], torch.where(chosen[:, None], -1.0, 1.0) * rows.gather(1, bit[:, None]))
+    return rows.scatter(1, bit[:, None], -_signs(chosen[:, None].to(rows.dtype)) * rows.gather(1, bit[:, None]))

@@ -41,7 +41,7 @@ def reestimate_batch_norm(
 
     Raises:
         TypeError, ValueError: if a layer is no BatchNorm of `model` or keeps no statistics, `loader` yields nothing, or a layer
-            sees less than two values a channel.
+            sees less than two values a channel, in all its processes together.
     """
     chosen = _layers_to_reestimate(model, layers)
     if device is None:
@@ -89,7 +89,7 @@ def _input_statistics(
     model: nn.Module, layer: nn.Module, loader: Iterable[Any], device: torch.device | str
 ) -> _batch_norm.Statistics:
     """Mean and biased variance of what `layer` is given while `model` goes through `loader`, over all processes of the layer."""
-    running = _RunningStatistics()
+    running = _RunningStatistics(layer.running_mean)
     hook = layer.register_forward_pre_hook(lambda _, inputs: running.add(inputs[0]))
     batches = 0
     try:
@@ -103,19 +103,20 @@ def _input_statistics(
             batches += 1
     finally:
         hook.remove()
-    if not batches:
+    group = shared_by(layer)
+    if not batches and group is None:  # one of several processes may have none
         raise ValueError(
             "reestimate_batch_norm: loader is empty; it must yield at least one batch (an iterator serves only once)"
         )
-    return running.over_processes(shared_by(layer))
+    return running.over_processes(group)
 
 
 class _RunningStatistics:
     """Count, mean and sum of squares about the mean, in float64, batch by batch (Chan, Golub and LeVeque's combination)."""
 
-    def __init__(self) -> None:
+    def __init__(self, like: Any) -> None:
         self.count = 0
-        self.mean = self.squares = torch.zeros(())
+        self.mean = self.squares = torch.zeros_like(like, dtype=torch.float64)  # [K]
 
     def add(self, batch: Tensor) -> None:
         """Rows [N, K], or [N, K, ...]."""

@@ -111,6 +111,8 @@ class Loop:
         if last:
             self.stepper.step()
         loss = self.processes.mean(loss.detach())
+        if self.data.is_multilabel and not self.data.labels[rows].any():  # a mean over no row at all; its gradient is zero
+            loss = torch.where(loss.isnan(), 0.0, loss)
         self.tracker.step(self.position, loss, lr)
         self.total += loss
         self.batch += 1

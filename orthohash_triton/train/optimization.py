@@ -53,7 +53,9 @@ class Stepper:
         self.model = model
         self.parameters = [parameter for group in groups for parameter in group["params"]]
         self.clip_grad_norm = config.clip_grad_norm
-        self.optimizer = OPTIMIZERS[config.optimizer](groups, lr=lr, weight_decay=config.weight_decay, fused=True)
+        # torch's fused SGD takes memory as it comes for its momentum where the first step overflows, as it does in fp16.
+        fused = (config.optimizer, config.precision) != ("sgd", "fp16")
+        self.optimizer = OPTIMIZERS[config.optimizer](groups, lr=lr, weight_decay=config.weight_decay, fused=fused)
         self.schedule = make_schedule(config, self.optimizer, steps)
         self.scaler = torch.amp.GradScaler(_device_type(self.parameters), enabled=config.precision == "fp16")
         self.average = None if config.ema is None else _moving_average(model, config.ema)

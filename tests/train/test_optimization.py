@@ -121,3 +121,11 @@ def test_autocast_is_off_outside() -> None:
 def test_optimizers_learn(optimizer: str) -> None:
     trained = train(dataclasses.replace(CONFIG, optimizer=optimizer, epochs=4, lr=0.05), blobs(), progress=False)
     assert trained.history[-1].loss < trained.history[0].loss
+
+
+def test_sgd_in_half_precision_starts_from_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first step overflows and is left out; what memory held before is no momentum."""
+    monkeypatch.setattr(torch, "empty_like", lambda tensor, **options: torch.full_like(tensor, torch.nan, **options))
+    config = dataclasses.replace(CONFIG, optimizer="sgd", precision="fp16", lr=0.05, epochs=4, batch_size=8)
+    trained = train(config, blobs(), progress=False)
+    assert trained.history[-1].loss < trained.history[0].loss

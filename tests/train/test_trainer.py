@@ -204,3 +204,15 @@ def test_encoding_streams_and_keeps_the_mode() -> None:
     assert model.encode(data.inputs[:0]).shape == (0, 3)
     with pytest.raises(ValueError, match=r"takes samples of shape \[8, 8\]; got inputs \[2, 9, 9\]"):
         model.encode(torch.zeros(2, 9, 9, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("method", ["orthohash", "csq", "mds", "shc", "dhn"])
+def test_a_batch_without_a_label_has_no_loss(method: str) -> None:
+    """Half of the rows have no class: some batches of four have none at all."""
+    generator = torch.Generator().manual_seed(0)
+    labels = (torch.rand(80, 4, generator=generator) < 0.3) & (torch.rand(80, 1, generator=generator) < 0.4)
+    data = Dataset(torch.randn(80, 12, generator=generator), labels, tuple("abcd"), "sparse")
+    config = TrainConfig(dataset="x", method=method, bits=8, epochs=3, batch_size=4, threads=1)
+    trained = train(config, data, progress=False)
+    assert all(math.isfinite(epoch.loss) for epoch in trained.history)
+    assert all(tensor.isfinite().all() for tensor in weights(trained.model))
