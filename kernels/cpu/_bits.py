@@ -27,13 +27,15 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from ._compiler import compiler
+
 LANES = 32  # codes in one vector: a 256-bit register of bytes
 VECTORS = 4  # vectors scored together, so that latencies overlap and the branch is rare
 STEP = LANES * VECTORS
 
 # Numba keys its cache on disk by a function's own file: after a change in this one, delete kernels/cpu/__pycache__/*.nb[ic].
-compiled = numba.njit(cache=True, nogil=True, error_model="numpy", boundscheck=False)
-inlined = numba.njit(cache=True, nogil=True, error_model="numpy", boundscheck=False, forceinline=True)
+compiled = compiler(boundscheck=False)
+inlined = compiler(boundscheck=False, forceinline=True)
 
 _I8, _I32, _I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 _BYTES, _WORDS, _QUAD = ir.VectorType(_I8, LANES), ir.VectorType(_I64, LANES), ir.VectorType(_I64, 4)

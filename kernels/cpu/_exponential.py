@@ -1,10 +1,11 @@
 """An exponential that the loops of the losses inline: LLVM makes vectors of it, but not of a call of the C library."""
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
+
+from ._compiler import compiler
 
 
 @intrinsic
@@ -15,7 +16,7 @@ def _float_of_bits(typing_context, bits):
     return types.float32(types.int32), generate
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+@compiler(fastmath={"reassoc", "contract", "nsz"})
 def exponential(x):
     """e^x of a float32 of at most a few units, to 3e-7, in vectors; it stays at e^-87 below. The polynomial is Cephes' expf."""
     real = np.float32

@@ -6,7 +6,8 @@ needed and kept, since starting them takes as long as a small search.
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -29,7 +30,10 @@ def run_all(function: Callable[..., Any], argument_lists: Sequence[tuple[Any, ..
         for arguments in remaining:
             function(*arguments)
 
-    futures = [_helpers(helpers).submit(work) for _ in range(helpers)]
+    futures: list[Future[None]] = []
+    with suppress(RuntimeError):  # the interpreter is on its way out and starts no threads: the caller's own does all
+        for _ in range(helpers):
+            futures.append(_helpers(helpers).submit(work))
     try:
         work()
     finally:

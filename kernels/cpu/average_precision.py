@@ -5,10 +5,10 @@ Where only expectations over random tie orders are wanted, the counts of items a
 
 import math
 
-import numba
 import numpy as np
 
 from ._bits import compiled, inlined
+from ._compiler import compiler
 from ._ranges import over_ranges
 from ._ranks import (
     ITEMS,
@@ -75,7 +75,7 @@ def _sum_batch(counters, relevant_counters, notes, places, first_notes, order, k
             relevant[q, distance] = sum_lanes(relevant_counters[i], distance)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy", boundscheck=False, fastmath={"reassoc"})
+@compiler(boundscheck=False, fastmath={"reassoc"})
 def _precision_sum(notes, places, nearer, k):
     """Sum of precisions and hits among the first `k`; summed in any order, which vectorises."""
     precision = 0.0

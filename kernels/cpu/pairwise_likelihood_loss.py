@@ -13,7 +13,6 @@ import math
 from itertools import pairwise
 from typing import NamedTuple
 
-import numba
 import numpy as np
 import torch
 from numba.extending import register_jitable
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from ._bits import popcount
 from ._blocks import in_words
+from ._compiler import compiler
 from ._exponential import exponential
 from ._ranges import over_ranges
 from ._threads import run_all, thread_count
@@ -31,7 +31,7 @@ WORK_OF_A_THREAD = 1 << 18  # multiplications, below which a second thread costs
 
 SIMILARITIES = ("any", "jaccard", "squared_cosine")  # their positions are what the compiled code knows
 
-_compiled = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+_compiled = compiler(fastmath={"reassoc", "contract", "nsz"})
 
 
 class Labels(NamedTuple):

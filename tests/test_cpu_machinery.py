@@ -1,0 +1,51 @@
+"""What the CPU kernels stand on: a compiler with a place for its results, and threads."""
+
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+from orthohash_triton.kernels.cpu import _compiler
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="its folders are made unwritable in another way")
+
+
+def run(script: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True)
+
+
+def test_without_a_place_for_a_cache(monkeypatch):
+    monkeypatch.setattr("numba.core.caching.CacheImpl._locator_classes", [])
+    _compiler._warn_of_no_cache.cache_clear()
+    with pytest.warns(RuntimeWarning, match="no folder where compiled CPU kernels can be kept.*NUMBA_CACHE_DIR") as warned:
+        double, triple = (_compiler.compiler()(function) for function in (lambda x: 2 * x, lambda x: 3 * x))
+    _compiler._warn_of_no_cache.cache_clear()
+    assert len(warned) == 1
+    assert (double(4), triple(4)) == (8, 12)
+
+
+def test_other_errors_of_the_compiler_are_not_hidden(monkeypatch):
+    def fails(**options):
+        raise RuntimeError("no LLVM")
+
+    monkeypatch.setattr(_compiler.numba, "njit", fails)
+    with pytest.raises(RuntimeError, match="no LLVM"):
+        _compiler.compiler()(np.sum)
+
+
+def test_searches_go_on_when_the_main_thread_has_ended():
+    """No thread can be started then."""
+    found = run("""
+        import threading, numpy as np, torch, orthohash_triton as oht
+
+        torch.set_num_threads(2)
+        gallery = np.random.default_rng(0).integers(0, 256, (300_000, 8), dtype=np.uint8)
+
+        def serve():
+            threading.main_thread().join()
+            print(oht.hamming_topk(gallery[:64], gallery, 1)[1].tolist() == [[i] for i in range(64)])
+
+        threading.Thread(target=serve).start()
+    """)
+    assert found.stdout == "True\n"
