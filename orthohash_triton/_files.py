@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,7 +15,8 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
     The bytes go to a temporary file in the same folder, which is flushed to the disk and then renamed over `path`. If the
     block raises, the temporary file is removed and what stood at `path` stays; if the process is killed, `path` is untouched
-    too, and a file named `.<name>.<random>.tmp` may be left beside it. A symbolic link is followed, not replaced.
+    too, and a file named `.<name>.<random>.tmp` may be left beside it. A symbolic link is followed, not replaced. Who may read
+    the old file may read the new one, and nobody else.
 
     Raises:
         FileNotFoundError: the folder does not exist.
@@ -30,6 +32,8 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        with suppress(FileNotFoundError):
+            os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
         _replace(temporary, target)
     except BaseException:
         with suppress(FileNotFoundError):

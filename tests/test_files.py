@@ -42,6 +42,17 @@ def test_failure_half_way_keeps_the_old_file(tmp_path, error):
     assert os.listdir(tmp_path) == ["file"]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="other systems have no such modes")
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o664])
+def test_who_may_read_it_stays(tmp_path, mode):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    path.chmod(mode)
+    with atomic_write(path) as file:
+        file.write(b"new")
+    assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
 def test_failure_leaves_no_first_file(tmp_path):
     with pytest.raises(RuntimeError):
         write_half(tmp_path / "file", RuntimeError())

@@ -7,15 +7,19 @@ the rest where ORTHOHASH_IMPL asks for the reference.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import wraps
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from ..ops import _checks
+from ..ops._arrays import numpy_friendly
 from ..ops._dispatch import choose
 from ..ops.hamming_distance import hamming_distance
 from . import _labels
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 _CHUNK = 2**23  # elements of the largest intermediate, of 8 bytes each
 
@@ -163,6 +167,21 @@ class Ranking:
 
     def _counts(self, distances: Tensor, weights: Tensor | None = None) -> Tensor:
         return _counts(distances.long(), self.bins, weights)
+
+
+def on_host(function: F) -> F:
+    """Sums that name no device lie in host memory, whatever torch's default device is."""
+
+    @wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        with torch.device("cpu"):
+            return function(*args, **kwargs)
+
+    return wrapper  # type: ignore[return-value]
+
+
+def metric(function: F) -> F:
+    return on_host(numpy_friendly(function))
 
 
 def check(op: str, query_codes: Any, gallery_codes: Any, query_labels: Any, gallery_labels: Any) -> Ranking:

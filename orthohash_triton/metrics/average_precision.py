@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..ops import _checks
-from ..ops._arrays import numpy_friendly
+from ..ops._arrays import as_tensor
 from . import _labels, _ranking
 from ._ranking import Ranked, Ranking
 
@@ -43,7 +43,7 @@ def mean_average_precision(
     values = _average_precision(
         op, query_codes, gallery_codes, query_labels, gallery_labels, k=k, ties=ties, denominator=denominator
     )
-    return mean(torch.as_tensor(values), zero_hits)
+    return mean(as_tensor(values), zero_hits)
 
 
 def average_precision(
@@ -98,7 +98,7 @@ def mean_average_precision_from_scores(
     op = "mean_average_precision_from_scores"
     _checks.choice(op, "zero_hits", zero_hits, ZERO_HITS)
     values = _average_precision_from_scores(op, scores, query_labels, gallery_labels, k=k, denominator=denominator)
-    return mean(torch.as_tensor(values), zero_hits)
+    return mean(as_tensor(values), zero_hits)
 
 
 def average_precision_from_scores(
@@ -121,7 +121,7 @@ def average_precision_from_scores(
     )
 
 
-@numpy_friendly
+@_ranking.metric
 def _average_precision(
     op: str,
     query_codes: Any,
@@ -153,14 +153,14 @@ def from_ranked(ranked: Ranked, index: int, ranking: Ranking, k: int | None, tie
     return values if denominator == "hits" else values / _relevant_divisor(ranked.sums.totals, k, denominator)
 
 
-@numpy_friendly
+@_ranking.metric
 def _average_precision_from_scores(
     op: str, scores: Any, query_labels: Any, gallery_labels: Any, *, k: int | None, denominator: str
 ) -> Tensor:
     _checks.choice(op, "denominator", denominator, DENOMINATORS)
     k = _ranking.check_k(op, k)
     dtypes = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-    scores = _checks.tensor(op, "scores", scores, dtypes=dtypes, ndim=2, shape="[Q, N]")
+    scores = _checks.tensor(op, "scores", scores, dtypes=dtypes, ndim=2, shape="[Q, N]").detach()
     _ranking.not_empty(op, "scores", scores)
     rows, columns = ("rows of scores", scores.shape[0]), ("columns of scores", scores.shape[1])
     labels = _labels.check(op, query_labels, gallery_labels, scores, rows, columns)

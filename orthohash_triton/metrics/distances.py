@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..ops._arrays import as_tensor, numpy_friendly
+from ..ops._arrays import as_tensor
 from . import _ranking
 
 
@@ -43,7 +43,7 @@ class DistanceHistograms(NamedTuple):
         return self.inter_mean - self.intra_mean
 
 
-@numpy_friendly
+@_ranking.metric
 def distance_histograms(query_codes: Any, gallery_codes: Any, query_labels: Any, gallery_labels: Any) -> DistanceHistograms:
     """Count all query-gallery pairs by their Hamming distance, apart for relevant pairs and others.
 

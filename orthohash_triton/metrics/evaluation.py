@@ -41,6 +41,7 @@ class Evaluation:
         return named | {"separability": self.distances.separability}
 
 
+@_ranking.on_host
 def evaluate(
     query_codes: Any,
     gallery_codes: Any,

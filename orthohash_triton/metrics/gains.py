@@ -7,14 +7,13 @@ import torch
 from torch import Tensor
 
 from ..ops import _checks
-from ..ops._arrays import numpy_friendly
 from . import _ranking
 from .average_precision import TIES
 
 _GAINS = ("exponential", "linear")
 
 
-@numpy_friendly
+@_ranking.metric
 def ndcg(
     query_codes: Any,
     gallery_codes: Any,
@@ -60,7 +59,7 @@ def ndcg(
     return float(torch.cat(values).mean())
 
 
-@numpy_friendly
+@_ranking.metric
 def average_cumulative_gain(
     query_codes: Any, gallery_codes: Any, query_labels: Any, gallery_labels: Any, *, k: int | None = None, ties: str = "stable"
 ) -> float:

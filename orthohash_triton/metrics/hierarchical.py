@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from ..ops import _checks
-from ..ops._arrays import numpy_friendly
 from ..ops.hamming_topk import nearest
 from . import _ranking
 
@@ -15,7 +14,7 @@ _AREAS = ("trapezoid", "mean")
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
-@numpy_friendly
+@_ranking.metric
 def hierarchical_precision(
     query_codes: Any, gallery_codes: Any, query_labels: Any, gallery_labels: Any, class_distance: Any, *, k: int
 ) -> float:
@@ -45,7 +44,7 @@ def hierarchical_precision(
     return float(torch.cat([precisions[:, -1] for precisions in curves]).mean())
 
 
-@numpy_friendly
+@_ranking.metric
 def mean_average_hierarchical_precision(
     query_codes: Any,
     gallery_codes: Any,

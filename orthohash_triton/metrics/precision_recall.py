@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from ..ops import _checks
-from ..ops._arrays import numpy_friendly
 from . import _ranking
 
 
@@ -19,7 +18,7 @@ class PrecisionRecallCurve(NamedTuple):
     recall: Any  # float64 [K+1]
 
 
-@numpy_friendly
+@_ranking.metric
 def precision_at_k(query_codes: Any, gallery_codes: Any, query_labels: Any, gallery_labels: Any, *, k: int) -> float:
     """Share of relevant items among the first `k` by (distance, position), mean over the queries.
 
@@ -32,7 +31,7 @@ def precision_at_k(query_codes: Any, gallery_codes: Any, query_labels: Any, gall
     return float(hits.double().mean()) / min(k, len(ranking.gallery))
 
 
-@numpy_friendly
+@_ranking.metric
 def recall_at_k(query_codes: Any, gallery_codes: Any, query_labels: Any, gallery_labels: Any, *, k: int) -> float:
     """Share of a query's relevant items that are among its first `k` by (distance, position), mean over the queries.
 
@@ -44,7 +43,7 @@ def recall_at_k(query_codes: Any, gallery_codes: Any, query_labels: Any, gallery
     return float(torch.cat([shares(ranked.sums.hits[0], ranked.sums.totals) for ranked in ranking.ranked([k])]).mean())
 
 
-@numpy_friendly
+@_ranking.metric
 def precision_at_radius(query_codes: Any, gallery_codes: Any, query_labels: Any, gallery_labels: Any, *, radius: int) -> float:
     """Share of relevant items among those within Hamming distance `radius`, inclusive, mean over the queries.
 
@@ -57,7 +56,7 @@ def precision_at_radius(query_codes: Any, gallery_codes: Any, query_labels: Any,
     return within(mean_curve(ranking.ranked([])), radius)
 
 
-@numpy_friendly
+@_ranking.metric
 def precision_recall_curve(query_codes: Any, gallery_codes: Any, query_labels: Any, gallery_labels: Any) -> PrecisionRecallCurve:
     """Precision and recall within every Hamming radius from 0 to K, means over the queries.
 

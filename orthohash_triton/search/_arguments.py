@@ -32,6 +32,24 @@ def integers(op: str, name: str, value: Any) -> np.ndarray:
     return numbers.astype(np.int64)
 
 
+def consecutive_ids(op: str, start: Any, count: Any, held: int, *, own_ids: bool) -> np.ndarray:
+    """The ids `start` to `start + count - 1`, int64; of an index of `held` codes, all from `start` on where `count` is -1."""
+    start = _checks.integer(op, "id", start, minimum=-(2**63), maximum=2**63 - 1)
+    count = _checks.integer(op, "count", count, minimum=-1)
+    if count == -1:
+        if own_ids:
+            raise ValueError(
+                f"{op}: count must be given for an index with ids of its own, which need not follow one another. "
+                "reconstruct_batch(index.ids) gives all codes"
+            )
+        if not 0 <= start <= held:
+            raise IndexError(f"{op}: id {start} is not in the index, which holds {held} codes")
+        count = held - start
+    if count > held:
+        raise IndexError(f"{op}: the index holds {held} codes, and cannot hold {count} ids from {start} on")
+    return np.arange(start, min(start + count, 2**63), dtype=np.int64)
+
+
 def position_mask(op: str, name: str, value: Any, count: int) -> Tensor:
     """A bool mask [count] over the positions of an index, where it lies."""
     mask = _checks.tensor(op, name, as_tensor(value), dtypes=(torch.bool,), ndim=1, shape="[ntotal], one entry a position,")

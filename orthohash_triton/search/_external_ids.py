@@ -1,6 +1,7 @@
 """Ids that users give to their codes, and the way back from an id to its position."""
 
-from typing import Any
+import threading
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import torch
@@ -10,6 +11,11 @@ from ..ops.hamming_topk import MISSING_ID
 from .faiss_io import MappedFile
 
 _SHOWN = 5
+
+
+class _Run(NamedTuple):
+    ids: np.ndarray  # int64 ascending
+    positions: np.ndarray  # int64
 
 
 class ExternalIds:
@@ -22,8 +28,9 @@ class ExternalIds:
     def __init__(self, table: Tensor) -> None:
         self._table = table  # int64 [capacity]
         self._count = len(table)
-        self._runs: list[tuple[np.ndarray, np.ndarray]] = []  # (ids ascending, their positions)
+        self._runs: list[_Run] = []  # a list is never changed, but replaced
         self._known = 0  # positions that stand in a run
+        self._lock = threading.Lock()  # threads that search together look ids up together
 
     def __len__(self) -> int:
         return self._count
@@ -42,9 +49,8 @@ class ExternalIds:
 
     def find(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(positions int64 [M], whether there is one bool [M]) of `ids` int64 [M]."""
-        self._index_rest()
         positions, found = np.full(len(ids), MISSING_ID, np.int64), np.zeros(len(ids), bool)
-        for run_ids, run_positions in self._runs:
+        for run_ids, run_positions in self._all_runs():
             places = np.minimum(np.searchsorted(run_ids, ids), len(run_ids) - 1)
             here = run_ids[places] == ids
             positions[here] = run_positions[places[here]]
@@ -62,7 +68,8 @@ class ExternalIds:
         """Add ids that `check_new` has passed."""
         total = self._count + len(ids)
         if total > len(self._table):
-            grown = self._table.new_empty(max(total, 2 * len(self._table)))
+            with torch.inference_mode(False):  # or spare entries could be filled in that mode alone
+                grown = self._table.new_empty(max(total, 2 * len(self._table)))
             grown[: self._count] = self.values()
             self._table = grown
         self._table[self._count : total] = ids
@@ -72,29 +79,36 @@ class ExternalIds:
         """The ids of the positions where `keep`, bool [N], is True, moved up."""
         rest = ExternalIds(self.values()[torch.from_numpy(keep).to(self._table.device)])
         moved = np.cumsum(keep) - 1
-        for ids, positions in self._runs:
-            stays = keep[positions]
-            if stays.any():
-                rest._runs.append((ids[stays], moved[positions[stays]]))
+        staying = [(run, keep[run.positions]) for run in self._runs]
+        rest._runs = [_Run(run.ids[stays], moved[run.positions[stays]]) for run, stays in staying if stays.any()]
         rest._known = int(np.count_nonzero(keep[: self._known]))
         return rest
 
     def copied(self, device: torch.device) -> "ExternalIds":
         """A copy with its table on `device`."""
         moved = ExternalIds(self.values().to(device, copy=True))
-        moved._runs, moved._known = list(self._runs), self._known
+        with self._lock:
+            moved._runs, moved._known = self._runs, self._known
         return moved
 
-    def _index_rest(self) -> None:
-        """Bring the positions that no run knows into one."""
-        if self._known == self._count:
-            return
-        ids = self._table[self._known : self._count].cpu().numpy()
-        self._runs.append(_sorted_run(ids, np.arange(self._known, self._count)))
-        self._known = self._count
-        while len(self._runs) > 1 and len(self._runs[-2][0]) <= 2 * len(self._runs[-1][0]):
-            last, other = self._runs.pop(), self._runs.pop()
-            self._runs.append(_sorted_run(*(np.concatenate(pair) for pair in zip(other, last, strict=True))))
+    def checked(self) -> Tensor:
+        """`values`, which were looked at: none is there twice, none is -1."""
+        return self.values()
+
+    def _all_runs(self) -> list[_Run]:
+        """Runs that know all positions."""
+        with self._lock:
+            if self._known < self._count:
+                self._runs, self._known = self._runs_with_rest(), self._count
+            return self._runs
+
+    def _runs_with_rest(self) -> list[_Run]:
+        rest = self._table[self._known : self._count].cpu().numpy()
+        runs = [*self._runs, _sorted_run(rest, np.arange(self._known, self._count))]
+        while len(runs) > 1 and len(runs[-2].ids) <= 2 * len(runs[-1].ids):
+            last, other = runs.pop(), runs.pop()
+            runs.append(_sorted_run(*(np.concatenate(pair) for pair in zip(other, last, strict=True))))
+        return runs
 
 
 class MappedIds(ExternalIds):
@@ -113,17 +127,22 @@ class MappedIds(ExternalIds):
             return positions
         here = positions.cpu()
         ids = self._read(here.clamp_min(0).flatten().numpy()).view(here.shape)
+        if ((ids == MISSING_ID) & (here >= 0)).any():
+            _refuse_missing(self._file.source)
         return torch.where(here < 0, MISSING_ID, ids).to(positions.device)
 
     def copied(self, device: torch.device) -> ExternalIds:
-        self._index_rest()  # notices ids that stand twice
+        self.checked()
         return super().copied(device)
 
-    def _index_rest(self) -> None:
-        if self._known < self._count:
-            ids = self.values().numpy()
-            check_ids(self._file.source, ids)
-            self._runs, self._known = [_sorted_run(ids, np.arange(len(ids)))], len(ids)
+    def checked(self) -> Tensor:
+        self._all_runs()
+        return self.values()
+
+    def _runs_with_rest(self) -> list[_Run]:
+        ids = self.values().numpy()
+        check_ids(self._file.source, ids)
+        return [_sorted_run(ids, np.arange(len(ids)))]
 
     def _read(self, rows: Any) -> Tensor:
         self._file.check()
@@ -133,11 +152,15 @@ class MappedIds(ExternalIds):
 def check_ids(op: str, ids: np.ndarray) -> None:
     """Raises ValueError unless `ids` could be the ids of an index: none twice, none -1."""
     if (ids == MISSING_ID).any():
-        raise ValueError(f"{op}: ids must not hold {MISSING_ID}, which stands for nothing found. Use another number")
+        _refuse_missing(op)
     ordered = np.sort(ids)
     repeated = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
     if len(repeated):
         raise ValueError(f"{op}: ids must be unique; {shown(repeated)} given more than once")
+
+
+def _refuse_missing(op: str) -> NoReturn:
+    raise ValueError(f"{op}: ids must not hold {MISSING_ID}, which stands for nothing found. Use another number")
 
 
 def shown(ids: np.ndarray) -> str:
@@ -148,6 +171,6 @@ def shown(ids: np.ndarray) -> str:
     return f"ids {listed}{f' and {len(ids) - _SHOWN} more' if len(ids) > _SHOWN else ''} are"
 
 
-def _sorted_run(ids: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _sorted_run(ids: np.ndarray, positions: np.ndarray) -> _Run:
     order = np.argsort(ids, kind="stable")
-    return ids[order], positions[order]
+    return _Run(ids[order], positions[order])

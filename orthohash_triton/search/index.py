@@ -12,7 +12,7 @@ from ..ops._arrays import as_tensor
 from ..ops.hamming_range import hamming_range
 from ..ops.hamming_topk import MISSING_DISTANCE, nearest
 from . import faiss_io
-from ._arguments import in_kind, integers, position_mask
+from ._arguments import consecutive_ids, in_kind, integers, position_mask
 from ._external_ids import ExternalIds, MappedIds, check_ids, shown
 from .rerank import Rerank, reranked
 from .streaming import CHUNK_BYTES, nearest_streamed, range_streamed
@@ -309,19 +309,16 @@ class HammingIndex:
         return self.reconstruct_n(id, 1)[0]
 
     def reconstruct_n(self, start: int = 0, count: int = -1) -> Tensor:
-        """The codes of the ids `start` to `start + count - 1`, a copy, uint8 [count, bits/8]. A count of -1: all from `start` on.
+        """The codes of the ids `start` to `start + count - 1`, a copy, uint8 [count, bits/8]. A count of -1: all from `start` on,
+        where positions are the ids.
 
         Raises:
             IndexError: an id that the index does not hold.
+            ValueError: a count of -1 for an index with ids of its own.
         """
         op = "HammingIndex.reconstruct"
-        start = _checks.integer(op, "id", start, minimum=-(2**63))
-        count = _checks.integer(op, "count", count, minimum=-1)
-        count = max(self._count - start, 0) if count == -1 else count
-        if count > self._count:
-            raise IndexError(f"{op}: the index holds {self._count} codes, and cannot hold {count} ids from {start} on")
-        last = min(start + count, 2**63)
-        return self._codes_at(self._positions(op, np.arange(start, last, dtype=np.int64))).to(self._device)
+        ids = consecutive_ids(op, start, count, self._count, own_ids=self._ids is not None)
+        return self._codes_at(self._positions(op, ids)).to(self._device)
 
     def reconstruct_batch(self, ids: Any) -> Any:
         """The codes of `ids`, integers [M] in any order, a copy, uint8 [M, bits/8]; an array for an array.
@@ -341,8 +338,8 @@ class HammingIndex:
         A save that fails or is killed leaves what stood at `path` as it was. A mapped index may be saved over its own file.
         """
         self._check_file()
-        ids = self.ids
-        faiss_io.write(path, self.codes.cpu().numpy(), None if ids is None else ids.cpu().numpy())
+        ids = None if self._ids is None else self._ids.checked().cpu().numpy()
+        faiss_io.write(path, self.codes.cpu().numpy(), ids)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], device: torch.device | str | None = None, mmap: bool = False) -> "HammingIndex":
@@ -351,7 +348,8 @@ class HammingIndex:
 
         mmap: leave the codes in the file, which may be larger than memory. They are searched from there on the CPU, or pass
             through the GPU that `device` names in chunks. The index cannot be changed until `to` or `copy` brings it into
-            memory. Pickled, it is the path of its file.
+            memory. Pickled, it is the path of its file. Ids are not read until they are needed: that they are unique is checked
+            when one is looked up, and when the index is copied or saved.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -385,7 +383,7 @@ class HammingIndex:
         faiss = _faiss("to_faiss")
         self._check_file()
         index = faiss.IndexBinaryFlat(self.bits)
-        ids = self.ids
+        ids = None if self._ids is None else self._ids.checked()
         if ids is None:
             index.add(self.codes.cpu().numpy())
             return index
@@ -397,10 +395,18 @@ class HammingIndex:
         state = {"bits": self.bits, "device": str(self._device), "storage": self._storage, "chunk_bytes": self.chunk_bytes}
         if self._file is not None:
             return state | {"path": self._file.path, "version": self._file.version}
+        # As arrays: of tensors a process that is being started would get handles, to memory that is gone by then.
         ids = self.ids
-        return state | {"codes": self.codes.clone(), "ids": None if ids is None else ids.clone()}
+        return state | {"codes": self.codes.cpu().numpy(), "ids": None if ids is None else ids.cpu().numpy()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        try:
+            torch.empty(0, device=state["device"])
+        except (AssertionError, RuntimeError) as error:
+            raise RuntimeError(
+                f"the pickled HammingIndex searches on {state['device']}, which is not here ({str(error).splitlines()[0]}). "
+                "Move it with .to('cpu') before it is pickled, or use save and load(path, device=...)"
+            ) from error
         if "path" in state:
             file = faiss_io.MappedFile(state["path"])
             if file.version != state["version"]:
@@ -408,7 +414,7 @@ class HammingIndex:
             self.__dict__.update(self._of_map(file, state["device"]).__dict__)
         else:
             HammingIndex.__init__(self, state["bits"], state["device"], storage=state["storage"])
-            self._take(state["codes"], None if state["ids"] is None else ExternalIds(state["ids"]))
+            self._take(state["codes"], None if state["ids"] is None else ExternalIds(as_tensor(state["ids"])))
         self.chunk_bytes = state["chunk_bytes"]
 
     # ---- inside ------------------------------------------------------------------------------------------------------------
@@ -437,9 +443,10 @@ class HammingIndex:
 
     def _room(self, count: int) -> Tensor:
         """Fresh memory for `count` codes, where this index keeps them."""
-        if self._storage == "device" or self._device.type == "cpu":
-            return torch.empty(count, self.bits // 8, dtype=torch.uint8, device=self._device)
-        return torch.empty(count, self.bits // 8, dtype=torch.uint8, device="cpu", pin_memory=True)
+        pinned = self._storage == "host" and self._device.type != "cpu"
+        device = torch.device("cpu") if pinned else self._device
+        with torch.inference_mode(False):  # or spare rows could be filled in that mode alone
+            return torch.empty(count, self.bits // 8, dtype=torch.uint8, device=device, pin_memory=pinned)
 
     @property
     def _home(self) -> torch.device:

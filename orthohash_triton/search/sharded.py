@@ -18,7 +18,7 @@ from ..ops._arrays import as_tensor
 from ..ops.hamming_range import hamming_range
 from ..ops.hamming_topk import MISSING_DISTANCE, MISSING_ID
 from . import _folder, _selection
-from ._arguments import in_kind, integers
+from ._arguments import consecutive_ids, in_kind, integers
 from ._external_ids import check_ids, shown
 from ._ranks import Ranks
 from .index import HammingIndex, _Allowed
@@ -26,6 +26,8 @@ from .rerank import Rerank, reranked
 from .streaming import range_streamed
 
 T = TypeVar("T")
+
+_IDS_A_MESSAGE = 2**20
 
 
 class ShardedHammingIndex:
@@ -69,9 +71,13 @@ class ShardedHammingIndex:
 
         Shards may thus be filled rank by rank, each at its own pace, before they meet. Afterwards change them through this index
         only.
+
+        Raises:
+            TypeError, ValueError: no HammingIndex; shards of other bits or another kind of device or ids; an id on two ranks.
         """
         index = cls.__new__(cls)
         index._adopt("ShardedHammingIndex.from_shard", Ranks("ShardedHammingIndex.from_shard", group), lambda: _a_shard(shard))
+        index._check_ids_of_shards()
         return index
 
     @property
@@ -343,20 +349,16 @@ class ShardedHammingIndex:
 
     def reconstruct_n(self, start: int = 0, count: int = -1) -> Tensor:
         """The codes of the ids `start` to `start + count - 1`, uint8 [count, bits/8], on all ranks. A count of -1 is all from
-        `start` on.
+        `start` on, where positions are the ids.
 
         Raises:
             IndexError: an id that no rank holds.
+            ValueError: a count of -1 for an index with ids of its own.
         """
         op = self._op("reconstruct")
 
         def numbers() -> np.ndarray:
-            first = _checks.integer(op, "id", start, minimum=-(2**63))
-            length = _checks.integer(op, "count", count, minimum=-1)
-            length = max(self.ntotal - first, 0) if length == -1 else length
-            if length > self.ntotal:
-                raise IndexError(f"{op}: the index holds {self.ntotal} codes, and cannot hold {length} ids from {first} on")
-            return np.arange(first, min(first + length, 2**63), dtype=np.int64)
+            return consecutive_ids(op, start, count, self.ntotal, own_ids=self._with_ids)
 
         return self._codes_of("reconstruct", numbers)
 
@@ -500,6 +502,20 @@ class ShardedHammingIndex:
             raise ValueError(
                 f"{self._op(method)}: {shown(new[held])} in the index already. Remove the old codes first, or use other ids"
             )
+
+    def _check_ids_of_shards(self) -> None:
+        """Raises ValueError on all ranks where an id is on two of them."""
+        held = self._agree("from_shard", lambda: None if self._shard._ids is None else self._shard._ids.checked())
+        for start in range(0, max(self._sizes) if self._with_ids else 0, _IDS_A_MESSAGE):
+            own = torch.full((min(_IDS_A_MESSAGE, max(self._sizes) - start),), MISSING_ID, device=self._link)
+            if held is not None:
+                part = held[start : start + len(own)]
+                own[: len(part)] = part
+            every = self._ranks.gather(own).flatten().cpu().numpy()
+            holders = self._ranks.sum(torch.from_numpy(self._found_here(every)).to(self._link, torch.int32)).cpu().numpy()
+            if (holders > 1).any():
+                twice = shown(np.unique(every[holders > 1]))
+                raise ValueError(f"{self._op('from_shard')}: ids must be unique over all ranks; {twice} on more than one")
 
     def _found_here(self, ids: np.ndarray) -> np.ndarray:
         """Which of `ids` this rank holds, bool [M]."""

@@ -101,3 +101,37 @@ def test_bad_codes():
         evaluate(queries, gallery[:0], query_labels, labels[:0])
     with pytest.raises(TypeError, match="evaluate: query_codes must be"):
         evaluate(queries.tolist(), gallery, query_labels, labels)
+
+
+@pytest.mark.parametrize("kind", ["class ids", "multi-hot"])
+def test_the_default_device_of_torch_does_not_matter(kind):
+    """ "meta" stands in for a GPU, and shows any tensor that is made where nobody said."""
+    arguments = [torch.from_numpy(array) for array in case(kind == "multi-hot")]
+    scores = torch.rand(30, 300)
+    calls = [
+        lambda: evaluate(*arguments).figures(),
+        lambda: evaluate(*arguments, ties="expected").figures(),
+        lambda: metrics.average_precision(*arguments, ties="expected").tolist(),
+        lambda: metrics.mean_average_precision(*arguments, k=7),
+        lambda: metrics.ndcg(*arguments, k=7),
+        lambda: metrics.ndcg(*arguments, k=7, ties="expected"),
+        lambda: metrics.average_cumulative_gain(*arguments, k=7, ties="expected"),
+        lambda: metrics.mean_average_precision_from_scores(scores, *arguments[2:]),
+        lambda: metrics.distance_histograms(*arguments).inter.tolist(),
+    ]
+    for call in calls:
+        expected = call()
+        with torch.device("meta"):
+            assert call() == expected
+        torch.set_default_device("meta")
+        try:
+            assert call() == expected
+        finally:
+            torch.set_default_device(None)
+
+
+def test_scores_with_a_gradient():
+    scores, labels = torch.rand(30, 300, requires_grad=True), case()[2:]
+    for dtype in (torch.float32, torch.float64):
+        found = metrics.average_precision_from_scores(scores.to(dtype), *map(torch.from_numpy, labels))
+        assert not found.requires_grad

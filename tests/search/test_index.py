@@ -472,3 +472,53 @@ def test_bad_codes(value, error, message):
 def test_bad_k(k):
     with pytest.raises(ValueError, match=f"k must be between 1 and .*; got {k}"):
         filled().search(codes(1), k)
+
+
+def _first_neighbour(index, queries, answers):
+    answers.put(index.search(queries, 1)[1].tolist())
+
+
+@pytest.mark.parametrize("ids", [None, range(100, 120)])
+def test_goes_to_processes_that_are_spawned(ids):
+    index = HammingIndex(64)
+    index.add(codes(20)) if ids is None else index.add_with_ids(codes(20), ids)
+    context = torch.multiprocessing.get_context("spawn")
+    answers = context.SimpleQueue()
+    process = context.Process(target=_first_neighbour, args=(index, codes(3), answers))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    assert answers.get() == [[0], [1], [2]] if ids is None else [[100], [101], [102]]
+
+
+def test_pickled_on_a_device_that_is_not_here():
+    state = filled(3).__getstate__()
+    state["device"] = "cuda:99"
+    with pytest.raises(RuntimeError, match=r"searches on cuda:99, which is not here .*\.to\('cpu'\) before it is pickled"):
+        HammingIndex.__new__(HammingIndex).__setstate__(state)
+
+
+@pytest.mark.parametrize("with_ids", [False, True])
+def test_filled_in_inference_mode_and_then_outside(with_ids):
+    index = HammingIndex(64)
+
+    def add(part):
+        index.add_with_ids(codes(20)[part], np.arange(20)[part]) if with_ids else index.add(codes(20)[part])
+
+    with torch.inference_mode():
+        add(slice(0, 5))
+        add(slice(5, 8))
+        index.remove_ids([0])
+        add(slice(8, 11))
+        add(slice(11, 12))
+        assert len(index._buffer) >= index.ntotal + 2  # the next codes go into memory that is there already
+    add(slice(12, 14))
+    add(slice(14, 20))
+    np.testing.assert_array_equal(index.codes, codes(20)[1:])
+
+
+@pytest.mark.parametrize("start", [-1, 21, -(2**62)])
+def test_all_codes_from_where_there_is_none(start):
+    with pytest.raises(IndexError, match=f"id {start} is not in the index, which holds 20 codes"):
+        filled(20).reconstruct_n(start)
+    assert filled(20).reconstruct_n(20).shape == (0, 8)

@@ -1,6 +1,8 @@
 """Ids that users give."""
 
 import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -216,3 +218,29 @@ def test_a_removal_sorts_nothing(monkeypatch):
     assert index.remove_ids(range(0, 100, 3)) == 34
     assert index.ids.tolist() == [id for id in range(100) if id % 3]
     np.testing.assert_array_equal(index.reconstruct_batch([98, 1]), codes(10)[[8, 1]])
+
+
+@pytest.mark.parametrize("start", [0, 7])
+def test_all_codes_from_an_id_on_are_not_known(start):
+    with pytest.raises(
+        ValueError, match=r"count must be given for an index with ids of its own.*reconstruct_batch\(index\.ids\)"
+    ):
+        filled().reconstruct_n(start)
+
+
+def test_threads_look_ids_up_together():
+    """The first look-up sorts the ids: all threads must wait for it, or see it done."""
+    ids = np.random.default_rng(0).permutation(5000) * 3
+    for _ in range(20):
+        index = HammingIndex(16)
+        for part in np.array_split(np.arange(5000), 5):
+            index.add_with_ids(codes(5000)[part], ids[part])
+        start = threading.Barrier(8)
+
+        def look_up(seed, index=index, start=start):
+            wanted = np.random.default_rng(seed).integers(0, 5000, 50)
+            start.wait()
+            np.testing.assert_array_equal(index.reconstruct_batch(ids[wanted]), codes(5000)[wanted])
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(look_up, range(8)))

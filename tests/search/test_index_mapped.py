@@ -102,6 +102,28 @@ def test_writing_into_the_codes_does_not_reach_the_file(path):
     assert path.read_bytes() == before
 
 
+def test_ids_that_no_index_may_have(tmp_path):
+    """A mapped file is opened without a look at its ids; what cannot be told from "nothing found" is never answered."""
+    path, gallery = tmp_path / "index", codes(20)
+    faiss_io.write(path, gallery, np.arange(-1, 19))
+    mapped = HammingIndex.load(path, mmap=True)
+    for use in (
+        lambda: mapped.search(gallery[:1], 2),
+        lambda: mapped.range_search(gallery[:1], 10),
+        lambda: mapped.reconstruct(3),
+        lambda: mapped.save(tmp_path / "other"),
+        mapped.copy,
+    ):
+        with pytest.raises(ValueError, match=f"index file {path}: ids must not hold -1, which stands for nothing found"):
+            use()
+    np.testing.assert_array_equal(mapped.search(gallery[1:2], 1)[1], [[0]])
+    faiss_io.write(path, gallery, np.arange(20) // 2)
+    mapped = HammingIndex.load(path, mmap=True)
+    with pytest.raises(ValueError, match=f"index file {path}: ids must be unique; ids 0, 1, 2, 3, 4 and 5 more are given"):
+        mapped.save(tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
 def test_merge_and_reset_let_the_file_go(path):
     mapped, index = HammingIndex.load(path, mmap=True), filled(2)
     index.merge_from(mapped)

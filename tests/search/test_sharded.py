@@ -11,6 +11,7 @@ import os
 import traceback
 from datetime import timedelta
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from orthohash_triton.search import HammingIndex, Rerank, ShardedHammingIndex, _folder, _selection
+from orthohash_triton.search import HammingIndex, Rerank, ShardedHammingIndex, _folder, _selection, sharded
 from orthohash_triton.search._ranks import Ranks
 
 GROUPS = {1: [0], 2: [1, 2], 3: [0, 1, 2]}  # by size; the ranks of a group are not those of the whole
@@ -296,6 +297,22 @@ def check_from_shard(world):
         index.search(codes(1), 1)
     with raises_everywhere(world, TypeError, "shard must be a HammingIndex; got list"):
         ShardedHammingIndex.from_shard([], world.group)
+
+
+def check_from_shard_with_ids(world):
+    gallery, ids = codes(80), np.arange(80) * 7 - 100
+    rows = parts(np.arange(80), world.size, seed=1)[world.rank]
+    shard = HammingIndex(64)
+    shard.add_with_ids(gallery[rows], ids[rows])
+    one = HammingIndex(64)
+    one.add_with_ids(gallery, ids)
+    with mock.patch.object(sharded, "_IDS_A_MESSAGE", 9):
+        same_index(ShardedHammingIndex.from_shard(shard, world.group), one)
+        if world.size > 1:
+            if world.rank == world.size - 1:
+                shard.add_with_ids(codes(2), [-100, -93])
+            with raises_everywhere(world, ValueError, "ids must be unique over all ranks; .*-100.* on more than one"):
+                ShardedHammingIndex.from_shard(shard, world.group)
 
 
 def check_random_changes(world):
