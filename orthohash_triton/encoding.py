@@ -30,6 +30,7 @@ from torch import Tensor
 from ._files import atomic_write
 from .data import Dataset, Skipped, Source, open_source
 from .data.images import report_skipped, write_skipped
+from .data.sources import is_plain_name
 from .ops import _checks
 from .search import HammingIndex, faiss_io
 from .train import HashModel
@@ -76,7 +77,7 @@ def encode_to(
     save_every  seconds between two notes of how far it is: so much work is lost at the most
 
     Raises:
-        FileExistsError: an earlier call was stopped half way, and resume is False.
+        FileExistsError: an earlier call was stopped half way, and resume is False; or `out` is a file of something else.
         FileNotFoundError: no such source, or no folder to write into.
         ValueError: another ending of `out`; a source of another shape; resume with another model, source or batch size.
         ImportError: a Parquet file without pyarrow, images without Pillow.
@@ -86,6 +87,7 @@ def encode_to(
     _checks.integer("encode_to", "batch_size", batch_size, minimum=1)
     if not out.absolute().parent.is_dir():
         raise FileNotFoundError(f"cannot write {out}: the folder {out.parent} does not exist. Create it first")
+    _check_place(out)
     opened = open_source(source, model.sample_shape, split=split, on_error=on_error, **reading)
     key = {"model": _fingerprint(model), "source": opened.fingerprint(), "batch size": str(batch_size)}
     work = _Work(out, key, -(-model.bits // 8), len(opened), resume=resume)
@@ -127,9 +129,11 @@ class _Work:
         self.save()
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.save()
         self._file.close()
+        if kind is not None and self.done == 0:  # nothing to go on from
+            self.remove()
 
     def add(self, codes: Tensor | None, skipped: dict[int, Skipped]) -> None:
         """The next samples of the source: their codes uint8 [M, code_size], and those that have none."""
@@ -152,8 +156,8 @@ class _Work:
 
     def remove(self) -> None:
         """When the file is complete."""
-        self.codes_file.unlink()
-        self._note.unlink()
+        self.codes_file.unlink(missing_ok=True)
+        self._note.unlink(missing_ok=True)
 
     def _take_up(self, resume: bool) -> None:
         """Go on where the note says."""
@@ -322,16 +326,28 @@ def holds_codes(path: str | Path) -> bool:
     return faiss_io.is_index(path) or (path.suffix == ".parquet" and "code" in _parquet(path, "read_schema").names)
 
 
+def _check_place(out: Path) -> None:
+    """Raises FileExistsError where `out` is a file of something else than codes, which writing would throw away."""
+    try:
+        free = not out.is_file() or out.stat().st_size == 0 or holds_codes(out)
+    except ValueError:
+        free = False
+    if not free:
+        raise FileExistsError(f"{out} is a file that holds no codes. Choose another name, or delete it first")
+
+
 def save_index(codes: CodeFile, out: str | Path) -> None:
     """Write codes as a FAISS binary index, with the list of their files beside it where they are known.
 
     Raises:
-        ValueError: `out` ends as a file of another kind.
+        ValueError: `out` ends as a file of another kind; the name of an image file holds a line break or is no Unicode.
+        FileExistsError: `out` is a file of something else.
         FileNotFoundError: no folder to write into.
     """
     out = Path(out)
     if out.suffix in (".npy", ".parquet"):
         raise ValueError(f"{out}: an index is no {out.suffix} file; let its name end in .ibxf")
+    _check_place(out)
     with _with_paths(out, codes.paths):
         codes.index.save(out)
 
@@ -415,6 +431,9 @@ def _with_paths(codes: Path, paths: Sequence[str] | None) -> Iterator[None]:
     Where the writing fails an earlier list stays; where it is killed there may be none.
     """
     place = paths_file(codes)
+    for path in paths or ():
+        if not is_plain_name(path):
+            raise ValueError(f"{place} is a list of one file a line; the name {path!r} holds a line break or is no Unicode")
     aside = place.with_name(f".{place.name}.old")
     aside.unlink(missing_ok=True)
     with suppress(FileNotFoundError):

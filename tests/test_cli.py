@@ -43,6 +43,9 @@ def test_from_training_to_neighbours(run: Path, tmp_path: Path, capsys: pytest.C
     for one, other in zip(by_file["results"], by_run["results"], strict=True):
         assert [(n["id"], n["distance"]) for n in one["neighbours"]] == [(n["id"], n["distance"]) for n in other["neighbours"]]
         assert all(n["class"] in set("0123456789") for n in other["neighbours"])
+    everything = json.loads(call(capsys, "search", gallery, queries, "-k", 1, "--json"))
+    assert len(everything["results"]) == everything["queries"] > 10
+    assert "10 of" in call(capsys, "search", gallery, queries, "-k", 1)
     table = call(capsys, "search", run, "digits", "-k", 2, "--limit", 1)
     assert "1 of 1797 queries in 1,438 codes" in table
     assert "digits 0" in table

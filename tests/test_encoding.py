@@ -166,6 +166,34 @@ def test_names_that_a_list_of_names_cannot_hold(photos: Path, tmp_path: Path) ->
     assert len(json.loads(skipped_file(tmp_path / "x.npy").read_text())) == 2
 
 
+@pytest.mark.parametrize("name", ["a\nb.jpg", "caf\udce9.jpg"])
+def test_a_list_with_such_names_is_not_begun(tmp_path: Path, name: str) -> None:
+    index = HammingIndex(8)
+    index.add(np.zeros((2, 1), np.uint8))
+    save_index(CodeFile(index, ["old", "older"], None), tmp_path / "x.ibxf")
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match=r"the name '.*' holds a line break or is no Unicode"):
+        save_index(CodeFile(index, ["new", name], None), tmp_path / "x.ibxf")
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("content", [b"notes", np.lib.format.magic(1, 0) + b"broken"])
+def test_what_holds_no_codes_is_not_replaced(tmp_path: Path, content: bytes) -> None:
+    rows = tmp_path / "rows.npy"
+    np.save(rows, np.ones((2, 6)))
+    (tmp_path / "x.npy").write_bytes(content)
+    (tmp_path / "notes.txt").write_bytes(content)
+    before = contents(tmp_path)
+    for out in (rows, tmp_path / "x.npy"):  # the first is the source itself
+        with pytest.raises(
+            FileExistsError, match=rf"{out.name} is a file that holds no codes\. Choose another name, or delete it"
+        ):
+            encode(of_features(), rows, out)
+    with pytest.raises(FileExistsError, match=r"notes\.txt is a file that holds no codes"):
+        save_index(CodeFile(HammingIndex(8), None, None), tmp_path / "notes.txt")
+    assert contents(tmp_path) == before
+
+
 def test_no_image_can_be_read(photos: Path, tmp_path: Path) -> None:
     (photos / "dog" / "4.jpg").rename(tmp_path / "photos" / "only.jpg")
     written = encode(of_images(), photos / "only.jpg", tmp_path / "x.ibxf")
@@ -211,7 +239,7 @@ def test_stopped_and_resumed(photos: Path, tmp_path: Path, extension: str, after
     name = f"x.{extension}"
     encode(of_images(), photos, whole / name)
     stop(of_images(), photos, halved / name, after=after)
-    assert set(contents(halved)) == {f"{name}.partial", f"{name}.partial.json"}
+    assert set(contents(halved)) == ({f"{name}.partial", f"{name}.partial.json"} if after else set())
     assert encode(of_images(), photos, halved / name, resume=True).count == 11
     assert contents(halved) == contents(whole)
 

@@ -63,14 +63,19 @@ Figures go to standard output, progress and errors to standard error. NO_COLOR=1
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Answers the exit status: 0; 1 where a check failed; 2 for a mistake of the user's, told in one line."""
     use_symbols_of_the_terminal()
-    arguments = sys.argv[1:] if arguments is None else arguments
-    options = _parse(make_parser(), arguments)
     try:
-        with printed_unless(options.quiet and not options.json):
-            return options.run(options) or 0
+        return _run(_parse(make_parser(), sys.argv[1:] if arguments is None else arguments))
     except BrokenPipeError:  # the reader of our output left, as `| head` does
         sys.stderr.close()
         return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    try:
+        with printed_unless(options.quiet and not options.json):
+            return options.run(options) or 0
+    except BrokenPipeError:
+        raise
     except _USER_ERRORS as error:
         print(f"orthohash {options.command}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

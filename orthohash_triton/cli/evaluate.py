@@ -22,11 +22,11 @@ def _declare(parser: Command) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from ..train import load_run
-    from ..train.evaluation import evaluate_run
+    from ..train.evaluation import evaluate_run, is_gallery_of
 
     run = load_run(options.model)
     splits = splits_of(run.config)
-    if splits.gallery.labels.tolist() != run.gallery_labels.tolist():
+    if not is_gallery_of(run, splits.gallery):
         raise ValueError(f"the data set {run.config.dataset} is not the one that {run.path} was trained on; train again")
     figures = evaluate_run(run, splits.query)
     if options.json:

@@ -43,6 +43,8 @@ def _declare(parser: Command) -> None:
 def run(options: argparse.Namespace) -> int:
     from ..train import load_run
 
+    if options.format == "onnx" and options.out.suffix != ".onnx":
+        raise ValueError(f"--out {options.out}: let the name of an ONNX graph end in .onnx")
     onnx = (options.format or ("onnx" if options.out.suffix == ".onnx" else "pretrained")) == "onnx"
     for name in ("opset", "batch_size", "channels_last", "check"):
         if not onnx and getattr(options, name):

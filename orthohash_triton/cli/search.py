@@ -2,12 +2,16 @@
 
 import argparse
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 from ._command import Command, command
 from ._output import print_json, print_table
 from ._sources import SOURCES, load_model
+
+_SHOWN_QUERIES = 10
+_BATCH = 256  # queries that are encoded at a time
 
 
 def add(commands: Any) -> None:
@@ -23,15 +27,17 @@ def _declare(parser: Command) -> None:
     )
     parser.add_argument("queries", metavar="QUERIES", help=f"codes as those of INDEX; or, of a run folder or --model, {SOURCES}")
     parser.add_argument("-k", type=int, default=10, metavar="N", help="neighbours per query (%(default)s)")
-    parser.add_argument("--limit", type=int, default=10, metavar="N", help="search for the first N queries only (%(default)s)")
+    parser.add_argument("--limit", type=int, metavar="N", help="search for the first N queries only (10; with --json all)")
     parser.add_argument(
         "--model", type=Path, metavar="RUN", help="encodes the queries, where INDEX is a file: run folder, or pretrained model"
     )
 
 
 def run(options: argparse.Namespace) -> None:
-    if options.limit < 1:
+    if options.limit is not None and options.limit < 1:
         raise ValueError(f"--limit must be at least 1; got {options.limit}")
+    if options.limit is None:
+        options.limit = sys.maxsize if options.json else _SHOWN_QUERIES
     gallery, model = _gallery(options)
     names, queries, total = _queries(options, model)
     if 8 * queries.shape[1] != gallery.index.bits:
@@ -75,6 +81,8 @@ def _queries(options: argparse.Namespace, model: Any) -> tuple[list[str], Any, i
         found = read_codes(options.queries)
         codes = found.index.codes[: options.limit]
         return list(found.paths[: len(codes)]) if found.paths else list(map(str, range(len(codes)))), codes, len(found.index)
+    if model is None and not Path(options.queries).exists():
+        raise FileNotFoundError(f"{options.queries} does not exist; expected codes as those of {options.index}")
     if model is None:
         raise ValueError(
             f"an index file alone cannot encode {options.queries}; name the run folder that its codes are from with --model, "
@@ -92,10 +100,12 @@ def _encoded(model: Any, queries: str, limit: int) -> tuple[list[str], Any, int]
     source = open_source(queries, model.sample_shape)
     names: list[str] = []
     codes: list[Any] = []
-    skipped: list[Any] = []
-    for batch in source.batches(limit):
-        first = len(names) + len(skipped)
-        rows = [row for row in range(first, first + len(batch.inputs) + len(batch.skipped)) if row not in batch.skipped]
+    skipped: list[Any] = [*source.skipped]
+    seen = 0
+    for batch in source.batches(min(limit, _BATCH)):
+        count = len(batch.inputs) + len(batch.skipped)
+        rows = [row for row in range(seen, seen + count) if row not in batch.skipped]
+        seen += count
         names += [str(source.paths[row]) if source.paths else f"{queries} {row}" for row in rows]
         skipped += batch.skipped.values()
         codes += [model.encode(batch.inputs)] if rows else []
@@ -103,7 +113,7 @@ def _encoded(model: Any, queries: str, limit: int) -> tuple[list[str], Any, int]
             break
     if not codes:
         raise ValueError(f"no query of {queries} can be read: {listed(skipped)}")
-    report_skipped(queries, skipped, len(source))
+    report_skipped(queries, skipped, len(source) + len(source.skipped))
     return names[:limit], torch.cat(codes)[:limit], len(source)
 
 

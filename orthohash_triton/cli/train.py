@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,7 @@ def run(options: argparse.Namespace) -> None:
         make_way(folder, overwrite=options.overwrite)
     with torchrun(config.device) as leads:
         splits = splits_of(config)
+        config = _fitting(config, len(splits.train), told=leads)
         with _told_how_to_go_on(folder):
             trained = train(
                 config, splits.train, folder=folder, resume=options.resume is not None, progress=options.progress and leads
@@ -94,6 +95,16 @@ def run(options: argparse.Namespace) -> None:
     else:
         print_figures([{"method": title_of(config), **figures}], f"{splits.query.name} against {splits.gallery.name}")
     print(f"run folder: {folder}")
+
+
+def _fitting(config: Any, samples: int, *, told: bool) -> Any:
+    """The settings with a batch that few samples fill, where nobody asked for another."""
+    if config.batch_size != type(config).batch_size or samples >= config.batch_size:
+        return config
+    size = max(2, samples // 4)
+    if told:
+        print(f"batch size {size}, as there are {samples} training samples only; --batch-size sets another", file=sys.stderr)
+    return replace(config, batch_size=size)
 
 
 @contextlib.contextmanager

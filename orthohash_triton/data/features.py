@@ -43,7 +43,13 @@ def load(path: str | Path, *, labels: str | Path | None = None) -> Dataset:
     name = str(arrays["name"]) if "name" in arrays else str(path)
     if set(arrays) <= {"features", "name"}:
         return Dataset(features, torch.zeros(len(features), dtype=torch.int64), (UNLABELLED,), name)
-    own = _checked_labels(place or path, torch.as_tensor(_member_of(path, arrays, "labels")), len(features))
+    given = _member_of(path, arrays, "labels")
+    if isinstance(given, np.ndarray) and given.dtype.kind not in "biuf":
+        raise ValueError(
+            f"{place or path}: labels must be integers [N], or zeros and ones [N, C]; got {given.dtype} {list(given.shape)}. "
+            "Number names with numpy.unique(labels, return_inverse=True), the same way in all files"
+        )
+    own = _checked_labels(place or path, torch.as_tensor(given), len(features))
     distance = torch.as_tensor(arrays["class_distance"]).float() if "class_distance" in arrays else None
     groups = torch.as_tensor(arrays["groups"]).long() if "groups" in arrays else None
     names = arrays["class_names"] if "class_names" in arrays else range(_count_classes(own, distance))

@@ -212,7 +212,7 @@ def _named(name: str) -> Dataset:
 
 def _with_plain_names(listing: Listing) -> Listing:
     """Without the files that a list of names, one a line, could not hold."""
-    plain = torch.tensor([_is_plain(str(path)) for path in listing.paths], dtype=torch.bool)
+    plain = torch.tensor([is_plain_name(str(path)) for path in listing.paths], dtype=torch.bool)
     if plain.all():
         return listing
     odd = tuple(
@@ -221,7 +221,7 @@ def _with_plain_names(listing: Listing) -> Listing:
     return replace(listing.subset(plain.nonzero().flatten()), skipped=(*listing.skipped, *odd))
 
 
-def _is_plain(name: str) -> bool:
+def is_plain_name(name: str) -> bool:
     return "\n" not in name and not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 

@@ -35,9 +35,11 @@ def write_report(run: Run, path: str | Path, *, queries: int = QUERIES) -> dict[
     Raises:
         ImportError: jinja2, scikit-learn or Pillow is missing.
         FileNotFoundError: the folder of `path` does not exist.
-        TypeError, ValueError: `queries` is no positive integer; the gallery is empty.
+        TypeError, ValueError: `queries` is no positive integer; `path` does not end in .html; the gallery is empty.
     """
     count = _checks.integer("write_report", "queries", queries, minimum=1)
+    if Path(path).suffix not in (".html", ".htm"):
+        raise ValueError(f"write_report: the page is HTML; let its name end in .html, not as {path}")
     if run.index.ntotal == 0:
         raise ValueError(f"write_report: the gallery of {run.path} must hold at least one code; got none. Train again")
     template = _page.load_template()

@@ -86,8 +86,14 @@ class Checkpoints:
         if self.folder is None or not self.writes:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
+        content = {**self._description, "finished": self._finished, "stage": stage, "state": state()}
         with atomic_write(self.folder / NAME) as file:
-            torch.save({**self._description, "finished": self._finished, "stage": stage, "state": state()}, file)
+            try:
+                torch.save(content, file)
+            except RuntimeError as error:  # torch's word for a disk that is full
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
 
 
 def read_checkpoint(folder: Path) -> dict[str, Any]:

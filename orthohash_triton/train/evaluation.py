@@ -1,6 +1,9 @@
 """How good a set of codes is at finding images of the query's class."""
 
+import os
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -8,12 +11,15 @@ from torch import Tensor
 
 from ..data import Dataset
 from ..metrics import evaluate
+from ..ops.pack_codes import unpack_codes
 from ..search import HammingIndex
 from .runs import Run
 
 SEARCH_K = 100
 TOP = 1000
 RADIUS = 2
+COMPARED = 200  # samples that must have the codes of the index
+OTHER_BITS = 0.1  # of those codes: more than another machine's rounding turns, less than other samples do
 
 
 def evaluate_run(run: Run, query: Dataset) -> dict[str, Any]:
@@ -31,6 +37,25 @@ def evaluate_run(run: Run, query: Dataset) -> dict[str, Any]:
     run.add_queries(codes, query.labels, query.paths)
     run.add_evaluation(figures)
     return figures
+
+
+def is_gallery_of(run: Run, gallery: Dataset) -> bool:
+    """Whether the run's index holds the codes of `gallery`: of another one, today's queries may stand in the index."""
+    if gallery.labels.tolist() != run.gallery_labels.tolist():
+        return False
+    if gallery.paths is not None and run.gallery_paths is not None:
+        return _below_their_folder(gallery.paths) == _below_their_folder(run.gallery_paths)
+    rows = torch.linspace(0, len(gallery) - 1, min(COMPARED, len(gallery))).round().long().unique()
+    codes, held = (
+        unpack_codes(packed, run.index.bits) for packed in (run.model.encode(gallery.subset(rows).inputs), run.index.codes[rows])
+    )
+    return float((codes != held).float().mean()) < OTHER_BITS
+
+
+def _below_their_folder(paths: Sequence[str | Path]) -> list[str]:
+    """A folder may have moved."""
+    places = [os.path.abspath(path) for path in paths]
+    return [os.path.relpath(place, os.path.commonpath(places)) for place in places]
 
 
 def evaluate_codes(index: HammingIndex, query_codes: Tensor, query_labels: Tensor, gallery_labels: Tensor) -> dict[str, Any]:

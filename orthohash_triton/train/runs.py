@@ -117,6 +117,8 @@ def make_way(path: str | Path, *, overwrite: bool = False) -> None:
     path = Path(path)
     unfinished = path / checkpoint.NAME
     if overwrite:
+        if (path / "config.json").exists():
+            _read_description(path)
         unfinished.unlink(missing_ok=True)
     elif unfinished.exists():
         raise FileExistsError(
@@ -133,12 +135,11 @@ def load_run(path: str | Path, *, backbone: nn.Module | None = None) -> Run:
     """
     path = Path(path)
     if not (path / "config.json").is_file():
-        raise FileNotFoundError(
-            f"{path} is not a run folder: it has no config.json. Make one with `orthohash train --out {path}`"
-        )
-    description = _read_json(path / "config.json")
-    if not isinstance(description, dict) or "config" not in description or "sample_shape" not in description:
-        raise ValueError(f"{path / 'config.json'} was not written by orthohash train: it lacks the keys config and sample_shape")
+        if (path / checkpoint.NAME).exists():
+            raise FileNotFoundError(f"{path} holds a training that is not finished: go on with `orthohash train --resume {path}`")
+        advice = "Name a folder that" if path.exists() else f"Make one with `orthohash train --out {path}`, or name one that"
+        raise FileNotFoundError(f"{path} is not a run folder: it has no config.json. {advice} `orthohash train` has written")
+    description = _read_description(path)
     if description.get("format") != FORMAT:
         raise ValueError(
             f"{path} has run format {description.get('format')!r}; this version reads {FORMAT}. Train again, or update"
@@ -186,6 +187,13 @@ def _write_paths(path: Path, paths: Sequence[Path] | None) -> None:
         path.unlink(missing_ok=True)
     else:
         _write_json(path, [str(file) for file in paths])
+
+
+def _read_description(path: Path) -> dict[str, Any]:
+    description = _read_json(path / "config.json")
+    if not isinstance(description, dict) or "config" not in description or "sample_shape" not in description:
+        raise ValueError(f"{path / 'config.json'} was not written by orthohash train: it lacks the keys config and sample_shape")
+    return description
 
 
 def _read_json(path: Path) -> Any:

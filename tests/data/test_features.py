@@ -198,3 +198,12 @@ def test_parts_without_labels_or_queries(tmp_path: Path) -> None:
     assert gallery is train
     assert (len(train), len(query), len(train.validation)) == (4, 0, 2)
     assert not train.is_labelled
+
+
+def test_labels_that_are_names(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.ones((3, 2), np.float32))
+    np.save(tmp_path / "x.labels.npy", np.array(["cat", "dog", "cat"]))
+    with pytest.raises(
+        ValueError, match=r"x\.labels\.npy: labels must be integers.*got <U3 \[3\]\. Number names with numpy\.unique"
+    ):
+        features.load(tmp_path / "x.npy")

@@ -16,7 +16,7 @@ from torch import nn
 
 from orthohash_triton import cli
 from orthohash_triton.data import Dataset, features
-from orthohash_triton.train import TrainConfig, save_run, train
+from orthohash_triton.train import TrainConfig, checkpoint, save_run, train
 from orthohash_triton.train import trainer as trainer_module
 from orthohash_triton.train.checkpoint import NAME, read_checkpoint
 from orthohash_triton.train.loop import Loop
@@ -252,3 +252,11 @@ def test_a_write_that_fails_leaves_the_checkpoint_before_it(stopped: Path, monke
         train(CONFIG, blobs(), folder=stopped, resume=True, progress=False)
     assert (stopped / NAME).read_bytes() == before
     assert [path.name for path in stopped.glob(".*")] == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's device that is always full")
+def test_a_full_disk_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.save says RuntimeError."""
+    monkeypatch.setattr(checkpoint, "atomic_write", lambda path: open("/dev/full", "wb", buffering=0))  # noqa: SIM115
+    with pytest.raises(OSError, match="No space left on device"):
+        train(CONFIG, blobs(), folder=tmp_path, progress=False)

@@ -9,7 +9,7 @@ from torch import nn
 
 from orthohash_triton.data import UNLABELLED, Dataset, Splits, digits
 from orthohash_triton.train import Run, TrainConfig, load_run, save_run, train
-from orthohash_triton.train.evaluation import evaluate_codes, evaluate_run
+from orthohash_triton.train.evaluation import evaluate_codes, evaluate_run, is_gallery_of
 from orthohash_triton.train.runs import make_way
 
 CONFIG = TrainConfig(dataset="digits", bits=16, epochs=1, batch_size=64, flip=False, threads=1)
@@ -187,3 +187,27 @@ def test_files_of_two_runs(run: Run, splits: Splits) -> None:
     run.index.save(run.path / "index.ibxf")
     with pytest.raises(ValueError, match="the files are not of one run"):
         load_run(run.path)
+
+
+def test_a_folder_with_an_unfinished_training(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.pt").write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match="a training that is not finished: go on with `orthohash train --resume"):
+        load_run(tmp_path)
+
+
+def test_a_config_of_somebody_else_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"config\.json was not written by orthohash train"):
+        make_way(tmp_path, overwrite=True)
+
+
+def test_a_gallery_that_is_another_is_told(run: Run, splits: Splits) -> None:
+    assert is_gallery_of(run, splits.gallery)
+    noise = dataclasses.replace(splits.gallery, inputs=torch.randperm(256)[splits.gallery.inputs.long()].byte())
+    assert not is_gallery_of(run, noise)
+    assert not is_gallery_of(run, splits.gallery.subset(torch.arange(len(splits.gallery)).flip(0)))
+    paths = tuple(f"/a/{i % 3}/{i}.jpg" for i in range(len(splits.gallery)))
+    moved, other = (tuple(path.replace(*names) for path in paths) for names in (("/a/", "/b/c/"), ("/7.jpg", "/77777.jpg")))
+    run = dataclasses.replace(run, gallery_paths=paths)
+    assert is_gallery_of(run, dataclasses.replace(noise, paths=moved))
+    assert not is_gallery_of(run, dataclasses.replace(splits.gallery, paths=other))
