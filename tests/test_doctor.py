@@ -211,7 +211,7 @@ def test_a_device_that_is_not_there(name: str, capsys: pytest.CaptureFixture, mo
 def test_a_triton_too_old(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
     triton = pytest.importorskip("triton")
     monkeypatch.setattr(triton, "__version__", version)
-    assert f"Triton {version} is older than 3.4" in (_devices.triton_obstacle() or "")
+    assert f"Triton {version} is older than 3.6" in (_devices.triton_obstacle() or "")
     monkeypatch.setattr(triton, "__version__", "3.10.0")
     assert _devices.triton_obstacle() is None
 
@@ -233,20 +233,20 @@ def test_a_gpu_whose_kernels_cannot_run(capsys: pytest.CaptureFixture, monkeypat
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert "the kernels cannot run on cuda:0: Triton cannot be imported" in err
-    assert 'pip install "triton>=3.4"' in err
+    assert 'pip install "triton>=3.6"' in err
 
 
 def test_a_gpu_beside_the_cpu(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     from orthohash_triton.doctor import _examination
 
-    broken = _devices.Device(**(vars(GPU) | {"obstacle": "Triton 3.2.0 is older than 3.4"}))
+    broken = _devices.Device(**(vars(GPU) | {"obstacle": "Triton 3.2.0 is older than 3.6"}))
     monkeypatch.setattr(_examination, "devices", lambda wanted: [_devices._cpu(), broken])
     monkeypatch.setattr(_examination, "_chosen", lambda case, device: device.impl)
     report = examine()
     assert not report["ok"]
     assert {check["device"] for check in report["checks"]} == {"cpu"}
     text = as_markdown(report)
-    assert "| every op | cuda:0 | Triton 3.2.0 is older than 3.4 |" in text
+    assert "| every op | cuda:0 | Triton 3.2.0 is older than 3.6 |" in text
     assert "NVIDIA H100 (sm_90), 132 multiprocessors, 79.1 GB, CUDA 13.0, driver 580.1" in text
 
 

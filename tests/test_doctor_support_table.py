@@ -1,23 +1,15 @@
 """The table of hardware is what the reports say."""
 
-import importlib.util
 import json
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
+from tools import compile_matrix
+from tools import support_table as tool
+from tools.compile_matrix import sources
+
 ROOT = Path(__file__).parent.parent
-
-
-@pytest.fixture(scope="module")
-def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("support_table", ROOT / "tools" / "support_table.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def run(target: str = "sm_90", *, selftest: bool = True, passed: int = 3) -> dict:
@@ -32,10 +24,12 @@ def run(target: str = "sm_90", *, selftest: bool = True, passed: int = 3) -> dic
     }
 
 
-MATRIX = {
-    "triton": "3.9.0", "part": None, "kernels": "", "pairs": False,
-    "targets": {"sm_80": {"date": "2026-01-01", "configurations": 1200, "passed": 1199}},
-}  # fmt: skip
+def counts(configurations: int, passed: int, *, slower: int = 0, of: str | None = None) -> dict:
+    sums = {"configurations": configurations, "passed": passed, "slower": slower}
+    return {"date": "2026-01-01", "sources": of or sources(), **sums}
+
+
+MATRIX = {"triton": "3.9.0", "part": None, "kernels": "", "pairs": False, "targets": {"sm_80": counts(1200, 1199)}}
 
 
 def row(text: str, start: str) -> list[str]:
@@ -43,19 +37,19 @@ def row(text: str, start: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def test_pages_say_what_the_reports_say(tool: ModuleType) -> None:
+def test_pages_say_what_the_reports_say() -> None:
     for page in tool.PAGES:
-        assert tool.block_of((ROOT / page).read_text()) == tool.current_table()
+        assert tool.block_of((ROOT / page).read_text()) == tool.current_table(), "run: python -m tools.support_table --write"
 
 
-def test_committed_reports_are_whole(tool: ModuleType) -> None:
+def test_committed_reports_are_whole() -> None:
     for report in tool.reports("ran_on/*.json", "run it"):
         assert report["selftest"]
         assert report["ok"]
         assert len(report["checks"]) > 40
 
 
-def test_rows(tool: ModuleType) -> None:
+def test_rows() -> None:
     some = MATRIX | {"triton": "3.6.0", "part": "search", "pairs": True}
     text = tool.table([MATRIX, some], [run(), run("gfx1200", passed=2)])
     assert row(text, "NVIDIA sm_80")[1:] == [
@@ -69,22 +63,44 @@ def test_rows(tool: ModuleType) -> None:
     assert len({line.count("|") for line in text.splitlines()}) == 1
 
 
-def test_pairs_add_nothing_to_the_whole(tool: ModuleType) -> None:
-    other = {"sm_80": {"date": "2026-01-01", "configurations": 12, "passed": 12}}
+def test_pairs_add_nothing_to_the_whole() -> None:
+    other = {"sm_80": counts(12, 12)}
     assert tool.table([MATRIX | {"pairs": True, "targets": other}, MATRIX], [run()]) == tool.table([MATRIX], [run()])
 
 
-def test_a_quick_report_is_refused(tool: ModuleType) -> None:
+def test_what_is_slower_and_what_is_old_is_said() -> None:
+    targets = {"sm_86": counts(12, 10, slower=2), "sm_89": counts(12, 11, of="0123")}
+    text = tool.table([MATRIX | {"targets": targets}], [])
+    assert row(text, "NVIDIA sm_86")[1] == "Triton 3.9.0: 10 of 12 configurations, 2 slower"
+    assert row(text, "NVIDIA sm_89")[1] == "Triton 3.9.0: 11 of 12 configurations (earlier kernels)"
+
+
+def test_sources_are_told_apart_by_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*compile_matrix.CHECKS, compile_matrix.CONFIGURATIONS, "kernels/a.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x = 1\n")
+    monkeypatch.setattr(compile_matrix, "ROOT", tmp_path)
+    before = sources()
+    (tmp_path / "kernels/a.py").write_text('"""Words."""\n\nx = 1  # one\n')
+    assert sources() == before
+    (tmp_path / "kernels/a.py").write_text("x = 2\n")
+    assert sources() != before
+    (tmp_path / "kernels/a.py").write_text("x = 1\n")
+    (tmp_path / "kernels/b.py").write_text("y = None\n")
+    assert sources() != before
+
+
+def test_a_quick_report_is_refused() -> None:
     with pytest.raises(ValueError, match="must be one of `orthohash doctor --selftest --json`"):
         tool.table([], [run(selftest=False)])
 
 
-def test_a_report_of_some_kernels_is_refused(tool: ModuleType) -> None:
+def test_a_report_of_some_kernels_is_refused() -> None:
     with pytest.raises(ValueError, match="must not leave out kernels; got --kernels _sweep"):
         tool.table([MATRIX | {"kernels": "_sweep"}], [])
 
 
-def test_reports_that_are_missing_are_told(tool: ModuleType, tmp_path: Path) -> None:
+def test_reports_that_are_missing_are_told(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"compile_matrix\*.json; make it with `make compile-matrix`"):
         tool.current_table(tmp_path)
     (tmp_path / "compile_matrix.json").write_text(json.dumps(MATRIX))
@@ -95,7 +111,7 @@ def test_reports_that_are_missing_are_told(tool: ModuleType, tmp_path: Path) -> 
     assert tool.current_table(tmp_path) == tool.table([MATRIX], [run()])
 
 
-def test_writing_keeps_the_rest(tool: ModuleType) -> None:
+def test_writing_keeps_the_rest() -> None:
     empty = f"before\n\n{tool.BEGIN}\n{tool.END}\n\nafter\n"
     once = tool.with_block(empty, "| a |\n| b |")
     assert once == f"before\n\n{tool.BEGIN}\n| a |\n| b |\n{tool.END}\n\nafter\n"
@@ -104,6 +120,6 @@ def test_writing_keeps_the_rest(tool: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("readme", ["", "<!-- support:begin -->\n", "<!-- support:begin -->\n<!-- support:end -->\n" * 2])
-def test_markers_that_are_missing_or_repeated(tool: ModuleType, readme: str) -> None:
+def test_markers_that_are_missing_or_repeated(readme: str) -> None:
     with pytest.raises(ValueError, match=r"the page must have <!-- support:begin -->"):
         tool.block_of(readme)

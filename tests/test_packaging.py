@@ -264,6 +264,13 @@ def test_every_requirement_has_a_lower_bound() -> None:
             assert any(bound.operator in (">=", "==") for bound in each.specifier), f"{extra}: {each}"
 
 
+def test_the_oldest_triton_is_compiled_with() -> None:
+    versions = re.search(r"^TRITONS := ([\d.]+) ", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    (triton,) = (requirement for requirement in requirements() if requirement.name == "triton")
+    assert versions
+    assert str(triton.specifier) == f">={versions[1].removesuffix('.0')}"
+
+
 def test_all_takes_every_extra_of_users() -> None:
     extras = project()["optional-dependencies"]
     wanted = {each.name for extra in extras if extra not in NOT_FOR_USERS for each in requirements(extra)}

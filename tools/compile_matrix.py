@@ -3,11 +3,15 @@
     python -m tools.compile_matrix                                   # or: make compile-matrix
     python -m tools.compile_matrix --targets sm_90,gfx942 --part training --jobs 2
     python -m tools.compile_matrix --pairs --kernels _sweep_kernel
+    python -m tools.compile_matrix --pairs --allow-slower            # with another Triton: make compat MATRIX=--pairs
 
 No GPU is needed: Triton's own tool chain compiles. Checked are spills, registers, shared memory, threads, the size of grids,
 atomics, sums that leave 32 bits, and the instructions that a kernel is for (tests/compiled.py, tests/instructions.py). Figures
 are kept in a cache (--cache, or orthohash-triton/compiled in $XDG_CACHE_HOME or ~/.cache), so that a second run compiles only
 what has changed. Exit status 1 where anything fails.
+
+Plans are chosen with the newest Triton. Where another one spills registers, or does without an instruction that the kernel is
+for, its code is right all the same: the report counts such configurations apart, and with `--allow-slower` they fail no run.
 """
 
 import argparse
@@ -29,12 +33,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from datetime import datetime, timezone
+from enum import Enum
 from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parent.parent
-# What decides over a result, besides the kernel and the compiler.
+# What decides over a result, besides the kernel and the compiler; and which configurations there are.
 CHECKS = ("tests/compiled.py", "tests/instructions.py", "tests/overflow.py")
+CONFIGURATIONS = "tests/kernels/configurations.py"
 PROGRESS = 30  # seconds
 
 
@@ -42,6 +48,12 @@ class Job(NamedTuple):
     key: str
     target: str
     launch: Any  # tests.compiled.Launch
+
+
+class Verdict(Enum):
+    PASSED = "passed"
+    SLOWER = "slower"  # than it should be, and right
+    FAILED = "failed"
 
 
 class Failure(Exception):
@@ -56,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--kernels", default="", metavar="PATTERN", help="only kernels whose name contains this regular expression"
     )
     parser.add_argument("--pairs", action="store_true", help="only as many as show any two choices of a kernel together")
+    parser.add_argument("--allow-slower", action="store_true", help="status 0 also where registers spill or instructions lack")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes that compile")
     parser.add_argument("--cache", type=Path, default=None, metavar="FOLDER", help="where figures are kept")
     parser.add_argument(
@@ -64,11 +77,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         version = check_triton()
+        check_numbers_and_patterns(options)
+        targets = check_targets(options.targets)
         subject = {"triton": version, "part": options.part, "kernels": options.kernels, "pairs": options.pairs}
         reported = earlier_sums(options.report, subject)
         cache = Cache(options.cache or default_cache())
-        check_numbers_and_patterns(options)
-        jobs = all_jobs(options, check_targets(options.targets))
+        jobs = all_jobs(options, targets)
     except Failure as failure:
         print(f"compile_matrix: {failure}", file=sys.stderr)
         return 2
@@ -77,7 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.report:
         sums = {**reported, **sums_by_target(jobs, results)}
         options.report.write_text(json.dumps({**subject, "targets": sums}, indent=2) + "\n")
-    return 1 if any(map(problems, results.values())) else 0
+    passing = {Verdict.PASSED, Verdict.SLOWER} if options.allow_slower else {Verdict.PASSED}
+    return 0 if {judged(result) for result in results.values()} <= passing else 1
 
 
 def check_triton() -> str:
@@ -190,18 +205,26 @@ def problems(result: dict[str, Any]) -> list[str]:
     return [result["error"]] if "error" in result else result["defects"]
 
 
+def judged(result: dict[str, Any]) -> Verdict:
+    if "error" in result or not all(defect.startswith(("spills ", "lacks ")) for defect in result["defects"]):
+        return Verdict.FAILED
+    return Verdict.SLOWER if result["defects"] else Verdict.PASSED
+
+
 def run(jobs: Sequence[Job], cache: Cache, processes: int) -> dict[str, dict[str, Any]]:
-    """The figures of every job, by key."""
+    """The figures of every job, by key. Compiles what the cache does not know, and prints what does not pass."""
     # In the order of their keys, which is none: what is left takes as long as what was done, and failures show early.
     pending = sorted({job.key: job for job in jobs if job.key not in cache.known}.values(), key=lambda job: job.key)
     print(f"{len(jobs)} configurations, {len(jobs) - len(pending)} known, {len(pending)} to compile", flush=True)
+    for job in jobs:
+        if job.key in cache.known:
+            print_problems(job, cache.known[job.key])
     started = shown = time.monotonic()
     workers = [Worker() for _ in range(min(processes, len(pending)))]
     try:
         for done, (job, found) in enumerate(_results(pending, workers), 1):
             cache.add(job.key, found)
-            for problem in problems(found):
-                print(f"FAILED {job.target} {job.launch.kernel}: {problem}: {describe(job.launch)}", flush=True)
+            print_problems(job, found)
             if time.monotonic() - shown > PROGRESS:
                 shown = time.monotonic()
                 left = (shown - started) / done * (len(pending) - done)
@@ -210,6 +233,11 @@ def run(jobs: Sequence[Job], cache: Cache, processes: int) -> dict[str, dict[str
         for worker in workers:
             worker.stop()
     return {job.key: cache.known[job.key] for job in jobs}
+
+
+def print_problems(job: Job, result: dict[str, Any]) -> None:
+    for problem in problems(result):
+        print(f"{judged(result).name} {job.target} {job.launch.kernel}: {problem}: {describe(job.launch)}", flush=True)
 
 
 def _results(pending: Sequence[Job], workers: Sequence["Worker"]) -> Iterator[tuple[Job, dict[str, Any]]]:
@@ -288,26 +316,46 @@ def describe(launch: Any) -> str:
 
 
 def summary(jobs: Sequence[Job], results: dict[str, dict[str, Any]], version: str) -> str:
-    counts, failed = Counter(job.target for job in jobs), Counter()
-    kernels: Counter[tuple[str, str]] = Counter()
-    for job in jobs:
-        if problems(results[job.key]):
-            failed[job.target] += 1
-            kernels[job.target, job.launch.kernel] += 1
-    lines = [f"Triton {version}", f"{'target':<10}{'configurations':>15}{'passed':>8}{'failed':>8}"]
-    lines += [f"{target:<10}{count:>15}{count - failed[target]:>8}{failed[target]:>8}" for target, count in counts.items()]
-    lines += [f"  {target} {kernel}: {count} failed" for (target, kernel), count in sorted(kernels.items())]
+    lines = [f"Triton {version}", f"{'target':<10}{'configurations':>15}{'passed':>8}{'slower':>8}{'failed':>8}"]
+    for target, sums in sums_by_target(jobs, results).items():
+        count, passed, slower = (sums[name] for name in ("configurations", "passed", "slower"))
+        lines.append(f"{target:<10}{count:>15}{passed:>8}{slower:>8}{count - passed - slower:>8}")
+    verdicts = Counter((job.target, job.launch.kernel, judged(results[job.key]).value) for job in jobs)
+    lines += [
+        f"  {target} {kernel}: {count} {how}" for (target, kernel, how), count in sorted(verdicts.items()) if how != "passed"
+    ]
     return "\n".join(lines)
 
 
 def sums_by_target(jobs: Sequence[Job], results: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     today = datetime.now(timezone.utc).strftime("%Y-%m-%d")
+    nothing = {"date": today, "sources": sources(), "configurations": 0, "passed": 0, "slower": 0}
     found: dict[str, dict[str, Any]] = {}
     for job in jobs:
-        sums = found.setdefault(job.target, {"date": today, "configurations": 0, "passed": 0})
+        sums = found.setdefault(job.target, dict(nothing))
+        verdict = judged(results[job.key])
         sums["configurations"] += 1
-        sums["passed"] += not problems(results[job.key])
+        sums["passed"] += verdict is Verdict.PASSED
+        sums["slower"] += verdict is Verdict.SLOWER
     return found
+
+
+def sources() -> str:
+    """Sixteen digits that change with the kernels, the list of configurations and the checks, not with what is said of them."""
+    files = [*sorted((ROOT / "kernels").glob("*.py")), *(ROOT / name for name in (*CHECKS, CONFIGURATIONS))]
+    return hashlib.sha256(repr([_shape(ast.parse(path.read_text())) for path in files]).encode()).hexdigest()[:16]
+
+
+def _shape(tree: Any) -> Any:
+    """A syntax tree without places, docstrings and empty fields, which versions of Python name differently."""
+    if isinstance(tree, list):
+        return [
+            _shape(branch) for branch in tree if not (isinstance(branch, ast.Expr) and isinstance(branch.value, ast.Constant))
+        ]
+    if not isinstance(tree, ast.AST):
+        return tree
+    fields = [(name, _shape(value)) for name, value in ast.iter_fields(tree) if value not in (None, [])]
+    return type(tree).__name__, fields
 
 
 def earlier_sums(report: Path | None, subject: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -1,10 +1,10 @@
 """The table of hardware: what the kernels compile for, and what ran where. Made from reports, never by hand.
 
-    python tools/support_table.py            # print the table
-    python tools/support_table.py --write    # put it between the two marker comments of README.md and docs/hardware.md
+    python -m tools.support_table            # print the table
+    python -m tools.support_table --write    # put it between the two marker comments of README.md and docs/hardware.md
 
 "Compiles for" comes from bench/results/compile_matrix*.json (`make compile-matrix`), "ran on" from bench/results/ran_on/*.json:
-what `orthohash doctor --selftest --json` printed there.
+what `orthohash doctor --selftest --json` printed there. A target that was compiled before the kernels changed is marked so.
 """
 
 import argparse
@@ -14,6 +14,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from tools.compile_matrix import sources
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
@@ -57,6 +59,7 @@ def _cell(found: dict[str, list[str]], target: str) -> str:
 def _compiled(matrices: Iterable[dict[str, Any]]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     whole = set()
+    now = sources()
     for matrix in sorted(matrices, key=lambda matrix: (matrix["pairs"], matrix["triton"], matrix["part"] or "")):
         if matrix["kernels"]:
             raise ValueError(f"a report of the compile matrix must not leave out kernels; got --kernels {matrix['kernels']}")
@@ -69,7 +72,9 @@ def _compiled(matrices: Iterable[dict[str, Any]]) -> dict[str, list[str]]:
             passed = f"{counts['passed']:,} of {counts['configurations']:,}"
             of = "pairs of choices" if matrix["pairs"] else "configurations"
             what = f"{matrix['part']}, " if matrix["part"] else ""
-            found.setdefault(target, []).append(f"Triton {matrix['triton']}: {what}{passed} {of}")
+            slower = f", {counts['slower']} slower" if counts["slower"] else ""
+            age = "" if counts["sources"] == now else " (earlier kernels)"
+            found.setdefault(target, []).append(f"Triton {matrix['triton']}: {what}{passed} {of}{slower}{age}")
     return found
 
 

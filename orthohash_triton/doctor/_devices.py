@@ -9,7 +9,7 @@ import torch
 from .._environment import cpu_model, cpu_target, gpu_driver, gpu_target, gpu_toolkit
 from ..ops._dispatch import IMPLS, triton_import_error
 
-OLDEST_TRITON = (3, 4)  # as pyproject.toml
+OLDEST_TRITON = (3, 6)  # as pyproject.toml
 
 
 @dataclass(frozen=True)

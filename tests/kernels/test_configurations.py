@@ -77,7 +77,7 @@ class Planted:
     constants, signature, constexprs, options = {}, {}, {}, {"num_warps": 4, "num_stages": 2}
 
 
-def test_a_compiler_that_dies_fails_one_configuration(tmp_path):
+def test_a_compiler_that_dies_fails_one_configuration(tmp_path, capsys):
     good = collect_launches("sm_80", configurations.distances)[0]
     jobs = [
         compile_matrix.Job(key, "sm_80", planted)
@@ -88,12 +88,41 @@ def test_a_compiler_that_dies_fails_one_configuration(tmp_path):
     assert compile_matrix.problems(found["b"]) == []
     assert found["b"]["registers"] > 0
     assert found["c"]["error"] == "RuntimeError: no such layout"
-    assert re.search(r"sm_80 +3 +1 +2\n", compile_matrix.summary(jobs, found, "3.9.0"))
+    assert re.search(r"sm_80 +3 +1 +0 +2\n", compile_matrix.summary(jobs, found, "3.9.0"))
     (sums,) = compile_matrix.sums_by_target(jobs, found).values()
-    assert (sums["configurations"], sums["passed"]) == (3, 1)
-    # A second run finds all of it, and starts no process.
+    assert (sums["configurations"], sums["passed"], sums["slower"]) == (3, 1, 0)
+    # A second run finds all of it, starts no process, and says again what failed.
+    said = capsys.readouterr().out
     known = compile_matrix.Cache(tmp_path)
     assert compile_matrix.run(jobs, known, 0) == found
+    assert [line for line in capsys.readouterr().out.splitlines() if "FAILED" in line] == sorted(re.findall("FAILED.*", said))
+
+
+@pytest.mark.parametrize(
+    ("result", "verdict"),
+    [
+        ({"defects": []}, "PASSED"),
+        ({"defects": ["spills 8 bytes", "lacks tcgen05"]}, "SLOWER"),
+        ({"defects": ["spills 8 bytes", "has atomics"]}, "FAILED"),
+        ({"error": "spills 8 bytes"}, "FAILED"),
+    ],
+)
+def test_what_is_slower_is_told_from_what_is_wrong(result, verdict):
+    assert compile_matrix.judged(result).name == verdict
+
+
+def test_slower_code_fails_unless_it_is_allowed(tmp_path, monkeypatch, capsys):
+    spilling = {"registers": 168, "spilled": 8, "shared": 0, "threads": 128, "defects": ["spills 8 bytes"]}
+    job = compile_matrix.Job("a", "sm_80", Planted("spills", "spills"))
+    monkeypatch.setattr(compile_matrix, "all_jobs", lambda options, targets: [job])
+    compile_matrix.Cache(tmp_path).add("a", spilling)
+    report = tmp_path / "report.json"
+    selection = ["--targets", "sm_80", "--cache", str(tmp_path), "--report", str(report)]
+    assert compile_matrix.main(selection) == 1
+    assert compile_matrix.main([*selection, "--allow-slower"]) == 0
+    assert capsys.readouterr().out.count("SLOWER sm_80 spills: spills 8 bytes") == 2
+    (sums,) = json.loads(report.read_text())["targets"].values()
+    assert (sums["passed"], sums["slower"]) == (0, 1)
 
 
 @pytest.mark.parametrize(
