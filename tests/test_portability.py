@@ -107,7 +107,7 @@ def call(*arguments):
 
 answers = {
     "index": call("index", "codes.npy", "--out", "codes.ibxf"),
-    "search": call("search", "codes.ibxf", "codes.npy", "-k", "2", "--json"),
+    "search": call("search", "codes.ibxf", "codes.npy", "-k", "2", "--limit", "10", "--json"),
     "info": call("info", "codes.ibxf"),
     "methods": call("methods", "--json"),
     "doctor": call("doctor", "--device", "cpu", "--json"),
