@@ -1,17 +1,14 @@
 """Re-estimation of batch normalisation on new data."""
 
 import itertools
-import os
-import socket
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 
 import orthohash_triton as oht
 from orthohash_triton.nn import HashHead, reestimate_batch_norm
+from tests.processes import in_two_processes
 
 
 class Model(nn.Module):
@@ -151,9 +148,7 @@ def test_a_model_without_a_head_must_name_its_layers():
         reestimate_batch_norm(model, [torch.zeros(2, 2)], layers=[model[0]])
 
 
-def _half_of_the_data(rank, port, results):
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    dist.init_process_group("gloo", rank=rank, world_size=2)
+def _half_of_the_data(rank, results):
     for name, shares in (("no rows", ([X], [X[:0]])), ("no batch", ([X], [])), ("nothing at all", ([], [X[:0]]))):
         model = nn.Sequential(nn.SyncBatchNorm(6))
         try:
@@ -161,7 +156,6 @@ def _half_of_the_data(rank, port, results):
             results[rank, name] = [model[0].running_mean, model[0].running_var]
         except ValueError as error:
             results[rank, name] = str(error)
-    dist.destroy_process_group()
 
 
 X = 100 + torch.randn(101, 6, generator=torch.Generator().manual_seed(0))
@@ -169,13 +163,7 @@ X = 100 + torch.randn(101, 6, generator=torch.Generator().manual_seed(0))
 
 @pytest.mark.slow
 def test_a_process_may_have_no_data():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with mp.Manager() as manager:
-        results = manager.dict()
-        mp.spawn(_half_of_the_data, (port, results), nprocs=2)
-        found = dict(results)
+    found = in_two_processes(_half_of_the_data)
     for rank, name in itertools.product((0, 1), ("no rows", "no batch")):
         torch.testing.assert_close(found[rank, name], [X.mean(0), X.var(0)], rtol=1e-5, atol=1e-5)
     assert all("saw 0 values a channel" in found[rank, "nothing at all"] for rank in (0, 1))

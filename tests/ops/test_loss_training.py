@@ -1,12 +1,7 @@
 """The codebook losses inside training: mixed precision, compilation across processes, no wait for the device."""
 
-import os
-import socket
-
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from orthohash_triton.kernels import launch
 
 from orthohash_triton.nn import HashHead, OrthoHashLoss
@@ -16,6 +11,7 @@ from orthohash_triton.ops.orthohash_loss import orthohash_loss
 from tests.implementations import BOTH
 from tests.ops.test_cosine_codebook_loss import problem
 from tests.ops.test_loss_sparse_targets import in_parts, sparse_problem
+from tests.processes import in_two_processes
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -146,9 +142,7 @@ def test_derived_follows_the_tensor_and_not_its_id():
     assert derived(again, "x", make) == 4
 
 
-def _compiled_and_eager(rank, port, results):
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    dist.init_process_group("gloo", rank=rank, world_size=2)
+def _compiled_and_eager(rank, results):
     latent, target, codebook = problem(20 + rank, 11, 24)
     criterion, found = OrthoHashLoss(codebook), []
     for step in (torch.compile(criterion, fullgraph=True, backend="aot_eager"), criterion):
@@ -156,20 +150,14 @@ def _compiled_and_eager(rank, port, results):
         step(leaf, target, layer).backward()
         found.append((leaf.grad, layer.weight.grad, layer.bias.grad, layer.running_mean, layer.running_var))
     results[rank] = found
-    dist.destroy_process_group()
 
 
 @pytest.mark.slow
 def test_statistics_of_two_processes_in_one_compiled_graph():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with mp.Manager() as manager:
-        results = manager.dict()
-        mp.spawn(_compiled_and_eager, (port, results), nprocs=2)
-        for compiled, eager in (results[0], results[1]):
-            torch.testing.assert_close(compiled, eager)
-        torch.testing.assert_close(results[0][0][3:], results[1][0][3:])  # one set of statistics for both
+    results = in_two_processes(_compiled_and_eager)
+    for compiled, eager in (results[0], results[1]):
+        torch.testing.assert_close(compiled, eager)
+    torch.testing.assert_close(results[0][0][3:], results[1][0][3:])  # one set of statistics for both
 
 
 @pytest.mark.kernel

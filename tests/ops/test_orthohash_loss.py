@@ -1,12 +1,8 @@
 """orthohash_loss against batch_norm + the float64 reference: every gradient, and the running statistics."""
 
-import os
-import socket
-
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
 
 from orthohash_triton import reference
@@ -16,6 +12,7 @@ from orthohash_triton.ops.orthohash_loss import orthohash_loss
 from tests.implementations import BOTH
 from tests.operators import operators_and_launches
 from tests.ops.test_cosine_codebook_loss import problem, relative_error
+from tests.processes import in_two_processes
 
 
 def normalisation(bits, device):
@@ -143,9 +140,7 @@ def test_modules_name_keywords_that_the_loss_does_not_take():
         OrthoHashLoss(problem(37, 101, 24)[2], margins=0.3, training=False)
 
 
-def _half_of_the_batch(rank, port, latent, target, codebook, results):
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    dist.init_process_group("gloo", rank=rank, world_size=2)
+def _half_of_the_batch(rank, results, latent, target, codebook):
     half = slice(0, 15) if rank == 0 else slice(15, None)  # halves of different size
     leaf, weight, bias = latent[half].clone().requires_grad_(), torch.ones(24).requires_grad_(), torch.zeros(24).requires_grad_()
     mean, var = torch.zeros(24), torch.ones(24)
@@ -154,19 +149,13 @@ def _half_of_the_batch(rank, port, latent, target, codebook, results):
     through_module = OrthoHashLoss(codebook, reduction="none")(latent[half], target[half], torch.nn.SyncBatchNorm(24))
     torch.testing.assert_close(through_module, loss, rtol=0, atol=0)
     results[rank] = (loss.detach(), leaf.grad, weight.grad, bias.grad, mean, var)
-    dist.destroy_process_group()
 
 
 @pytest.mark.slow
 def test_two_processes_equal_one():
     latent, target, codebook = problem(37, 101, 24)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with mp.Manager() as manager:
-        results = manager.dict()
-        mp.spawn(_half_of_the_batch, (port, latent, target, codebook, results), nprocs=2)
-        first, second = results[0], results[1]
+    results = in_two_processes(_half_of_the_batch, latent, target, codebook)
+    first, second = results[0], results[1]
     leaf, weight, bias = latent.clone().requires_grad_(), torch.ones(24).requires_grad_(), torch.zeros(24).requires_grad_()
     mean, var = torch.zeros(24), torch.ones(24)
     loss = orthohash_loss(leaf, target, codebook, mean, var, weight, bias, reduction="none")
