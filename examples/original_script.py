@@ -3,7 +3,7 @@
     python examples/original_script.py --before [--quick]    as it was
     python examples/original_script.py [--quick]             with the two lines: the same losses, without logits [N, C]
 
-Checkpoints that such scripts have written open with orthohash_triton.train.original.load_original.
+Checkpoints that such scripts have written open with orthohash_triton.models.original.load_original.
 """
 
 import argparse

@@ -13,6 +13,7 @@ Importing the package needs neither Triton nor a GPU.
 """
 
 from . import methods, metrics, nn
+from ._base import moved
 from .codebooks import class_similarity, codebook_min_distance, make_codebook
 from .hierarchy import class_distance
 from .nn import reestimate_batch_norm
@@ -34,6 +35,8 @@ from .rotations import Rotation, fit_householder, fit_itq
 from .search import HammingIndex, ShardedHammingIndex
 
 __version__ = "0.1.0"
+
+moved.install()
 
 __all__ = [
     "HammingIndex",

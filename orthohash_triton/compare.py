@@ -22,15 +22,15 @@ import torch
 from torch import Tensor
 
 from . import methods
-from ._environment import environment
-from ._figures import draw_comparison
-from ._files import atomic_write
-from ._profiles import bit_statistics, curves
+from ._base.environment import environment
+from ._base.files import atomic_write
 from .data import Dataset, Splits
 from .metrics import average_cumulative_gain, evaluate, mean_average_hierarchical_precision, ndcg
+from .models.backbones import FROM_SCRATCH
 from .nn import HashHead
 from .ops.pack_codes import pack_codes
-from .train.backbones import FROM_SCRATCH
+from .plots.figures import draw_comparison
+from .plots.profiles import bit_statistics, curves
 from .train.trainer import ROTATIONS, TrainConfig, fit_rotation, train
 
 CHOICES = ("none", *ROTATIONS)  # of rotations

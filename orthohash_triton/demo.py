@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from . import data
-from ._environment import environment
-from ._files import atomic_write
-from ._picture import draw_neighbours
+from ._base.environment import environment
+from ._base.files import atomic_write
 from .data import Splits
-from .train.baselines import exact_cosine
-from .train.evaluation import evaluate_run
-from .train.runs import Run, load_run, save_run
+from .plots.neighbours import draw_neighbours
+from .runs.baselines import exact_cosine
+from .runs.evaluation import evaluate_run
+from .runs.run import Run, load_run, save_run
 from .train.trainer import TrainConfig, train
 
 BITS = (16, 32, 64)

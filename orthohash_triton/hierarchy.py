@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .ops import _checks
+from ._base import checks
 
 _OP = "class_distance"
 _KINDS = "a nested dict (leaves by name), a dict child -> parent, or a list of pairs (child, parent)"
@@ -67,7 +67,7 @@ def class_distance(hierarchy: Any, classes: Sequence[Hashable]) -> Tensor:
 
 def _check_classes(classes: Any) -> list[Hashable]:
     if isinstance(classes, str) or not isinstance(classes, Iterable):
-        raise TypeError(f"{_OP}: classes must be a sequence of names; got {_checks.describe(classes)}")
+        raise TypeError(f"{_OP}: classes must be a sequence of names; got {checks.describe(classes)}")
     names = list(classes)
     if not names:
         raise ValueError(f"{_OP}: classes must name at least one class; got none")
@@ -81,7 +81,7 @@ def _parents(hierarchy: Any) -> Parents:
     if isinstance(hierarchy, Mapping):
         return _from_pairs(hierarchy.items()) if _is_parent_table(hierarchy) else _from_nested(hierarchy)
     if isinstance(hierarchy, str) or not isinstance(hierarchy, Iterable):
-        raise TypeError(f"{_OP}: hierarchy must be {_KINDS}; got {_checks.describe(hierarchy)}")
+        raise TypeError(f"{_OP}: hierarchy must be {_KINDS}; got {checks.describe(hierarchy)}")
     pairs = list(hierarchy)
     for pair in pairs:
         if not isinstance(pair, tuple | list) or len(pair) != 2:
@@ -128,7 +128,7 @@ def _edges(group: Any, parent: Any) -> Iterator[tuple[Any, Any]]:
     elif group is not None:
         for name in group:
             if _is_group(name):
-                raise TypeError(f"{_OP}: the list of {parent!r} must hold names; got {_checks.describe(name)}")
+                raise TypeError(f"{_OP}: the list of {parent!r} must hold names; got {checks.describe(name)}")
             yield name, parent
 
 

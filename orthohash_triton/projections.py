@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ._base import checks
+from ._base.arrays import as_tensor
 from .nn import HashHead
-from .ops import _checks
-from .ops._arrays import as_tensor
 
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _BLOCK = 1 << 21  # elements of x in float64 at once: 16 MB
@@ -39,8 +39,8 @@ def fit_lsh(x: Any, bits: int, *, seed: int = 0) -> HashHead:
         TypeError, ValueError: x is no floating [N, D], is empty or has entries that are NaN or infinite; bits below 1.
     """
     x = _features("fit_lsh", x)
-    bits = _checks.integer("fit_lsh", "bits", bits, minimum=1)
-    generator = torch.Generator().manual_seed(_checks.integer("fit_lsh", "seed", seed, minimum=0))
+    bits = checks.integer("fit_lsh", "bits", bits, minimum=1)
+    generator = torch.Generator().manual_seed(checks.integer("fit_lsh", "seed", seed, minimum=0))
     directions = torch.randn(bits, x.shape[1], generator=generator, dtype=torch.float64)
     return _head(directions, _mean("fit_lsh", x))
 
@@ -64,7 +64,7 @@ def fit_pca(x: Any, bits: int) -> HashHead:
         TypeError, ValueError: x is no floating [N, D], is empty or has entries that are NaN or infinite; bits out of range.
     """
     x = _features("fit_pca", x)
-    bits = _checks.integer("fit_pca", "bits", bits, minimum=1)
+    bits = checks.integer("fit_pca", "bits", bits, minimum=1)
     rows, dimensions = x.shape
     if bits > min(dimensions, rows - 1):
         limit = f"D = {dimensions}, the dimensions of x" if bits > dimensions else f"N - 1 = {rows - 1}, for {rows} rows"
@@ -96,7 +96,7 @@ def _directions_of_few(x: Any, mean: Tensor, bits: int) -> Tensor:
 def _features(op: str, x: Any) -> Any:
     """x, checked: a tensor or an array [N, D]. An array stays one, since a read-only one would be copied as a whole."""
     array = isinstance(x, np.ndarray) and x.ndim == 2
-    checked = _checks.tensor(op, "x", as_tensor(x[:1] if array else x), dtypes=_FLOATS, ndim=2, shape="[N, D]")
+    checked = checks.tensor(op, "x", as_tensor(x[:1] if array else x), dtypes=_FLOATS, ndim=2, shape="[N, D]")
     if 0 in x.shape:
         raise ValueError(f"{op}: x must have at least one row and one dimension; got shape {list(x.shape)}")
     return x if array else checked.detach()

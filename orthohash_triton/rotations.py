@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .ops import _checks
-from .ops._arrays import as_tensor
+from ._base import checks
+from ._base.arrays import as_tensor
 from .ops.householder import householder_apply, householder_product
 
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -34,9 +34,9 @@ class Rotation:
 
     def __call__(self, x: Tensor) -> Tensor:
         """x @ matrix: floating [N, K] on any device, in its dtype, computed in float32 at least. Gradients pass through."""
-        x = _checks.tensor("Rotation", "x", x, dtypes=_FLOATS, ndim=2, shape=f"[N, {len(self.matrix)}]")
+        x = checks.tensor("Rotation", "x", x, dtypes=_FLOATS, ndim=2, shape=f"[N, {len(self.matrix)}]")
         if x.shape[1] != len(self.matrix):
-            raise ValueError(f"Rotation: x must be [N, {len(self.matrix)}]; got {_checks.describe(x)}")
+            raise ValueError(f"Rotation: x must be [N, {len(self.matrix)}]; got {checks.describe(x)}")
         wide = torch.promote_types(x.dtype, torch.float32)
         return (x.to(wide) @ self.matrix.to(x.device, wide)).to(x.dtype)
 
@@ -64,8 +64,8 @@ def fit_itq(x: Any, *, iterations: int = 50, seed: int = 0) -> Rotation:
         TypeError, ValueError: x is no floating [N, K], has no rows, or has entries that are NaN or infinite; negative iterations.
     """
     x = _codes("fit_itq", x)
-    iterations = _checks.integer("fit_itq", "iterations", iterations, minimum=0)
-    generator = torch.Generator().manual_seed(_checks.integer("fit_itq", "seed", seed, minimum=0))
+    iterations = checks.integer("fit_itq", "iterations", iterations, minimum=0)
+    generator = torch.Generator().manual_seed(checks.integer("fit_itq", "seed", seed, minimum=0))
     matrix = _random_rotation(x.shape[1], generator).to(x.device)
     square = sum(float(block.square().sum()) for block in _blocks(x)) / x.numel()
     scale = 1 / math.sqrt(square) if square > 0 else 1.0
@@ -118,15 +118,15 @@ def fit_householder(
     """
     op = "fit_householder"
     x = _codes(op, x)
-    _checks.choice(op, "loss", loss, tuple(_LOSSES))
-    epochs = _checks.integer(op, "epochs", epochs, minimum=0)
-    batch_size = _checks.integer(op, "batch_size", batch_size, minimum=1)
+    checks.choice(op, "loss", loss, tuple(_LOSSES))
+    epochs = checks.integer(op, "epochs", epochs, minimum=0)
+    batch_size = checks.integer(op, "batch_size", batch_size, minimum=1)
     lr = _LEARNING_RATES[loss] if lr is None else float(lr)
     if not 0 < lr < math.inf:
         raise ValueError(f"{op}: lr must be positive and finite; got {lr}")
     if not 0 <= validation < 1:
         raise ValueError(f"{op}: validation must be a share in [0, 1); got {validation}")
-    generator = torch.Generator().manual_seed(_checks.integer(op, "seed", seed, minimum=0))
+    generator = torch.Generator().manual_seed(checks.integer(op, "seed", seed, minimum=0))
     rows = _on_sphere(op, x)
     shuffled = torch.randperm(len(rows), generator=generator).to(x.device)
     held_out = int(validation * len(rows))
@@ -170,9 +170,9 @@ _LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def _codes(op: str, x: Any) -> Tensor:
-    x = _checks.tensor(op, "x", as_tensor(x), dtypes=_FLOATS, ndim=2, shape="[N, K]").detach()
+    x = checks.tensor(op, "x", as_tensor(x), dtypes=_FLOATS, ndim=2, shape="[N, K]").detach()
     if x.numel() == 0:
-        raise ValueError(f"{op}: x must have at least one row and one bit; got {_checks.describe(x)}")
+        raise ValueError(f"{op}: x must have at least one row and one bit; got {checks.describe(x)}")
     if not bool(x.isfinite().all()):
         raise ValueError(f"{op}: x must be finite; got entries that are NaN or infinite. Drop such rows first")
     return x

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from orthohash_triton.train import TrainConfig, load_run, save_run, train
-from orthohash_triton.train.evaluation import evaluate_run
-from orthohash_triton.train.runs import Run
+from orthohash_triton.runs import load_run, save_run
+from orthohash_triton.runs.evaluation import evaluate_run
+from orthohash_triton.runs.run import Run
+from orthohash_triton.train import TrainConfig, train
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 _FLAGS = "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync --no-first-run"

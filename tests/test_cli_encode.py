@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from orthohash_triton import cli
-from orthohash_triton.train import load_run
+from orthohash_triton.runs import load_run
 
 TRAIN = ["--method", "pca", "--bits", "16", "--image-size", "8", "--threads", "1", "--quiet"]
 

@@ -236,7 +236,7 @@ def test_the_symbols_of_narrow_encodings() -> None:
 @pytest.mark.parametrize("without", [True, False])
 def test_no_color_is_honoured(without: bool) -> None:
     """In a terminal that has colours: none of the sequences that choose one, unless nothing forbids it."""
-    code = "from orthohash_triton.cli._output import print_table\nfrom orthohash_triton.train._progress import progress_bar\n"
+    code = "from orthohash_triton.cli._output import print_table\nfrom orthohash_triton._base.progress import progress_bar\n"
     code += "print_table('t', ['a'], [['b']])\nwith progress_bar('bar', 1) as advance: advance()\n"
     shown = in_terminal([sys.executable, "-c", code], {"TERM": "xterm-256color", "NO_COLOR": "1" if without else ""})
     assert b"bar" in shown

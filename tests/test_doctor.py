@@ -15,9 +15,10 @@ import torch
 from orthohash_triton.kernels import launch
 
 import orthohash_triton
-from orthohash_triton import _environment, cli
+from orthohash_triton import cli
+from orthohash_triton._base import environment
 from orthohash_triton.doctor import _cases, _check, _devices, _timings, as_markdown, examine
-from orthohash_triton.ops import _dispatch
+from orthohash_triton.ops import dispatch
 
 ROOT = Path(__file__).parent.parent
 GPU = _devices.Device("cuda:0", "NVIDIA H100", "sm_90", "triton", "why", None, "CUDA 13.0", "580.1", 79.1, 132)
@@ -255,11 +256,11 @@ def test_the_driver_is_found_in_either_wording(monkeypatch: pytest.MonkeyPatch) 
         "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build  (root@builder)",
         "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.183.01  Sun May 12 19:39:15 UTC 2024",
     ):
-        monkeypatch.setattr(_environment, "_first_line", lambda path, line=line: line)
-        assert _environment.gpu_driver() in ("580.95.05", "535.183.01")
-    monkeypatch.setattr(_environment, "_first_line", lambda path: None)
-    monkeypatch.setattr(_environment.shutil, "which", lambda name: None)
-    assert _environment.gpu_driver() is None
+        monkeypatch.setattr(environment, "_first_line", lambda path, line=line: line)
+        assert environment.gpu_driver() in ("580.95.05", "535.183.01")
+    monkeypatch.setattr(environment, "_first_line", lambda path: None)
+    monkeypatch.setattr(environment.shutil, "which", lambda name: None)
+    assert environment.gpu_driver() is None
 
 
 @pytest.mark.parametrize(
@@ -274,9 +275,9 @@ def test_the_driver_is_found_in_either_wording(monkeypatch: pytest.MonkeyPatch) 
 def test_the_processor_is_named_by_what_counts_bits(
     machine: str, flags: str, target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_environment.platform, "machine", lambda: machine)
-    monkeypatch.setattr(_environment, "_cpu_flags", lambda: set(flags.split()))
-    assert _environment.cpu_target() == target
+    monkeypatch.setattr(environment.platform, "machine", lambda: machine)
+    monkeypatch.setattr(environment, "_cpu_flags", lambda: set(flags.split()))
+    assert environment.cpu_target() == target
 
 
 def test_memory_that_is_not_free_is_told(report: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -394,7 +395,7 @@ def _known_to_the_compiler(value: Any) -> Any:
 
 
 def test_implementations_say_none_where_a_choice_is_impossible(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_dispatch, "triton_import_error", lambda: "ImportError: broken")
+    monkeypatch.setattr(dispatch, "triton_import_error", lambda: "ImportError: broken")
     monkeypatch.setenv("ORTHOHASH_IMPL", "triton")
     report = examine("cpu")
     assert report["implementations"]["hamming_topk"]["cpu"].startswith("none: RuntimeError: hamming_topk")

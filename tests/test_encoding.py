@@ -16,10 +16,10 @@ from PIL import Image
 
 from orthohash_triton import data
 from orthohash_triton.data import Dataset
-from orthohash_triton.encoding import CodeFile, encode_to, holds_codes, paths_file, read_codes, save_index, skipped_file
+from orthohash_triton.models.backbones import Identity, Pixels
+from orthohash_triton.runs.encoding import CodeFile, encode_to, holds_codes, paths_file, read_codes, save_index, skipped_file
 from orthohash_triton.search import HammingIndex
 from orthohash_triton.train import HashModel
-from orthohash_triton.train.backbones import Identity, Pixels
 
 SIZE = 8
 FORMATS = ("npy", "ibxf", "parquet")
@@ -435,7 +435,7 @@ def test_a_list_of_files_never_stands_beside_other_codes(tmp_path: Path, monkeyp
         save_index(codes_of(3, "new"), out)
     assert read_codes(out).paths == ["old0", "old1", "old2"]
     monkeypatch.undo()
-    monkeypatch.setattr("orthohash_triton.encoding.atomic_write", fails)  # of the list, when the codes are there
+    monkeypatch.setattr("orthohash_triton.runs.encoding.atomic_write", fails)  # of the list, when the codes are there
     with pytest.raises(OSError, match="disk full"):
         save_index(codes_of(3, "new"), out)
     assert read_codes(out).paths is None

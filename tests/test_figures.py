@@ -11,7 +11,7 @@ from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from orthohash_triton import _figures
+from orthohash_triton.plots import figures
 
 METHODS = ["OrthoHash", "CSQ", "LSH"]
 LENGTHS = [12, 16]
@@ -46,7 +46,7 @@ ROWS = [
 
 
 def test_every_picture_is_written(tmp_path: Path) -> None:
-    names = _figures.draw_comparison(tmp_path, ROWS, PROFILES, "toy data", ("a", "b", "c"))
+    names = figures.draw_comparison(tmp_path, ROWS, PROFILES, "toy data", ("a", "b", "c"))
     assert sorted(names) == sorted(path.name for path in tmp_path.iterdir())
     assert set(names) == {
         "map_by_bits.png", "precision_radius_2.png", "precision_recall.png", "precision_at_n.png", "codes_12_bits.png",
@@ -62,9 +62,9 @@ def test_every_picture_is_written(tmp_path: Path) -> None:
 
 def test_nothing_to_draw(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least one row and one profile; got 0 and 6"):
-        _figures.draw_comparison(tmp_path, [], PROFILES, "toy")
+        figures.draw_comparison(tmp_path, [], PROFILES, "toy")
     with pytest.raises(ValueError, match="got 12 and 0"):
-        _figures.draw_comparison(tmp_path, ROWS, [], "toy")
+        figures.draw_comparison(tmp_path, ROWS, [], "toy")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -75,7 +75,7 @@ def test_by_bits_shows_mean_and_sample_deviation_over_seeds() -> None:
         for (title, bits), found in values.items()
         for seed, value in enumerate(found)
     ]
-    axes = _figures.draw_by_bits(rows, ["A", "B"], "x", "the figure").axes[0]
+    axes = figures.draw_by_bits(rows, ["A", "B"], "x", "the figure").axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["A", "B"]
     assert axes.get_xlabel() == "the figure (mean ± deviation over 3 seeds)"
     drawn = {}
@@ -93,7 +93,7 @@ def test_by_bits_shows_mean_and_sample_deviation_over_seeds() -> None:
 def test_curves() -> None:
     curve = {"recall": [0, 0.25, float("nan"), 1], "precision": [0, 0.8, 0.5, 0.1]}
     profiles = [profile("A", 16, **curve), profile("B", 16), profile("B", 32)]
-    figure = _figures.draw_curves(profiles, ["A", "B"], _figures._precision_recall, "recall", "precision")
+    figure = figures.draw_curves(profiles, ["A", "B"], figures._precision_recall, "recall", "precision")
     first, second = figure.axes
     assert (first.get_title(), second.get_title()) == ("16 bits", "32 bits")
     lines = {line.get_label(): line for line in first.lines}
@@ -104,51 +104,51 @@ def test_curves() -> None:
 
 
 def test_ranks_stand_in_their_order() -> None:
-    ranks, precision = _figures._precision_at_n(profile("A", 16))
+    ranks, precision = figures._precision_at_n(profile("A", 16))
     assert ranks.tolist() == [1, 2, 10]
     assert precision.tolist() == [0.9, 0.7, 0.5]
 
 
 def test_no_two_methods_look_alike() -> None:
-    styles = [_figures._style(index) for index in range(21)]
+    styles = [figures._style(index) for index in range(21)]
     assert len({(style["color"], str(style["linestyle"])) for style in styles}) == 21
 
 
 def test_lengths_without_panels_are_left_blank() -> None:
     profiles = [profile("A", bits) for bits in (8, 16, 24, 32)]
-    figure = _figures.draw_curves(profiles, ["A"], _figures._precision_recall, "recall", "precision")
+    figure = figures.draw_curves(profiles, ["A"], figures._precision_recall, "recall", "precision")
     assert [axes.get_visible() for axes in figure.axes] == [True] * 4 + [False] * 2
 
 
 def test_bits_and_distances() -> None:
     constant = profile("A", 2, bit_mean=[1.0, 0.25], bit_correlation=[[1, -0.5], [-0.5, 1]])
-    axes = _figures.draw_bits([constant]).axes[0]
+    axes = figures.draw_bits([constant]).axes[0]
     assert axes.get_xlabel() == "mean |r| 0.50"
     assert axes.images[0].get_array().tolist() == [[1, -0.5], [-0.5, 1]]
     assert [bar.get_height() for bar in axes.child_axes[0].patches] == [1.0, 0.25]
     alone = profile("A", 1, bit_mean=[0.5], bit_correlation=[[1]])
-    assert _figures.draw_bits([alone]).axes[0].get_xlabel() == "mean |r| 0.00"  # a single bit has no pair
-    same, other = _figures.draw_distances([profile("A", 4)]).axes[0].lines
+    assert figures.draw_bits([alone]).axes[0].get_xlabel() == "mean |r| 0.00"  # a single bit has no pair
+    same, other = figures.draw_distances([profile("A", 4)]).axes[0].lines
     assert same.get_ydata().tolist() == [1, 0, 0, 0, 0]
     assert other.get_ydata().tolist() == [0.2] * 5
 
 
 def test_codes_are_coloured_by_class(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_figures, "MARKED_CLASSES", 2)
+    monkeypatch.setattr(figures, "MARKED_CLASSES", 2)
     labels = [4] * 12 + [0] * 9 + [7] * 3
-    figure = _figures.draw_codes([profile("A", 16, labels=labels)], tuple("abcdefgh"))
+    figure = figures.draw_codes([profile("A", 16, labels=labels)], tuple("abcdefgh"))
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "e", "1 other classes"]
     clouds = [cloud for cloud in figure.axes[0].collections if isinstance(cloud, PathCollection)]
     assert [(len(cloud.get_offsets()), to_hex(cloud.get_facecolor()[0])) for cloud in clouds] == [
-        (3, "#c4c4c4"), (9, _figures.COLOURS[0].lower()), (12, _figures.COLOURS[1].lower()),
+        (3, "#c4c4c4"), (9, figures.COLOURS[0].lower()), (12, figures.COLOURS[1].lower()),
     ]  # fmt: skip
 
 
 def test_a_large_picture_gets_few_colours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    figure = _figures.draw_distances(PROFILES[:3])
-    _figures._save(tmp_path / "full.png", figure, "toy")
-    monkeypatch.setattr(_figures, "MAX_BYTES", 0)
-    _figures._save(tmp_path / "few.png", figure, "toy")
+    figure = figures.draw_distances(PROFILES[:3])
+    figures._save(tmp_path / "full.png", figure, "toy")
+    monkeypatch.setattr(figures, "MAX_BYTES", 0)
+    figures._save(tmp_path / "few.png", figure, "toy")
     full, few = Image.open(tmp_path / "full.png"), Image.open(tmp_path / "few.png")
     assert few.mode == "P"
     assert (tmp_path / "few.png").stat().st_size < (tmp_path / "full.png").stat().st_size
@@ -160,4 +160,4 @@ def test_a_large_picture_gets_few_colours(tmp_path: Path, monkeypatch: pytest.Mo
 def test_missing_packages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, module: str, message: str) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=message):
-        _figures.draw_comparison(tmp_path, ROWS, PROFILES, "toy")
+        figures.draw_comparison(tmp_path, ROWS, PROFILES, "toy")

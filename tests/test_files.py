@@ -4,7 +4,7 @@ import stat
 
 import pytest
 
-from orthohash_triton._files import atomic_write
+from orthohash_triton._base.files import atomic_write
 
 
 def test_replaces_whole_files(tmp_path):

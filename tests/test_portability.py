@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import orthohash_triton as oht
-from orthohash_triton import _files
+from orthohash_triton._base import files
 from tests.distributions import OPTIONAL
 
 ROOT = Path(__file__).parent.parent
@@ -149,7 +149,7 @@ def test_a_file_that_windows_holds_open(tmp_path: Path, monkeypatch: pytest.Monk
     index.add(np.zeros((2, 1), np.uint8))
     index.save(path)
     before = path.read_bytes()
-    monkeypatch.setattr(_files.os, "replace", refuse)
+    monkeypatch.setattr(files.os, "replace", refuse)
     index.add(np.ones((2, 1), np.uint8))
     with pytest.raises(PermissionError, match=r"cannot replace .*gallery\.ibxf, which stays as it was .*close it first"):
         index.save(path)

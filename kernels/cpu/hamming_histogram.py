@@ -9,7 +9,16 @@ from itertools import pairwise, product
 
 import numpy as np
 
-from ._bits import LANES, ROW_PATTERN, compiled, load_block, near_rows, row_distance, rows_a_step, split_bits
+from ._bits import (
+    LANES,
+    ROW_PATTERN,
+    compiled,
+    load_block,
+    near_rows,
+    row_distance,
+    rows_a_step,
+    split_bits,
+)
 from ._blocks import ROW_BLOCK_BYTES, aligned, repeated
 from ._sliced import LANES as SLICED_LANES
 from ._sliced import STEP as SLICED_STEP

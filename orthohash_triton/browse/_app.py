@@ -26,8 +26,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .. import report
-from .._samples import open_samples
-from ..train.runs import Run
+from ..runs.run import Run
+from ..runs.samples import open_samples
 from ._engine import Engine
 from ._uploads import MAX_BYTES, Refused, decode_upload, read_body
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from .. import methods
-from .._samples import Encoded, RunSamples, Samples, relevant
-from ..train.runs import Run
+from ..runs.run import Run
+from ..runs.samples import Encoded, RunSamples, Samples, relevant
 
 MAX_K = 200
 _SIDE = 160  # pixels of a picture

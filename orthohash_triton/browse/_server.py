@@ -8,7 +8,7 @@ import webbrowser
 from collections.abc import Callable
 from contextlib import suppress
 
-from ..train.runs import Run
+from ..runs.run import Run
 
 PORT = 8765
 ADDRESS = "127.0.0.1"  # no other machine can reach it

@@ -16,7 +16,8 @@ def splits_of(config: Any) -> Any:
 
 def load_model(folder: Path) -> Any:
     """The model of a run folder, or of a folder that `HashModel.save_pretrained` wrote."""
-    from ..train import HashModel, load_run
+    from ..runs import load_run
+    from ..train import HashModel
 
     if (folder / "config.json").is_file() and not (folder / "index.ibxf").is_file():
         return HashModel.from_pretrained(folder)

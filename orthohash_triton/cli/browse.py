@@ -21,7 +21,7 @@ def _declare(parser: Command) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from ..browse import serve
-    from ..train import load_run
+    from ..runs import load_run
 
     run = load_run(options.model)
     serve(run, port=options.port, open_page=options.open, say=_say)

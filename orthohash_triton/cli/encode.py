@@ -44,7 +44,7 @@ _ON_TROUBLE = {"skip": "skip", "fail": "raise"}
 
 
 def run(options: argparse.Namespace) -> None:
-    from ..encoding import encode_to, paths_file, skipped_file
+    from ..runs.encoding import encode_to, paths_file, skipped_file
     from ..train.trainer import require_device
 
     require_device(options.device)

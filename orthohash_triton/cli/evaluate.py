@@ -21,8 +21,8 @@ def _declare(parser: Command) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from ..train import load_run
-    from ..train.evaluation import evaluate_run, is_gallery_of
+    from ..runs import load_run
+    from ..runs.evaluation import evaluate_run, is_gallery_of
 
     run = load_run(options.model)
     splits = splits_of(run.config)

@@ -41,7 +41,7 @@ def _declare(parser: Command) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from ..train import load_run
+    from ..runs import load_run
 
     if options.format == "onnx" and options.out.suffix != ".onnx":
         raise ValueError(f"--out {options.out}: let the name of an ONNX graph end in .onnx")
@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _export_pretrained(options: argparse.Namespace, run: Any) -> int:
-    from ..train.pretrained import export_run
+    from ..runs.export import export_run
 
     export_run(run, options.out)
     if options.json:
@@ -67,7 +67,7 @@ def _export_pretrained(options: argparse.Namespace, run: Any) -> int:
 
 
 def _export_onnx(options: argparse.Namespace, run: Any) -> int:
-    from ..train.onnx_export import OPSET, compare_onnx, export_onnx
+    from ..models.onnx_export import OPSET, compare_onnx, export_onnx
 
     samples = None if options.check is None else _samples(run, options.check)
     export_onnx(

@@ -21,8 +21,8 @@ def _declare(parser: Command) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from ..encoding import CodeFile, read_codes, save_index
-    from ..train import load_run
+    from ..runs import load_run
+    from ..runs.encoding import CodeFile, read_codes, save_index
 
     if options.source.is_dir():
         found = load_run(options.source)

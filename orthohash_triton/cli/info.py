@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> None:
 
 def _describe(path: Path) -> dict[str, Any]:
     """What is at `path`: `kind`, its figures, and `next`, command lines that take it."""
-    from ..encoding import holds_codes
+    from ..runs.encoding import holds_codes
     from ..train.checkpoint import NAME as CHECKPOINT
 
     if not path.exists():
@@ -47,7 +47,7 @@ def _describe(path: Path) -> dict[str, Any]:
 
 
 def _run(path: Path) -> dict[str, Any]:
-    from ..train import load_run
+    from ..runs import load_run
 
     run = load_run(path)
     return {
@@ -105,7 +105,7 @@ def _pretrained(path: Path) -> dict[str, Any]:
 
 
 def _codes(path: Path) -> dict[str, Any]:
-    from ..encoding import read_codes
+    from ..runs.encoding import read_codes
 
     found = read_codes(path)
     kind = {".npy": "packed codes", ".parquet": "packed codes in a table"}.get(path.suffix, "index file")

@@ -24,7 +24,7 @@ def _declare(parser: Command) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from ..report import write_report
-    from ..train import load_run
+    from ..runs import load_run
 
     run = load_run(options.model)
     out = options.out or options.model / "report.html"

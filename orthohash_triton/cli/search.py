@@ -59,8 +59,8 @@ def run(options: argparse.Namespace) -> None:
 def _gallery(options: argparse.Namespace) -> tuple[Any, Any]:
     """What is searched in, a CodeFile, and the model that encodes queries, if there is one."""
     from ..data import UNLABELLED
-    from ..encoding import CodeFile, read_codes
-    from ..train import load_run
+    from ..runs import load_run
+    from ..runs.encoding import CodeFile, read_codes
 
     if not options.index.is_dir():
         return read_codes(options.index), load_model(options.model) if options.model else None
@@ -75,7 +75,7 @@ def _gallery(options: argparse.Namespace) -> tuple[Any, Any]:
 
 def _queries(options: argparse.Namespace, model: Any) -> tuple[list[str], Any, int]:
     """Names and codes of the first queries, and how many there are in all."""
-    from ..encoding import holds_codes, read_codes
+    from ..runs.encoding import holds_codes, read_codes
 
     if holds_codes(options.queries):
         found = read_codes(options.queries)

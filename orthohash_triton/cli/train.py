@@ -58,10 +58,11 @@ def _take_settings(parser: Command, folder: Path) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from ..data.images import SKIPPED_FILE, write_skipped
-    from ..train import save_run, train
+    from ..runs import save_run
+    from ..runs.evaluation import evaluate_run
+    from ..runs.run import make_way
+    from ..train import train
     from ..train.distributed import torchrun
-    from ..train.evaluation import evaluate_run
-    from ..train.runs import make_way
 
     config = config_from(options, method_options=True)
     folder = options.resume or options.out

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..ops import _checks
+from .._base import checks
 from ._drawn import bernoulli, hadamard, hadamard_exists, max_hamming
 from ._minimum_distance import minimum_distance
 from ._semantic import semantic
@@ -76,16 +76,16 @@ def make_codebook(
             reached (the message says which is, and how much no codebook can have).
     """
     op = "make_codebook"
-    num_classes = _checks.integer(op, "num_classes", num_classes, minimum=1)
-    bits = _checks.integer(op, "bits", bits, minimum=8)
-    seed = _checks.integer(op, "seed", seed, minimum=0)
-    _checks.choice(op, "method", method, _METHODS)
+    num_classes = checks.integer(op, "num_classes", num_classes, minimum=1)
+    bits = checks.integer(op, "bits", bits, minimum=8)
+    seed = checks.integer(op, "seed", seed, minimum=0)
+    checks.choice(op, "method", method, _METHODS)
     if bits % 8:
         raise ValueError(f"{op}: bits must be a positive multiple of 8; got {bits}. The next one is {bits + 8 - bits % 8}")
     if bits < 64 and num_classes > 2**bits:
         raise ValueError(f"{op}: {bits} bits have {2**bits} codes, fewer than num_classes={num_classes}. Use more bits")
     if min_distance is not None:
-        min_distance = _checks.integer(op, "min_distance", min_distance, minimum=1)
+        min_distance = checks.integer(op, "min_distance", min_distance, minimum=1)
         if method not in ("minimum_distance", "semantic"):
             raise ValueError(f'{op}: min_distance is for "minimum_distance" and "semantic" only; got method={method!r}')
     if method == "semantic":
@@ -107,11 +107,11 @@ def _check_similarity(op: str, similarity: Any, num_classes: int) -> Tensor:
     if similarity is None:
         raise ValueError(f'{op}: method="semantic" needs similarity [{num_classes}, {num_classes}]. class_similarity makes one')
     dtypes = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-    similarity = _checks.tensor(op, "similarity", similarity, dtypes=dtypes, ndim=2, shape="[C, C]").detach()
+    similarity = checks.tensor(op, "similarity", similarity, dtypes=dtypes, ndim=2, shape="[C, C]").detach()
     if similarity.shape != (num_classes, num_classes):
         raise ValueError(
             f"{op}: similarity must have a row and a column per class, [{num_classes}, {num_classes}]; "
-            f"got {_checks.describe(similarity)}"
+            f"got {checks.describe(similarity)}"
         )
     similarity = similarity.float()
     if not similarity.isfinite().all():

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..ops import _checks
-from ..ops._arrays import as_tensor
+from .._base import checks
+from .._base.arrays import as_tensor
 
 
 def codebook_min_distance(codebook: Tensor | np.ndarray) -> int:
@@ -25,10 +25,10 @@ def codebook_min_distance(codebook: Tensor | np.ndarray) -> int:
 
     op = "codebook_min_distance"
     dtypes = (torch.int8, torch.int16, torch.int32, torch.int64, torch.float32, torch.float64, torch.float16, torch.bfloat16)
-    rows = _checks.tensor(op, "codebook", as_tensor(codebook), dtypes=dtypes, ndim=2, shape="[C, K] of +-1")
+    rows = checks.tensor(op, "codebook", as_tensor(codebook), dtypes=dtypes, ndim=2, shape="[C, K] of +-1")
     if rows.shape[0] < 2 or rows.shape[1] == 0:
-        raise ValueError(f"{op}: codebook must have at least two rows and one bit; got {_checks.describe(rows)}")
+        raise ValueError(f"{op}: codebook must have at least two rows and one bit; got {checks.describe(rows)}")
     if not ((rows == 1) | (rows == -1)).all():
-        raise ValueError(f"{op}: codebook must hold only +1 and -1; got other values in {_checks.describe(rows)}")
+        raise ValueError(f"{op}: codebook must hold only +1 and -1; got other values in {checks.describe(rows)}")
     packed = np.packbits((rows > 0).cpu().numpy(), axis=1, bitorder="little")
     return kernel.min_distance(packed)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..ops._plain import without_autocast
+from .._base.modes import without_autocast
 from ._distance import codebook_min_distance
 from ._minimum_distance import minimum_distance, published_distance
 

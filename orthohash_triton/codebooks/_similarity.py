@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..ops import _checks
+from .._base import checks
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _ENTRIES_AT_ONCE = 2**24  # of the logits: 64 MiB in float32
@@ -34,13 +34,13 @@ def class_similarity(logits: Tensor, labels: Tensor, *, mask: str = "prediction"
             classes without a sample.
     """
     op = "class_similarity"
-    logits = _checks.tensor(op, "logits", logits, dtypes=_DTYPES, ndim=2, shape="[N, C]")
+    logits = checks.tensor(op, "logits", logits, dtypes=_DTYPES, ndim=2, shape="[N, C]")
     samples, classes = logits.shape
     if classes < 2:
-        raise ValueError(f"{op}: logits must have at least two classes; got {_checks.describe(logits)}")
+        raise ValueError(f"{op}: logits must have at least two classes; got {checks.describe(logits)}")
     labels = _check_labels(op, labels, logits)
-    _checks.choice(op, "mask", mask, ("prediction", "label"))
-    _checks.choice(op, "normalise", normalise, ("paper", "code"))
+    checks.choice(op, "mask", mask, ("prediction", "label"))
+    checks.choice(op, "normalise", normalise, ("paper", "code"))
 
     total = torch.zeros(classes, classes, dtype=torch.float64, device=logits.device)
     count = torch.zeros(classes, 1, dtype=torch.float64, device=logits.device)
@@ -71,10 +71,10 @@ def class_similarity(logits: Tensor, labels: Tensor, *, mask: str = "prediction"
 def _check_labels(op: str, labels: Any, logits: Tensor) -> Tensor:
     samples, classes = logits.shape
     if not isinstance(labels, Tensor) or labels.is_complex() or (labels.ndim == 1 and labels.dtype != torch.int64):
-        raise TypeError(f"{op}: labels must be int64 class ids [N] or multi-hot [N, C]; got {_checks.describe(labels)}")
+        raise TypeError(f"{op}: labels must be int64 class ids [N] or multi-hot [N, C]; got {checks.describe(labels)}")
     if labels.shape not in ((samples,), (samples, classes)):
-        raise ValueError(f"{op}: labels must be [{samples}] or [{samples}, {classes}]; got {_checks.describe(labels)}")
-    _checks.same_device(op, "labels", labels, "logits", logits)
+        raise ValueError(f"{op}: labels must be [{samples}] or [{samples}, {classes}]; got {checks.describe(labels)}")
+    checks.same_device(op, "labels", labels, "logits", logits)
     if labels.ndim == 1 and samples and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
         low, high = int(labels.min()), int(labels.max())
         raise ValueError(f"{op}: labels has class {low if low < 0 else high}; expected ids from 0 to {classes - 1}")

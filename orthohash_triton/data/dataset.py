@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..ops import _checks
+from .._base import checks
 from .images import ImageFiles, Skipped
 
 UNLABELLED = "unlabelled"
@@ -49,7 +49,7 @@ class Dataset:
         if not (images or features):
             raise ValueError(
                 f"Dataset {self.name}: inputs must be images uint8 [N, H, W] or [N, 3, H, W], or features float32 [N, D]; "
-                f"got {_checks.describe(self.inputs)}"
+                f"got {checks.describe(self.inputs)}"
             )
         if self.paths is not None and len(self.paths) != len(self.inputs):
             raise ValueError(f"Dataset {self.name}: paths must be one per sample, {len(self.inputs)}; got {len(self.paths)}")
@@ -57,7 +57,7 @@ class Dataset:
         if self.groups is not None and (self.groups.dtype != torch.int64 or self.groups.shape != (len(self.inputs),)):
             raise ValueError(
                 f"Dataset {self.name}: groups must be int64 [{len(self.inputs)}], one per sample; "
-                f"got {_checks.describe(self.groups)}"
+                f"got {checks.describe(self.groups)}"
             )
         if self.class_distance is not None:
             _check_class_distance(self.name, self.class_distance, len(self.class_names))
@@ -69,7 +69,7 @@ class Dataset:
         if not (ids or multi_hot):
             raise ValueError(
                 f"Dataset {self.name}: labels must be int64 [{samples}], one class id per sample, or bool "
-                f"[{samples}, {classes}], one column per class name; got {_checks.describe(self.labels)}"
+                f"[{samples}, {classes}], one column per class name; got {checks.describe(self.labels)}"
             )
         if ids and samples and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < classes:
             raise ValueError(
@@ -201,7 +201,7 @@ def _draw_by_group(dataset: Dataset, fraction: float, generator: torch.Generator
 def _check_class_distance(name: str, distance: Tensor, classes: int) -> None:
     expected = f"Dataset {name}: class_distance must be float32 [{classes}, {classes}] in [0, 1], symmetric, zero on the diagonal"
     if distance.dtype != torch.float32 or distance.shape != (classes, classes):
-        raise ValueError(f"{expected}; got {_checks.describe(distance)}")
+        raise ValueError(f"{expected}; got {checks.describe(distance)}")
     if not ((distance >= 0) & (distance <= 1)).all():
         raise ValueError(f"{expected}; got values from {float(distance.min())} to {float(distance.max())}")
     if not torch.equal(distance, distance.T) or bool(distance.diagonal().any()):

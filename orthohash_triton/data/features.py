@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._files import atomic_write
-from ..ops import _checks
+from .._base import checks
+from .._base.files import atomic_write
 from .dataset import UNLABELLED, Dataset, Splits
 from .listing import PARTS, splits_of
 
@@ -68,7 +68,7 @@ def save(path: str | Path, dataset: Dataset) -> None:
     path = Path(path)
     if dataset.is_images or not isinstance(dataset.inputs, Tensor) or path.suffix != ".npz":
         raise ValueError(
-            f"features.save: expected features [N, D] and a path ending in .npz; got {_checks.describe(dataset.inputs)}, {path}"
+            f"features.save: expected features [N, D] and a path ending in .npz; got {checks.describe(dataset.inputs)}, {path}"
         )
     arrays: dict[str, Any] = {
         "features": dataset.inputs.numpy(),

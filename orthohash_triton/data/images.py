@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._files import atomic_write
-from ..ops import _checks
+from .._base import checks
+from .._base.files import atomic_write
 
 IN_MEMORY_BYTES = 2**30
 """Sets of images up to this size, decoded, are held in memory; larger ones stay in their files."""
@@ -56,7 +56,7 @@ class ImageFiles:
 
     def __init__(self, paths: Sequence[Path], *, size: int, grey: bool = False) -> None:
         self.paths = tuple(paths)
-        self.size = _checks.integer("ImageFiles", "size", size, minimum=1)
+        self.size = checks.integer("ImageFiles", "size", size, minimum=1)
         self.grey = grey
 
     @property
@@ -200,7 +200,7 @@ def open_images(
         ValueError: an image that cannot be decoded, with on_error="raise"; or none can be.
         ImportError: Pillow is not installed.
     """
-    _checks.choice("open_images", "on_error", on_error, ON_ERROR)
+    checks.choice("open_images", "on_error", on_error, ON_ERROR)
     keep = ImageFiles(paths, size=size, grey=grey).shape.numel() <= in_memory
     parts, rows, skipped = [], [], []
     chunks = [paths[start : start + _CHECKED] for start in range(0, len(paths), _CHECKED)]

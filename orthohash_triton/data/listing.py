@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..ops import _checks
+from .._base import checks
 from .dataset import UNLABELLED, Dataset, Splits, split_stratified
 from .images import IN_MEMORY_BYTES, Skipped, listed, open_images, report_skipped
 
@@ -71,7 +71,7 @@ def drop_missing(listing: Listing, on_missing: str) -> Listing:
     Raises:
         FileNotFoundError: with on_missing="raise", if there are any.
     """
-    _checks.choice(listing.name, "on_missing", on_missing, ON_MISSING)
+    checks.choice(listing.name, "on_missing", on_missing, ON_MISSING)
     there = torch.tensor([path.is_file() for path in listing.paths], dtype=torch.bool)
     if there.all():
         return listing

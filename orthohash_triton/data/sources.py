@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..ops import _checks
+from .._base import checks
 from . import debian, digits, fashion_mnist, features, folders, wordnet_nouns
 from .dataset import UNLABELLED, Dataset
 from .images import ON_ERROR, ImageFiles, Skipped, decode_batches, unreadable
@@ -69,7 +69,7 @@ class _Images(Source):
         self.name, self.paths, self.skipped = listing.name, listing.paths, listing.skipped
         self.sample_shape = (1 if grey else 3, size, size)
         self._size, self._grey = size, grey
-        self._on_error = _checks.choice("open_source", "on_error", on_error, ON_ERROR)
+        self._on_error = checks.choice("open_source", "on_error", on_error, ON_ERROR)
         self._files = listing.paths
         self._label_with(listing.labels, listing.class_names)
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from .._environment import cpu_model, cpu_target, gpu_driver, gpu_target, gpu_toolkit
-from ..ops._dispatch import IMPLS, triton_import_error
+from .._base.environment import cpu_model, cpu_target, gpu_driver, gpu_target, gpu_toolkit
+from ..ops.dispatch import IMPLS, triton_import_error
 
 OLDEST_TRITON = (3, 6)  # as pyproject.toml
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from .._environment import environment
-from ..ops._dispatch import choose
+from .._base.environment import environment
+from ..ops.dispatch import choose
 from . import _timings
 from ._cases import Case, cases, first_cases
 from ._check import cause_of, check, without_folders

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .._base import checks
 from ..nn import HashHead
-from ..ops import _checks
 from ..ops.pairwise_likelihood_loss import pairwise_likelihood_loss
 from ..ops.quantization_loss import quantization_loss
 from ._method import Method, Objective, Task, not_negative, option
@@ -21,7 +21,7 @@ class Options:
     pairs: str = option("balanced", "balanced: similar and dissimilar pairs weigh alike; equal: every pair (the paper)")
 
     def __post_init__(self) -> None:
-        _checks.choice("method 'dhn'", "pairs", self.pairs, ("balanced", "equal"))
+        checks.choice("method 'dhn'", "pairs", self.pairs, ("balanced", "equal"))
         not_negative("dhn", self, "quantization_weight")
 
 

@@ -21,7 +21,13 @@ from .distances import DistanceHistograms, distance_histograms
 from .evaluation import Evaluation, evaluate
 from .gains import average_cumulative_gain, ndcg
 from .hierarchical import hierarchical_precision, mean_average_hierarchical_precision
-from .precision_recall import PrecisionRecallCurve, precision_at_k, precision_at_radius, precision_recall_curve, recall_at_k
+from .precision_recall import (
+    PrecisionRecallCurve,
+    precision_at_k,
+    precision_at_radius,
+    precision_recall_curve,
+    recall_at_k,
+)
 
 __all__ = [
     "DistanceHistograms",

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..ops import _checks
+from .._base import checks
 from ..ops.pack_codes import pack_codes
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -65,26 +65,26 @@ def check(op: str, queries: Any, gallery: Any, ranked: Tensor, query_rows: Rows,
     if labels.queries.shape[1:] != labels.gallery.shape[1:]:
         raise ValueError(
             f"{op}: query_labels and gallery_labels must be of one kind, {_KINDS} with one C; "
-            f"got {_checks.describe(queries)} and {_checks.describe(gallery)}"
+            f"got {checks.describe(queries)} and {checks.describe(gallery)}"
         )
     return labels
 
 
 def _check(op: str, name: str, labels: Any, ranked: Tensor, rows: Rows) -> Tensor:
     if not isinstance(labels, Tensor):
-        raise TypeError(f"{op}: {name} must be a tensor or numpy array: {_KINDS}; got {_checks.describe(labels)}")
+        raise TypeError(f"{op}: {name} must be a tensor or numpy array: {_KINDS}; got {checks.describe(labels)}")
     if labels.ndim not in (1, 2):
-        raise ValueError(f"{op}: {name} must be {_KINDS}; got {_checks.describe(labels)}")
+        raise ValueError(f"{op}: {name} must be {_KINDS}; got {checks.describe(labels)}")
     allowed = _INTEGERS if labels.ndim == 1 else (*_INTEGERS, torch.bool, *_FLOATS)
     if labels.dtype not in allowed:
-        raise TypeError(f"{op}: {name} must be {_KINDS}; got {_checks.describe(labels)}. Convert class ids with .long()")
-    _checks.same_device(op, name, labels, rows[0], ranked)
+        raise TypeError(f"{op}: {name} must be {_KINDS}; got {checks.describe(labels)}. Convert class ids with .long()")
+    checks.same_device(op, name, labels, rows[0], ranked)
     if len(labels) != rows[1]:
-        raise ValueError(f"{op}: {name} must have one row for each of the {rows[1]} {rows[0]}; got {_checks.describe(labels)}")
+        raise ValueError(f"{op}: {name} must have one row for each of the {rows[1]} {rows[0]}; got {checks.describe(labels)}")
     if labels.ndim == 1:
         return labels.long()
-    if _checks.may_read_values(labels) and not ((labels == 0) | (labels == 1)).all():
-        raise ValueError(f"{op}: multi-hot {name} must hold only 0 and 1; got other values in {_checks.describe(labels)}")
+    if checks.may_read_values(labels) and not ((labels == 0) | (labels == 1)).all():
+        raise ValueError(f"{op}: multi-hot {name} must hold only 0 and 1; got other values in {checks.describe(labels)}")
     return labels != 0
 
 

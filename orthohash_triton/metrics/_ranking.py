@@ -13,9 +13,9 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from ..ops import _checks
-from ..ops._arrays import numpy_friendly
-from ..ops._dispatch import choose
+from .._base import checks
+from .._base.arrays import numpy_friendly
+from ..ops.dispatch import choose
 from ..ops.hamming_distance import hamming_distance
 from . import _labels
 
@@ -187,23 +187,23 @@ def metric(function: F) -> F:
 def check(op: str, query_codes: Any, gallery_codes: Any, query_labels: Any, gallery_labels: Any) -> Ranking:
     """What every metric of codes takes, checked."""
     names = ("query_codes", "gallery_codes")
-    queries, gallery = _checks.code_pair(op, query_codes, gallery_codes, names)
+    queries, gallery = checks.code_pair(op, query_codes, gallery_codes, names)
     not_empty(op, names[0], queries)
     not_empty(op, names[1], gallery)
     if len(gallery) >= 2**31:
-        raise ValueError(f"{op}: gallery_codes must hold fewer than 2**31 rows; got {_checks.describe(gallery)}")
+        raise ValueError(f"{op}: gallery_codes must hold fewer than 2**31 rows; got {checks.describe(gallery)}")
     rows = [(f"rows of {name}", len(codes)) for name, codes in zip(names, (queries, gallery), strict=True)]
     labels = _labels.check(op, query_labels, gallery_labels, queries, *rows)
     return Ranking(queries, gallery, labels)
 
 
 def check_k(op: str, k: Any) -> int | None:
-    return None if k is None else _checks.integer(op, "k", k, minimum=1)
+    return None if k is None else checks.integer(op, "k", k, minimum=1)
 
 
 def not_empty(op: str, name: str, value: Tensor) -> None:
     if value.numel() == 0:
-        raise ValueError(f"{op}: {name} must hold at least one row; got {_checks.describe(value)}")
+        raise ValueError(f"{op}: {name} must hold at least one row; got {checks.describe(value)}")
 
 
 def sums_by_score(scores: Tensor, labels: _labels.Labels, k: int | None) -> Sums:

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..ops import _checks
-from ..ops._arrays import as_tensor
+from .._base import checks
+from .._base.arrays import as_tensor
 from . import _labels, _ranking
 from ._ranking import Ranked, Ranking
 
@@ -39,7 +39,7 @@ def mean_average_precision(
         TypeError, ValueError: see `average_precision`.
     """
     op = "mean_average_precision"
-    _checks.choice(op, "zero_hits", zero_hits, ZERO_HITS)
+    checks.choice(op, "zero_hits", zero_hits, ZERO_HITS)
     values = _average_precision(
         op, query_codes, gallery_codes, query_labels, gallery_labels, k=k, ties=ties, denominator=denominator
     )
@@ -96,7 +96,7 @@ def mean_average_precision_from_scores(
 ) -> float:
     """Mean over the queries of `average_precision_from_scores`; `zero_hits` as in `mean_average_precision`."""
     op = "mean_average_precision_from_scores"
-    _checks.choice(op, "zero_hits", zero_hits, ZERO_HITS)
+    checks.choice(op, "zero_hits", zero_hits, ZERO_HITS)
     values = _average_precision_from_scores(op, scores, query_labels, gallery_labels, k=k, denominator=denominator)
     return mean(as_tensor(values), zero_hits)
 
@@ -133,8 +133,8 @@ def _average_precision(
     ties: str,
     denominator: str,
 ) -> Tensor:
-    _checks.choice(op, "ties", ties, TIES)
-    _checks.choice(op, "denominator", denominator, DENOMINATORS)
+    checks.choice(op, "ties", ties, TIES)
+    checks.choice(op, "denominator", denominator, DENOMINATORS)
     k = _ranking.check_k(op, k)
     ranking = _ranking.check(op, query_codes, gallery_codes, query_labels, gallery_labels)
     chunks = ranking.ranked([k] if ties == "stable" else [])
@@ -157,15 +157,15 @@ def from_ranked(ranked: Ranked, index: int, ranking: Ranking, k: int | None, tie
 def _average_precision_from_scores(
     op: str, scores: Any, query_labels: Any, gallery_labels: Any, *, k: int | None, denominator: str
 ) -> Tensor:
-    _checks.choice(op, "denominator", denominator, DENOMINATORS)
+    checks.choice(op, "denominator", denominator, DENOMINATORS)
     k = _ranking.check_k(op, k)
     dtypes = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-    scores = _checks.tensor(op, "scores", scores, dtypes=dtypes, ndim=2, shape="[Q, N]").detach()
+    scores = checks.tensor(op, "scores", scores, dtypes=dtypes, ndim=2, shape="[Q, N]").detach()
     _ranking.not_empty(op, "scores", scores)
     rows, columns = ("rows of scores", scores.shape[0]), ("columns of scores", scores.shape[1])
     labels = _labels.check(op, query_labels, gallery_labels, scores, rows, columns)
-    if _checks.may_read_values(scores) and scores.isnan().any():
-        raise ValueError(f"{op}: scores must not hold NaN, which has no rank; got {_checks.describe(scores)} with NaN")
+    if checks.may_read_values(scores) and scores.isnan().any():
+        raise ValueError(f"{op}: scores must not hold NaN, which has no rank; got {checks.describe(scores)} with NaN")
     sums = _ranking.sums_by_score(scores, labels, k)
     return _divide(sums.precisions[0], sums.hits[0], sums.totals, k, denominator).to(scores.device)
 

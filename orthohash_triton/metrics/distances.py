@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..ops._arrays import as_tensor
+from .._base.arrays import as_tensor
 from . import _ranking
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..ops import _checks
-from ..ops._arrays import as_array, as_tensor
+from .._base import checks
+from .._base.arrays import as_array, as_tensor
 from . import _ranking
 from .average_precision import DENOMINATORS, TIES, ZERO_HITS, from_ranked, mean
 from .distances import DistanceHistograms, total_histograms
@@ -72,11 +72,11 @@ def evaluate(
         TypeError, ValueError: as `average_precision`.
     """
     op = "evaluate"
-    _checks.choice(op, "ties", ties, TIES)
-    _checks.choice(op, "denominator", denominator, DENOMINATORS)
-    _checks.choice(op, "zero_hits", zero_hits, ZERO_HITS)
+    checks.choice(op, "ties", ties, TIES)
+    checks.choice(op, "denominator", denominator, DENOMINATORS)
+    checks.choice(op, "zero_hits", zero_hits, ZERO_HITS)
     ks = [_ranking.check_k(op, value) for value in _several(k)]
-    radii = [_checks.integer(op, "radius", value, minimum=0) for value in _several(radius)]
+    radii = [checks.integer(op, "radius", value, minimum=0) for value in _several(radius)]
     ranking = _ranking.check(op, *map(as_tensor, (query_codes, gallery_codes, query_labels, gallery_labels)))
     chunks = list(ranking.ranked(ks if ties == "stable" else []))
     curve, distances = mean_curve(chunks), total_histograms(chunks)

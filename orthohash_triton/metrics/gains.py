@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..ops import _checks
+from .._base import checks
 from . import _ranking
 from .average_precision import TIES
 
@@ -43,8 +43,8 @@ def ndcg(
         TypeError, ValueError: as `average_precision`; an unknown option.
     """
     op = "ndcg"
-    _checks.choice(op, "gain", gain, _GAINS)
-    _checks.choice(op, "ties", ties, TIES)
+    checks.choice(op, "gain", gain, _GAINS)
+    checks.choice(op, "ties", ties, TIES)
     k = _ranking.check_k(op, k)
     ranking = _ranking.check(op, query_codes, gallery_codes, query_labels, gallery_labels)
     limit = int(ranking.limits([k]))
@@ -79,7 +79,7 @@ def average_cumulative_gain(
         TypeError, ValueError: as `average_precision`; an unknown option.
     """
     op = "average_cumulative_gain"
-    _checks.choice(op, "ties", ties, TIES)
+    checks.choice(op, "ties", ties, TIES)
     k = _ranking.check_k(op, k)
     ranking = _ranking.check(op, query_codes, gallery_codes, query_labels, gallery_labels)
     limit = int(ranking.limits([k]))

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..ops import _checks
+from .._base import checks
 from ..ops.hamming_topk import nearest
 from . import _ranking
 
@@ -39,7 +39,7 @@ def hierarchical_precision(
             outside [0, 1] or not zero on the diagonal.
     """
     op = "hierarchical_precision"
-    limit = _checks.integer(op, "k", k, minimum=1)
+    limit = checks.integer(op, "k", k, minimum=1)
     curves = _precisions(op, query_codes, gallery_codes, query_labels, gallery_labels, class_distance, limit)
     return float(torch.cat([precisions[:, -1] for precisions in curves]).mean())
 
@@ -73,7 +73,7 @@ def mean_average_hierarchical_precision(
         TypeError, ValueError: as `hierarchical_precision`; an unknown option, or trapezoids over less than two ranks.
     """
     op = "mean_average_hierarchical_precision"
-    _checks.choice(op, "area", area, _AREAS)
+    checks.choice(op, "area", area, _AREAS)
     limit = _ranking.check_k(op, k)
     curves = _precisions(op, query_codes, gallery_codes, query_labels, gallery_labels, class_distance, limit)
     return float(torch.cat([_area(op, precisions, area) for precisions in curves]).mean())
@@ -115,10 +115,10 @@ def _check_similarity(op: str, class_distance: Any, ranking: _ranking.Ranking) -
             f"{op}: query_labels and gallery_labels must be class ids; got multi-hot rows. "
             "ndcg and average_cumulative_gain take such labels"
         )
-    distance = _checks.tensor(op, "class_distance", class_distance, dtypes=_FLOATS, ndim=2, shape="[C, C]")
+    distance = checks.tensor(op, "class_distance", class_distance, dtypes=_FLOATS, ndim=2, shape="[C, C]")
     if distance.shape[0] != distance.shape[1] or len(distance) == 0:
-        raise ValueError(f"{op}: class_distance must be [C, C]; got {_checks.describe(distance)}")
-    _checks.same_device(op, "class_distance", distance, "query_codes", ranking.queries)
+        raise ValueError(f"{op}: class_distance must be [C, C]; got {checks.describe(distance)}")
+    checks.same_device(op, "class_distance", distance, "query_codes", ranking.queries)
     if not bool(((distance >= 0) & (distance <= 1)).all()):
         low, high = map(float, distance.aminmax())
         raise ValueError(f"{op}: class_distance must be in [0, 1]; got values from {low} to {high}")

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..ops import _checks
+from .._base import checks
 from . import _ranking
 
 
@@ -25,7 +25,7 @@ def precision_at_k(query_codes: Any, gallery_codes: Any, query_labels: Any, gall
     Arguments and errors are those of `average_precision`. A gallery of fewer than `k` items counts with its size.
     """
     op = "precision_at_k"
-    k = _checks.integer(op, "k", k, minimum=1)
+    k = checks.integer(op, "k", k, minimum=1)
     ranking = _ranking.check(op, query_codes, gallery_codes, query_labels, gallery_labels)
     hits = torch.cat([ranked.sums.hits[0] for ranked in ranking.ranked([k])])
     return float(hits.double().mean()) / min(k, len(ranking.gallery))
@@ -38,7 +38,7 @@ def recall_at_k(query_codes: Any, gallery_codes: Any, query_labels: Any, gallery
     Arguments and errors are those of `average_precision`. A query to which nothing is relevant counts as 0.
     """
     op = "recall_at_k"
-    k = _checks.integer(op, "k", k, minimum=1)
+    k = checks.integer(op, "k", k, minimum=1)
     ranking = _ranking.check(op, query_codes, gallery_codes, query_labels, gallery_labels)
     return float(torch.cat([shares(ranked.sums.hits[0], ranked.sums.totals) for ranked in ranking.ranked([k])]).mean())
 
@@ -51,7 +51,7 @@ def precision_at_radius(query_codes: Any, gallery_codes: Any, query_labels: Any,
     Arguments and errors are those of `average_precision`; `radius` is at least 0.
     """
     op = "precision_at_radius"
-    radius = _checks.integer(op, "radius", radius, minimum=0)
+    radius = checks.integer(op, "radius", radius, minimum=0)
     ranking = _ranking.check(op, query_codes, gallery_codes, query_labels, gallery_labels)
     return within(mean_curve(ranking.ranked([])), radius)
 

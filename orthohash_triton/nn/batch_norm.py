@@ -7,8 +7,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ..ops import _batch_norm
-from ._modes import evaluating
+from .._base.modes import evaluating
+from ..ops import batch_norm
 from .hash_head import HashHead
 
 
@@ -87,7 +87,7 @@ def _layers_to_reestimate(model: nn.Module, layers: Iterable[nn.Module] | None) 
 
 def _input_statistics(
     model: nn.Module, layer: nn.Module, loader: Iterable[Any], device: torch.device | str
-) -> _batch_norm.Statistics:
+) -> batch_norm.Statistics:
     """Mean and biased variance of what `layer` is given while `model` goes through `loader`, over all processes of the layer."""
     running = _RunningStatistics(layer.running_mean)
     hook = layer.register_forward_pre_hook(lambda _, inputs: running.add(inputs[0]))
@@ -133,10 +133,10 @@ class _RunningStatistics:
         self.mean = self.mean + step * (len(rows) / total)
         self.count = total
 
-    def over_processes(self, group: Any) -> _batch_norm.Statistics:
-        found = _batch_norm.Statistics(self.mean, self.squares / max(self.count, 1), self.count)
+    def over_processes(self, group: Any) -> batch_norm.Statistics:
+        found = batch_norm.Statistics(self.mean, self.squares / max(self.count, 1), self.count)
         if group is not None:
-            found = _batch_norm.over_processes(found, group.group_name)
+            found = batch_norm.over_processes(found, group.group_name)
         if found.count < 2:
             raise ValueError(
                 f"reestimate_batch_norm: a layer saw {int(found.count)} values a channel; a variance takes at least 2"

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from ..ops import _checks
+from .._base import checks
 from ..ops.pack_codes import pack_codes
 
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -80,10 +80,10 @@ class HashHead(nn.Module):
         Raises:
             TypeError, ValueError: `matrix` is no floating tensor [bits, bits]; or as `folded`.
         """
-        matrix = _checks.tensor("HashHead.rotated", "matrix", matrix, dtypes=_FLOATS, ndim=2, shape="[bits, bits]")
+        matrix = checks.tensor("HashHead.rotated", "matrix", matrix, dtypes=_FLOATS, ndim=2, shape="[bits, bits]")
         bits = self.linear.out_features
         if matrix.shape != (bits, bits):
-            raise ValueError(f"HashHead.rotated: matrix must be [{bits}, {bits}]; got {_checks.describe(matrix)}")
+            raise ValueError(f"HashHead.rotated: matrix must be [{bits}, {bits}]; got {checks.describe(matrix)}")
         weight, bias = self._affine()
         matrix = matrix.detach().to(weight)
         return self._from_wide(matrix.T @ weight, bias @ matrix)

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import reference
-from . import _batch_norm, _checks, _dispatch
+from .._base import checks
+from . import batch_norm, dispatch
 from ._codebook_loss_op import codebook_loss, cpu_kernel
 from ._derived import derived, shown
 
@@ -40,11 +41,11 @@ def check_options(
     reduction: str,
     precision: str | None,
 ) -> Options:
-    scale = math.sqrt(bits) if scale is None else _checks.number(op, "scale", scale)
+    scale = math.sqrt(bits) if scale is None else checks.number(op, "scale", scale)
     margin, label_smoothing = (
-        _checks.number(op, name, value) for name, value in (("margin", margin), ("label_smoothing", label_smoothing))
+        checks.number(op, name, value) for name, value in (("margin", margin), ("label_smoothing", label_smoothing))
     )
-    ignore_index = _checks.integer(op, "ignore_index", ignore_index, minimum=-(2**63), maximum=2**63 - 1)
+    ignore_index = checks.integer(op, "ignore_index", ignore_index, minimum=-(2**63), maximum=2**63 - 1)
     if not 0 < scale < math.inf:
         raise ValueError(f"{op}: scale must be positive and finite; got {scale}. None takes sqrt(bits) = {math.sqrt(bits):.4g}")
     if not 0 <= margin <= 2:
@@ -53,10 +54,10 @@ def check_options(
         )
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"{op}: label_smoothing must be in [0, 1); got {label_smoothing}")
-    _checks.choice(op, "margin_type", margin_type, ("cosine", "angular"))
-    _checks.choice(op, "reduction", reduction, REDUCTIONS)
+    checks.choice(op, "margin_type", margin_type, ("cosine", "angular"))
+    checks.choice(op, "reduction", reduction, REDUCTIONS)
     if precision is not None:
-        _checks.choice(op, "precision", precision, tuple(PARTS))
+        checks.choice(op, "precision", precision, tuple(PARTS))
     parts = 0 if precision is None else PARTS[precision]
     return Options(scale, margin, margin_type == "angular", label_smoothing, ignore_index, parts)
 
@@ -71,8 +72,8 @@ class Target(NamedTuple):
 
 def check_inputs(op: str, name: str, v: Any, target: Any, codebook: Any, ignore_index: int) -> tuple[Tensor, Target, Tensor]:
     """v [N, K] (called `name` by the caller), target (see Target), codebook int8 +-1 [C, K]."""
-    v = _checks.tensor(op, name, v, dtypes=LATENT_DTYPES, ndim=2, shape="[N, K]")
-    codebook = _checks.tensor(op, "codebook", codebook, dtypes=(torch.int8,), ndim=2, shape="[C, K] of +-1")
+    v = checks.tensor(op, name, v, dtypes=LATENT_DTYPES, ndim=2, shape="[N, K]")
+    codebook = checks.tensor(op, "codebook", codebook, dtypes=(torch.int8,), ndim=2, shape="[C, K] of +-1")
     rows, bits = v.shape
     classes = codebook.shape[0]
     if codebook.shape[1] != bits or classes == 0 or bits == 0:
@@ -83,12 +84,12 @@ def check_inputs(op: str, name: str, v: Any, target: Any, codebook: Any, ignore_
     checked = _check_target(op, target, rows, classes, ignore_index, v.dtype)
     for part in checked:
         if part is not None:
-            _checks.same_device(op, "target", part, name, v)
+            checks.same_device(op, "target", part, name, v)
             if part.requires_grad and torch.is_grad_enabled():
                 raise ValueError(f"{op}: target gets no gradient, but it requires one. Pass target.detach()")
-    _checks.same_device(op, "codebook", codebook, name, v)
+    checks.same_device(op, "codebook", codebook, name, v)
     shown(codebook)
-    if _checks.may_read_values(codebook):
+    if checks.may_read_values(codebook):
         derived(codebook, "checked", lambda: _require_signs(op, codebook))
     return v, checked, codebook
 
@@ -100,10 +101,10 @@ def _check_target(op: str, target: Any, rows: int, classes: int, ignore_index: i
         expected = f"int64 class ids [{rows}], or multi-hot or soft targets [{rows}, {classes}], dense or sparse"
         error = ValueError if isinstance(target, Tensor) and not _wrong_ids(target) else TypeError
         hint = ". Convert class ids with .long()" if error is TypeError and isinstance(target, Tensor) else ""
-        raise error(f"{op}: target must be {expected}; got {_checks.describe(target)}{hint}")
+        raise error(f"{op}: target must be {expected}; got {checks.describe(target)}{hint}")
     if target.ndim == 2:
         return Target(_check_weights(op, target, latent), None, None)
-    if rows and _checks.may_read_values(target):
+    if rows and checks.may_read_values(target):
         bad = _class_outside(target, classes, ignore_index)
         if bad is not None:
             raise ValueError(
@@ -127,10 +128,10 @@ def _class_outside(target: Tensor, classes: int, ignore_index: int) -> int | Non
 def _check_weights(op: str, weights: Tensor, latent: torch.dtype) -> Tensor:
     """Weights of classes, floating: those of a dense target [N, C], or of the entries of a sparse one [nnz]."""
     if weights.is_complex():
-        raise TypeError(f"{op}: target must be real; got {_checks.describe(weights)}")
+        raise TypeError(f"{op}: target must be real; got {checks.describe(weights)}")
     if not weights.is_floating_point():
         weights = weights.to(torch.float64 if latent == torch.float64 else torch.float32)
-    if weights.numel() and _checks.may_read_values(weights):
+    if weights.numel() and checks.may_read_values(weights):
         low, high = map(float, torch.aminmax(weights.detach()))
         if not (low >= 0 and high < math.inf):
             found = f"negative entries (smallest {low:.4g})" if low < 0 else "entries that are NaN or infinite"
@@ -163,7 +164,7 @@ def _check_sparse_target(op: str, target: Any, rows: int, classes: int, latent: 
         )
     values = _check_weights(op, values, latent).to(torch.float64 if latent == torch.float64 else torch.float32)
     checked = Target(starts.long(), columns.long(), values)
-    if _checks.may_read_values(columns):
+    if checks.may_read_values(columns):
         _check_entries(op, starts, columns, classes)
     return checked
 
@@ -203,51 +204,51 @@ def evaluate(
     v: Any,
     target: Any,
     codebook: Any,
-    batch_norm: _batch_norm.BatchNorm | None,
+    norm: batch_norm.BatchNorm | None,
     impl: str,
     return_lse: bool,
     precision: str | None,
     **keywords: Any,
 ) -> Any:
-    """The loss behind both public functions: v is normalised over the batch first where `batch_norm` says how."""
+    """The loss behind both public functions: v is normalised over the batch first where `norm` says how."""
     bits = v.shape[-1] if isinstance(v, Tensor) and v.ndim else 1
     options = check_options(op, bits, precision=precision, **keywords)
     v, positives, codebook = check_inputs(op, name, v, target, codebook, options.ignore_index)
-    if batch_norm is not None:
-        batch_norm.check(op, v)
-    chosen = _dispatch.choose(op, impl, v)
+    if norm is not None:
+        norm.check(op, v)
+    chosen = dispatch.choose(op, impl, v)
     if chosen == "reference":
         with torch.autocast(v.device.type, enabled=False):
-            return _evaluate_reference(op, v, positives, codebook, batch_norm, return_lse=return_lse, **keywords)
+            return _evaluate_reference(op, v, positives, codebook, norm, return_lse=return_lse, **keywords)
     if chosen == "triton" and v.dtype == torch.float64:
         raise TypeError(
             f'{op}: {name} is float64, which the Triton kernels do not take. Convert it with .float(), or use impl="reference"'
         )
 
-    wanted = [v] if batch_norm is None else [v, batch_norm.weight, batch_norm.bias]
+    wanted = [v] if norm is None else [v, norm.weight, norm.bias]
     need_grad = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in wanted)
     how = *positives, codebook, *options, chosen, keywords["reduction"], need_grad, need_grad and return_lse
-    if batch_norm is None:
-        loss, lse, *_ = codebook_loss(v, *_batch_norm.NO_NORM, *how)
+    if norm is None:
+        loss, lse, *_ = codebook_loss(v, *batch_norm.NO_NORM, *how)
     else:
-        statistics = batch_norm.statistics(v, chosen)
-        loss, lse, *_ = codebook_loss(v, *batch_norm.normalisation(statistics), *how)
-        batch_norm.update_running(statistics)  # last: what raises above leaves them as they were
+        statistics = norm.statistics(v, chosen)
+        loss, lse, *_ = codebook_loss(v, *norm.normalisation(statistics), *how)
+        norm.update_running(statistics)  # last: what raises above leaves them as they were
     return (loss, lse) if return_lse else loss
 
 
 def _evaluate_reference(
-    op: str, v: Tensor, positives: Target, codebook: Tensor, batch_norm: _batch_norm.BatchNorm | None, **keywords: Any
+    op: str, v: Tensor, positives: Target, codebook: Tensor, norm: batch_norm.BatchNorm | None, **keywords: Any
 ) -> Any:
     v = v.float() if v.dtype.itemsize < 4 else v
     target, columns, values = positives
     if columns is not None and values is not None:
         target = torch.sparse_csr_tensor(target, columns, values, (len(v), len(codebook)))
-    if batch_norm is None:
+    if norm is None:
         return reference.cosine_codebook_loss(v, target, codebook, **keywords)
-    if batch_norm.process_group is not None:
+    if norm.process_group is not None:
         raise ValueError(f'{op}: impl="reference" knows no process_group; use impl="auto"')
     return reference.orthohash_loss(
-        v, target, codebook, batch_norm.running_mean, batch_norm.running_var, batch_norm.weight, batch_norm.bias,
-        training=batch_norm.training, momentum=batch_norm.momentum, eps=batch_norm.eps, **keywords,
+        v, target, codebook, norm.running_mean, norm.running_var, norm.weight, norm.bias,
+        training=norm.training, momentum=norm.momentum, eps=norm.eps, **keywords,
     )  # fmt: skip

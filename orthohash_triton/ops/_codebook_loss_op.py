@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._batch_norm import backward as batch_norm_backward
-from ._batch_norm import times
 from ._derived import derived
 from ._registered import differentiable, refuse_double_backward
+from .batch_norm import backward as batch_norm_backward
+from .batch_norm import times
 
 LEADING = 5  # arguments that may have a gradient stand among the first five
 
@@ -72,9 +72,9 @@ def _run_triton(
 
 @functools.cache
 def _triton_kernels() -> tuple[Any, Any]:
-    from ..kernels import _mean, cosine_codebook_loss
+    from ..kernels import cosine_codebook_loss, mean
 
-    return cosine_codebook_loss, _mean
+    return cosine_codebook_loss, mean
 
 
 def _labelled(target: Tensor, columns: Tensor | None, values: Tensor | None) -> Tensor:

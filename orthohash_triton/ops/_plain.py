@@ -1,21 +1,21 @@
 """What losses in plain PyTorch share: one implementation for every device, in float32 at least, safe to compile."""
 
-import contextlib
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import _checks, _codebook_loss
+from .._base import checks
+from . import _codebook_loss
 
 REDUCTIONS = _codebook_loss.REDUCTIONS
 
 
 def latents(op: str, name: str, value: Any) -> Tensor:
     """Floating [N, K] with K of at least 1."""
-    checked = _checks.tensor(op, name, value, dtypes=_codebook_loss.LATENT_DTYPES, ndim=2, shape="[N, K]")
+    checked = checks.tensor(op, name, value, dtypes=_codebook_loss.LATENT_DTYPES, ndim=2, shape="[N, K]")
     if checked.shape[1] == 0:
-        raise ValueError(f"{op}: {name} must have at least one bit; got {_checks.describe(checked)}")
+        raise ValueError(f"{op}: {name} must have at least one bit; got {checks.describe(checked)}")
     return checked
 
 
@@ -36,12 +36,6 @@ def weight(op: str, name: str, value: float) -> float:
 def widened(values: Tensor) -> Tensor:
     """In float32, or in float64 if that is what came."""
     return values.float() if values.dtype.itemsize < 4 else values
-
-
-def without_autocast(values: Tensor) -> contextlib.AbstractContextManager:
-    """Products stay in the dtype of their operands."""
-    kind = values.device.type
-    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else contextlib.nullcontext()
 
 
 def unit_rows(values: Tensor) -> Tensor:

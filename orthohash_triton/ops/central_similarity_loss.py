@@ -4,7 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import _checks, _plain
+from .._base import checks
+from .._base.modes import without_autocast
+from . import _plain
 from .quantization_loss import KINDS, row_penalty
 
 
@@ -53,14 +55,14 @@ def central_similarity_loss(
     op = "central_similarity_loss"
     centre_weight = _plain.weight(op, "centre_weight", centre_weight)
     quantization_weight = _plain.weight(op, "quantization_weight", quantization_weight)
-    _checks.choice(op, "quantization", quantization, KINDS)
-    _checks.choice(op, "reduction", reduction, _plain.REDUCTIONS)
-    seed = _checks.integer(op, "seed", seed, minimum=0)
+    checks.choice(op, "quantization", quantization, KINDS)
+    checks.choice(op, "reduction", reduction, _plain.REDUCTIONS)
+    seed = checks.integer(op, "seed", seed, minimum=0)
     u, target, codebook = _plain.labels(op, "u", u, target, codebook, ignore_index)
 
     labelled = _plain.labelled_rows(target, ignore_index)
     u = torch.where(labelled[:, None], _plain.widened(u), 0)
-    with _plain.without_autocast(u):
+    with without_autocast(u):
         centre = _centres(u, target, codebook, ignore_index, seed)
         loss = centre_weight * F.softplus(-2 * centre * u).mean(1)
         if quantization_weight:

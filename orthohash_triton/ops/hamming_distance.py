@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _checks
-from ._arrays import numpy_friendly
-from ._dispatch import choose
+from .._base import checks
+from .._base.arrays import numpy_friendly
 from ._registered import registered
+from .dispatch import choose
 
 
 @numpy_friendly
@@ -19,7 +19,7 @@ def hamming_distance(queries: Any, gallery: Any, *, impl: str = "auto") -> Tenso
 
     numpy in, numpy out. Raises TypeError for another dtype, ValueError for another shape or device.
     """
-    return _distance(*_checks.code_pair("hamming_distance", queries, gallery), impl)
+    return _distance(*checks.code_pair("hamming_distance", queries, gallery), impl)
 
 
 def _fake(queries: Tensor, gallery: Tensor, impl: str) -> Tensor:

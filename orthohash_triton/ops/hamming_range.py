@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _checks
-from ._arrays import numpy_friendly
-from ._dispatch import choose
+from .._base import checks
+from .._base.arrays import numpy_friendly
 from ._registered import registered
+from .dispatch import choose
 
 _INTEGERS = (torch.int32, torch.int64, torch.int16, torch.int8, torch.uint8)
 
@@ -30,8 +30,8 @@ def hamming_range(
     numpy in, numpy out. Raises TypeError for another dtype, ValueError for another shape or device or a negative radius (one in
     a tensor on a GPU is not looked at, and finds nothing, unless ORTHOHASH_VALIDATE=1).
     """
-    queries, gallery = _checks.code_pair("hamming_range", queries, gallery)
-    mask = _checks.gallery_mask("hamming_range", mask, gallery)
+    queries, gallery = checks.code_pair("hamming_range", queries, gallery)
+    mask = checks.gallery_mask("hamming_range", mask, gallery)
     limits = _limits(radius, inclusive, queries)
     return _range(queries, gallery, mask, limits, impl)
 
@@ -42,18 +42,18 @@ def _limits(radius: Any, inclusive: bool, queries: Tensor) -> Tensor:
     if isinstance(radius, list | tuple):
         raise TypeError(
             "hamming_range: radius must be an integer, or an integer tensor or array [Q], one radius a query; "
-            f"got {_checks.describe(radius)}. Make it a tensor with torch.tensor(radius)"
+            f"got {checks.describe(radius)}. Make it a tensor with torch.tensor(radius)"
         )
     if not isinstance(radius, Tensor):
-        radius = _checks.integer("hamming_range", "radius", radius, minimum=0)
+        radius = checks.integer("hamming_range", "radius", radius, minimum=0)
         return torch.full((len(queries),), min(radius + bool(inclusive), beyond), dtype=torch.int32, device=queries.device)
-    radius = _checks.tensor("hamming_range", "radius", radius, dtypes=_INTEGERS, ndim=1, shape="[Q], one radius a query,")
+    radius = checks.tensor("hamming_range", "radius", radius, dtypes=_INTEGERS, ndim=1, shape="[Q], one radius a query,")
     if len(radius) != len(queries):
         raise ValueError(
-            f"hamming_range: radius must have one entry for each of the {len(queries)} queries; got {_checks.describe(radius)}"
+            f"hamming_range: radius must have one entry for each of the {len(queries)} queries; got {checks.describe(radius)}"
         )
-    _checks.same_device("hamming_range", "radius", radius, "queries", queries)
-    if _checks.may_read_values(radius) and (radius < 0).any():
+    checks.same_device("hamming_range", "radius", radius, "queries", queries)
+    if checks.may_read_values(radius) and (radius < 0).any():
         query = int((radius < 0).int().argmax())
         raise ValueError(f"hamming_range: radius must be 0 or more; got {int(radius[query])} for query {query}")
     return (radius.to(torch.int64).clamp(-1, beyond) + bool(inclusive)).clamp(0, beyond).int()

@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _checks
-from ._arrays import numpy_friendly
-from ._dispatch import choose
+from .._base import checks
+from .._base.arrays import numpy_friendly
 from ._registered import registered
+from .dispatch import choose
 
 MISSING_DISTANCE, MISSING_ID = 2**31 - 1, -1
 
@@ -26,9 +26,9 @@ def hamming_topk(queries: Any, gallery: Any, k: int, *, mask: Any = None, impl: 
 
     numpy in, numpy out. Raises TypeError for another dtype, ValueError for another shape or device or k < 1.
     """
-    queries, gallery = _checks.code_pair("hamming_topk", queries, gallery)
-    k = _checks.integer("hamming_topk", "k", k, minimum=1, maximum=MISSING_DISTANCE)
-    return _topk(queries, gallery, k, _checks.gallery_mask("hamming_topk", mask, gallery), None, impl)
+    queries, gallery = checks.code_pair("hamming_topk", queries, gallery)
+    k = checks.integer("hamming_topk", "k", k, minimum=1, maximum=MISSING_DISTANCE)
+    return _topk(queries, gallery, k, checks.gallery_mask("hamming_topk", mask, gallery), None, impl)
 
 
 def nearest(

@@ -26,7 +26,6 @@ and then goes through the normalisation. Of what has size N only x is kept, and 
 chain.
 """
 
-import contextlib
 import functools
 import math
 from typing import Any, NamedTuple
@@ -34,7 +33,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import _checks, _dispatch
+from .._base import checks
+from .._base.modes import without_autocast
+from . import dispatch
 from ._registered import differentiable, refuse_double_backward
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -62,15 +63,15 @@ def householder_apply(x: Tensor, vectors: Tensor, *, impl: str = "auto") -> Tens
     There is no second derivative except with impl="reference".
     """
     op = "householder_apply"
-    x = _checks.tensor(op, "x", x, dtypes=_FLOATS, ndim=2, shape="[N, K]")
+    x = checks.tensor(op, "x", x, dtypes=_FLOATS, ndim=2, shape="[N, K]")
     vectors = _check_vectors(op, vectors)
     if x.shape[1] != vectors.shape[1]:
         raise ValueError(
             f"{op}: x has {x.shape[1]} dimensions, vectors {vectors.shape[1]}; got x {list(x.shape)} and vectors "
             f"{list(vectors.shape)}. Each vector must have one entry for each column of x"
         )
-    _checks.same_device(op, "vectors", vectors, "x", x)
-    chosen = _dispatch.choose(op, impl, x)
+    checks.same_device(op, "vectors", vectors, "x", x)
+    chosen = dispatch.choose(op, impl, x)
     if chosen == "triton" and x.dtype == torch.float64:
         raise TypeError(
             f'{op}: x is float64, which the Triton kernels do not take. Convert it with .float(), or use impl="reference"'
@@ -79,7 +80,7 @@ def householder_apply(x: Tensor, vectors: Tensor, *, impl: str = "auto") -> Tens
         from ..reference.householder import householder_apply as reference
 
         wide = _wide(x, vectors)
-        with _without_autocast(x):
+        with without_autocast(x):
             return reference(x.to(wide), vectors.to(wide)).to(x.dtype)
     return _householder(x, vectors, chosen)[0]
 
@@ -98,33 +99,25 @@ def householder_product(vectors: Tensor, *, impl: str = "auto") -> Tensor:
         TypeError, ValueError: as `householder_apply`.
     """
     vectors = _check_vectors("householder_product", vectors)
-    chosen = _dispatch.choose("householder_product", impl, vectors)
+    chosen = dispatch.choose("householder_product", impl, vectors)
     if chosen == "reference":
         from ..reference.householder import householder_product as reference
 
-        with _without_autocast(vectors):
+        with without_autocast(vectors):
             return reference(vectors.to(_wide(vectors, vectors)))
     return _householder(None, vectors, chosen)[0]
 
 
 def _check_vectors(op: str, vectors: Any) -> Tensor:
-    vectors = _checks.tensor(op, "vectors", vectors, dtypes=_FLOATS, ndim=2, shape="[M, K]")
+    vectors = checks.tensor(op, "vectors", vectors, dtypes=_FLOATS, ndim=2, shape="[M, K]")
     if vectors.shape[1] == 0:
-        raise ValueError(f"{op}: vectors must have at least one dimension; got {_checks.describe(vectors)}")
+        raise ValueError(f"{op}: vectors must have at least one dimension; got {checks.describe(vectors)}")
     return vectors
 
 
 def _wide(x: Tensor, vectors: Tensor) -> torch.dtype:
     """What rows are computed in."""
     return torch.float64 if torch.float64 in (x.dtype, vectors.dtype) else torch.float32
-
-
-def _without_autocast(x: Tensor) -> contextlib.AbstractContextManager:
-    """Products stay in the dtype of their operands."""
-    kind = x.device.type
-    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
-        return torch.autocast(kind, enabled=False)
-    return contextlib.nullcontext()
 
 
 class _Compact(NamedTuple):
@@ -188,7 +181,7 @@ def _by_factors(x: Tensor | None, vectors: Tensor, impl: str) -> bool:
 def _forward(x: Tensor | None, vectors: Tensor, impl: str) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """x R, or R itself for no x; and for the backward the compact form, and R (empty where rows did not go through it)."""
     wide = _wide(vectors if x is None else x, vectors)
-    with _without_autocast(vectors):
+    with without_autocast(vectors):
         compact = _compact(vectors, impl)
         matrix = vectors.new_empty(0, 0, dtype=wide)
         if x is not None and _by_factors(x, vectors, impl):
@@ -256,7 +249,7 @@ def _backward(ctx: Any, upstream: Tensor, *_: Any) -> tuple[Tensor | None, Tenso
     compact, wide, impl = _Compact(*parts), matrix.dtype, ctx.impl
     needs_x, needs_vectors = ctx.needs_input_grad[:2]
     x_gradient = pulls = None
-    with _without_autocast(upstream):
+    with without_autocast(upstream):
         if x is None:
             pulls = _pulls(upstream, compact)
         elif matrix.numel():

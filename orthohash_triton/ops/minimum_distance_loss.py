@@ -7,7 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import _checks, _plain
+from .._base import checks
+from .._base.modes import without_autocast
+from . import _plain
 from .quantization_loss import KINDS, row_penalty
 
 
@@ -67,7 +69,7 @@ def minimum_distance_loss(
         raise ValueError(f"{op}: scale must be positive and finite; got {scale}. None takes sqrt(bits)")
     pair_weight = _plain.weight(op, "pair_weight", pair_weight)
     quantization_weight = _plain.weight(op, "quantization_weight", quantization_weight)
-    _checks.choice(op, "quantization", quantization, KINDS)
+    checks.choice(op, "quantization", quantization, KINDS)
     if (bank is None) != (bank_target is None):
         given, missing = ("bank", "bank_target") if bank_target is None else ("bank_target", "bank")
         raise ValueError(f"{op}: {missing} is missing; give {given} and {missing} together, or neither")
@@ -76,7 +78,7 @@ def minimum_distance_loss(
 
     labelled = _plain.labelled_rows(target, ignore_index)
     u = torch.where(labelled[:, None], _plain.widened(u), 0)
-    with _plain.without_autocast(u):
+    with without_autocast(u):
         direction = _plain.unit_rows(u)
         loss = _plain.reduce(_centre_term(direction, target, codebook, labelled, scale, ignore_index), labelled, "mean")
         if bank is not None and bank_target is not None and pair_weight:
@@ -93,11 +95,11 @@ def _check_bank(
     bank = _plain.latents(op, "bank", bank)
     if bank.shape[1] != u.shape[1]:
         raise ValueError(f"{op}: bank has {bank.shape[1]} bits, u has {u.shape[1]}; both must be codes of one length")
-    _checks.same_device(op, "bank", bank, "u", u)
+    checks.same_device(op, "bank", bank, "u", u)
     if not isinstance(bank_target, Tensor) or bank_target.ndim != target.ndim or len(bank_target) != len(bank):
         shape = f"[{len(bank)}]" if target.ndim == 1 else f"[{len(bank)}, {len(codebook)}]"
         raise (ValueError if isinstance(bank_target, Tensor) else TypeError)(
-            f"{op}: bank_target must be of the same kind as target, {shape}; got {_checks.describe(bank_target)}"
+            f"{op}: bank_target must be of the same kind as target, {shape}; got {checks.describe(bank_target)}"
         )
     return bank, _plain.labels(op, "bank", bank, bank_target, codebook, ignore_index)[1]
 

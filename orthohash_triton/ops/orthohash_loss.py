@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from . import _codebook_loss
-from ._batch_norm import BatchNorm
+from .batch_norm import BatchNorm
 
 
 def orthohash_loss(

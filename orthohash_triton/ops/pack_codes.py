@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _checks
-from ._arrays import numpy_friendly
-from ._dispatch import choose
+from .._base import checks
+from .._base.arrays import numpy_friendly
 from ._registered import registered
+from .dispatch import choose
 
 _PACKABLE = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int8, torch.bool)
 
@@ -23,11 +23,11 @@ def pack_codes(x: Any, *, threshold: float = 0.0, impl: str = "auto") -> Tensor:
 
     numpy in, numpy out. Raises TypeError for another dtype, ValueError for another shape.
     """
-    x = _checks.tensor("pack_codes", "x", x, dtypes=_PACKABLE, ndim=2, shape="[N, K]")
+    x = checks.tensor("pack_codes", "x", x, dtypes=_PACKABLE, ndim=2, shape="[N, K]")
     if x.shape[1] == 0:
-        raise ValueError(f"pack_codes: x must have at least one dimension to pack; got {_checks.describe(x)}")
+        raise ValueError(f"pack_codes: x must have at least one dimension to pack; got {checks.describe(x)}")
     if isinstance(threshold, bool) or not isinstance(threshold, numbers.Real):
-        raise TypeError(f"pack_codes: threshold must be a number; got {_checks.describe(threshold)}")
+        raise TypeError(f"pack_codes: threshold must be a number; got {checks.describe(threshold)}")
     return _pack(x.detach(), float(threshold), impl)
 
 
@@ -37,11 +37,11 @@ def unpack_codes(packed: Any, bits: int, *, impl: str = "auto") -> Tensor:
 
     Raises ValueError where `bits` does not go with the width of `packed`.
     """
-    packed = _checks.codes("unpack_codes", "packed", packed)
-    bits = _checks.integer("unpack_codes", "bits", bits, minimum=1)
+    packed = checks.codes("unpack_codes", "packed", packed)
+    bits = checks.integer("unpack_codes", "bits", bits, minimum=1)
     if packed.shape[1] != _bytes(bits):
         raise ValueError(
-            f"unpack_codes: codes of {bits} bits take {_bytes(bits)} bytes; got packed {_checks.describe(packed)}. "
+            f"unpack_codes: codes of {bits} bits take {_bytes(bits)} bytes; got packed {checks.describe(packed)}. "
             f"Give bits between {8 * packed.shape[1] - 7} and {8 * packed.shape[1]}"
         )
     return _unpack(packed, bits, impl)
@@ -53,7 +53,7 @@ def from_packbits(packed: Any) -> Tensor:
 
     uint8 [N, B] -> uint8 [N, B]. Codes of two bit orders must not be compared: their distances are wrong without an error.
     """
-    packed = _checks.codes("from_packbits", "packed", packed)
+    packed = checks.codes("from_packbits", "packed", packed)
     for shift, low_bits in ((4, 0x0F), (2, 0x33), (1, 0x55)):
         packed = (packed & low_bits) << shift | packed >> shift & low_bits
     return packed

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._base import checks
 from ..reference.pairwise_likelihood_loss import pairwise_likelihood_loss as reference
-from . import _checks, _dispatch
+from . import dispatch
 from ._codebook_loss import LATENT_DTYPES, REDUCTIONS
 from ._pairwise_op import pairwise_likelihood, wide_dtype
 
@@ -80,10 +81,10 @@ def pairwise_likelihood_loss(
     alpha = _positive_number("alpha", alpha)
     if positive_weight is not None and positive_weight != "balanced":
         positive_weight = _positive_number("positive_weight", positive_weight, 'None, "balanced" or ')
-    _checks.choice(OP, "similarity", similarity, SIMILARITIES)
-    _checks.choice(OP, "reduction", reduction, REDUCTIONS)
-    ignore_index = _checks.integer(OP, "ignore_index", ignore_index, minimum=-(2**63), maximum=2**63 - 1)
-    chosen = _dispatch.choose(OP, impl, z)
+    checks.choice(OP, "similarity", similarity, SIMILARITIES)
+    checks.choice(OP, "reduction", reduction, REDUCTIONS)
+    ignore_index = checks.integer(OP, "ignore_index", ignore_index, minimum=-(2**63), maximum=2**63 - 1)
+    chosen = dispatch.choose(OP, impl, z)
 
     wide = wide_dtype(z, bank)
     if chosen == "reference":
@@ -117,23 +118,22 @@ def _check_inputs(z: Any, target: Any, bank: Any, bank_target: Any) -> tuple[Ten
     bank = _check_codes("bank", bank, "[M, K]")
     if bank.shape[1] != z.shape[1]:
         raise ValueError(
-            f"{OP}: bank must have the {z.shape[1]} dimensions of z; got {_checks.describe(bank)}. "
-            "Use codes of one model for both"
+            f"{OP}: bank must have the {z.shape[1]} dimensions of z; got {checks.describe(bank)}. Use codes of one model for both"
         )
-    _checks.same_device(OP, "bank", bank, "z", z)
+    checks.same_device(OP, "bank", bank, "z", z)
     bank_target = _check_labels("bank_target", bank_target, "bank", bank)
     if target.shape[1:] != bank_target.shape[1:]:
         raise ValueError(
             f"{OP}: bank_target must be of the kind of target, class ids or multi-hot over the same classes; "
-            f"got {_checks.describe(bank_target)} for target {_checks.describe(target)}. Use one kind for both"
+            f"got {checks.describe(bank_target)} for target {checks.describe(target)}. Use one kind for both"
         )
     return z, target, bank, bank_target
 
 
 def _check_codes(name: str, value: Any, shape: str) -> Tensor:
-    checked = _checks.tensor(OP, name, value, dtypes=LATENT_DTYPES, ndim=2, shape=shape)
+    checked = checks.tensor(OP, name, value, dtypes=LATENT_DTYPES, ndim=2, shape=shape)
     if 0 in checked.shape:
-        raise ValueError(f"{OP}: {name} must have rows and dimensions; got {_checks.describe(checked)}. Skip an empty batch")
+        raise ValueError(f"{OP}: {name} must have rows and dimensions; got {checks.describe(checked)}. Skip an empty batch")
     return checked
 
 
@@ -145,11 +145,11 @@ def _check_labels(name: str, value: Any, owner: str, codes: Tensor) -> Tensor:
         expected = f"int64 class ids [{rows}], or multi-hot [{rows}, C], one row for each of {owner}"
         hint = ". Convert class ids with .long()" if isinstance(value, Tensor) and value.ndim == 1 and not right_kind else ""
         error = ValueError if right_kind else TypeError
-        raise error(f"{OP}: {name} must be {expected}; got {_checks.describe(value)}{hint}")
-    _checks.same_device(OP, name, value, owner, codes)
+        raise error(f"{OP}: {name} must be {expected}; got {checks.describe(value)}{hint}")
+    checks.same_device(OP, name, value, owner, codes)
     if value.requires_grad and torch.is_grad_enabled():
         raise ValueError(f"{OP}: {name} gets no gradient, but it requires one. Pass {name}.detach()")
-    if multi_hot and value.dtype != torch.bool and _checks.may_read_values(value):
+    if multi_hot and value.dtype != torch.bool and checks.may_read_values(value):
         _require_zeros_and_ones(name, value)
     return value
 
@@ -164,7 +164,7 @@ def _require_zeros_and_ones(name: str, value: Tensor) -> None:
 
 def _positive_number(name: str, value: Any, alternatives: str = "") -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{OP}: {name} must be {alternatives}a positive number; got {_checks.describe(value)}")
+        raise TypeError(f"{OP}: {name} must be {alternatives}a positive number; got {checks.describe(value)}")
     if not 0 < value < math.inf:
         raise ValueError(f"{OP}: {name} must be {alternatives}positive and finite; got {value}")
     return float(value)

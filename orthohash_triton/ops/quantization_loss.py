@@ -5,7 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from . import _checks, _plain
+from .._base import checks
+from . import _plain
 
 KINDS = ("log_cosh", "l1", "l2", "cosine")
 
@@ -35,8 +36,8 @@ def quantization_loss(z: Tensor, kind: str = "log_cosh", *, reduction: str = "me
     """
     op = "quantization_loss"
     z = _plain.latents(op, "z", z)
-    _checks.choice(op, "kind", kind, KINDS)
-    _checks.choice(op, "reduction", reduction, _plain.REDUCTIONS)
+    checks.choice(op, "kind", kind, KINDS)
+    checks.choice(op, "reduction", reduction, _plain.REDUCTIONS)
     loss = row_penalty(_plain.widened(z), kind)
     if reduction == "none":
         return loss

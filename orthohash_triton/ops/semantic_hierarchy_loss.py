@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _checks
+from .._base import checks
 from ._derived import derived, shown
 
 _OP = "semantic_hierarchy_loss"
@@ -87,11 +87,11 @@ def semantic_hierarchy_loss(
         TypeError, ValueError: for a wrong dtype, shape, device or option, fewer than two rows, a class id outside [0, C), or
             distances that are negative, not finite, not symmetric or not zero on the diagonal.
     """
-    z = _checks.tensor(_OP, "z", z, dtypes=_FLOATS, ndim=2, shape="[N, K]")
+    z = checks.tensor(_OP, "z", z, dtypes=_FLOATS, ndim=2, shape="[N, K]")
     if len(z) < 2 or z.shape[1] == 0:
-        raise ValueError(f"{_OP}: z must have at least two rows and one bit; got {_checks.describe(z)}")
+        raise ValueError(f"{_OP}: z must have at least two rows and one bit; got {checks.describe(z)}")
     _check_numbers(relational_weight, kl_weight, scale, pair_decay, distance_floor)
-    draws = len(z) if draws is None else _checks.integer(_OP, "draws", draws, minimum=1)
+    draws = len(z) if draws is None else checks.integer(_OP, "draws", draws, minimum=1)
     binary_target = _check_draws(binary_target, z)
     known = _check_supervision(z, target, class_distance, pair_distance)
     with torch.autocast(z.device.type, enabled=False):
@@ -121,12 +121,12 @@ def _check_numbers(
 def _check_draws(binary_target: Any, z: Tensor) -> Tensor | None:
     if binary_target is None:
         return None
-    checked = _checks.tensor(_OP, "binary_target", binary_target, dtypes=_FLOATS, ndim=2, shape="[M, K]")
+    checked = checks.tensor(_OP, "binary_target", binary_target, dtypes=_FLOATS, ndim=2, shape="[M, K]")
     if checked.shape[0] == 0 or checked.shape[1] != z.shape[1]:
         raise ValueError(
-            f"{_OP}: binary_target must be [M, {z.shape[1]}] with M > 0, as z has bits; got {_checks.describe(checked)}"
+            f"{_OP}: binary_target must be [M, {z.shape[1]}] with M > 0, as z has bits; got {checks.describe(checked)}"
         )
-    _checks.same_device(_OP, "binary_target", checked, "z", z)
+    checks.same_device(_OP, "binary_target", checked, "z", z)
     return checked.detach()
 
 
@@ -148,11 +148,11 @@ def _check_supervision(z: Tensor, target: Any, class_distance: Any, pair_distanc
 def _check_distance(name: str, distance: Any, z: Tensor, rows: int | None) -> Tensor:
     """A matrix of distances: between the samples, or between classes of any number."""
     shape = "[C, C]" if rows is None else f"[{rows}, {rows}]"
-    distance = _checks.tensor(_OP, name, distance, dtypes=_FLOATS, ndim=2, shape=shape)
+    distance = checks.tensor(_OP, name, distance, dtypes=_FLOATS, ndim=2, shape=shape)
     if distance.shape[0] != distance.shape[1] or distance.shape[0] != (rows or max(1, distance.shape[0])):
-        raise ValueError(f"{_OP}: {name} must be {shape}; got {_checks.describe(distance)}")
-    _checks.same_device(_OP, name, distance, "z", z)
-    if _checks.may_read_values(distance):
+        raise ValueError(f"{_OP}: {name} must be {shape}; got {checks.describe(distance)}")
+    checks.same_device(_OP, name, distance, "z", z)
+    if checks.may_read_values(distance):
         shown(distance)
         derived(distance, f"checked {name}", lambda: _require_distances(name, distance, between_classes=rows is None))
     return distance.detach()
@@ -177,15 +177,15 @@ def _check_target(target: Any, z: Tensor, classes: int) -> Tensor:
     expected = f"int64 class ids [{rows}], or multi-hot rows [{rows}, {classes}] of 0 and 1"
     if not isinstance(target, Tensor) or (target.ndim == 1 and target.dtype != torch.int64) or target.is_complex():
         hint = ". Convert class ids with .long()" if isinstance(target, Tensor) else ""
-        raise TypeError(f"{_OP}: target must be {expected}; got {_checks.describe(target)}{hint}")
+        raise TypeError(f"{_OP}: target must be {expected}; got {checks.describe(target)}{hint}")
     if target.shape not in ((rows,), (rows, classes)):
         raise ValueError(
-            f"{_OP}: target must be {expected}, as class_distance is [{classes}, {classes}]; got {_checks.describe(target)}"
+            f"{_OP}: target must be {expected}, as class_distance is [{classes}, {classes}]; got {checks.describe(target)}"
         )
-    _checks.same_device(_OP, "target", target, "z", z)
-    if _checks.may_read_values(target):
+    checks.same_device(_OP, "target", target, "z", z)
+    if checks.may_read_values(target):
         if target.ndim == 2 and not bool(((target == 0) | (target == 1)).all()):
-            raise ValueError(f"{_OP}: a multi-hot target must hold only 0 and 1; got other values in {_checks.describe(target)}")
+            raise ValueError(f"{_OP}: a multi-hot target must hold only 0 and 1; got other values in {checks.describe(target)}")
         if target.ndim == 1 and bool(((target < 0) | (target >= classes)).any()):
             bad = int(target[(target < 0) | (target >= classes)][0])
             raise ValueError(f"{_OP}: target has class {bad}; expected ids from 0 to {classes - 1}")

@@ -3,11 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from .. import _samples
-from .._files import atomic_write
-from .._samples import RunSamples, Samples
-from ..ops import _checks
-from ..train.runs import Run
+from .._base import checks
+from .._base.files import atomic_write
+from ..runs.run import Run
+from ..runs.samples import RunSamples, Samples, open_samples
 from . import _page, _wall
 from ._analysis import analyse, evenly_spaced, hardest_queries, query_precisions, typical_queries
 
@@ -37,7 +36,7 @@ def write_report(run: Run, path: str | Path, *, queries: int = QUERIES) -> dict[
         FileNotFoundError: the folder of `path` does not exist.
         TypeError, ValueError: `queries` is no positive integer; `path` does not end in .html; the gallery is empty.
     """
-    count = _checks.integer("write_report", "queries", queries, minimum=1)
+    count = checks.integer("write_report", "queries", queries, minimum=1)
     if Path(path).suffix not in (".html", ".htm"):
         raise ValueError(f"write_report: the page is HTML; let its name end in .html, not as {path}")
     if run.index.ntotal == 0:
@@ -51,7 +50,7 @@ def write_report(run: Run, path: str | Path, *, queries: int = QUERIES) -> dict[
 
 def _make(run: Run, template: Any, count: int) -> tuple[dict[str, Any], str]:
     """The figures and the page, with `count` queries on the wall."""
-    samples = _samples.open_samples(run)
+    samples = open_samples(run)
     precisions = query_precisions(samples)
     found = analyse(run, samples, precisions)
     gallery, asked = samples.gallery, samples.query if samples.query is not None else samples.gallery

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from .. import methods
-from .._profiles import bit_statistics, curves
-from .._samples import RunSamples, Samples
 from ..metrics import average_precision, evaluate
-from ..train.runs import Run
+from ..plots.profiles import bit_statistics, curves
+from ..runs.run import Run
+from ..runs.samples import RunSamples, Samples
 
 RANKS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 TOP = 1000

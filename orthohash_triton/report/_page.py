@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from .._environment import environment
-from .._profiles import embed, principal_plane
-from .._samples import Samples
+from .._base.environment import environment
+from ..plots.profiles import embed, principal_plane
+from ..runs.samples import Samples
 from . import _charts
 from ._analysis import RADIUS, TOP
 from ._charts import Chart, Series, Table, percent

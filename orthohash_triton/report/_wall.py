@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .._samples import Pictures, Samples, encode_picture, relevant
+from ..runs.samples import Pictures, Samples, encode_picture, relevant
 from ..search import HammingIndex
 from ._charts import data_uri
 

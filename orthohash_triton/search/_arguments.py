@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..ops import _checks
-from ..ops._arrays import as_array, as_tensor
+from .._base import checks
+from .._base.arrays import as_array, as_tensor
 
 
 def integers(op: str, name: str, value: Any) -> np.ndarray:
@@ -17,7 +17,7 @@ def integers(op: str, name: str, value: Any) -> np.ndarray:
         with suppress(ValueError):  # lists of several lengths are no array
             value = np.asarray(value if len(value) else np.empty(0, np.int64))
     if not isinstance(value, np.ndarray | Tensor):
-        raise TypeError(f"{op}: {name} must be a tensor, an array or a list of integers; got {_checks.describe(value)}")
+        raise TypeError(f"{op}: {name} must be a tensor, an array or a list of integers; got {checks.describe(value)}")
     if isinstance(value, Tensor):
         whole = not (value.is_floating_point() or value.is_complex() or value.dtype == torch.bool)
     else:
@@ -34,8 +34,8 @@ def integers(op: str, name: str, value: Any) -> np.ndarray:
 
 def consecutive_ids(op: str, start: Any, count: Any, held: int, *, own_ids: bool) -> np.ndarray:
     """The ids `start` to `start + count - 1`, int64; of an index of `held` codes, all from `start` on where `count` is -1."""
-    start = _checks.integer(op, "id", start, minimum=-(2**63), maximum=2**63 - 1)
-    count = _checks.integer(op, "count", count, minimum=-1)
+    start = checks.integer(op, "id", start, minimum=-(2**63), maximum=2**63 - 1)
+    count = checks.integer(op, "count", count, minimum=-1)
     if count == -1:
         if own_ids:
             raise ValueError(
@@ -52,7 +52,7 @@ def consecutive_ids(op: str, start: Any, count: Any, held: int, *, own_ids: bool
 
 def position_mask(op: str, name: str, value: Any, count: int) -> Tensor:
     """A bool mask [count] over the positions of an index, where it lies."""
-    mask = _checks.tensor(op, name, as_tensor(value), dtypes=(torch.bool,), ndim=1, shape="[ntotal], one entry a position,")
+    mask = checks.tensor(op, name, as_tensor(value), dtypes=(torch.bool,), ndim=1, shape="[ntotal], one entry a position,")
     if len(mask) != count:
         raise ValueError(f"{op}: {name} must have one entry for each of the {count} codes of the index; got {found(mask)}")
     return mask
@@ -65,4 +65,4 @@ def in_kind(queries: Any, *answer: Tensor) -> tuple[Any, ...]:
 
 def found(value: Tensor | np.ndarray) -> str:
     """What came, without its values."""
-    return _checks.describe(value) if isinstance(value, Tensor) else f"{value.dtype} {list(value.shape)}"
+    return checks.describe(value) if isinstance(value, Tensor) else f"{value.dtype} {list(value.shape)}"

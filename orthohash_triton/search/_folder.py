@@ -21,7 +21,7 @@ from zlib import crc32
 import torch
 from torch import Tensor
 
-from .._files import atomic_write
+from .._base.files import atomic_write
 from .index import HammingIndex
 
 _FORMAT = "orthohash sharded index"

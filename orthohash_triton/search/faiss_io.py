@@ -25,7 +25,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from .._files import atomic_write
+from .._base.files import atomic_write
 
 _HEAD = struct.Struct("<4siiqBi")
 _COUNT = struct.Struct("<Q")

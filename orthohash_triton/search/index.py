@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..ops import _checks
-from ..ops._arrays import as_tensor
+from .._base import checks
+from .._base.arrays import as_tensor
 from ..ops.hamming_range import hamming_range
 from ..ops.hamming_topk import MISSING_DISTANCE, nearest
 from . import faiss_io
@@ -43,13 +43,13 @@ class HammingIndex:
     """Bytes of codes that are searched at a time where they do not lie on the device; may be set on an index."""
 
     def __init__(self, bits: int, device: torch.device | str | None = None, *, storage: str = "device") -> None:
-        self.bits = _checks.integer("HammingIndex", "bits", bits, minimum=1)
+        self.bits = checks.integer("HammingIndex", "bits", bits, minimum=1)
         if self.bits % 8:
             raise ValueError(
                 f"HammingIndex: bits must be a multiple of 8; got {bits}. "
                 f"Pad the codes to {self.bits + 8 - self.bits % 8} bits: equal bits add no distance"
             )
-        self._storage = _checks.choice("HammingIndex", "storage", storage, _STORAGES)
+        self._storage = checks.choice("HammingIndex", "storage", storage, _STORAGES)
         self._device = torch.empty(0, device=device).device
         self._file: faiss_io.MappedFile | None = None
         self._ids: ExternalIds | None = None
@@ -159,7 +159,7 @@ class HammingIndex:
         """
         op = "HammingIndex.merge_from"
         if not isinstance(other, HammingIndex):
-            raise TypeError(f"{op}: other must be a HammingIndex; got {_checks.describe(other)}")
+            raise TypeError(f"{op}: other must be a HammingIndex; got {checks.describe(other)}")
         if other is self:
             raise ValueError(f"{op}: other must be another index. Use copy() to add an index to itself")
         if other.bits != self.bits:
@@ -187,7 +187,7 @@ class HammingIndex:
 
         storage: as for `HammingIndex`. A mapped file is read into memory, and the index may be changed from then on.
         """
-        _checks.choice("HammingIndex.to", "storage", storage, _STORAGES)
+        checks.choice("HammingIndex.to", "storage", storage, _STORAGES)
         target = torch.empty(0, device=device).device
         if self._file is None and (target, storage) == (self._device, self._storage):
             return self
@@ -245,11 +245,11 @@ class HammingIndex:
         """
         op = "HammingIndex.search"
         checked = self._queries(op, queries)
-        k = _checks.integer(op, "k", k, minimum=1, maximum=MISSING_DISTANCE)
+        k = checks.integer(op, "k", k, minimum=1, maximum=MISSING_DISTANCE)
         if rerank is None:
             values, positions = self._nearest(checked, k, self._allowed(op, mask, ids, exclude_ids))
         elif not isinstance(rerank, Rerank):
-            raise TypeError(f"{op}: rerank must be a search.Rerank; got {_checks.describe(rerank)}")
+            raise TypeError(f"{op}: rerank must be a search.Rerank; got {checks.describe(rerank)}")
         else:
             rerank.check(op, len(checked), self.bits, self._count)
             shortlist = rerank.shortlist(k, self._count)
@@ -370,7 +370,7 @@ class HammingIndex:
         """
         faiss = _faiss("from_faiss")
         if not isinstance(index, faiss.IndexBinary):
-            raise TypeError(f"HammingIndex.from_faiss: index must be a faiss.IndexBinaryFlat; got {_checks.describe(index)}")
+            raise TypeError(f"HammingIndex.from_faiss: index must be a faiss.IndexBinaryFlat; got {checks.describe(index)}")
         source = f"HammingIndex.from_faiss: {type(index).__name__}"
         return cls._of(faiss_io.decode(faiss.serialize_index_binary(index), source), device, source)
 
@@ -472,10 +472,10 @@ class HammingIndex:
         """`codes` if they are packed codes of this width; an array stays one, as it may be a memmap that does not fit memory."""
         if isinstance(codes, np.ndarray) and codes.dtype == np.uint8 and codes.ndim == 2 and codes.shape[1] == self.bits // 8:
             return codes
-        checked = _checks.codes(op, name, as_tensor(codes))
+        checked = checks.codes(op, name, as_tensor(codes))
         if checked.shape[1] != self.bits // 8:
             raise ValueError(
-                f"{op}: {name} must be [N, {self.bits // 8}] for an index of {self.bits} bits; got {_checks.describe(checked)}, "
+                f"{op}: {name} must be [N, {self.bits // 8}] for an index of {self.bits} bits; got {checks.describe(checked)}, "
                 f"which is {8 * checked.shape[1]} bits"
             )
         return checked

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..ops import _checks
-from ..ops._arrays import as_tensor
+from .._base import checks
+from .._base.arrays import as_tensor
 from ..ops.pack_codes import unpack_codes
 from ._arguments import found
 
@@ -54,9 +54,9 @@ class Rerank:
                     f"Rerank: queries and vectors must have one number of dimensions; got {self.queries.shape[1]} "
                     f"and {self.vectors.shape[1]}"
                 )
-        _checks.choice("Rerank", "metric", self.metric, METRICS)
+        checks.choice("Rerank", "metric", self.metric, METRICS)
         if isinstance(self.k_factor, bool) or not isinstance(self.k_factor, numbers.Real):
-            raise TypeError(f"Rerank: k_factor must be a number; got {_checks.describe(self.k_factor)}")
+            raise TypeError(f"Rerank: k_factor must be a number; got {checks.describe(self.k_factor)}")
         if not 1 <= self.k_factor < math.inf:
             raise ValueError(f"Rerank: k_factor must be at least 1 and finite; got {self.k_factor}")
 
@@ -145,7 +145,7 @@ def _scores(metric: str, queries: Tensor, vectors: Tensor) -> Tensor:
 def _floats(name: str, value: Any) -> None:
     """Raises unless `value` is a float tensor or array of two dimensions; without a copy of what may be a memmap."""
     if not isinstance(value, np.ndarray | Tensor):
-        raise TypeError(f"Rerank: {name} must be a float tensor or array [N, D]; got {_checks.describe(value)}")
+        raise TypeError(f"Rerank: {name} must be a float tensor or array [N, D]; got {checks.describe(value)}")
     floating = value.dtype in _FLOATS if isinstance(value, Tensor) else value.dtype in (np.float16, np.float32, np.float64)
     if not floating:
         raise TypeError(f"Rerank: {name} must be floats; got {found(value)}. Convert with .to(torch.float32) or .astype")

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..ops import _checks
-from ..ops._arrays import as_tensor
+from .._base import checks
+from .._base.arrays import as_tensor
 from ..ops.hamming_range import hamming_range
 from ..ops.hamming_topk import MISSING_DISTANCE, MISSING_ID
 from . import _folder, _selection
@@ -201,7 +201,7 @@ class ShardedHammingIndex:
 
         def checked() -> np.ndarray:
             if not isinstance(other, ShardedHammingIndex):
-                raise TypeError(f"{op}: other must be a ShardedHammingIndex; got {_checks.describe(other)}")
+                raise TypeError(f"{op}: other must be a ShardedHammingIndex; got {checks.describe(other)}")
             if other is self:
                 raise ValueError(f"{op}: other must be another index")
             if other.bits != self.bits or (other._ranks.rank, other._ranks.size) != (self._ranks.rank, self._ranks.size):
@@ -272,11 +272,11 @@ class ShardedHammingIndex:
 
         def asked() -> _Asked:
             checked = self._shard._queries(op, queries)
-            depth = _checks.integer(op, "k", k, minimum=1, maximum=MISSING_DISTANCE)
+            depth = checks.integer(op, "k", k, minimum=1, maximum=MISSING_DISTANCE)
             told = {"the filters": [*local], "queries": _content(checked), "k": depth}
             if rerank is not None:
                 if not isinstance(rerank, Rerank):
-                    raise TypeError(f"{op}: rerank must be a search.Rerank; got {_checks.describe(rerank)}")
+                    raise TypeError(f"{op}: rerank must be a search.Rerank; got {checks.describe(rerank)}")
                 rerank.check(op, len(checked), self.bits, len(self._shard))
                 depth = rerank.shortlist(depth, self.ntotal)
                 told |= {"rerank.queries": _content(rerank.queries), "rerank": (rerank.metric, rerank.k_factor)}
@@ -553,13 +553,13 @@ class ShardedHammingIndex:
         return {name: self._on_this_rank(method, value) for name, value in numbers.items()}
 
     def _shard_mask(self, op: str, name: str, value: Any) -> Any:
-        mask = _checks.tensor(
+        mask = checks.tensor(
             op, name, as_tensor(value), dtypes=(torch.bool,), ndim=1, shape="[codes in this rank's shard], one entry a code,"
         )
         if len(mask) != len(self._shard):
             raise ValueError(
                 f"{op}: {name} must have one entry for each of the {len(self._shard)} codes in this rank's shard; "
-                f"got {_checks.describe(mask)}"
+                f"got {checks.describe(mask)}"
             )
         return value
 
@@ -711,7 +711,7 @@ def _read_shard(folder: Path, manifest: _folder.Manifest, ranks: Ranks, device: 
 
 def _a_shard(shard: Any) -> HammingIndex:
     if not isinstance(shard, HammingIndex):
-        raise TypeError(f"ShardedHammingIndex.from_shard: shard must be a HammingIndex; got {_checks.describe(shard)}")
+        raise TypeError(f"ShardedHammingIndex.from_shard: shard must be a HammingIndex; got {checks.describe(shard)}")
     return shard
 
 
@@ -728,4 +728,4 @@ def _content(value: Tensor | np.ndarray) -> str:
     """A tensor in a few words that tell its contents apart."""
     tensor = as_tensor(value).detach().cpu().contiguous()
     checksum = crc32(tensor.flatten().view(torch.uint8).numpy().data) if tensor.numel() else 0
-    return f"{_checks.dtype_name(tensor.dtype)} {list(tensor.shape)} with checksum {checksum:08x}"
+    return f"{checks.dtype_name(tensor.dtype)} {list(tensor.shape)} with checksum {checksum:08x}"

@@ -1,19 +1,22 @@
-"""Training: backbones, the hashing model, a thin trainer and the run folder."""
+"""Training: the configuration, the loop, optimisation, checkpoints and validation."""
 
-from .backbones import BACKBONES, EfficientNetLite0, SmallCNN, make_backbone
-from .model import HashModel
-from .runs import Run, load_run, save_run
-from .trainer import TrainConfig, train
+from typing import Any
+
+from .._base.moved import find_moved
+from ..models import BACKBONES, EfficientNetLite0, HashModel, SmallCNN, make_backbone
+from .config import TrainConfig
+from .trainer import train
 
 __all__ = [
     "BACKBONES",
     "EfficientNetLite0",
     "HashModel",
-    "Run",
     "SmallCNN",
     "TrainConfig",
-    "load_run",
     "make_backbone",
-    "save_run",
     "train",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    return find_moved(__name__, name)

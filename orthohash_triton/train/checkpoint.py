@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._files import atomic_write
+from .._base.files import atomic_write
 from ..data import Dataset
 from .config import WITHOUT_EFFECT, TrainConfig
 

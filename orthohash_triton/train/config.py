@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .. import methods
+from .._base import checks
 from ..data import NAMED, Splits, load_splits
 from ..methods import option
-from ..ops import _checks
+from ..models.backbones import BACKBONES
 from ..rotations import Rotation, fit_householder, fit_itq
 from .augmentation import AUGMENTATIONS
-from .backbones import BACKBONES
 from .optimization import OPTIMIZERS, PRECISIONS, SCHEDULES
 
 ROTATIONS: dict[str, Callable[..., Rotation]] = {"itq": fit_itq, "householder": fit_householder}
@@ -80,12 +80,12 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("bits", "epochs", "batch_size", "accumulate", "image_size"):
-            _checks.integer("TrainConfig", name, getattr(self, name), minimum=1)
+            checks.integer("TrainConfig", name, getattr(self, name), minimum=1)
         for name in ("crop_padding", "checkpoint_every"):
-            _checks.integer("TrainConfig", name, getattr(self, name), minimum=0)
+            checks.integer("TrainConfig", name, getattr(self, name), minimum=0)
         for name in ("threads", "patience"):
             if getattr(self, name) is not None:
-                _checks.integer("TrainConfig", name, getattr(self, name), minimum=1)
+                checks.integer("TrainConfig", name, getattr(self, name), minimum=1)
         if self.bits % 8:
             raise ValueError(f"TrainConfig: bits must be a multiple of 8, so that codes fill whole bytes; got {self.bits}")
         if self.batch_size < 2:
@@ -103,14 +103,14 @@ class TrainConfig:
             raise ValueError(f"TrainConfig: validation is a share of the training set, in [0, 1); got {self.validation}")
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"TrainConfig: ema is the decay of a moving average, in (0, 1); got {self.ema}")
-        _checks.choice("TrainConfig", "rotate", self.rotate, ("none", *ROTATIONS))
-        _checks.choice("TrainConfig", "optimizer", self.optimizer, tuple(OPTIMIZERS))
-        _checks.choice("TrainConfig", "schedule", self.schedule, tuple(SCHEDULES))
-        _checks.choice("TrainConfig", "precision", self.precision, tuple(PRECISIONS))
-        _checks.choice("TrainConfig", "augment", self.augment, AUGMENTATIONS)
-        _checks.choice("TrainConfig", "on_corrupt", self.on_corrupt, tuple(_ON_TROUBLE))
+        checks.choice("TrainConfig", "rotate", self.rotate, ("none", *ROTATIONS))
+        checks.choice("TrainConfig", "optimizer", self.optimizer, tuple(OPTIMIZERS))
+        checks.choice("TrainConfig", "schedule", self.schedule, tuple(SCHEDULES))
+        checks.choice("TrainConfig", "precision", self.precision, tuple(PRECISIONS))
+        checks.choice("TrainConfig", "augment", self.augment, AUGMENTATIONS)
+        checks.choice("TrainConfig", "on_corrupt", self.on_corrupt, tuple(_ON_TROUBLE))
         if self.on_missing is not None:
-            _checks.choice("TrainConfig", "on_missing", self.on_missing, tuple(_ON_TROUBLE))
+            checks.choice("TrainConfig", "on_missing", self.on_missing, tuple(_ON_TROUBLE))
         methods.get(self.method).make_options(self.options)
 
     def load_splits(self) -> Splits:

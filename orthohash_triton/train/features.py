@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import torch
 
+from .._base.progress import progress_bar
 from ..data import Dataset
-from ._progress import progress_bar
-from .backbones import knows_nothing, make_backbone
-from .model import HashModel
+from ..models.backbones import knows_nothing, make_backbone
+from ..models.model import HashModel
 from .trainer import TrainConfig, use_threads
 
 _CHUNK = 1024

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._base.progress import Advance
 from ..data import Dataset
 from ..methods import Objective
-from ._progress import Advance
+from ..models.model import HashModel
 from .augmentation import make_augmentation
 from .checkpoint import Checkpoints
 from .config import TrainConfig
 from .distributed import Processes
-from .model import HashModel
 from .optimization import Stepper, autocast
 from .randomness import random_state, set_random_state
 from .tracking import Tracker

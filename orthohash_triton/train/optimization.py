@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from .model import HashModel
+from ..models.model import HashModel
 
 # Looked up when they are made, as anything in torch.optim may be replaced by its user.
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {

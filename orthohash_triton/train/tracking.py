@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from .._files import atomic_write
+from .._base.files import atomic_write
 
 _FLUSH_EVERY = 100  # steps; reading a loss waits for the device
 

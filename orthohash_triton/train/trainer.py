@@ -22,16 +22,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import methods
+from .._base.progress import progress_bar
 from ..data import Dataset, split_validation
 from ..methods import Objective
+from ..models.backbones import knows_nothing, make_backbone
+from ..models.model import HashModel
 from ..rotations import Rotation
-from ._progress import progress_bar
-from .backbones import knows_nothing, make_backbone
 from .checkpoint import Checkpoints, fingerprint
 from .config import ROTATIONS, TrainConfig
 from .distributed import Processes
 from .loop import Epoch, Loop, Setting, load_weights
-from .model import HashModel
 from .randomness import seeded
 from .tracking import tracking
 from .validation import Validation

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..data import Dataset
 from ..metrics import mean_average_precision
-from .model import HashModel
+from ..models.model import HashModel
 
 GALLERY = 10_000  # training samples that the held-out ones are searched in: enough to rank epochs, quick to encode
 

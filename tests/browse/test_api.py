@@ -20,7 +20,7 @@ from starlette.testclient import TestClient
 from orthohash_triton.browse import _uploads
 from orthohash_triton.browse._app import make_app
 from orthohash_triton.data import digits
-from orthohash_triton.train.runs import Run
+from orthohash_triton.runs.run import Run
 from tests.pages import features_file, image_folder, make_run
 
 PNG = {"content-type": "image/png"}

@@ -21,7 +21,7 @@ from PIL import Image
 from orthohash_triton.browse._app import make_app
 from orthohash_triton.browse._server import _listen
 from orthohash_triton.data import digits
-from orthohash_triton.train.runs import Run
+from orthohash_triton.runs.run import Run
 from tests.pages import Watched, until
 
 

@@ -15,7 +15,7 @@ pytest.importorskip("uvicorn")
 pytest.importorskip("sklearn")
 
 from orthohash_triton import cli
-from orthohash_triton.train.runs import Run
+from orthohash_triton.runs.run import Run
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C cannot be sent to another process on Windows")

@@ -18,7 +18,9 @@ MODULES = (
     "orthohash_triton.data",
     "orthohash_triton.methods",
     "orthohash_triton.metrics",
+    "orthohash_triton.models",
     "orthohash_triton.nn",
+    "orthohash_triton.runs",
     "orthohash_triton.search",
     "orthohash_triton.train",
 )

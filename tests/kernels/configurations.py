@@ -17,7 +17,6 @@ from unittest import mock
 
 import torch
 from orthohash_triton.kernels import (
-    _mean,
     _spans,
     average_precision,
     batch_norm,
@@ -27,6 +26,7 @@ from orthohash_triton.kernels import (
     hamming_range,
     hamming_topk,
     householder,
+    mean,
     pack_codes,
     pairwise_likelihood_loss,
 )
@@ -263,7 +263,7 @@ MEANS = [100, 2**30]
 
 def means() -> None:
     for rows, labelled in itertools.product(MEANS, (torch.int64, torch.bool, torch.float32)):
-        _mean.labelled_mean(meta(rows), meta(rows, dtype=labelled), -100)
+        mean.labelled_mean(meta(rows), meta(rows, dtype=labelled), -100)
 
 
 NORMALISED = list(itertools.product((250, 2**22), (50, 64, 2_048)))

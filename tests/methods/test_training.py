@@ -10,7 +10,8 @@ import torch
 from orthohash_triton import methods, metrics
 from orthohash_triton.data import Dataset
 from orthohash_triton.ops.pack_codes import unpack_codes
-from orthohash_triton.train import HashModel, TrainConfig, load_run, save_run, train
+from orthohash_triton.runs import load_run, save_run
+from orthohash_triton.train import HashModel, TrainConfig, train
 from orthohash_triton.train import trainer as trainer_module
 
 BITS, CLASSES, WIDTH = 16, 5, 24

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from orthohash_triton.ops import _checks
+from orthohash_triton._base import checks
 from orthohash_triton.ops._codebook_loss_op import codebook_loss
 from orthohash_triton.ops.cosine_codebook_loss import cosine_codebook_loss
 from orthohash_triton.ops.orthohash_loss import orthohash_loss
@@ -263,7 +263,7 @@ def test_bad_input(target, error, message):
     ],
 )
 def test_on_a_cpu_entries_that_cannot_be_are_nan_where_values_are_not_checked(target, bad, small_work, monkeypatch):
-    monkeypatch.setattr(_checks, "may_read_values", lambda tensor: False)
+    monkeypatch.setattr(checks, "may_read_values", lambda tensor: False)
     monkeypatch.setattr("orthohash_triton.kernels.cpu.cosine_codebook_loss.SMALL_WORK", small_work)
     v = torch.randn(3, 16, requires_grad=True)
     codebook = torch.randint(0, 2, (7, 16), dtype=torch.int8) * 2 - 1

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from orthohash_triton import reference
 from orthohash_triton.nn import HashHead, OrthoHashLoss
-from orthohash_triton.ops import _batch_norm  # noqa: F401  (registers the ops)
+from orthohash_triton.ops import batch_norm  # noqa: F401  (registers the ops)
 from orthohash_triton.ops.orthohash_loss import orthohash_loss
 from tests.implementations import BOTH
 from tests.operators import operators_and_launches

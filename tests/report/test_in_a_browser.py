@@ -14,7 +14,7 @@ pytest.importorskip("PIL")
 from PIL import Image
 
 from orthohash_triton.report import write_report
-from orthohash_triton.train.runs import Run
+from orthohash_triton.runs.run import Run
 from tests.pages import Watched
 
 

@@ -18,11 +18,11 @@ pytest.importorskip("PIL")
 from safetensors.torch import load_file, save_file
 
 from orthohash_triton import HammingIndex, cli, metrics
-from orthohash_triton._samples import Samples
 from orthohash_triton.data import digits
 from orthohash_triton.report import _wall, write_report
-from orthohash_triton.train import load_run
-from orthohash_triton.train.runs import Run
+from orthohash_triton.runs import load_run
+from orthohash_triton.runs.run import Run
+from orthohash_triton.runs.samples import Samples
 from tests.pages import features_file, image_folder, make_run
 
 

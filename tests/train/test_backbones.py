@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
+from orthohash_triton.models.backbones import out_features
 from orthohash_triton.train import EfficientNetLite0, SmallCNN, make_backbone
-from orthohash_triton.train.backbones import out_features
 
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 64, 64), (1, 8, 8), (3, 33, 20)])  # the sizes met, and an odd oblong

@@ -16,7 +16,8 @@ from torch import nn
 
 from orthohash_triton import cli
 from orthohash_triton.data import Dataset, features
-from orthohash_triton.train import TrainConfig, checkpoint, save_run, train
+from orthohash_triton.runs import save_run
+from orthohash_triton.train import TrainConfig, checkpoint, train
 from orthohash_triton.train import trainer as trainer_module
 from orthohash_triton.train.checkpoint import NAME, read_checkpoint
 from orthohash_triton.train.loop import Loop

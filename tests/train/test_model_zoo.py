@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from orthohash_triton.train import TrainConfig, load_run, make_backbone, model_zoo, save_run, train
-from orthohash_triton.train.backbones import knows_nothing, out_features
-from orthohash_triton.train.model_zoo import Standardised
+from orthohash_triton.models import make_backbone, model_zoo
+from orthohash_triton.models.backbones import knows_nothing, out_features
+from orthohash_triton.models.model_zoo import Standardised
+from orthohash_triton.runs import load_run, save_run
+from orthohash_triton.train import TrainConfig, train
 from orthohash_triton.train.sync_batch_norm import synchronised
 
 from .data import pictures

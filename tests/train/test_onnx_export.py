@@ -11,8 +11,9 @@ from torch import nn
 
 from orthohash_triton import cli, unpack_codes
 from orthohash_triton.data import digits
-from orthohash_triton.train import HashModel, TrainConfig, load_run, save_run, train
-from orthohash_triton.train.onnx_export import OnnxAgreement, compare_onnx, export_onnx
+from orthohash_triton.models.onnx_export import OnnxAgreement, compare_onnx, export_onnx
+from orthohash_triton.runs import load_run, save_run
+from orthohash_triton.train import HashModel, TrainConfig, train
 
 pytest.importorskip("onnxscript")
 onnx = pytest.importorskip("onnx")
@@ -230,9 +231,9 @@ def test_the_command_exports_and_checks(run, tmp_path: Path, capsys: pytest.Capt
 
 
 def test_the_command_tells_a_graph_that_differs(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    monkeypatch.setattr("orthohash_triton.train.onnx_export.export_onnx", lambda model, path, **_: path.write_bytes(b"x"))
+    monkeypatch.setattr("orthohash_triton.models.onnx_export.export_onnx", lambda model, path, **_: path.write_bytes(b"x"))
     wrong = OnnxAgreement(10, 8, 40, 10, 0.7, 1.5, scale=1.0)
-    monkeypatch.setattr("orthohash_triton.train.onnx_export.compare_onnx", lambda *_: wrong)
+    monkeypatch.setattr("orthohash_triton.models.onnx_export.compare_onnx", lambda *_: wrong)
     assert orthohash(run.path, "--out", tmp_path / "x.onnx", "--check", 10) == 1
     assert "40 of 80 bits of 10 samples differ" in (out := capsys.readouterr().out)
     assert "more than rounding; do not use this graph" in out
@@ -246,10 +247,10 @@ def test_the_command_writes_a_pretrained_folder(run, tmp_path: Path, capsys: pyt
 
 
 def test_the_command_says_what_it_found(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    monkeypatch.setattr("orthohash_triton.train.onnx_export.export_onnx", lambda model, path, **_: path.write_bytes(b"x"))
+    monkeypatch.setattr("orthohash_triton.models.onnx_export.export_onnx", lambda model, path, **_: path.write_bytes(b"x"))
     for bits, said in ((0, "checked: all 80 bits of 10 samples are the same"), (1, "with a root mean square of 1: rounding")):
         found = OnnxAgreement(10, 8, bits, bits, 1e-7 * bits, 1e-6, scale=1.0)
-        monkeypatch.setattr("orthohash_triton.train.onnx_export.compare_onnx", lambda *_, found=found: found)
+        monkeypatch.setattr("orthohash_triton.models.onnx_export.compare_onnx", lambda *_, found=found: found)
         assert orthohash(run.path, "--out", tmp_path / "x.onnx", "--check", 10) == 0
         assert said in capsys.readouterr().out
 

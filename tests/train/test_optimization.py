@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 
+from orthohash_triton.models.backbones import Identity
 from orthohash_triton.train import HashModel, TrainConfig, train
-from orthohash_triton.train.backbones import Identity
 from orthohash_triton.train.optimization import Stepper, autocast, make_schedule
 
 from .data import blobs, pictures, weights

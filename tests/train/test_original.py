@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from orthohash_triton.models.original import AlexNet, Standardised, load_original
 from orthohash_triton.train import HashModel
-from orthohash_triton.train.original import AlexNet, Standardised, load_original
 
 BITS, CLASSES, FEATURES = 16, 10, 12
 

@@ -10,9 +10,11 @@ from torch import nn
 
 from orthohash_triton import make_codebook
 from orthohash_triton.data import Splits, digits
+from orthohash_triton.models.pretrained import load_pretrained, save_pretrained
 from orthohash_triton.nn import HashHead, OrthoHashLoss
-from orthohash_triton.train import HashModel, TrainConfig, load_run, save_run, train
-from orthohash_triton.train.pretrained import export_run, load_pretrained, save_pretrained
+from orthohash_triton.runs import load_run, save_run
+from orthohash_triton.runs.export import export_run
+from orthohash_triton.train import HashModel, TrainConfig, train
 
 IMAGES = torch.randint(0, 256, (40, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 

@@ -8,9 +8,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from orthohash_triton.data import UNLABELLED, Dataset, Splits, digits
-from orthohash_triton.train import Run, TrainConfig, load_run, save_run, train
-from orthohash_triton.train.evaluation import evaluate_codes, evaluate_run, is_gallery_of
-from orthohash_triton.train.runs import make_way
+from orthohash_triton.runs import Run, load_run, save_run
+from orthohash_triton.runs.evaluation import evaluate_codes, evaluate_run, is_gallery_of
+from orthohash_triton.runs.run import make_way
+from orthohash_triton.train import TrainConfig, train
 
 CONFIG = TrainConfig(dataset="digits", bits=16, epochs=1, batch_size=64, flip=False, threads=1)
 

@@ -8,7 +8,7 @@ import torch
 
 from orthohash_triton import cli
 from orthohash_triton.data import features
-from orthohash_triton.train import load_run
+from orthohash_triton.runs import load_run
 from orthohash_triton.train.checkpoint import NAME
 
 from .data import blobs

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ._files import atomic_write
-from .data import Dataset
+from .._base.files import atomic_write
+from ..data import Dataset
 
 # Okabe and Ito's blue and vermilion, which people with any kind of colour blindness tell apart.
 RIGHT, WRONG = "#0072B2", "#D55E00"

@@ -27,14 +27,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._files import atomic_write
-from .data import Dataset, Skipped, Source, open_source
-from .data.images import report_skipped, write_skipped
-from .data.sources import is_plain_name
-from .ops import _checks
-from .search import HammingIndex, faiss_io
-from .train import HashModel
-from .train._progress import progress_bar
+from .._base.files import atomic_write
+from ..data import Dataset, Skipped, Source, open_source
+from ..data.images import report_skipped, write_skipped
+from ..data.sources import is_plain_name
+from .._base import checks
+from ..search import HammingIndex, faiss_io
+from ..train import HashModel
+from .._base.progress import progress_bar
 
 _FORMAT, _VERSION = "orthohash-triton encoding", 1
 _ROWS = 2**16  # of a Parquet file that are in memory at a time
@@ -84,7 +84,7 @@ def encode_to(
     """
     out = Path(out)
     write = _writer(out)
-    _checks.integer("encode_to", "batch_size", batch_size, minimum=1)
+    checks.integer("encode_to", "batch_size", batch_size, minimum=1)
     if not out.absolute().parent.is_dir():
         raise FileNotFoundError(f"cannot write {out}: the folder {out.parent} does not exist. Create it first")
     _check_place(out)

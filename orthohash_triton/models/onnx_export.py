@@ -28,9 +28,9 @@ import torch
 from torch import Tensor, nn
 
 from .. import __version__
-from .._files import atomic_write
+from .._base import checks
+from .._base.files import atomic_write
 from ..data.images import ImageFiles
-from ..ops import _checks
 from ..ops.pack_codes import pack_codes
 from .model import HashModel
 
@@ -99,9 +99,9 @@ def export_onnx(
             `check`, the graph computes something else than the model.
         ImportError: onnx, onnxscript or onnxruntime is not installed.
     """
-    opset = _checks.integer("export_onnx", "opset", opset, minimum=OPSETS.start, maximum=OPSETS.stop - 1)
+    opset = checks.integer("export_onnx", "opset", opset, minimum=OPSETS.start, maximum=OPSETS.stop - 1)
     if batch_size is not None:
-        batch_size = _checks.integer("export_onnx", "batch_size", batch_size, minimum=1)
+        batch_size = checks.integer("export_onnx", "batch_size", batch_size, minimum=1)
     if channels_last and (len(model.sample_shape) != 3 or model.sample_shape[0] != 3):
         raise ValueError(
             f"export_onnx: channels_last is for RGB images; the model takes samples {list(model.sample_shape)}. Leave it out"

@@ -40,7 +40,7 @@ def package_version(name: str) -> str | None:
         except PackageNotFoundError:
             continue
     if name == "orthohash-triton":  # a checkout on the path, not installed
-        from . import __version__
+        from .. import __version__
 
         return __version__
     return None

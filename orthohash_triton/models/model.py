@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._base.modes import evaluating
 from ..data.images import ImageFiles
 from ..nn import HashHead
-from ..nn._modes import evaluating
 from .backbones import make_backbone, out_features
 
 

@@ -13,7 +13,7 @@ from ..data import Dataset
 from ..metrics import evaluate
 from ..ops.pack_codes import unpack_codes
 from ..search import HammingIndex
-from .runs import Run
+from .run import Run
 
 SEARCH_K = 100
 TOP = 1000

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .metrics import Evaluation
-from .ops.pack_codes import unpack_codes
+from ..metrics import Evaluation
+from ..ops.pack_codes import unpack_codes
 
 _BLOCK = 65_536  # codes unpacked at a time; float32 counts so many pairs of signs exactly
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ._files import atomic_write
-from ._profiles import embed
+from .._base.files import atomic_write
+from .profiles import embed
 
 # Okabe and Ito's colours, which people with any kind of colour blindness tell apart, without the yellow: it is lost on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

@@ -30,14 +30,14 @@ import torch
 from torch import Tensor, nn
 
 from .. import __version__, methods
-from .._files import atomic_write
+from .._base.files import atomic_write
 from ..data import Dataset
 from ..search import HammingIndex
-from . import checkpoint
-from ._tensors import safetensors, write_tensors
-from .backbones import make_backbone
-from .model import HashModel
-from .trainer import TrainConfig, Trained
+from ..train import checkpoint
+from .._base.tensors import safetensors, write_tensors
+from ..models.backbones import make_backbone
+from ..models.model import HashModel
+from ..train.trainer import TrainConfig, Trained
 
 FORMAT = 2
 _OF_THE_EVALUATION = ("queries.safetensors", "query_paths.json")

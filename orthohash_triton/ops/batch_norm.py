@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from . import _checks
+from .._base import checks
 from ._registered import registered
 
 NO_NORM = (None, None, None, None, False, "")
@@ -32,12 +32,12 @@ class BatchNorm(NamedTuple):
             name = name if name.startswith("running") else f"bn_{name}"
             if value is None:
                 continue
-            _checks.tensor(
+            checks.tensor(
                 op, name, value, dtypes=(torch.float32, torch.float16, torch.bfloat16, torch.float64), ndim=1, shape=f"[{bits}]"
             )
             if len(value) != bits:
-                raise ValueError(f"{op}: {name} must be [{bits}], one per bit; got {_checks.describe(value)}")
-            _checks.same_device(op, name, value, "latent", latent)
+                raise ValueError(f"{op}: {name} must be [{bits}], one per bit; got {checks.describe(value)}")
+            checks.same_device(op, name, value, "latent", latent)
         if (self.running_mean is None) != (self.running_var is None):
             raise ValueError(f"{op}: running_mean and running_var must be given together; got one of them")
         if not self.training and self.running_mean is None:

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import data
-from .train.runs import Run
+from .. import data
+from .run import Run
 
 QUERY_CODES = "queries.safetensors"
 QUERY_PATHS = "query_paths.json"

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..nn._modes import evaluating
+from .._base.modes import evaluating
 from .model_zoo import LIBRARIES
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .._files import atomic_write
+from .files import atomic_write
 
 
 def safetensors() -> Any:

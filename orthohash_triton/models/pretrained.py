@@ -19,13 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from .. import __version__
-from .._files import atomic_write
+from .._base import checks
+from .._base.files import atomic_write
+from .._base.tensors import safetensors, write_tensors
 from ..nn import HashHead
-from ..ops import _checks
-from ._tensors import safetensors, write_tensors
 from .backbones import MLP, EfficientNetLite0, Identity, Pixels, SmallCNN, make_backbone
 from .model import HashModel
-from .runs import Run
 
 FORMAT = 1
 MODEL_TYPE = "orthohash-triton"
@@ -136,37 +135,9 @@ def load_pretrained(folder: str | Path, *, backbone: nn.Module | None = None, de
     return Pretrained(model.eval().to(device), codebook, tuple(config["class_names"]), config["backbone"])
 
 
-def export_run(run: Run, folder: str | Path) -> None:
-    """Write the model of a run folder (`load_run`), its codebook, class names and figures to `folder`, without its gallery."""
-    named = None if run.config.backbone == "auto" or _is_custom(run) else run.config.backbone
-    save_pretrained(
-        run.model, folder, codebook=run.codebook, class_names=run.class_names, backbone=named,
-        figures=_figures_of(run), trained_on=Path(run.config.dataset).name,
-    )  # fmt: skip
-
-
-_FIGURES = {
-    "map_at_1000": "mAP@1000",
-    "map_at_all": "mAP@all",
-    "precision_at_radius_2": "precision, radius 2",
-    "queries": "queries",
-    "gallery": "gallery",
-}
-
-
-def _figures_of(run: Run) -> dict[str, Any]:
-    """What of a run's evaluation belongs on the model card."""
-    found = run.metrics.get("evaluation") or {}
-    return {title: found[name] for name, title in _FIGURES.items() if name in found}
-
-
-def _is_custom(run: Run) -> bool:
-    return bool(json.loads((run.path / "config.json").read_text(encoding="utf-8"))["custom_backbone"])
-
-
 def _check_codebook(codebook: Tensor, bits: int, class_names: Sequence[str]) -> None:
     if codebook.dtype != torch.int8 or codebook.ndim != 2 or codebook.shape[1] != bits:
-        raise ValueError(f"save_pretrained: codebook must be int8 [C, {bits}] of +-1; got {_checks.describe(codebook)}")
+        raise ValueError(f"save_pretrained: codebook must be int8 [C, {bits}] of +-1; got {checks.describe(codebook)}")
     if class_names and len(class_names) != len(codebook):
         raise ValueError(
             f"save_pretrained: class_names must be one for each of the codebook's {len(codebook)} rows; got {len(class_names)}"
@@ -259,7 +230,7 @@ def _codebook(path: Path, bits: int, class_names: Sequence[str]) -> Tensor:
     tensors = _read_tensors(path)
     codebook = tensors.get("codebook")
     if codebook is None or codebook.ndim != 2 or codebook.shape[1] != bits or (class_names and len(class_names) != len(codebook)):
-        found = "no tensor codebook" if codebook is None else _checks.describe(codebook)
+        found = "no tensor codebook" if codebook is None else checks.describe(codebook)
         raise ValueError(f"{path} must hold the codebook [{len(class_names) or 'C'}, {bits}]; got {found}")
     return codebook.clone()  # the file is mapped, and may be replaced
 

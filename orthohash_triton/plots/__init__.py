@@ -1,0 +1,1 @@
+"""Figures drawn with matplotlib, and the statistics of codes that they show."""
