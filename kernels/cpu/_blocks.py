@@ -4,11 +4,17 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 from ._bits import PLANES_PER_BYTE, STEP, VECTOR_POPCOUNT, compiled, pair_tables, plane_count
 
 ROW_BLOCK_BYTES = 16 * 1024  # of rows that stay in the first-level cache for all the queries
 _PLANE_BYTES = 16 * 1024
+
+
+def as_array(tensor: Tensor) -> np.ndarray:
+    """Return the elements of `tensor` as a C-contiguous array, which shares its memory where the tensor is contiguous."""
+    return tensor.contiguous().numpy()
 
 
 def in_words(codes: np.ndarray, rows: int | None = None) -> np.ndarray:

@@ -4,20 +4,23 @@ import math
 from itertools import pairwise
 
 import numpy as np
+from torch import Tensor
 
 from ._bits import compiled, load_block, popcount
+from ._blocks import as_array
 from ._threads import run_all, thread_count
 
 _BLOCK = 512  # codes whose word planes stay in the first-level cache, for all queries
 
 
-def hamming_distance(queries: np.ndarray, gallery: np.ndarray, distances: np.ndarray) -> None:
-    """Fill `distances` int32 [Q, N] from uint8 codes [Q, B] and [N, B]."""
+def hamming_distance(queries: Tensor, gallery: Tensor, distances: Tensor) -> None:
+    """Fill `distances` int32 [Q, N] from uint8 codes [Q, B] and [N, B]; none of the three is empty."""
     words = np.zeros((math.ceil(queries.shape[1] / 8), len(queries)), np.uint64)
-    load_block(queries, 0, len(queries), words)
+    load_block(as_array(queries), 0, len(queries), words)
     size = _BLOCK * math.ceil(len(gallery) / _BLOCK / thread_count())
     bounds = [*range(0, len(gallery), size), len(gallery)]
-    run_all(_fill_columns, [(words, gallery, *part, distances) for part in pairwise(bounds)])
+    codes, result = as_array(gallery), distances.numpy()
+    run_all(_fill_columns, [(words, codes, *part, result) for part in pairwise(bounds)])
 
 
 @compiled

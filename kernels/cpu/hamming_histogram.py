@@ -8,6 +8,7 @@ import math
 from itertools import pairwise, product
 
 import numpy as np
+from torch import Tensor
 
 from ._bits import (
     LANES,
@@ -19,7 +20,7 @@ from ._bits import (
     rows_a_step,
     split_bits,
 )
-from ._blocks import ROW_BLOCK_BYTES, aligned, repeated
+from ._blocks import ROW_BLOCK_BYTES, aligned, as_array, repeated
 from ._sliced import LANES as SLICED_LANES
 from ._sliced import STEP as SLICED_STEP
 from ._sliced import TABLE_BYTES, bins, count_step_1, count_step_2, count_step_4, fill_tables, table_offsets
@@ -31,20 +32,21 @@ _BANKS = 4  # counters that take turns: an increment waits for the one before wh
 _COUNTER_BYTES = 2**18  # of a group of queries: in the second-level cache
 
 
-def hamming_histogram(queries: np.ndarray, gallery: np.ndarray, counts: np.ndarray) -> None:
-    """Fill `counts` int64 [Q, K+1] from uint8 codes [Q, B] and [N, B]."""
+def hamming_histogram(queries: Tensor, gallery: Tensor, counts: Tensor) -> None:
+    """Fill `counts` int64 [Q, K+1] from uint8 codes [Q, B] and [N, B], neither of them empty."""
     words = math.ceil(queries.shape[1] / 8)
     count = _count_rows
     if len(queries) >= _SLICED_FROM and words <= max(_SLICED_WORDS):
         words, count = min(size for size in _SLICED_WORDS if words <= size), _count_sliced
     query_words = np.zeros((len(queries), words), np.uint64)
-    query_words.view(np.uint8)[:, : queries.shape[1]] = queries
+    query_words.view(np.uint8)[:, : queries.shape[1]] = as_array(queries)
     groups = _query_groups(len(queries), 4 * _BANKS * counts.shape[1])
     bounds = _gallery_bounds(len(gallery), len(groups))
     partial = np.zeros((len(bounds), *counts.shape), np.int64)
     parts = product(groups, zip(bounds, partial, strict=True))
-    run_all(count, [(query_words[group], gallery, *bound, sums[group]) for group, (bound, sums) in parts])
-    np.sum(partial, axis=0, out=counts)
+    codes = as_array(gallery)
+    run_all(count, [(query_words[group], codes, *bound, sums[group]) for group, (bound, sums) in parts])
+    np.sum(partial, axis=0, out=counts.numpy())
 
 
 def _query_groups(queries: int, counter_bytes: int) -> list[slice]:

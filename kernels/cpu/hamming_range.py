@@ -10,6 +10,8 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from ._bits import (
     BLOCKS_PAY_FROM,
@@ -28,7 +30,7 @@ from ._bits import (
     split_block,
     word_hits,
 )
-from ._blocks import ROW_BLOCK_BYTES, blocks_for, in_words, mark_open, repeated
+from ._blocks import ROW_BLOCK_BYTES, as_array, blocks_for, in_words, mark_open, repeated
 from ._threads import run_all, thread_count
 
 _POSITION_BITS = 40
@@ -38,14 +40,21 @@ _SMALLEST_CHUNK, _LARGEST_CHUNK = 2**15, 2**20  # keys
 _DENSE = 3  # where one code of so many is found, asking for the few near ones does not pay
 
 
-def hamming_range(
-    queries: np.ndarray, gallery: np.ndarray, mask: np.ndarray | None, limits: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(lims int64 [Q+1], distances int32 [M], ids int64 [M]) from uint8 codes [Q, B] and [N, B].
+def hamming_range(queries: Tensor, gallery: Tensor, mask: Tensor | None, limits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the codes nearer than each query's limit: (lims int64 [Q+1], distances int32 [M], ids int64 [M]).
 
-    `mask` bool [N] says which rows count, `limits` int32 [Q], 0 .. bits + 1, at which distance codes stop to count.
+    queries: uint8 [Q, B], gallery: uint8 [N, B], neither of them empty; mask: bool [N], True for rows that may be found; limits:
+    int32 [Q], 0 .. 8 B + 1.
     """
-    allowed = np.ones(0, np.bool_) if mask is None else mask
+    allowed = np.ones(0, np.bool_) if mask is None else as_array(mask)
+    found = _codes_below(as_array(queries), as_array(gallery), allowed, as_array(limits))
+    lims, distances, ids = (torch.from_numpy(array) for array in found)
+    return lims, distances, ids
+
+
+def _codes_below(
+    queries: np.ndarray, gallery: np.ndarray, allowed: np.ndarray, limits: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     distance_bits = max(int(limits.max()) - 1, 0).bit_length()
     bounds = _gallery_bounds(len(queries), len(gallery))
     groups = _query_groups(len(queries), len(bounds), distance_bits)

@@ -9,6 +9,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 from ._bits import (
     BLOCKS_PAY_FROM,
@@ -27,7 +28,7 @@ from ._bits import (
     split_block,
     word_hits,
 )
-from ._blocks import ROW_BLOCK_BYTES, blocks_for, in_words, mark_open, repeated
+from ._blocks import ROW_BLOCK_BYTES, as_array, blocks_for, in_words, mark_open, repeated
 from ._threads import run_all, thread_count
 
 MISSING_DISTANCE = 2**31 - 1
@@ -39,32 +40,37 @@ _HELD_BYTES = 2**25  # of candidates, per thread
 
 
 def hamming_topk(
-    queries: np.ndarray,
-    gallery: np.ndarray,
-    mask: np.ndarray | None,
-    limits: np.ndarray | None,
-    distances: np.ndarray,
-    ids: np.ndarray,
+    queries: Tensor,
+    gallery: Tensor,
+    mask: Tensor | None,
+    limits: Tensor | None,
+    distances: Tensor,
+    ids: Tensor,
 ) -> None:
-    """Fill `distances` int32 and `ids` int64 [Q, k] from uint8 codes [Q, B] and [N, B].
+    """Fill `distances` int32 and `ids` int64 [Q, k] with the k nearest codes of each query.
 
-    `mask` bool [N] says which rows count, `limits` int32 [Q] at which distance codes stop to count.
+    queries: uint8 [Q, B], gallery: uint8 [N, B], neither of them empty; mask: bool [N], True for rows that may be found; limits:
+    int32 [Q], only codes nearer than their query's limit are found.
     """
     bounds = _gallery_bounds(len(queries), len(gallery), distances.shape[1])
     parts = len(bounds) - 1
-    part_distances, part_ids = distances[None], ids[None]
+    results = distances.numpy(), ids.numpy()
+    part_distances, part_ids = (result[None] for result in results)
     if parts > 1:
-        part_distances, part_ids = (np.empty((parts, *answer.shape), answer.dtype) for answer in (distances, ids))
-    allowed = np.ones(0, np.bool_) if mask is None else mask
+        part_distances, part_ids = (np.empty((parts, *result.shape), result.dtype) for result in results)
+    allowed = np.ones(0, np.bool_) if mask is None else as_array(mask)
     bits = 8 * gallery.shape[1]
-    limits = np.full(len(queries), bits + 1, np.int64) if limits is None else np.clip(limits, 0, bits + 1).astype(np.int64)
+    ends = np.full(len(queries), bits + 1, np.int64)
+    if limits is not None:
+        ends[:] = np.clip(as_array(limits), 0, bits + 1)
     groups = _query_groups(len(queries), min(distances.shape[1], len(gallery)), parts)
+    query_codes, gallery_codes = as_array(queries), as_array(gallery)
     tasks = [
         (
-            queries[group],
-            gallery,
+            query_codes[group],
+            gallery_codes,
             allowed,
-            limits[group],
+            ends[group],
             *bounds[part : part + 2],
             part_distances[part, group],
             part_ids[part, group],
@@ -74,7 +80,7 @@ def hamming_topk(
     ]
     run_all(_search_group, tasks)
     if parts > 1:
-        _merge(part_distances, part_ids, distances, ids, bits)
+        _merge(part_distances, part_ids, *results, bits)
 
 
 def _gallery_bounds(queries: int, gallery: int, k: int) -> list[int]:

@@ -1,30 +1,48 @@
-"""Which implementation runs: one rule for every op."""
+"""Choose which implementation of an op runs, by one rule for every op."""
 
 import functools
+import importlib
 import os
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 
 Impl = Literal["triton", "cpu", "reference"]
 IMPLS: tuple[str, ...] = ("auto", *get_args(Impl))
 
+# The package that holds one module per op, named after the op, for each implementation.
+_PACKAGES: dict[Impl, str] = {"triton": "..kernels", "cpu": "..kernels.cpu", "reference": "..reference"}
+
+
+@functools.cache
+def implementation(op: str, impl: Impl) -> Any:
+    """Import and return the module that implements `op`, such as `orthohash_triton.kernels.hamming_topk`.
+
+    The modules of "triton" and "cpu" define the same functions with the same signatures. A module is imported when it is first
+    asked for, since importing Triton or Numba takes seconds, and cached, since an import statement takes microseconds.
+    """
+    return importlib.import_module(f"{_PACKAGES[impl]}.{op}", __package__)
+
 
 @functools.cache
 def triton_import_error() -> str | None:
-    """None when Triton can be imported, otherwise the cause."""
+    """Return None if Triton can be imported, otherwise the reason why it cannot."""
     try:
         import triton  # noqa: F401
-    except Exception as error:  # a broken installation raises all sorts of things
+    except Exception as error:  # a broken installation can raise any exception
         return f"{type(error).__name__}: {error}"
     return None
 
 
 def choose(op: str, impl: str, tensor: torch.Tensor) -> Impl:
-    """The implementation that `op` takes for `tensor`.
+    """Return the implementation that `op` uses for `tensor`.
 
-    "auto" (or what ORTHOHASH_IMPL says instead) is Triton for tensors on a GPU and the CPU implementation for tensors in host
-    memory. An explicit choice that cannot run raises with the cause.
+    "auto" means the value of the environment variable ORTHOHASH_IMPL if it is set, otherwise Triton for tensors on a GPU and the
+    CPU implementation for tensors in host memory.
+
+    Raises:
+        ValueError: for an unknown choice, or one that does not take tensors on the device of `tensor`.
+        RuntimeError: for "triton" where Triton cannot be imported.
     """
     if impl not in IMPLS:
         raise ValueError(f"{op}: impl must be one of {', '.join(IMPLS)}; got {impl!r}")

@@ -8,7 +8,7 @@ from torch import Tensor
 from .._base import checks
 from .._base.arrays import numpy_friendly
 from ._registered import registered
-from .dispatch import choose
+from .dispatch import choose, implementation
 
 
 @numpy_friendly
@@ -28,21 +28,12 @@ def _fake(queries: Tensor, gallery: Tensor, impl: str) -> Tensor:
 
 def _forward(queries: Tensor, gallery: Tensor, impl: str) -> Tensor:
     chosen = choose("hamming_distance", impl, queries)
+    module = implementation("hamming_distance", chosen)
     if chosen == "reference":
-        from ..reference.hamming_distance import hamming_distance as reference
-
-        return reference(queries, gallery)
+        return module.hamming_distance(queries, gallery)
     distances = _fake(queries, gallery, impl)
-    if distances.numel() == 0:
-        return distances
-    if chosen == "triton":
-        from ..kernels.hamming_distance import hamming_distance as triton_kernel
-
-        triton_kernel(queries, gallery, distances)
-    else:
-        from ..kernels.cpu.hamming_distance import hamming_distance as cpu_kernel
-
-        cpu_kernel(queries.contiguous().numpy(), gallery.contiguous().numpy(), distances.numpy())
+    if distances.numel() > 0:
+        module.hamming_distance(queries, gallery, distances)
     return distances
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from .._base import checks
 from .._base.arrays import numpy_friendly
 from ._registered import registered
-from .dispatch import choose
+from .dispatch import choose, implementation
 
 
 @numpy_friendly
@@ -32,18 +32,10 @@ def _forward(queries: Tensor, gallery: Tensor, impl: str) -> Tensor:
     counts = _fake(queries, gallery, impl)
     if len(queries) == 0 or len(gallery) == 0:
         return counts.zero_()
+    module = implementation("hamming_histogram", chosen)
     if chosen == "reference":
-        from ..reference.hamming_histogram import hamming_histogram as reference
-
-        return reference(queries, gallery)
-    if chosen == "triton":
-        from ..kernels.hamming_histogram import hamming_histogram as triton_kernel
-
-        triton_kernel(queries, gallery, counts)
-    else:
-        from ..kernels.cpu.hamming_histogram import hamming_histogram as cpu_kernel
-
-        cpu_kernel(queries.contiguous().numpy(), gallery.contiguous().numpy(), counts.numpy())
+        return module.hamming_histogram(queries, gallery)
+    module.hamming_histogram(queries, gallery, counts)
     return counts
 
 

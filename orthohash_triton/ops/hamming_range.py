@@ -8,7 +8,7 @@ from torch import Tensor
 from .._base import checks
 from .._base.arrays import numpy_friendly
 from ._registered import registered
-from .dispatch import choose
+from .dispatch import choose, implementation
 
 _INTEGERS = (torch.int32, torch.int64, torch.int16, torch.int8, torch.uint8)
 
@@ -67,22 +67,10 @@ def _fake(queries: Tensor, gallery: Tensor, mask: Tensor | None, limits: Tensor,
 
 def _forward(queries: Tensor, gallery: Tensor, mask: Tensor | None, limits: Tensor, impl: str) -> tuple[Tensor, Tensor, Tensor]:
     chosen = choose("hamming_range", impl, queries)
-    if chosen == "reference":
-        from ..reference.hamming_range import hamming_range as reference
-
-        return reference(queries, gallery, mask, limits)
-    if len(queries) == 0 or len(gallery) == 0:
+    if chosen != "reference" and (len(queries) == 0 or len(gallery) == 0):
         lims = torch.zeros(len(queries) + 1, dtype=torch.int64, device=queries.device)
         return lims, queries.new_empty(0, dtype=torch.int32), queries.new_empty(0, dtype=torch.int64)
-    if chosen == "triton":
-        from ..kernels.hamming_range import hamming_range as triton_kernel
-
-        return triton_kernel(queries, gallery, mask, limits)
-    from ..kernels.cpu.hamming_range import hamming_range as cpu_kernel
-
-    arrays = [None if tensor is None else tensor.contiguous().numpy() for tensor in (queries, gallery, mask, limits)]
-    lims, distances, ids = map(torch.from_numpy, cpu_kernel(*arrays))
-    return lims, distances, ids
+    return implementation("hamming_range", chosen).hamming_range(queries, gallery, mask, limits)
 
 
 _range = registered("hamming_range", _forward, fake=_fake)

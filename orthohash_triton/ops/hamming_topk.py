@@ -8,7 +8,7 @@ from torch import Tensor
 from .._base import checks
 from .._base.arrays import numpy_friendly
 from ._registered import registered
-from .dispatch import choose
+from .dispatch import choose, implementation
 
 MISSING_DISTANCE, MISSING_ID = 2**31 - 1, -1
 
@@ -52,22 +52,13 @@ def _forward(
     queries: Tensor, gallery: Tensor, k: int, mask: Tensor | None, limits: Tensor | None, impl: str
 ) -> tuple[Tensor, Tensor]:
     chosen = choose("hamming_topk", impl, queries)
+    module = implementation("hamming_topk", chosen)
     if chosen == "reference":
-        from ..reference.hamming_topk import hamming_topk as reference
-
-        return reference(queries, gallery, k, mask, limits)
+        return module.hamming_topk(queries, gallery, k, mask, limits)
     distances, ids = _fake(queries, gallery, k, mask, limits, impl)
     if queries.shape[0] == 0 or gallery.shape[0] == 0:
         return distances.fill_(MISSING_DISTANCE), ids.fill_(MISSING_ID)
-    if chosen == "triton":
-        from ..kernels.hamming_topk import hamming_topk as triton_kernel
-
-        triton_kernel(queries, gallery, mask, limits, distances, ids)
-    else:
-        from ..kernels.cpu.hamming_topk import hamming_topk as cpu_kernel
-
-        arrays = [None if tensor is None else tensor.contiguous().numpy() for tensor in (queries, gallery, mask, limits)]
-        cpu_kernel(*arrays, distances.numpy(), ids.numpy())
+    module.hamming_topk(queries, gallery, mask, limits, distances, ids)
     return distances, ids
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from .._base import checks
 from .._base.arrays import numpy_friendly
 from ._registered import registered
-from .dispatch import choose
+from .dispatch import choose, implementation
 
 _PACKABLE = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int8, torch.bool)
 
@@ -69,16 +69,11 @@ def _fake_pack(x: Tensor, threshold: float, impl: str) -> Tensor:
 
 def _pack_forward(x: Tensor, threshold: float, impl: str) -> Tensor:
     chosen = choose("pack_codes", impl, x)
+    module = implementation("pack_codes", chosen)
     if chosen == "reference":
-        from ..reference.pack_codes import pack_codes as reference
-
-        return reference(x, threshold)
+        return module.pack_codes(x, threshold)
     packed = _fake_pack(x, threshold, impl)
-    if chosen == "triton":
-        from ..kernels.pack_codes import pack_codes as kernel
-    else:
-        from ..kernels.cpu.pack_codes import pack_codes as kernel
-    kernel(x, threshold, packed)
+    module.pack_codes(x, threshold, packed)
     return packed
 
 
@@ -88,16 +83,11 @@ def _fake_unpack(packed: Tensor, bits: int, impl: str) -> Tensor:
 
 def _unpack_forward(packed: Tensor, bits: int, impl: str) -> Tensor:
     chosen = choose("unpack_codes", impl, packed)
+    module = implementation("pack_codes", chosen)
     if chosen == "reference":
-        from ..reference.pack_codes import unpack_codes as reference
-
-        return reference(packed, bits)
+        return module.unpack_codes(packed, bits)
     signs = _fake_unpack(packed, bits, impl)
-    if chosen == "triton":
-        from ..kernels.pack_codes import unpack_codes as kernel
-    else:
-        from ..kernels.cpu.pack_codes import unpack_codes as kernel
-    kernel(packed, signs)
+    module.unpack_codes(packed, signs)
     return signs
 
 
