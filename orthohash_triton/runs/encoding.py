@@ -27,14 +27,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._base import checks
 from .._base.files import atomic_write
+from .._base.progress import progress_bar
 from ..data import Dataset, Skipped, Source, open_source
 from ..data.images import report_skipped, write_skipped
 from ..data.sources import is_plain_name
-from .._base import checks
 from ..search import HammingIndex, faiss_io
 from ..train import HashModel
-from .._base.progress import progress_bar
 
 _FORMAT, _VERSION = "orthohash-triton encoding", 1
 _ROWS = 2**16  # of a Parquet file that are in memory at a time

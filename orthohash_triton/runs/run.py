@@ -31,12 +31,12 @@ from torch import Tensor, nn
 
 from .. import __version__, methods
 from .._base.files import atomic_write
-from ..data import Dataset
-from ..search import HammingIndex
-from ..train import checkpoint
 from .._base.tensors import safetensors, write_tensors
+from ..data import Dataset
 from ..models.backbones import make_backbone
 from ..models.model import HashModel
+from ..search import HammingIndex
+from ..train import checkpoint
 from ..train.trainer import TrainConfig, Trained
 
 FORMAT = 2
