@@ -1,0 +1,163 @@
+"""Every public function and class has an example in its docstring, and every example in a docstring runs as shown."""
+
+import doctest
+import importlib
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.docs.pages import ROOT
+from tests.public import public_objects
+
+OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+PUBLIC = public_objects()
+
+# Name -> why no example can run in a test.
+WITHOUT_EXAMPLE = {
+    "orthohash_triton.browse.serve": "runs a server until it is stopped",
+}
+
+# Names that still need an example. Delete a name here in the commit that gives it one; the set must end empty.
+MISSING: set[str] = {
+    "orthohash_triton.Rotation",
+    "orthohash_triton.central_similarity_loss",
+    "orthohash_triton.class_distance",
+    "orthohash_triton.codebooks.class_similarity",
+    "orthohash_triton.codebooks.codebook_min_distance",
+    "orthohash_triton.codebooks.make_codebook",
+    "orthohash_triton.cosine_codebook_loss",
+    "orthohash_triton.data.Batch",
+    "orthohash_triton.data.Dataset",
+    "orthohash_triton.data.ImageFiles",
+    "orthohash_triton.data.Skipped",
+    "orthohash_triton.data.Source",
+    "orthohash_triton.data.Splits",
+    "orthohash_triton.data.load_splits",
+    "orthohash_triton.data.open_source",
+    "orthohash_triton.data.split_stratified",
+    "orthohash_triton.data.split_validation",
+    "orthohash_triton.doctor.as_markdown",
+    "orthohash_triton.doctor.examine",
+    "orthohash_triton.fit_householder",
+    "orthohash_triton.fit_itq",
+    "orthohash_triton.fit_lsh",
+    "orthohash_triton.fit_pca",
+    "orthohash_triton.from_packbits",
+    "orthohash_triton.hamming_distance",
+    "orthohash_triton.hamming_histogram",
+    "orthohash_triton.hamming_range",
+    "orthohash_triton.hamming_topk",
+    "orthohash_triton.householder_apply",
+    "orthohash_triton.householder_product",
+    "orthohash_triton.methods.Bank",
+    "orthohash_triton.methods.Method",
+    "orthohash_triton.methods.Objective",
+    "orthohash_triton.methods.Task",
+    "orthohash_triton.methods.get",
+    "orthohash_triton.methods.names",
+    "orthohash_triton.methods.not_negative",
+    "orthohash_triton.methods.option",
+    "orthohash_triton.methods.register",
+    "orthohash_triton.metrics.DistanceHistograms",
+    "orthohash_triton.metrics.Evaluation",
+    "orthohash_triton.metrics.PrecisionRecallCurve",
+    "orthohash_triton.metrics.average_cumulative_gain",
+    "orthohash_triton.metrics.average_precision",
+    "orthohash_triton.metrics.average_precision_from_scores",
+    "orthohash_triton.metrics.distance_histograms",
+    "orthohash_triton.metrics.evaluate",
+    "orthohash_triton.metrics.hierarchical_precision",
+    "orthohash_triton.metrics.mean_average_hierarchical_precision",
+    "orthohash_triton.metrics.mean_average_precision",
+    "orthohash_triton.metrics.mean_average_precision_from_scores",
+    "orthohash_triton.metrics.ndcg",
+    "orthohash_triton.metrics.precision_at_k",
+    "orthohash_triton.metrics.precision_at_radius",
+    "orthohash_triton.metrics.precision_recall_curve",
+    "orthohash_triton.metrics.recall_at_k",
+    "orthohash_triton.minimum_distance_loss",
+    "orthohash_triton.models.Pretrained",
+    "orthohash_triton.models.load_pretrained",
+    "orthohash_triton.nn.CentralSimilarityLoss",
+    "orthohash_triton.nn.CosineCodebookLoss",
+    "orthohash_triton.nn.HashHead",
+    "orthohash_triton.nn.MinimumDistanceLoss",
+    "orthohash_triton.nn.OrthoHashLoss",
+    "orthohash_triton.nn.PairwiseLikelihoodLoss",
+    "orthohash_triton.nn.QuantizationLoss",
+    "orthohash_triton.nn.SemanticHierarchyLoss",
+    "orthohash_triton.nn.reestimate_batch_norm",
+    "orthohash_triton.orthohash_loss",
+    "orthohash_triton.pack_codes",
+    "orthohash_triton.pairwise_likelihood_loss",
+    "orthohash_triton.quantization_loss",
+    "orthohash_triton.report.write_report",
+    "orthohash_triton.runs.Encoded",
+    "orthohash_triton.runs.Run",
+    "orthohash_triton.runs.encode_to",
+    "orthohash_triton.runs.load_run",
+    "orthohash_triton.runs.save_run",
+    "orthohash_triton.search.HammingIndex",
+    "orthohash_triton.search.Rerank",
+    "orthohash_triton.search.ShardedHammingIndex",
+    "orthohash_triton.semantic_hierarchy_loss",
+    "orthohash_triton.train.EfficientNetLite0",
+    "orthohash_triton.train.HashModel",
+    "orthohash_triton.train.SmallCNN",
+    "orthohash_triton.train.TrainConfig",
+    "orthohash_triton.train.make_backbone",
+    "orthohash_triton.train.train",
+    "orthohash_triton.unpack_codes",
+}
+
+
+def has_example(value: object) -> bool:
+    """Return whether the docstring of `value` itself has a section `Example:` or `Examples:` with `>>>` in it."""
+    text = inspect.cleandoc(value.__doc__ or "")
+    section = re.search(r"^Examples?:\n((?: .*\n?|\n)+)", text, re.MULTILINE)
+    return section is not None and ">>> " in section[1]
+
+
+def module_name(path: Path) -> str:
+    """Return the name under which a file of the repository is imported."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    if parts[0] == "kernels":
+        parts = ("orthohash_triton", *parts)
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def modules_with_examples() -> list[str]:
+    """Return the modules that have `>>>` in their text."""
+    paths = [path for folder in ("orthohash_triton", "kernels") for path in (ROOT / folder).rglob("*.py")]
+    return sorted(module_name(path) for path in paths if ">>> " in path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_has_an_example(name: str) -> None:
+    if name in WITHOUT_EXAMPLE:
+        assert not has_example(PUBLIC[name]), f"{name} has an example: delete it from WITHOUT_EXAMPLE"
+    elif name in MISSING:
+        assert not has_example(PUBLIC[name]), f"{name} has an example now: delete it from MISSING"
+    else:
+        assert has_example(PUBLIC[name]), f"the docstring of {name} needs a section `Example:` with `>>>` lines and their output"
+
+
+def test_exceptions_are_public_names() -> None:
+    assert (WITHOUT_EXAMPLE.keys() | MISSING) <= PUBLIC.keys()
+
+
+@pytest.mark.parametrize("name", modules_with_examples())
+def test_examples_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
+    """Each docstring runs with names of its own, one thread and an empty current folder."""
+    monkeypatch.chdir(tmp_path)
+    module = importlib.import_module(name)
+    examples = [test for test in doctest.DocTestFinder(exclude_empty=True).find(module, globs={}) if test.examples]
+    assert examples, f"{name} has `>>>` in its text, but in no docstring that doctest finds"
+    runner, report = doctest.DocTestRunner(optionflags=OPTIONS), []
+    for test in examples:
+        torch.manual_seed(0)
+        runner.run(test, out=report.append)
+    assert runner.failures == 0, "".join(report)
