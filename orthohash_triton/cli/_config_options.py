@@ -98,7 +98,9 @@ def values_of_options() -> dict[str, list[str]]:
 
 
 def _plain_type(annotation: Any) -> type:
-    """int from int | None."""
+    """Return int for `int | None`, and str for a Literal of strings."""
+    if typing.get_origin(annotation) is typing.Literal:
+        return str
     if isinstance(annotation, types.UnionType):
         return next(member for member in typing.get_args(annotation) if member is not type(None))
     return annotation

@@ -1,44 +1,66 @@
-"""The systems of the literature, each a declaration in a file of its own.
+"""The methods of the literature, each declared in a file of its own.
 
-    from orthohash_triton import methods
+Every file of this folder whose name does not begin with an underscore defines METHOD and is in the registry: `orthohash methods`
+lists it, and `orthohash train --method NAME` trains it. `register` adds a Method that is declared elsewhere.
 
-    methods.get("dhn").paper
-    methods.names()
-
-A file of this folder that defines METHOD is in the registry: `orthohash methods` lists it, `orthohash train --method NAME` trains
-it. `register` adds a Method that lives elsewhere.
+Example:
+    >>> from orthohash_triton import methods
+    >>> methods.get("dhn").paper
+    'Zhu et al., Deep Hashing Network for Efficient Similarity Retrieval, AAAI 2016'
+    >>> "orthohash" in methods.names()
+    True
 """
 
-import importlib
-import pkgutil
-
+from .._base.registry import Registry, calling_place
 from ._method import Bank, Method, Objective, Task, not_negative, option
 
 __all__ = ["Bank", "Method", "Objective", "Task", "get", "names", "not_negative", "option", "register"]
 
-_registry: dict[str, Method] = {}
+_registry: Registry[Method] = Registry(__name__, kind="method", attribute="METHOD", required=True)
 
 
-def register(method: Method) -> Method:
-    """Add `method` under its name, which must be new (else ValueError), and answer it."""
-    if method.name in _registry:
-        raise ValueError(f"methods.register: there is a method {method.name!r} already ({_registry[method.name].paper})")
-    _registry[method.name] = method
-    return method
+def register(method: Method, *, replace: bool = False) -> Method:
+    """Add `method` to the registry under its name, and return it.
+
+    Args:
+        method: the declaration.
+        replace: replace a method of that name that was declared elsewhere. A file or notebook cell that is executed again
+            unchanged replaces its own method in any case.
+
+    Raises:
+        ValueError: a method of that name was declared elsewhere. The message names both places.
+
+    Example:
+        >>> from orthohash_triton import methods
+        >>> methods.register(methods.get("lsh"), replace=True).title  # usually a Method of your own
+        'LSH'
+    """
+    return _registry.register(method, place=calling_place(), replace=replace)
 
 
 def get(name: str) -> Method:
-    """The method called `name`; ValueError, with the names there are, for one that does not exist."""
+    """Return the method called `name`.
+
+    Raises:
+        ValueError: there is no such method. The message lists the names that exist.
+
+    Example:
+        >>> from orthohash_triton import methods
+        >>> methods.get("csq").year
+        2020
+    """
     if name not in _registry:
         raise ValueError(f"method must be one of {', '.join(names())}; got {name!r}")
     return _registry[name]
 
 
 def names() -> list[str]:
-    """Learned methods first, newest first; then those that are fitted without labels."""
-    return sorted(_registry, key=lambda name: (not _registry[name].learned, -_registry[name].year, name))
+    """Return the names of all methods: those that train a network, newest first, then those that are fitted without labels.
 
-
-for _module in pkgutil.iter_modules(__path__):
-    if not _module.name.startswith("_"):
-        register(importlib.import_module(f"{__name__}.{_module.name}").METHOD)
+    Example:
+        >>> from orthohash_triton import methods
+        >>> methods.names()[-2:]
+        ['pca', 'lsh']
+    """
+    ordered = sorted(_registry, key=lambda method: (not method.learned, -method.year, method.name))
+    return [method.name for method in ordered]

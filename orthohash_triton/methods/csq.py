@@ -1,7 +1,7 @@
-"""CSQ: binary cross entropy towards the hash centre of the class."""
+"""CSQ: binary cross entropy between tanh codes and the hash centre of their class."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
 from torch import Tensor
 
@@ -13,8 +13,14 @@ from ._method import Method, Objective, Task, not_negative, option
 
 @dataclass(frozen=True)
 class Options:
-    codebook: str = option("auto", "how the centres are made: auto (Hadamard where it exists, as in the paper), max_hamming, ...")
-    quantization: str = option("log_cosh", "kind of the quantisation term: log_cosh (the paper) or l2 (the released code)")
+    """Options of CSQ."""
+
+    codebook: str = option(
+        "auto", "construction of the centres: auto (a Hadamard matrix where one exists, as in the paper), max_hamming, ..."
+    )
+    quantization: Literal["log_cosh", "l2"] = option(
+        "log_cosh", "kind of the quantisation term: log_cosh (the paper) or l2 (the released code)"
+    )
     quantization_weight: float = option(0.05, "weight of the quantisation term (the paper's runs: 0.05 to 0.0001)")
 
     def __post_init__(self) -> None:
@@ -22,20 +28,23 @@ class Options:
 
 
 class CentralSimilarity(Objective):
-    """central_similarity_loss towards `codebook`, int8 [C, K]."""
+    """Compute `central_similarity_loss` with fixed class codes `codebook`, int8 [C, K]; CSQ and SHC share this objective."""
 
     codebook: Tensor
 
-    def __init__(self, codebook: Tensor, quantization: str, quantization_weight: float, seed: int) -> None:
+    def __init__(self, codebook: Tensor, quantization: Literal["log_cosh", "l2"], quantization_weight: float, seed: int) -> None:
         super().__init__()
         self.register_buffer("codebook", codebook)
-        self.keywords: dict[str, Any] = dict(quantization=quantization, quantization_weight=quantization_weight, seed=seed)
+        self.quantization, self.quantization_weight, self.seed = quantization, quantization_weight, seed
 
     def class_codes(self) -> Tensor:
         return self.codebook
 
     def forward(self, latent: Tensor, target: Tensor, rows: Tensor, head: HashHead) -> Tensor:
-        return central_similarity_loss(latent, target, self.codebook, **self.keywords)
+        return central_similarity_loss(
+            latent, target, self.codebook,
+            quantization=self.quantization, quantization_weight=self.quantization_weight, seed=self.seed,
+        )  # fmt: skip
 
 
 def _objective(task: Task, options: Options) -> Objective:

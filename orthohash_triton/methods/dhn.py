@@ -1,6 +1,7 @@
-"""DHN: pairwise likelihood of similarity, and a penalty on the distance to +-1."""
+"""DHN: pairwise likelihood loss on tanh codes, and a penalty on their distance to -1 and 1."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,11 +15,15 @@ from ._method import Method, Objective, Task, not_negative, option
 
 @dataclass(frozen=True)
 class Options:
+    """Options of DHN."""
+
     quantization_weight: float = option(
         0.3, "weight of the quantisation penalty, summed over the bits (q_gamma of the released code)"
     )
-
-    pairs: str = option("balanced", "balanced: similar and dissimilar pairs weigh alike; equal: every pair (the paper)")
+    pairs: Literal["balanced", "equal"] = option(
+        "balanced",
+        "weights of pairs: balanced (similar and dissimilar pairs have equal total weight) or equal (as in the paper)",
+    )
 
     def __post_init__(self) -> None:
         checks.choice("method 'dhn'", "pairs", self.pairs, ("balanced", "equal"))
@@ -26,7 +31,7 @@ class Options:
 
 
 class DHN(Objective):
-    """mean_ij [softplus(<z_i, z_j>) - s_ij <z_i, z_j>] + weight * mean_i sum_k log cosh(|z_ik| - 1), with z = tanh(latent)."""
+    """Compute mean_ij [softplus(<z_i, z_j>) - s_ij <z_i, z_j>] + weight * mean_i sum_k log cosh(|z_ik| - 1), z = tanh(latent)."""
 
     def __init__(self, task: Task, options: Options) -> None:
         super().__init__()

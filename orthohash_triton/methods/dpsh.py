@@ -1,6 +1,7 @@
-"""DPSH: pairwise likelihood of a batch against the codes of the whole training set."""
+"""DPSH: pairwise likelihood loss of a batch against the most recent codes of the whole training set."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
@@ -13,8 +14,13 @@ from ._method import Bank, Method, Objective, Task, not_negative, option
 
 @dataclass(frozen=True)
 class Options:
+    """Options of DPSH."""
+
     quantization_weight: float = option(0.1, "eta: weight of the mean of (|u| - 1)^2")
-    pairs: str = option("balanced", "balanced: similar and dissimilar pairs weigh alike; equal: every pair (the paper)")
+    pairs: Literal["balanced", "equal"] = option(
+        "balanced",
+        "weights of pairs: balanced (similar and dissimilar pairs have equal total weight) or equal (as in the paper)",
+    )
 
     def __post_init__(self) -> None:
         checks.choice("method 'dpsh'", "pairs", self.pairs, ("balanced", "equal"))
@@ -22,8 +28,10 @@ class Options:
 
 
 class DPSH(Objective):
-    """mean_ij [softplus(<u_i, u_j> / 2) - s_ij <u_i, u_j> / 2] + eta * mean (|u| - 1)^2, u the latents without tanh and j over
-    the last codes of all training samples seen so far."""
+    """Compute mean_ij [softplus(<u_i, u_j> / 2) - s_ij <u_i, u_j> / 2] + eta * mean (|u| - 1)^2.
+
+    u are the latent vectors, without tanh. i runs over the batch, j over the most recent codes of all samples seen so far.
+    """
 
     def __init__(self, task: Task, options: Options) -> None:
         super().__init__()

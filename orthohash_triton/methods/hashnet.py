@@ -1,7 +1,8 @@
-"""HashNet: weighted pairwise likelihood, and tanh that sharpens to a sign while training goes on."""
+"""HashNet: weighted pairwise likelihood loss on tanh(beta * latent), where beta grows during training."""
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,10 +14,14 @@ from ._method import Method, Objective, Task, not_negative, option
 
 @dataclass(frozen=True)
 class Options:
+    """Options of HashNet."""
+
     alpha: float | None = option(None, "slope of the adaptive sigmoid; the default is 10 / bits, as in the released code")
-    similarity: str = option("jaccard", "weight of similar pairs with several labels: jaccard (the paper) or any (1)")
-    growth: float = option(50.0, "beta ends at sqrt(1 + growth); 50 is the released code's, after 10,000 steps")
-    stages: int = option(50, "in how many steps of the schedule beta grows (the released code: 10,000 / 200)")
+    similarity: Literal["jaccard", "any"] = option(
+        "jaccard", "weight of similar pairs with several labels: jaccard (as in the paper) or any (1 for every similar pair)"
+    )
+    growth: float = option(50.0, "beta grows towards sqrt(1 + growth); 50 corresponds to the released code's 10,000 steps")
+    stages: int = option(50, "number of stages in which beta grows (the released code: 10,000 / 200)")
 
     def __post_init__(self) -> None:
         not_negative("hashnet", self, "growth")
@@ -25,10 +30,10 @@ class Options:
 
 
 class HashNet(Objective):
-    """Pairwise likelihood with positive and negative pairs in balance, on z = tanh(beta latent).
+    """Compute the pairwise likelihood loss with balanced pairs on z = tanh(beta * latent).
 
-    The released code raises beta = sqrt(1 + 0.005 step) every 200 of 10,000 steps. Here the same curve spans the steps of the
-    run. beta is a buffer, so that a state_dict carries it.
+    The released code sets beta = sqrt(1 + 0.005 step) every 200 of 10,000 steps. This objective stretches the same curve over the
+    steps of the run. beta is a buffer, so that it is saved in the state_dict.
     """
 
     beta: Tensor

@@ -1,4 +1,4 @@
-"""LSH: the signs of random projections. Nothing is learned."""
+"""LSH: the signs of random projections of the centred features, without training."""
 
 from ..projections import fit_lsh
 from ._method import Method

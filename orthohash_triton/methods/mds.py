@@ -1,4 +1,4 @@
-"""MDS: centres with the largest smallest distance, a softmax over them, and same-class pairs."""
+"""MDS: softmax over the cosines to centres that maximise the minimum distance, and a term of same-class pairs."""
 
 from dataclasses import dataclass
 
@@ -12,9 +12,11 @@ from ._method import Bank, Method, Objective, Task, not_negative, option
 
 @dataclass(frozen=True)
 class Options:
+    """Options of MDS."""
+
     pair_weight: float = option(1.0, "weight of the term of same-class pairs (beta of the released code)")
-    pairs_from: float = option(0.1, "share of the steps after which that term begins (the released code: epoch 10)")
-    bank: int = option(4096, "training samples, drawn for every step, that a batch is paired with")
+    pairs_from: float = option(0.1, "fraction of the steps after which that term begins (the released code: epoch 10)")
+    bank: int = option(4096, "number of training samples, drawn at random in every step, that a batch is paired with")
     quantization_weight: float = option(1e-4, "weight of (|u| - 1)^2")
 
     def __post_init__(self) -> None:
@@ -24,8 +26,10 @@ class Options:
 
 
 class MinimalDistanceSeparated(Objective):
-    """minimum_distance_loss towards centres of `make_codebook(method="minimum_distance")`, with the last codes of training
-    samples as the bank (the released code keeps outputs of a momentum encoder there)."""
+    """Compute `minimum_distance_loss` with the centres of `make_codebook(method="minimum_distance")`.
+
+    The bank holds the most recent codes of training samples. The released code stores outputs of a momentum encoder instead.
+    """
 
     codebook: Tensor
 

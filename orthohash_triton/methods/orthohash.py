@@ -1,6 +1,7 @@
-"""OrthoHash: one cosine loss against a fixed codebook, batch norm for the balance of the bits."""
+"""OrthoHash: softmax over the cosines to fixed class codes, with a batch norm that balances the bits."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
@@ -11,17 +12,23 @@ from ._method import Method, Objective, Task, not_negative, option
 
 @dataclass(frozen=True)
 class Options:
+    """Options of OrthoHash."""
+
     margin: float = option(0.2, "margin of the loss, on the cosine of the true class")
-    margin_type: str = option("cosine", "cosine or angular")
+    margin_type: Literal["cosine", "angular"] = option(
+        "cosine", "cosine (subtract the margin from the cosine) or angular (add it to the angle)"
+    )
     scale: float | None = option(None, "scale of the logits; the default is the square root of the bits (released code: 8)")
-    label_smoothing: float = option(0.0, "share of the target that is spread over all classes")
-    codebook: str = option("auto", "how the classes' codes are made: auto, hadamard, bernoulli, max_hamming, minimum_distance")
+    label_smoothing: float = option(0.0, "share of the target that is distributed over all classes")
+    codebook: str = option("auto", "construction of the class codes: auto, hadamard, bernoulli, max_hamming, minimum_distance")
 
     def __post_init__(self) -> None:
         not_negative("orthohash", self, "margin", "label_smoothing")
 
 
 class OrthoHash(Objective):
+    """Compute `OrthoHashLoss` on the latent vectors and the batch norm of the head."""
+
     per_sample = True
 
     def __init__(self, task: Task, options: Options) -> None:

@@ -1,4 +1,4 @@
-"""PCA sign: the signs of the principal components; with `--rotate itq` it is ITQ (Gong and Lazebnik, CVPR 2011)."""
+"""PCA hashing: the signs of the principal components. With `--rotate itq` it is ITQ (Gong and Lazebnik, CVPR 2011)."""
 
 from ..projections import fit_pca
 from ._method import Method

@@ -1,4 +1,4 @@
-"""SHC: centres that mirror how a classifier confuses the classes."""
+"""SHC: CSQ's loss with centres whose distances follow the class similarities of a classifier."""
 
 from dataclasses import dataclass
 
@@ -9,6 +9,8 @@ from .csq import CentralSimilarity
 
 @dataclass(frozen=True)
 class Options:
+    """Options of SHC."""
+
     quantization_weight: float = option(1e-4, "weight of the quantisation term")
 
     def __post_init__(self) -> None:
@@ -16,14 +18,15 @@ class Options:
 
 
 def _objective(task: Task, options: Options) -> Objective:
-    """Three stages: a classifier, centres from its confusions, and CSQ's loss towards them."""
-    _require_samples(task)  # before a classifier is trained
+    """Train a classifier, make centres from its class similarities, and return CSQ's objective with these centres."""
+    _require_samples(task)  # an error here costs less than one after the classifier is trained
     similarity = class_similarity(task.class_logits(), task.labels)
     codebook = make_codebook(task.num_classes, task.bits, method="semantic", seed=task.seed, similarity=similarity)
     return CentralSimilarity(codebook, "l2", options.quantization_weight, task.seed)
 
 
 def _require_samples(task: Task) -> None:
+    """Raise ValueError if a class has no training sample."""
     counts = task.labels.sum(0) if task.labels.ndim == 2 else task.labels.bincount(minlength=task.num_classes)
     empty = (counts == 0).nonzero().flatten().tolist()
     if empty:

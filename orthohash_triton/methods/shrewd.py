@@ -1,4 +1,4 @@
-"""SHREWD: distances between codes that follow a class hierarchy, and codes distributed as random binary ones."""
+"""SHREWD: distances between codes follow a class hierarchy, and codes are distributed like random binary codes."""
 
 from dataclasses import dataclass
 
@@ -12,14 +12,16 @@ from ._method import Method, Objective, Task, not_negative, option
 
 @dataclass(frozen=True)
 class Options:
-    kl_weight: float = option(0.01, "weight of the divergence from random binary codes")
+    """Options of SHREWD."""
+
+    kl_weight: float = option(0.01, "weight of the Kullback-Leibler divergence from random binary codes")
 
     def __post_init__(self) -> None:
         not_negative("shrewd", self, "kl_weight")
 
 
 class SHREWD(Objective):
-    """semantic_hierarchy_loss on tanh codes; classes without a hierarchy are all at distance 1."""
+    """Compute `semantic_hierarchy_loss` on tanh codes. Without a hierarchy all classes have distance 1 from each other."""
 
     class_distance: Tensor
 

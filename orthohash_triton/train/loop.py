@@ -76,7 +76,7 @@ class Loop:
         self.batches = len(data) // config.batch_size  # of an epoch
         self.steps = math.ceil(self.batches / config.accumulate)  # of an epoch
         self.network = _Network(model, objective, self.data, config, self.processes)
-        self.stepper = Stepper(config, model, _parameter_groups(model, config, lr), lr, self.steps * config.epochs)
+        self.stepper = Stepper(config, model, _parameter_groups(model, objective, config, lr), lr, self.steps * config.epochs)
         self.history: list[Epoch] = []
         self.batch = 0  # of this epoch, those done
         self.total = torch.zeros((), device=self.processes.device)  # loss of those
@@ -245,10 +245,13 @@ class _Network(nn.Module):
         return self.objective(latent, self.labels[rows].to(latent.device), rows, self.head) * weight
 
 
-def _parameter_groups(model: HashModel, config: TrainConfig, lr: float) -> list[dict]:
+def _parameter_groups(model: HashModel, objective: Objective, config: TrainConfig, lr: float) -> list[dict]:
+    """Return the optimizer's groups: the head, the backbone at its share of `lr`, and the objective's own parameters at `lr`."""
     head = {"params": list(model.head.parameters()), "lr": lr}
     backbone = {"params": list(model.backbone.parameters()), "lr": lr * config.backbone_lr_scale}
-    return [head, backbone] if backbone["lr"] and backbone["params"] else [head]
+    own = {"params": [parameter for parameter in objective.parameters() if parameter.requires_grad], "lr": lr}
+    optional = [backbone] if backbone["lr"] else []
+    return [head, *(group for group in (*optional, own) if group["params"])]
 
 
 def _bit_accuracy(model: HashModel, data: Dataset, codebook: Tensor | None) -> float | None:

@@ -63,7 +63,7 @@ def folder(tmp_path, monkeypatch):
     np.save("queries.npy", random.integers(0, 256, (4, 8), dtype=np.uint8))
     (tmp_path / "runs").mkdir()
     write_original(tmp_path / "logs" / "run")
-    monkeypatch.setattr(methods, "_registry", dict(methods._registry))
+    monkeypatch.setattr(methods, "_registry", methods._registry.copy())
     monkeypatch.setattr(compare, "draw_comparison", lambda *_: None)
     return tmp_path
 

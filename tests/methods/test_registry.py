@@ -1,24 +1,31 @@
 """Methods are declarations: what the registry promises of each."""
 
 import dataclasses
+import json
+import os
 import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from orthohash_triton import methods
 from orthohash_triton.methods import Method, Objective, option
 
-NAMES = {"orthohash", "dhn", "hashnet", "dpsh", "csq", "mds", "shc", "shrewd", "lsh", "pca"}
+NAMES = sorted(path.stem for path in Path(methods.__file__).parent.glob("[a-z]*.py"))  # a file declares the method of its name
 
 
-def test_names_are_the_promised_ones_learned_first() -> None:
-    assert set(methods.names()) >= NAMES
+def test_every_file_declares_a_method_and_learned_ones_come_first() -> None:
+    assert sorted(methods.names()) == NAMES
     learned = [methods.get(name).learned for name in methods.names()]
     assert learned == sorted(learned, reverse=True)
     assert methods.names()[-2:] == ["pca", "lsh"]
 
 
-@pytest.mark.parametrize("name", sorted(NAMES))
+@pytest.mark.parametrize("name", NAMES)
 def test_a_declaration_is_complete(name: str) -> None:
     method = methods.get(name)
     assert method.name == name
@@ -62,26 +69,132 @@ def test_bad_options(name: str, options: dict, message: str) -> None:
 
 @pytest.fixture
 def registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(methods, "_registry", dict(methods._registry))
+    monkeypatch.setattr(methods, "_registry", methods._registry.copy())
 
 
-def _nothing(task: methods.Task, options: object) -> Objective:
-    return Objective()
+@dataclasses.dataclass(frozen=True)
+class Options:
+    weight: float = option(1.0, "weight")
+
+
+def own(title: str = "Own") -> Method:
+    return Method(
+        "own", title, "Me, 2026", "https://example.org", 2026, "mine", objective=lambda task, o: Objective(), options=Options
+    )
 
 
 def test_a_method_of_ones_own(registry: None) -> None:
-    @dataclasses.dataclass(frozen=True)
-    class Options:
-        weight: float = option(1.0, "weight")
-
-    own = Method(
-        "own", "Own", "Me, 2026", "https://example.org", 2026, "mine", objective=lambda task, o: Objective(), options=Options
-    )
-    assert methods.register(own) is own
+    method = own()
+    assert methods.register(method) is method
     assert methods.get("own").make_options({"weight": 2.0}).weight == 2
     assert methods.names()[0] == "own"
-    with pytest.raises(ValueError, match="there is a method 'own' already"):
-        methods.register(own)
+    first = Path(__file__).read_text().splitlines().index("    assert methods.register(method) is method") + 1
+    with pytest.raises(ValueError, match="there is a method 'own' already") as raised:
+        methods.register(method)
+    places = re.findall(r"\S+\.py:\d+", str(raised.value))
+    assert places == [f"{__file__}:{line}" for line in (first, first + 5)]
+    with pytest.raises(ValueError, match=r"there is a method 'csq' already, declared in \S+csq\.py"):
+        methods.register(dataclasses.replace(method, name="csq"))
+    assert methods.get("csq").title == "CSQ"
+
+
+def test_a_file_that_is_executed_again_replaces_its_own_method(registry: None) -> None:
+    for title in ("First", "Second"):
+        methods.register(own(title))
+        assert methods.get("own").title == title
+
+
+def test_replacing_the_method_of_another_place(registry: None) -> None:
+    methods.register(own("First"))
+    methods.register(own("Second"), replace=True)
+    assert methods.get("own").title == "Second"
+    with pytest.raises(ValueError, match="pass replace=True"):
+        methods.register(own("Third"))
+
+
+# ---- files in the folder, in a copy of the package ---------------------------------------------------------------------------
+
+RELATIVE = """
+from ..nn import HashHead
+from ..ops.cosine_codebook_loss import cosine_codebook_loss
+"""
+ABSOLUTE = """
+from orthohash_triton import cosine_codebook_loss, methods
+from orthohash_triton.nn import HashHead
+"""
+DECLARATION = """
+def fit(features, bits, seed):
+    return HashHead(features.shape[1], bits, batch_norm=False)
+
+METHOD = Method("mine", "Mine", "We, 2026", "https://example.org", 2026, "what it does", fit=fit)
+"""
+
+
+SELF_REGISTERING = DECLARATION.replace("Method(", "methods.register(methods.Method(").replace("fit=fit)", "fit=fit))")
+INSIDE = RELATIVE + "from ._method import Method\n" + DECLARATION
+WITHOUT = INSIDE.replace("METHOD", "METHODS")
+CASES = {  # files of the folder
+    "without METHOD": {"other.py": WITHOUT},
+    "relative imports": {"mine.py": INSIDE},
+    "absolute imports, registers itself": {"mine.py": ABSOLUTE + SELF_REGISTERING},
+    "one name twice": {"mine.py": INSIDE, "other.py": INSIDE},
+    "private": {"mine.py": INSIDE, "_other.py": WITHOUT},
+}
+PROGRAM = """
+import json, sys
+from pathlib import Path
+from typing import Any
+import orthohash_triton as oht
+
+print(oht.__file__)
+folder, said = Path(oht.methods.__file__).parent, {}
+for case, files in json.loads(sys.argv[1]).items():
+    oht.methods._registry = oht.methods.Registry("orthohash_triton.methods", kind="method", attribute="METHOD", required=True)
+    for name in ("mine", "other", "_other"):
+        (folder / f"{name}.py").unlink(missing_ok=True)
+        sys.modules.pop(f"orthohash_triton.methods.{name}", None)
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    try:
+        said[case] = [oht.methods.get("mine").title, *oht.methods.names()[-3:]]
+    except ValueError as error:
+        said[case] = str(error)
+print(json.dumps(said))
+"""
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Return what looking up "mine" gives in a copy of the package, for each of CASES in its folder of methods.
+
+    The package is imported while the first of them, a file that declares no method, is in the folder.
+    """
+    copy = tmp_path_factory.mktemp("copy")
+    here = Path(methods.__file__).parent.parent
+    for source, place in ((here, copy / "orthohash_triton"), (here.parent / "kernels", copy / "orthohash_triton" / "kernels")):
+        shutil.copytree(source, place, ignore=shutil.ignore_patterns("__pycache__"), symlinks=True, dirs_exist_ok=True)
+    (copy / "orthohash_triton" / "methods" / "other.py").write_text(WITHOUT)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, json.dumps(CASES)], cwd=copy, env=os.environ | {"PYTHONPATH": str(copy)},
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    imported, outcomes = done.stdout.splitlines()
+    assert imported == str(copy / "orthohash_triton" / "__init__.py")
+    return json.loads(outcomes)
+
+
+@pytest.mark.parametrize("case", ["relative imports", "absolute imports, registers itself", "private"])
+def test_a_file_in_the_folder_is_a_method(case: str, said: dict[str, Any]) -> None:
+    assert said[case] == ["Mine", "mine", "pca", "lsh"]
+
+
+def test_a_wrong_file_in_the_folder_is_named(said: dict[str, Any]) -> None:
+    folder = r"\S+/orthohash_triton/methods"
+    assert re.search(rf"^{folder}/other\.py must define METHOD", said["without METHOD"])
+    assert re.search(
+        rf"'mine' already, declared in {folder}/mine\.py:1; the new one is in {folder}/other\.py:1", said["one name twice"]
+    )
 
 
 def test_a_method_learns_or_is_fitted() -> None:

@@ -21,6 +21,7 @@ from orthohash_triton.train import TrainConfig, train
 from orthohash_triton.train.distributed import Processes, _own_device
 from orthohash_triton.train.sync_batch_norm import SyncBatchNorm, synchronised
 
+from ..methods.learned_centres import learned_centres
 from .data import blobs, pictures
 from .test_checkpoint import Stopped, stop_after
 
@@ -38,14 +39,17 @@ CASES: dict[str, tuple[Dataset, dict]] = {
     "drawn bank": (blobs(), {"method": "mds", "options": {"bank": 40}, "optimizer": "sgd"}),
     "two stages": (blobs(), {"method": "shc", "backbone": "mlp"}),
     "shrewd": (blobs(), {"method": "shrewd", "optimizer": "sgd"}),
+    "parameters of the method": (blobs(), {"method": "learned-centres", "backbone": "mlp", "optimizer": "sgd"}),
 }
 
 
 def learn(case: str) -> dict[str, Any]:
     data, changes = CASES[case]
-    trained = train(dataclasses.replace(CONFIG, **changes), data, progress=False)
+    with learned_centres():
+        trained = train(dataclasses.replace(CONFIG, **changes), data, progress=False)
     history = [(epoch.loss, epoch.bit_accuracy or 0.0, epoch.validation_map or 0.0) for epoch in trained.history]
-    return {"weights": trained.model.state_dict(), "history": history}
+    own = {name: parameter.detach() for name, parameter in trained.objective.named_parameters()}
+    return {"weights": trained.model.state_dict() | own, "history": history}
 
 
 def network_with_dropout() -> nn.Module:

@@ -1,0 +1,117 @@
+"""A registry of named declarations, each in a Python file of its own."""
+
+import importlib
+import pkgutil
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar
+
+
+class Declaration(Protocol):
+    """Anything with a name."""
+
+    @property
+    def name(self) -> str: ...
+
+
+T = TypeVar("T", bound=Declaration)
+
+
+class Registry(Generic[T]):
+    """The declarations of one package folder, and those that `register` adds.
+
+    The folder is searched when the registry is first read, not when its package is imported. A file of the folder may therefore
+    import the whole package, and a file that fails does not break `import` of the package.
+
+    Args:
+        package: the package whose folder is searched. Files whose names begin with an underscore are left out.
+        kind: what an entry is called in messages, for example "method".
+        attribute: the module variable that holds the declaration of a file, for example "METHOD".
+        required: whether a file of the folder without that variable is an error.
+    """
+
+    def __init__(self, package: str, *, kind: str, attribute: str, required: bool) -> None:
+        self.package, self.kind, self.attribute, self.required = package, kind, attribute, required
+        self._entries: dict[str, T] = {}
+        self._places: dict[str, str] = {}
+        self._searched = False
+        self._lock = threading.RLock()
+
+    def register(self, entry: T, *, place: str, replace: bool = False) -> T:
+        """Add `entry`, declared at `place` ("file:line"), under its name and return it.
+
+        An entry of the same name and place is replaced without an error, because its file was executed again.
+
+        Raises:
+            ValueError: the name is taken by an entry of another place, and `replace` is False.
+        """
+        if Path(place.rpartition(":")[0]).parent != self._folder:
+            self._search()
+        with self._lock:
+            earlier = self._places.get(entry.name)
+            if earlier not in (None, place) and not replace:
+                raise ValueError(
+                    f"{self.package.rpartition('.')[2]}.register: there is a {self.kind} {entry.name!r} already, declared in "
+                    f"{earlier}; the new one is in {place}. Give one of them another name, or pass replace=True"
+                )
+            self._entries[entry.name], self._places[entry.name] = entry, place
+        return entry
+
+    def __contains__(self, name: object) -> bool:
+        self._search()
+        return name in self._entries
+
+    def __getitem__(self, name: str) -> T:
+        """Return the entry called `name`; raise KeyError if there is none."""
+        self._search()
+        return self._entries[name]
+
+    def __iter__(self) -> Iterator[T]:
+        """Iterate over the entries in the order in which they were added."""
+        self._search()
+        return iter(list(self._entries.values()))
+
+    def copy(self) -> "Registry[T]":
+        """Return a registry with the same entries; what is registered in it does not reach this one."""
+        self._search()
+        other: Registry[T] = Registry(self.package, kind=self.kind, attribute=self.attribute, required=self.required)
+        other._entries, other._places, other._searched = dict(self._entries), dict(self._places), True
+        return other
+
+    @property
+    def _folder(self) -> Path:
+        return Path(str(sys.modules[self.package].__file__)).parent
+
+    def _search(self) -> None:
+        """Import every file of the folder, once, and add what it declares."""
+        with self._lock:
+            if self._searched:
+                return
+            self._searched = True  # set first, because a file of the folder may read the registry
+            try:
+                for module in pkgutil.iter_modules([str(self._folder)]):
+                    if not module.name.startswith("_"):
+                        self._add_module(f"{self.package}.{module.name}")
+            except BaseException:
+                self._searched = False  # the next reader sees the same error, not an incomplete registry
+                raise
+
+    def _add_module(self, name: str) -> None:
+        module = importlib.import_module(name)
+        entry: T | None = getattr(module, self.attribute, None)
+        if entry is None:
+            if self.required:
+                raise ValueError(
+                    f"{module.__file__} must define {self.attribute}, as every file of its folder declares a {self.kind}. "
+                    "Define it, or begin the name of the file with an underscore"
+                )
+        elif self._entries.get(entry.name) is not entry:  # unless the file has registered it itself
+            self.register(entry, place=f"{module.__file__}:1")
+
+
+def calling_place(depth: int = 1) -> str:
+    """Return "file:line" of the statement that called the function in which this is called, for `Registry.register`."""
+    frame = sys._getframe(depth + 1)
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"

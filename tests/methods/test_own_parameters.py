@@ -1,0 +1,73 @@
+"""Parameters that an objective registers are trained, saved and restored like those of the network."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from orthohash_triton.methods import Task
+from orthohash_triton.train import TrainConfig, train
+from tests.methods.learned_centres import LearnedCentres, learned_centres
+from tests.train.data import blobs
+from tests.train.test_checkpoint import Stopped, assert_same, stop_after
+
+
+def config(**changes: Any) -> TrainConfig:
+    settings = {"method": "learned-centres", "bits": 16, "epochs": 2, "batch_size": 50, "threads": 1, "lr": 1e-2}
+    return TrainConfig(dataset="blobs", **settings | changes)
+
+
+@pytest.fixture(autouse=True)
+def method() -> Iterator[None]:
+    with learned_centres():
+        yield
+
+
+def centres(settings: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
+    """Train with `config` and return the parameters as they were at the beginning and at the end."""
+    made = []
+    initialise = LearnedCentres.__init__
+
+    def recorded(self: LearnedCentres, task: Task, options: object) -> None:
+        initialise(self, task, options)
+        made.append(self.centres.detach().clone())
+
+    monkeypatch.setattr(LearnedCentres, "__init__", recorded)
+    objective = train(settings, blobs(), progress=False).objective
+    assert len(made) == 1
+    return {"before": made[0], "after": objective.centres.detach(), "fixed": objective.fixed}
+
+
+@pytest.mark.parametrize("changes", [{}, {"backbone_lr_scale": 0.0}, {"backbone": "mlp", "optimizer": "sgd", "accumulate": 2}])
+def test_they_move(changes: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = centres(config(**changes), monkeypatch)
+    assert (found["before"] != found["after"]).all()
+    assert torch.equal(found["fixed"], torch.ones(16))  # what requires no gradient stays
+
+
+def test_they_move_at_the_learning_rate_of_the_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Adam's first step is the learning rate times the sign of the gradient, if nothing decays."""
+    settings = config(epochs=1, batch_size=300, weight_decay=0.0, lr=0.03, backbone="mlp")
+    found = centres(settings, monkeypatch)
+    moved = (found["after"] - found["before"]).abs()
+    # The step is lr * g / (|g| + 1e-8), and subtracting centres of size 4 at most rounds by 2^-22.
+    assert torch.allclose(moved, torch.full_like(moved, 0.03), rtol=1e-3, atol=2**-21)
+
+
+def test_the_class_codes_are_those_of_the_learned_centres() -> None:
+    trained = train(config(), blobs(), progress=False)
+    assert torch.equal(trained.codebook, trained.objective.class_codes())
+
+
+@pytest.mark.parametrize("batches", [3, 7])
+def test_they_are_saved_and_restored(batches: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The momentum of the optimizer too: the rest of the training is that of one that was never stopped."""
+    settings = config(checkpoint_every=2)
+    whole = train(settings, blobs(), progress=False)
+    with monkeypatch.context() as patched:
+        stop_after(patched, batches)
+        with pytest.raises(Stopped):
+            train(settings, blobs(), folder=tmp_path, progress=False)
+    assert_same(train(settings, blobs(), folder=tmp_path, resume=True, progress=False), whole)
