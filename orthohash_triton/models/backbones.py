@@ -6,6 +6,7 @@ A backbone is any `nn.Module` that takes float32 images [N, C, H, W] in [0, 1] (
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -147,6 +148,26 @@ def make_backbone(name: str, sample_shape: tuple[int, ...], *, learned: bool = T
         kind = f"features [N, {sample_shape[0]}]" if takes_features else f"images {list(sample_shape)}"
         raise ValueError(f'backbone {name!r} does not take {kind}; "auto" picks one that does')
     return LIBRARIES[library](model, pretrained) if library in LIBRARIES else BACKBONES[name](sample_shape)
+
+
+def backbone_name(backbone: nn.Module, sample_shape: tuple[int, ...]) -> str | None:
+    """Return the name that `make_backbone` builds a module like `backbone` by.
+
+    Returns None for a class that is not part of this package, and for a backbone with other settings than the named one has.
+    """
+    name = _NAMES.get(type(backbone))
+    if name is None:
+        return None
+    return name if _settings(make_backbone(name, sample_shape)) == _settings(backbone) else None
+
+
+_NAMES = {SmallCNN: "small-cnn", EfficientNetLite0: "efficientnet-lite0", Identity: "features", Pixels: "pixels", MLP: "mlp"}
+
+
+def _settings(backbone: nn.Module) -> Any:
+    """Return everything in which two backbones of one class can differ, except the values of their weights."""
+    plain = {name: value for name, value in vars(backbone).items() if isinstance(value, int | float | str) and name != "training"}
+    return plain, {name: tensor.shape for name, tensor in backbone.state_dict().items()}
 
 
 def out_features(backbone: nn.Module, sample_shape: tuple[int, ...]) -> int:

@@ -1,6 +1,6 @@
-"""The hashing model: a backbone under a hash head, whose signs are the code."""
+"""The hashing model: a backbone and a hash head. The signs of its output are the binary code."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +10,28 @@ from torch import Tensor, nn
 from .._base.modes import evaluating
 from ..data.images import ImageFiles
 from ..nn import HashHead
-from .backbones import make_backbone, out_features
+from .backbones import backbone_name, make_backbone, out_features
+from .pretrained_files import read_codebook, read_description, read_weights, write_pretrained
 
 
 class HashModel(nn.Module):
-    """A backbone under a hash head.
+    """A backbone followed by a hash head.
 
-    backbone      any module as `backbones` describes, or the name of one of BACKBONES
-    bits          length of the codes
-    sample_shape  (C, H, W) of the images, or (D,) of the features that it will see
-    batch_norm    whether the head ends with batch normalisation
+    `inputs` of `features`, `continuous_codes` and `encode` are samples as a `Dataset` stores them: images uint8 [N, H, W] (grey)
+    or [N, C, H, W], or features float32 [N, D].
+
+    Args:
+        backbone: a module as `backbones` describes, or the name of one in BACKBONES.
+        bits: length of the codes.
+        sample_shape: shape of one sample: (C, H, W) of an image, or (D,) of a feature vector.
+        batch_norm: whether the head ends with batch normalisation.
+
+    Example:
+        >>> import torch
+        >>> from orthohash_triton.models import HashModel
+        >>> model = HashModel("small-cnn", bits=16, sample_shape=(1, 28, 28))
+        >>> model.encode(torch.zeros(5, 28, 28, dtype=torch.uint8)).shape
+        torch.Size([5, 2])
     """
 
     def __init__(self, backbone: nn.Module | str, bits: int, sample_shape: tuple[int, ...], *, batch_norm: bool = True) -> None:
@@ -30,7 +42,18 @@ class HashModel(nn.Module):
         self.sample_shape = sample_shape
 
     def prepare(self, inputs: Tensor) -> Tensor:
-        """Samples as a Dataset keeps them (uint8 images, float32 features) as the backbone takes them, on its device."""
+        """Convert samples as a `Dataset` stores them into what the backbone takes, on the model's device.
+
+        Images become float32 [N, C, H, W] in [0, 1]; features are unchanged.
+
+        Example:
+            >>> import torch
+            >>> from orthohash_triton.models import HashModel
+            >>> images = torch.full((2, 8, 8), 255, dtype=torch.uint8)
+            >>> prepared = HashModel("pixels", 16, (1, 8, 8)).prepare(images)
+            >>> prepared.shape, prepared.max()
+            (torch.Size([2, 1, 8, 8]), tensor(1.))
+        """
         inputs = inputs.to(self.head.linear.weight.device)
         if inputs.dtype != torch.uint8:
             return inputs
@@ -38,60 +61,156 @@ class HashModel(nn.Module):
         return images.float().div_(255)
 
     def latent(self, inputs: Tensor) -> Tensor:
-        """What the loss takes: prepared samples -> float32 [N, bits], before the batch norm."""
+        """Return the input of the loss, float32 [N, bits]: the output of the head before batch norm, of prepared samples.
+
+        Example:
+            >>> import torch
+            >>> from orthohash_triton.models import HashModel
+            >>> HashModel("features", 16, (8,)).latent(torch.zeros(2, 8)).shape
+            torch.Size([2, 16])
+        """
         return self.head.latent(self.backbone(inputs))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Prepared samples -> float32 [N, bits], whose signs are the code."""
+        """Return float32 [N, bits] of prepared samples. The signs are the code."""
         return self.head(self.backbone(inputs))
 
     @torch.no_grad()
     def features(self, inputs: Tensor | ImageFiles, *, batch_size: int = 1024) -> Tensor:
-        """The backbone's features of samples as a Dataset keeps them: float32 [N, D], in host memory."""
+        """Return the output of the backbone, float32 [N, D] in host memory, computed in evaluation mode.
+
+        Example:
+            >>> import torch
+            >>> from orthohash_triton.models import HashModel
+            >>> HashModel("pixels", 16, (1, 8, 8)).features(torch.zeros(5, 8, 8, dtype=torch.uint8)).shape
+            torch.Size([5, 64])
+        """
         return torch.cat([self.backbone(batch).cpu() for batch in self._batches(inputs, batch_size)])
 
     @torch.no_grad()
     def continuous_codes(self, inputs: Tensor | ImageFiles, *, batch_size: int = 1024) -> Tensor:
-        """What the signs are taken of, for samples as a Dataset keeps them: float32 [N, bits], in host memory."""
+        """Return the values whose signs are the code, float32 [N, bits] in host memory, computed in evaluation mode.
+
+        Example:
+            >>> import torch
+            >>> from orthohash_triton.models import HashModel
+            >>> HashModel("pixels", 16, (1, 8, 8)).continuous_codes(torch.zeros(5, 8, 8, dtype=torch.uint8)).shape
+            torch.Size([5, 16])
+        """
         return torch.cat([self(batch).cpu() for batch in self._batches(inputs, batch_size)])
 
     @torch.no_grad()
     def encode(self, inputs: Tensor | ImageFiles, *, batch_size: int = 1024) -> Tensor:
-        """Codes of samples as a Dataset keeps them: uint8 [N, ceil(bits/8)], in host memory.
+        """Return packed codes, uint8 [N, ceil(bits/8)] in host memory, computed in evaluation mode.
 
-        Streams batch by batch in evaluation mode, so any number of images fits.
+        One batch at a time is on the device, so there can be more images than fit into its memory.
+
+        Example:
+            >>> import torch
+            >>> from orthohash_triton.models import HashModel
+            >>> HashModel("pixels", 16, (1, 8, 8)).encode(torch.zeros(5, 8, 8, dtype=torch.uint8)).shape
+            torch.Size([5, 2])
         """
         return torch.cat([self.head.encode(self.backbone(batch)).cpu() for batch in self._batches(inputs, batch_size)])
 
     def save_pretrained(
         self, folder: str | Path, *, codebook: Tensor | None = None, class_names: Sequence[str] = (), backbone: str | None = None
     ) -> None:
-        """Write the model to `folder` for `from_pretrained`: config.json, model.safetensors, README.md; see `pretrained`.
+        """Write the model to `folder`, for `from_pretrained`. `pretrained_files` describes the files.
 
-        codebook     int8 +-1 [C, bits], kept beside the weights as codebook.safetensors
-        class_names  of the codebook's rows
-        backbone     the name that `make_backbone` builds the backbone by; None finds it for those of this package, and any other
-                     one is then asked for again when the model is loaded
+        Args:
+            codebook: int8 +-1 [C, bits], stored next to the weights.
+            class_names: names of the codebook's rows.
+            backbone: the name that `make_backbone` builds the backbone by. With None the name is found for backbones of this
+                package; a model with another backbone needs that backbone again when it is loaded.
+
+        Raises:
+            ValueError, FileExistsError, ImportError: see `pretrained.save_pretrained`.
+
+        Example:
+            >>> import tempfile
+            >>> import torch
+            >>> from orthohash_triton.models import HashModel
+            >>> folder, samples = tempfile.mkdtemp(), torch.randn(3, 8)
+            >>> model = HashModel("features", 16, (8,))
+            >>> model.save_pretrained(folder)
+            >>> torch.equal(HashModel.from_pretrained(folder).encode(samples), model.encode(samples))
+            True
         """
-        from .pretrained import save_pretrained
-
-        save_pretrained(self, folder, codebook=codebook, class_names=class_names, backbone=backbone)
+        write_pretrained(Path(folder), describe_model(self, backbone, class_names), self.state_dict(), codebook, {}, None)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, backbone: nn.Module | None = None, device: Any = "cpu") -> "HashModel":
-        """The model that `save_pretrained` wrote to `folder`, in evaluation mode; `load_pretrained` answers all that is there.
+        """Load the model that `save_pretrained` wrote to `folder`, in evaluation mode.
 
-        A model with a backbone of the caller's own needs that `backbone` again; its weights come from the folder.
+        `load_pretrained` also returns the codebook and the class names.
+
+        Args:
+            backbone: needed if the model was saved with a backbone that is not part of this package; its weights are read from
+                the folder.
+
+        Raises:
+            FileNotFoundError, ValueError, ImportError: see `load_pretrained`.
+
+        Example:
+            >>> import tempfile
+            >>> from orthohash_triton.models import HashModel
+            >>> folder = tempfile.mkdtemp()
+            >>> HashModel("features", 16, (8,)).save_pretrained(folder)
+            >>> HashModel.from_pretrained(folder).bits
+            16
         """
-        from .pretrained import load_pretrained
-
-        return load_pretrained(folder, backbone=backbone, device=device).model
+        folder = Path(folder)
+        description = read_description(folder)
+        model = build_pretrained(folder, description, backbone)
+        read_codebook(folder, description)  # a folder with a damaged file is refused as a whole
+        return model.to(device)
 
     def _batches(self, inputs: Tensor | ImageFiles, batch_size: int) -> Iterator[Tensor]:
-        """Prepared batches, at least one, while the model stands in evaluation mode."""
+        """Yield prepared batches, at least one, while the model is in evaluation mode."""
         expected = self.sample_shape[1:] if self.sample_shape[0] == 1 and inputs.ndim == 3 else self.sample_shape
         if tuple(inputs.shape[1:]) != tuple(expected):
             raise ValueError(f"the model takes samples of shape {list(expected)}; got inputs {list(inputs.shape)}")
         with evaluating(self):
             for batch in inputs.split(batch_size):
                 yield self.prepare(batch)
+
+
+def describe_model(model: HashModel, backbone: str | None, class_names: Sequence[str]) -> dict[str, Any]:
+    """Return what config.json says about `model`, from which `build_pretrained` builds it again."""
+    return {
+        "backbone": backbone or backbone_name(model.backbone, model.sample_shape),
+        "backbone_type": type(model.backbone).__name__,
+        "sample_shape": list(model.sample_shape),
+        "features": model.head.linear.in_features,
+        "bits": model.bits,
+        "batch_norm": model.head.batch_norm is not None,
+        "head_bias": model.head.linear.bias is not None,
+        "class_names": list(class_names),
+    }
+
+
+def build_pretrained(folder: Path, description: Mapping[str, Any], backbone: nn.Module | None) -> HashModel:
+    """Build the model of `description`, in evaluation mode on the CPU, with the weights in `folder`.
+
+    `backbone` replaces the one that `description` names.
+    """
+    if backbone is None:
+        if description["backbone"] is None:
+            raise ValueError(
+                f"{folder} was saved with a backbone of its own ({description['backbone_type']}), which is code and not in the "
+                "folder; build it and pass it: from_pretrained(folder, backbone=...)"
+            )
+        backbone = make_backbone(description["backbone"], tuple(description["sample_shape"]), pretrained=False)
+    sample_shape, batch_norm = tuple(description["sample_shape"]), description["batch_norm"]
+    model = HashModel(backbone, description["bits"], sample_shape, batch_norm=batch_norm)
+    features = model.head.linear.in_features
+    if features != description["features"]:
+        raise ValueError(
+            f"{folder}: its head takes {description['features']} features, the backbone returns {features}. "
+            f"Build the backbone ({description['backbone_type']}) exactly as it was when the model was saved"
+        )
+    if (model.head.linear.bias is not None) != description["head_bias"]:
+        model.head = HashHead(features, model.bits, batch_norm=batch_norm, bias=description["head_bias"])
+    model.load_state_dict(read_weights(folder, model.state_dict(), model.bits, type(backbone).__name__))
+    return model.eval()

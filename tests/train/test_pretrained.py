@@ -119,7 +119,7 @@ def test_a_backbone_of_ones_own(tmp_path: Path) -> None:
     assert "backbone=your_backbone" in (tmp_path / "README.md").read_text()
     with pytest.raises(ValueError, match=r"with a backbone of its own \(Sequential\).*from_pretrained\(folder, backbone="):
         HashModel.from_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="its head takes 12 features, the backbone gives 13"):
+    with pytest.raises(ValueError, match="its head takes 12 features, the backbone returns 13"):
         HashModel.from_pretrained(tmp_path, backbone=own_backbone(13))
     with pytest.raises(ValueError, match=r"does not fit .* missing: backbone\.2\.bias, backbone\.2\.weight"):
         HashModel.from_pretrained(tmp_path, backbone=nn.Sequential(*own_backbone(), nn.Linear(12, 12)))
@@ -128,11 +128,13 @@ def test_a_backbone_of_ones_own(tmp_path: Path) -> None:
 def test_what_others_wrote_is_not_replaced(tmp_path: Path, splits: Splits) -> None:
     config = TrainConfig(dataset="digits", backbone="pixels", bits=16, epochs=1, threads=1)
     run = save_run(tmp_path / "run", config, train(config, splits.train, progress=False), splits.gallery)
-    with pytest.raises(FileExistsError, match=r"run holds a config\.json that is not of a pretrained model, and would be lost"):
+    with pytest.raises(
+        FileExistsError, match=r"run holds a config\.json that does not belong to a pretrained model and would be lost"
+    ):
         export_run(run, run.path)
     assert load_run(run.path).index.ntotal == run.index.ntotal
     (tmp_path / "README.md").write_text("# Mine")
-    with pytest.raises(FileExistsError, match=r"holds a README\.md that is not of a pretrained model"):
+    with pytest.raises(FileExistsError, match=r"holds a README\.md that does not belong to a pretrained model"):
         export_run(run, tmp_path)
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["README.md"]
 
@@ -233,7 +235,7 @@ def test_a_codebook_that_does_not_fit(folder: Path) -> None:
     model = HashModel("pixels", 16, (1, 8, 8))
     with pytest.raises(ValueError, match=r"codebook must be int8 \[C, 16\] of \+-1; got int8 \[3, 8\]"):
         model.save_pretrained(folder, codebook=make_codebook(3, 8))
-    with pytest.raises(ValueError, match="one for each of the codebook's 3 rows; got 2"):
+    with pytest.raises(ValueError, match="one name for each of the codebook's 3 rows; got 2"):
         model.save_pretrained(folder, codebook=make_codebook(3, 16), class_names=("cat", "dog"))
 
 

@@ -1,0 +1,227 @@
+"""The files of a pretrained folder: names, contents, and the checks that are made when they are read.
+
+    config.json           what to build: backbone, bits, shape of a sample, class names
+    model.safetensors     weights of backbone and head
+    codebook.safetensors  int8 +-1 [C, bits], for methods that have a codebook
+    README.md             model card
+
+No file is a pickle, so opening a folder from an untrusted source runs no code. Every file is written completely or not at all.
+config.json is written last: a folder without it holds no model.
+
+This module handles tensors and plain values only. `model` builds a `HashModel` from them.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import __version__
+from .._base import checks
+from .._base.files import atomic_write
+from .._base.tensors import safetensors, write_tensors
+from .model_card import MARK, model_card
+
+FORMAT = 1
+MODEL_TYPE = "orthohash-triton"
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+CODEBOOK = "codebook.safetensors"
+CARD = "README.md"
+
+_KEYS = ("backbone", "backbone_type", "sample_shape", "features", "bits", "batch_norm", "head_bias", "codebook", "class_names")
+_SHOWN = 4  # names of tensors that an error message lists
+
+
+def write_pretrained(
+    folder: Path,
+    description: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    codebook: Tensor | None,
+    figures: Mapping[str, Any],
+    trained_on: str | None,
+) -> None:
+    """Write all files of a pretrained folder. The folder is created if it does not exist.
+
+    Args:
+        description: a value for each key of config.json, except those that describe the format and versions.
+        weights: state_dict of the model.
+        codebook: int8 +-1 [C, bits].
+        figures, trained_on: see `model_card`.
+
+    Raises:
+        ValueError: the codebook is not int8 [C, bits], or the number of class names differs from its number of rows.
+        FileExistsError: the folder contains a config.json or a README.md of something else.
+        ImportError: safetensors is not installed.
+    """
+    if codebook is not None:
+        _require_codebook(codebook, description["bits"], description["class_names"])
+    _require_unused(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {
+        "model_type": MODEL_TYPE,
+        "format": FORMAT,
+        "orthohash_triton": __version__,
+        "torch": torch.__version__,
+        **description,
+        "codebook": codebook is not None,
+    }
+    (folder / CONFIG).unlink(missing_ok=True)
+    write_tensors(folder / WEIGHTS, dict(weights))
+    if codebook is None:
+        (folder / CODEBOOK).unlink(missing_ok=True)
+    else:
+        write_tensors(folder / CODEBOOK, {"codebook": codebook})
+    _write_text(folder / CARD, model_card(config, figures, trained_on))
+    _write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """Return the contents of config.json, checked.
+
+    Raises:
+        FileNotFoundError: the folder has no config.json.
+        ValueError: config.json is damaged, describes something else, or has a newer format.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{folder} holds no pretrained model: it has no config.json. `orthohash export RUN --out {folder}` writes one"
+        )
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not JSON ({error})") from error
+    _require_format(folder, config)
+    _require_values(path, config)
+    return config
+
+
+def read_weights(folder: Path, expected: Mapping[str, Tensor], bits: int, backbone: str) -> dict[str, Tensor]:
+    """Return the weights in `folder`, which have the names and shapes of `expected`.
+
+    Args:
+        expected: state_dict of the model that the weights are for.
+        bits: length of the codes, for error messages.
+        backbone: name of the backbone's class, for error messages.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        ValueError: the file is damaged, is a pickle, or has tensors of other names or shapes.
+    """
+    path = folder / WEIGHTS
+    weights = _read_tensors(path)
+    missing = sorted(expected.keys() - weights.keys())
+    unknown = sorted(weights.keys() - expected.keys())
+    other = [name for name in sorted(expected.keys() & weights.keys()) if expected[name].shape != weights[name].shape]
+    if not missing and not unknown and not other:
+        return weights
+    if "head.linear.weight" in other and (found_bits := len(weights["head.linear.weight"])) != bits:
+        raise ValueError(f"{path} has a head of {found_bits} bits, config.json says {bits}; the files are not of one model")
+    found = [
+        f"{what}: {', '.join(names[:_SHOWN])}{' ...' if len(names) > _SHOWN else ''}"
+        for what, names in (
+            ("missing", missing),
+            ("unknown", unknown),
+            ("of another shape", [f"{name} {list(weights[name].shape)}, not {list(expected[name].shape)}" for name in other]),
+        )
+        if names
+    ]
+    raise ValueError(
+        f"{path} does not fit a model with the backbone {backbone}; {'; '.join(found)}. "
+        "Build the backbone exactly as it was when the model was saved"
+    )
+
+
+def read_codebook(folder: Path, description: Mapping[str, Any]) -> Tensor | None:
+    """Return the codebook int8 [C, bits], or None if `description` says that the model has none.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        ValueError: the file is damaged, is a pickle, or its shape does not fit `description`.
+    """
+    if not description["codebook"]:
+        return None
+    path, bits, class_names = folder / CODEBOOK, description["bits"], description["class_names"]
+    tensors = _read_tensors(path)
+    codebook = tensors.get("codebook")
+    if codebook is None or codebook.ndim != 2 or codebook.shape[1] != bits or (class_names and len(class_names) != len(codebook)):
+        found = "no tensor codebook" if codebook is None else checks.describe(codebook)
+        raise ValueError(f"{path} must hold the codebook [{len(class_names) or 'C'}, {bits}]; got {found}")
+    return codebook.clone()  # the tensor is mapped from the file, which may be replaced later
+
+
+def _require_codebook(codebook: Tensor, bits: int, class_names: Sequence[str]) -> None:
+    if codebook.dtype != torch.int8 or codebook.ndim != 2 or codebook.shape[1] != bits:
+        raise ValueError(f"save_pretrained: codebook must be int8 [C, {bits}] of +-1; got {checks.describe(codebook)}")
+    if class_names and len(class_names) != len(codebook):
+        raise ValueError(
+            f"save_pretrained: class_names must have one name for each of the codebook's {len(codebook)} rows; "
+            f"got {len(class_names)}"
+        )
+
+
+def _require_unused(folder: Path) -> None:
+    """Raise FileExistsError if a file that would be replaced was not written by `write_pretrained`."""
+    for name, mark in ((CONFIG, f'"model_type": "{MODEL_TYPE}"'), (CARD, MARK)):
+        path = folder / name
+        if path.exists() and mark not in path.read_text(encoding="utf-8", errors="replace"):
+            raise FileExistsError(
+                f"{folder} holds a {name} that does not belong to a pretrained model and would be lost; choose another folder"
+            )
+
+
+def _require_format(folder: Path, config: Any) -> None:
+    """Raise ValueError unless `config` has the type and format that this version reads."""
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if isinstance(config, dict) and kind is None and "sample_shape" in config:
+        raise ValueError(f"{folder} is a run folder; open it with load_run, or convert it with `orthohash export`")
+    if kind != MODEL_TYPE:
+        raise ValueError(
+            f"{folder / CONFIG} describes a model of type {kind!r}, not {MODEL_TYPE!r}; open it with the library that wrote it"
+        )
+    if config.get("format") != FORMAT:
+        raise ValueError(
+            f"{folder} has format {config.get('format')!r} of orthohash-triton {config.get('orthohash_triton')}; "
+            f"this version, {__version__}, reads {FORMAT}. Update orthohash-triton"
+        )
+
+
+def _require_values(path: Path, config: Mapping[str, Any]) -> None:
+    """Raise ValueError unless every key is present and the sizes are positive integers."""
+    lacking = [name for name in _KEYS if name not in config]
+    if lacking:
+        raise ValueError(f"{path} lacks {', '.join(lacking)}; it was changed or truncated. Get or write it again")
+    shape = config["sample_shape"]
+    sizes = [config["bits"], *shape] if isinstance(shape, list) and len(shape) in (1, 3) else [None]
+    if not all(isinstance(size, int) and size > 0 for size in sizes):
+        raise ValueError(
+            f"{path}: bits must be a positive integer and sample_shape [C, H, W] or [D]; got {config['bits']!r} and {shape!r}"
+        )
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file by name. A pickle is refused before anything of it is interpreted."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; the folder is not complete. Get or write it again")
+    library = safetensors()
+    with path.open("rb") as file:
+        start = file.read(2)
+    if start in (b"PK", b"\x80\x02"):  # the first bytes of what torch.save writes: a zip archive, or a pickle
+        raise ValueError(
+            f"{path} is a pickle of torch.save, not safetensors, and is not opened: a pickle can run code. "
+            "Convert it where you trust it: safetensors.torch.save_file(torch.load(file, weights_only=True), ...)"
+        )
+    try:
+        return library.torch.load_file(path)
+    except library.SafetensorError as error:
+        raise ValueError(f"{path} is not a readable .safetensors file ({error}); it may be truncated. Get it again") from error
+
+
+def _write_text(path: Path, text: str) -> None:
+    with atomic_write(path) as file:
+        file.write(text.encode())
