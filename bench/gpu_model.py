@@ -17,7 +17,7 @@ import torch
 from orthohash_triton.kernels import hamming_topk
 
 from bench._harness import RESULTS
-from tests.compiled import Compiled, compile_launches
+from tests.compiled import DEVICES, Compiled, compile_launches
 from tests.sass import RATES, cycles, main_loop, mix
 
 LABEL = "modelled from compiled code, not run"
@@ -47,8 +47,7 @@ class Model(NamedTuple):
 
 def compile_scan(target: str, queries: int, gallery: int, bits: int, k: int = 100) -> tuple[Compiled, hamming_topk.Plan]:
     """The scan of one search, and its plan."""
-    multiprocessors = next(gpu.multiprocessors for gpu in GPUS.values() if gpu.target == target)
-    cut = hamming_topk.plan(queries, gallery, bits // 32, k, target, 32, multiprocessors)
+    cut = hamming_topk.plan(queries, gallery, bits // 32, k, DEVICES[target])
     words = torch.empty(queries, bits // 32, dtype=torch.int32, device="meta")
     nearest = words.new_empty(queries, -(-gallery // cut.span), dtype=torch.int16)
     (compiled,) = compile_launches(
@@ -70,7 +69,8 @@ def model(target: str, queries: int, gallery: int, bits: int, k: int = 100) -> M
         instructions = Counter({pipe: count * tiles for pipe, count in instructions.items()}) + mix(span_end)
         distances *= tiles
     else:
-        popcounts = words - words // 8 * 4 - words % 8 // 4 if words <= 16 else words  # carry-save adders, see kernels/_spans.py
+        # Carry-save adders save population counts, see kernels/_distances.py.
+        popcounts = words - words // 8 * 4 - words % 8 // 4 if words <= 16 else words
         distances = 32 * instructions["popc"] / popcounts
     busy = cycles(instructions, target)
     pipe = max(busy, key=busy.__getitem__)

@@ -25,14 +25,3 @@ def popcount(x):
     x = (x & 0x33333333) + ((x >> 2) & 0x33333333)
     x = (x + (x >> 4)) & 0x0F0F0F0F
     return ((x * 0x01010101) >> 24).to(tl.int32, bitcast=True)
-
-
-@triton.jit
-def tile_distances(queries, gallery, query_rows, query_live, rows, live, WORDS: tl.constexpr):
-    """int32 [BLOCK_Q, BLOCK_N] from codes of WORDS int32 words; row numbers are int64, dead rows read as zeros."""
-    differing = tl.zeros([query_rows.shape[0], rows.shape[0]], tl.int32)
-    for word in range(WORDS):
-        query_words = tl.load(queries + (query_rows * WORDS + word), mask=query_live, other=0)  # [BLOCK_Q]
-        words = tl.load(gallery + (rows * WORDS + word), mask=live, other=0)  # [BLOCK_N]
-        differing += popcount(query_words[:, None] ^ words[None, :])
-    return differing

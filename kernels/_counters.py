@@ -13,8 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ._distances import UNROLLED_WORDS, add_bits, code_distances
 from ._sizes import cdiv
-from ._spans import UNROLLED_WORDS, add_bits, code_distances
 
 BATCH = 8  # codes of a thread that are counted together
 NOWHERE = tl.constexpr(2**30)

@@ -11,9 +11,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._bits import as_words, tile_distances
+from ._bits import as_words
+from ._device import Device, device_of
+from ._distances import tile_distances
 from ._sizes import cdiv
-from .launch import launch, multiprocessor_count
+from .launch import launch
 
 MISSING_DISTANCE = tl.constexpr(2**31 - 1)
 
@@ -28,13 +30,13 @@ class Plan(NamedTuple):
     split_tiles: int  # tiles of a part
 
 
-def plan(queries: int, gallery: int, words: int, multiprocessors: int) -> Plan:
+def plan(queries: int, gallery: int, words: int, device: Device) -> Plan:
     """Four programs a multiprocessor, even for one query; the counters, block_q * levels * block_n, stay in registers."""
     block_q = 1 if queries == 1 else 4
     levels, block_n = (4, 512) if words <= 2 else (8, 128)  # longer codes pay for more counters
     tiles = cdiv(gallery, block_n)
     groups = cdiv(queries, block_q)
-    split_tiles = max(4, cdiv(tiles, cdiv(4 * multiprocessors, groups)))
+    split_tiles = max(4, cdiv(tiles, cdiv(4 * device.multiprocessors, groups)))
     return Plan(block_q, block_n, levels, cdiv(tiles, split_tiles), split_tiles)
 
 
@@ -45,7 +47,7 @@ class Scan:
         self.queries, self.gallery = as_words(queries), as_words(gallery)  # int32 [Q, W], [N, W]
         self.mask = None if mask is None else mask.contiguous().view(torch.uint8)
         words = self.gallery.shape[1]
-        self.plan = cut or plan(queries.shape[0], gallery.shape[0], words, multiprocessor_count(gallery.device))
+        self.plan = cut or plan(queries.shape[0], gallery.shape[0], words, device_of(gallery.device))
 
     def count(self, trials: Tensor) -> Tensor:
         """How many codes of each part lie within the trial radii int32 [Q, levels]: int32 [Q, levels, splits].

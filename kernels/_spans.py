@@ -4,40 +4,21 @@ A span is a run of codes, and stands for its nearest one. No branch depends on t
 every gallery, and nothing is collected in the scan itself: one minimum a distance is all that it does beside the distance.
 """
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from ._bits import popcount
+from ._device import Family, device_of
+from ._distances import code_distances, group_of, int8_bits, query_words_of, rows_in_flight
 from ._sizes import cdiv, next_power_of_2
 from ._smallest import block_of, first_of, held, kept
-from .launch import architecture, backend, launch, multiprocessor_count, properties
+from .launch import launch
 
-UNROLLED_WORDS = tl.constexpr(16)  # longer codes are read in a loop
 _MOST_SLOTS = 1024  # chosen spans of a program
-# Where NVIDIA's compiler, left alone, aims at 64 or 72 registers and misses by a few bytes: an architecture and the warps of a
-# program, for codes of at most so many words; and how many programs are to fit instead.
-_TIGHT = {("sm_86", 2): (4, 8), ("sm_89", 2): (4, 8), ("sm_90", 8): (1, 3), ("sm_100", 8): (1, 3)}
-
-
-def group_of(words: int) -> int:
-    """Codes of `words` 32-bit words that are read together: the fewest that fill whole 128-bit loads."""
-    if words > UNROLLED_WORDS.value:
-        return 1
-    return 4 if words % 2 else 2 if words % 4 else 1
-
-
-def warp_size(device: torch.device) -> int:
-    """Threads of a warp on `device`; where there is no GPU, those of the GPUs for data centres that are compiled for."""
-    known = properties(device)
-    return known.warp_size if known else 64 if backend() == "hip" else 32
-
-
-def rows_in_flight(words: int, lanes: int) -> int:
-    """Groups of codes that a warp reads at a time where memory is the limit: at least four 128-bit loads a lane."""
-    quads = group_of(words) * words // 4 if words <= UNROLLED_WORDS.value else 1
-    return lanes * max(1, 4 // quads)
+# Where NVIDIA's compiler aims at 64 or 72 registers and spills a few bytes: (family, warps) -> (most words of a code for which
+# this happens, min_blocks_per_sm that prevents it).
+_TIGHT: dict[tuple[Family, int], tuple[int, int]] = {("sm_86", 2): (4, 8), ("sm_90", 8): (1, 3), ("sm_100", 8): (1, 3)}
 
 
 def nearest_by_popcount(
@@ -53,7 +34,7 @@ def nearest_by_popcount(
     splits = min(spans, cdiv(programs, groups))
     launch(_nearest_by_popcount, (groups * splits,), queries, gallery, mask, nearest, queries.shape[0], gallery.shape[0],
            splits, spans, WORDS=words, BLOCK_Q=block_q, GROUP=group_of(words), ROWS=rows, SPAN=span,
-           SLOW_POPCOUNT=backend() == "cuda", num_warps=1)  # fmt: skip
+           SLOW_POPCOUNT=device_of(gallery.device).backend == "cuda", num_warps=1)  # fmt: skip
 
 
 def nearest_by_dot(
@@ -79,14 +60,16 @@ def span_distances(
     words, k = gallery.shape[1], chosen.shape[1]
     count = nearest.shape[1] if nearest is not None else 0
     block, warps = block_of(count, k) if nearest is not None else (0, 4)
-    parts = cdiv(32 * multiprocessor_count(gallery.device), warps * queries.shape[0])
+    device = device_of(gallery.device)
+    parts = cdiv(32 * device.multiprocessors, warps * queries.shape[0])
     slots = min(next_power_of_2(cdiv(k, parts)), _MOST_SLOTS)
     parts = cdiv(k, slots)
-    rows = min(warps * rows_in_flight(words, warp_size(gallery.device)), slots * span // group_of(words))
-    most_words, fits = _TIGHT.get((architecture(gallery.device), warps), (0, None))
+    rows = min(warps * rows_in_flight(words, device.warp_size), slots * span // group_of(words))
+    most_words, min_blocks = _TIGHT.get((device.family, warps), (0, None))
     launch(_span_distances, (queries.shape[0] * parts,), queries, gallery, mask, nearest, chosen, distances, gallery.shape[0],
            count, k, parts, WORDS=words, GROUP=group_of(words), ROWS=rows, SPAN=span, SLOTS=slots, BLOCK=block,
-           SLOW_POPCOUNT=backend() == "cuda", num_warps=warps, fits=fits if words <= most_words else None)  # fmt: skip
+           SLOW_POPCOUNT=device.backend == "cuda", num_warps=warps,
+           min_blocks_per_sm=min_blocks if words <= most_words else None)  # fmt: skip
 
 
 @triton.jit
@@ -94,121 +77,6 @@ def _program(query_count, BLOCK_Q: tl.constexpr):
     """A program's part of the gallery and its first query. Programs of one part run side by side and share it in the cache."""
     groups = tl.cdiv(query_count, BLOCK_Q)
     return (tl.program_id(0) // groups).to(tl.int64), (tl.program_id(0) % groups).to(tl.int64) * BLOCK_Q
-
-
-@triton.jit
-def query_words_of(queries, first_query, query_count, WORDS: tl.constexpr, BLOCK_Q: tl.constexpr):
-    """The words of BLOCK_Q queries, a scalar each; none of codes that are read in a loop."""
-    words = ()
-    if WORDS <= UNROLLED_WORDS:
-        for query in tl.static_range(BLOCK_Q):
-            for word in tl.static_range(WORDS):
-                place = queries + ((first_query + query) * WORDS + word)
-                words += (tl.load(place, mask=first_query + query < query_count, other=0),)
-    return words
-
-
-@triton.jit
-def code_distances(queries, query_words, first_query, query_count, gallery, rows, end, WORDS: tl.constexpr,
-               BLOCK_Q: tl.constexpr, GROUP: tl.constexpr, SLOW_POPCOUNT: tl.constexpr, WHOLE: tl.constexpr):  # fmt: skip
-    """Distances int32 [ROWS] to the code at rows + g: entry query * GROUP + g of a tuple.
-
-    WHOLE: all of them lie before `end`; otherwise those behind it get any distance.
-    """
-    distances = ()
-    # Where a code may be missing, the last one instead: a load with a mask is one that the compiler cannot move.
-    if GROUP == 1 and not WHOLE:
-        rows = tl.minimum(rows, end - 1)
-    if WORDS <= UNROLLED_WORDS:
-        words = _codes(gallery, rows, end, WORDS, GROUP, GROUP == 1 or WHOLE)
-        for query in tl.static_range(BLOCK_Q):
-            for code in tl.static_range(GROUP):
-                differing = ()
-                for word in tl.static_range(WORDS):
-                    differing += (words[code * WORDS + word] ^ query_words[query * WORDS + word],)
-                distances += (_set_bits(differing, WORDS, SLOW_POPCOUNT),)
-    else:
-        for _ in tl.static_range(BLOCK_Q):
-            distances += (tl.zeros([rows.shape[0]], tl.int32),)
-        for first_word in range(0, WORDS, 4):
-            distances = add_four_words(distances, queries, first_query, query_count, gallery, rows, first_word, WORDS, BLOCK_Q)
-    return distances
-
-
-@triton.jit
-def _set_bits(words, COUNT: tl.constexpr, SLOW_POPCOUNT: tl.constexpr):
-    """The set bits of COUNT words. Adders of three bits, a few logic instructions, make four popcounts of eight.
-
-    Without its bound, which is no instruction, the doubling of a popcount would hide it from the compiler.
-    """
-    whole: tl.constexpr = COUNT // 4 * 4 if SLOW_POPCOUNT else 0
-    total = tl.zeros(words[0].shape, tl.int32)
-    for first in tl.static_range(0, whole // 8 * 8, 8):
-        sum0, carry0 = add_bits(words[first], words[first + 1], words[first + 2])
-        sum1, carry1 = add_bits(words[first + 3], words[first + 4], words[first + 5])
-        ones, carry2 = add_bits(sum0, sum1, words[first + 6])
-        twos, fours = add_bits(carry0, carry1, carry2)
-        total += popcount(ones) + popcount(words[first + 7])
-        total += 2 * tl.minimum(popcount(twos), 32) + 4 * tl.minimum(popcount(fours), 32)
-    for first in tl.static_range(whole // 8 * 8, whole, 4):
-        ones, twos = add_bits(words[first], words[first + 1], words[first + 2])
-        total += popcount(ones) + popcount(words[first + 3]) + 2 * tl.minimum(popcount(twos), 32)
-    for word in tl.static_range(whole, COUNT):
-        total += popcount(words[word])
-    return total
-
-
-@triton.jit
-def add_bits(a, b, c):
-    """Sum and carry of three bits, in every place of a word."""
-    return a ^ b ^ c, (a & b) | (c & (a ^ b))
-
-
-@triton.jit
-def _codes(gallery, rows, end, WORDS: tl.constexpr, GROUP: tl.constexpr, WHOLE: tl.constexpr):
-    """The words of GROUP codes from each of `rows` int64 [ROWS] on: word w of the code at rows + g is entry g * WORDS + w.
-
-    Loads of 128 bits, each a thread's own; word by word where a code of a group may be missing.
-    """
-    words = ()
-    if WHOLE:
-        for quad in tl.static_range(GROUP * WORDS // 4):
-            place = (rows * WORDS + 4 * quad)[:, None] + tl.arange(0, 4)[None, :]
-            words += _columns(tl.load(gallery + place))
-    else:
-        for code in tl.static_range(GROUP):
-            for word in tl.static_range(WORDS):
-                words += (tl.load(gallery + (tl.minimum(rows + code, end - 1) * WORDS + word)),)
-    return words
-
-
-@triton.jit
-def _columns(quads):
-    """The four columns of [ROWS, 4], which stay in the registers of the threads that loaded them."""
-    even, odd = tl.split(tl.reshape(quads, [quads.shape[0], 2, 2]))
-    first, third = tl.split(even)
-    second, fourth = tl.split(odd)
-    return first, second, third, fourth
-
-
-@triton.jit
-def add_four_words(distances, queries, first_query, query_count, gallery, rows, first_word, WORDS: tl.constexpr,
-                   BLOCK_Q: tl.constexpr):  # fmt: skip
-    word = first_word + tl.arange(0, 4).to(tl.int64)
-    place = gallery + ((rows * WORDS)[:, None] + word[None, :])
-    if WORDS % 4 == 0:
-        columns = _columns(tl.load(place))
-    else:
-        columns = _columns(tl.load(place, mask=(word < WORDS)[None, :], other=0))
-    sums = ()
-    for query in tl.static_range(BLOCK_Q):
-        total = distances[query]
-        for column in tl.static_range(4):
-            live = (first_query + query < query_count) & (first_word + column < WORDS)
-            query_word = tl.load(queries + ((first_query + query) * WORDS + first_word + column), mask=live, other=0)
-            total += popcount(columns[column] ^ query_word)
-        sums += (total,)
-    return sums
 
 
 @triton.jit
@@ -262,19 +130,6 @@ def _nearest_by_popcount(queries, gallery, mask, nearest, query_count, gallery_c
             tl.store(place, least.to(nearest.dtype.element_ty), mask=first_query + query < query_count)
 
 
-@triton.jit
-def _int8_bits(words):
-    """int32 [ROWS, W] -> int8 [ROWS, 32 W], a 0 or 1 for each bit; all codes in one order of bits, which is not the stored one.
-
-    Four bits in two instructions: the compiler sees that the four bytes taken apart here go together again.
-    """
-    bits = (words[:, :, None] >> tl.arange(0, 8)[None, None, :]) & 0x01010101
-    low, high = bits.to(tl.int16), (bits >> 16).to(tl.int16)
-    even = tl.join(low.to(tl.int8), high.to(tl.int8))
-    odd = tl.join((low >> 8).to(tl.int8), (high >> 8).to(tl.int8))
-    return tl.reshape(tl.join(even, odd), [words.shape[0], 32 * words.shape[1]])
-
-
 @triton.jit(do_not_specialize=["query_count", "gallery_count", "splits", "spans"])
 def _nearest_by_dot(queries, gallery, mask, nearest, query_count, gallery_count, splits, spans, WORDS: tl.constexpr,
                     WIDTH: tl.constexpr, BLOCK_Q: tl.constexpr, ROWS: tl.constexpr, SPAN: tl.constexpr):  # fmt: skip
@@ -286,7 +141,7 @@ def _nearest_by_dot(queries, gallery, mask, nearest, query_count, gallery_count,
     words = tl.load(queries + (query_rows[:, None] * WORDS + word[None, :]),
                     mask=query_live[:, None] & (word < WORDS)[None, :], other=0)  # fmt: skip
     ones = tl.sum(popcount(words), axis=1)
-    signs = tl.trans(1 - 2 * _int8_bits(words))  # [K, BLOCK_Q]
+    signs = tl.trans(1 - 2 * int8_bits(words))  # [K, BLOCK_Q]
     # One loop for the tiles of all spans, so that the next codes are on their way at the end of a span too.
     tiles: tl.constexpr = SPAN // ROWS
     best = tl.full([ROWS, BLOCK_Q], 32 * WORDS + 1, tl.int32)
@@ -299,7 +154,7 @@ def _nearest_by_dot(queries, gallery, mask, nearest, query_count, gallery_count,
             codes = tl.load(place)
         else:
             codes = tl.load(place, mask=(word < WORDS)[None, :], other=0)
-        distances = tl.dot(_int8_bits(codes), signs, out_dtype=tl.int32)
+        distances = tl.dot(int8_bits(codes), signs, out_dtype=tl.int32)
         if mask is not None:
             live = tl.load(mask + rows) != 0
             distances += tl.where(live, 0, 64 * WORDS + 1)[:, None]

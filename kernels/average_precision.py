@@ -26,10 +26,11 @@ from ._counters import (
     only_live,
     weight,
 )
+from ._device import Device, device_of
+from ._distances import UNROLLED_WORDS, group_of, query_words_of
 from ._sizes import cdiv
-from ._spans import UNROLLED_WORDS, group_of, query_words_of, warp_size
 from .hamming_histogram import COUNTS, Plan, launch_count, scan_constexprs
-from .launch import architecture, launch, multiprocessor_count
+from .launch import launch
 
 _WARPS_A_MULTIPROCESSOR = 64  # a few times what runs at once, so that none stands idle at the end
 _FEWEST_BATCHES = 16  # of a segment, which takes as many starts as there are distances
@@ -39,9 +40,10 @@ _TABLE_BYTES = 2**28  # of what the first pass leaves
 _LIMITS_A_LAUNCH = 4  # or one: between the two, the rest are none
 
 
-def plan(queries: int, gallery: int, bits: int, rows: int, multiprocessors: int) -> Plan:
+def plan(queries: int, gallery: int, bits: int, device: Device) -> Plan:
     """Segments as long as leave no multiprocessor idle, and as the counters can hold."""
-    programs = cdiv(_WARPS_A_MULTIPROCESSOR * multiprocessors, queries * cdiv(bits, 128))
+    rows = device.warp_size
+    programs = cdiv(_WARPS_A_MULTIPROCESSOR * device.multiprocessors, queries * cdiv(bits, 128))
     all_batches = cdiv(gallery, rows * BATCH)
     batches = min(max(_FEWEST_BATCHES, cdiv(all_batches, programs)), _counters.most_batches(_PLANES), all_batches)
     parts = cdiv(all_batches, batches)
@@ -54,9 +56,9 @@ class Rankings:
 
     def __init__(self, queries: int, gallery: Tensor, labels: Tensor, *, shared: bool) -> None:
         """gallery: uint8 [N, B], not empty; labels: int64 words [N, L], as `hamming_histogram` takes them."""
-        words, device = as_words(gallery), gallery.device
+        words = as_words(gallery)
         self.size, self.bits, self.shared = len(gallery), 8 * gallery.shape[1], shared
-        self.plan = plan(queries, self.size, self.bits, warp_size(device), multiprocessor_count(device))
+        self.plan = plan(queries, self.size, self.bits, device_of(gallery.device))
         layout = group_of(words.shape[1]), self.plan.parts, self.plan.rows, self.plan.steps(_RANKED), _RANKED
         self.gallery, self.labels = _counters.segments(words, *layout), _counters.segments(labels, *layout)
 
@@ -96,16 +98,17 @@ class Rankings:
         ends = torch.nn.functional.pad(limits.to(words.device), (0, at_once - len(limits)))
         partial_precisions = precisions.new_empty(at_once, len(words), programs)
         partial_hits = hits.new_empty(at_once, len(words), programs, dtype=torch.int32)
-        constexprs = scan_constexprs(_RANKED, words.shape[1], labels.shape[1], self.shared, cut)
-        # Without `fits` NVIDIA's compiler aims at 168 or 255 registers there, and misses by a few bytes.
-        fits, target = None, architecture(words.device)
-        if cut.counters.blocks > 1 and (words.shape[1] <= UNROLLED_WORDS.value or target in ("sm_86", "sm_89")):
-            fits = 9
-        elif words.shape[1] == 3 and target == "sm_120":
-            fits = 8
+        device = device_of(words.device)
+        constexprs = scan_constexprs(_RANKED, words.shape[1], labels.shape[1], self.shared, cut, device)
+        # Without a bound NVIDIA's compiler aims at 168 or 255 registers there, and spills a few bytes.
+        min_blocks = None
+        if cut.counters.blocks > 1 and (words.shape[1] <= UNROLLED_WORDS.value or device.family == "sm_86"):
+            min_blocks = 9
+        elif words.shape[1] == 3 and device.family == "sm_120":
+            min_blocks = 8
         launch(_sum_precisions, (len(words) * programs,), words, self.gallery, labels, self.labels, starts, ends,
                partial_precisions, partial_hits, len(words), self.size, cut.parts, cut.steps(_RANKED),
-               cut.counters.blocks, LIMITS=at_once, **constexprs, num_warps=1, fits=fits)  # fmt: skip
+               cut.counters.blocks, LIMITS=at_once, **constexprs, num_warps=1, min_blocks_per_sm=min_blocks)  # fmt: skip
         torch.sum(partial_precisions[: len(limits)], dim=2, out=precisions)
         torch.sum(partial_hits[: len(limits)], dim=2, dtype=torch.int64, out=hits)
 

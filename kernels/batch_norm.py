@@ -21,7 +21,7 @@ def statistics(latent: torch.Tensor, correction: int, eps: float) -> tuple[torch
     mean, var, rstd = (_per_column(latent) for _ in range(3))
     launch(
         _statistics_kernel, _column_grid(columns), latent, mean, var, rstd, rows, columns, *latent.stride(), correction, eps,
-        ROWS=ROWS, COLUMNS=COLUMNS, fits=1,
+        ROWS=ROWS, COLUMNS=COLUMNS, min_blocks_per_sm=1,
     )  # fmt: skip
     return mean, var, rstd
 
@@ -38,7 +38,7 @@ def sums(
     along, plain = _per_column(latent), _per_column(latent)
     launch(
         _sums_kernel, _column_grid(columns), rows, upstream, latent, mean, rstd, along, plain,
-        count, columns, *rows.stride(), _row_stride(upstream), *latent.stride(), ROWS=ROWS, COLUMNS=COLUMNS, fits=1,
+        count, columns, *rows.stride(), _row_stride(upstream), *latent.stride(), ROWS=ROWS, COLUMNS=COLUMNS, min_blocks_per_sm=1,
     )  # fmt: skip
     return along, plain
 

@@ -245,7 +245,7 @@ def cosine_codebook_loss(
             ROWS=tiles.rows, CLASSES=tiles.classes, BITS=tiles.bits, PIECE=tiles.piece, PARTS=parts,
             ANGULAR=angular and (dense or tiles.finishes), SMOOTH=tiles.finishes and label_smoothing > 0, NEED_PULL=backward,
             HAS_NORM=mean is not None and not tiles.chunked, HOIST=tiles.hoist,
-            num_warps=tiles.warps, num_stages=tiles.stages, fits=tiles.fits, **how,
+            num_warps=tiles.warps, num_stages=tiles.stages, min_blocks_per_sm=tiles.fits, **how,
         )  # fmt: skip
     if not tiles.finishes:
         finish_rows = max(1, min(16, 512 // all_bits))
@@ -254,7 +254,7 @@ def cosine_codebook_loss(
             v, *norm, *targets, codes.words, codes.column_sum, *parted, *outputs,
             rows, classes, bits, tiles.splits, *margin_numbers, label_smoothing, ignore_index,
             ROWS=finish_rows, BITS=all_bits, ANGULAR=angular, SMOOTH=label_smoothing > 0, HAS_NORM=mean is not None,
-            num_warps=4 if all_bits <= 256 else 8 if all_bits <= 2048 else 16, fits=1, **how,
+            num_warps=4 if all_bits <= 256 else 8 if all_bits <= 2048 else 16, min_blocks_per_sm=1, **how,
         )  # fmt: skip
 
 

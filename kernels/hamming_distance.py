@@ -4,7 +4,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._bits import as_words, tile_distances
+from ._bits import as_words
+from ._distances import tile_distances
 from ._sizes import cdiv
 from .launch import launch
 

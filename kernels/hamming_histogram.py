@@ -25,9 +25,10 @@ from ._counters import (
     only_live,
     weight,
 )
+from ._device import Device, device_of
+from ._distances import UNROLLED_WORDS, group_of, query_words_of
 from ._sizes import cdiv
-from ._spans import UNROLLED_WORDS, group_of, query_words_of, warp_size
-from .launch import backend, launch, multiprocessor_count
+from .launch import launch
 
 _WARPS_A_MULTIPROCESSOR = 64  # a few times what runs at once, so that none stands idle at the end
 _FEWEST_BATCHES = 8  # of a program: those of fewer would do little but add up their threads
@@ -49,10 +50,10 @@ class Plan(NamedTuple):
         return self.batches * BATCH // batch
 
 
-def plan(queries: int, gallery: int, bits: int, labels: bool, rows: int, multiprocessors: int) -> Plan:
+def plan(queries: int, gallery: int, bits: int, labels: bool, device: Device) -> Plan:
     """Parts as large as leave no multiprocessor idle, and as the counters can hold."""
-    words = 4 if labels or bits > 512 else 8
-    programs = cdiv(_WARPS_A_MULTIPROCESSOR * multiprocessors, queries * cdiv(bits, 32 * words))
+    words, rows = 4 if labels or bits > 512 else 8, device.warp_size
+    programs = cdiv(_WARPS_A_MULTIPROCESSOR * device.multiprocessors, queries * cdiv(bits, 32 * words))
     all_batches = cdiv(gallery, rows * BATCH)
     planes = _PLANES - 1 if labels or bits > 256 else _PLANES
     batches = min(max(_FEWEST_BATCHES, cdiv(all_batches, programs)), _counters.most_batches(planes))
@@ -75,8 +76,8 @@ def hamming_histogram(
     the query. With `shared` labels are sets of classes, one bit each, and relevant is what has a class in common; without, L is 1
     and relevant is what has an equal word.
     """
-    bins, device = counts.shape[1], gallery.device
-    cut = plan(len(queries), len(gallery), bins - 1, relevant is not None, warp_size(device), multiprocessor_count(device))
+    bins = counts.shape[1]
+    cut = plan(len(queries), len(gallery), bins - 1, relevant is not None, device_of(gallery.device))
     totals = [counts] if relevant is None else [counts, relevant]
     words, gallery_words = as_words(queries), as_words(gallery)
     gallery_labels = None if gallery_labels is None else gallery_labels.contiguous()
@@ -114,18 +115,19 @@ def launch_count(
     many = (2 if labels else 1) * cut.counters.words * cut.counters.planes > 64
     # Beside many counters a thread has no registers for 8 long codes, or for labels of several words.
     batch = BATCH // 2 if unrolled and (words > 8 or (many and labels > 1)) else BATCH
-    # Without `fits` NVIDIA's compiler aims at numbers of registers of its own, and misses them by a few bytes.
-    fits = None
+    # Without a bound NVIDIA's compiler aims at numbers of registers of its own, and misses them by a few bytes.
+    min_blocks = None
     if many and unrolled:
-        fits = 10
+        min_blocks = 10
     elif not many and labels > 1 and (unrolled or segmented):
-        fits = 12
+        min_blocks = 12
     launch(_count, (len(queries) * cut.parts * cut.counters.blocks,), queries, gallery, query_labels, gallery_labels, counts,
            relevant, len(queries), size, cut.parts, cut.steps(batch), cut.counters.blocks,
-           **scan_constexprs(batch, words, labels, shared, cut), SEGMENTED=segmented, num_warps=1, fits=fits)  # fmt: skip
+           **scan_constexprs(batch, words, labels, shared, cut, device_of(gallery.device)), SEGMENTED=segmented, num_warps=1,
+           min_blocks_per_sm=min_blocks)  # fmt: skip
 
 
-def scan_constexprs(batch: int, words: int, labels: int, shared: bool, cut: Plan) -> dict[str, Any]:
+def scan_constexprs(batch: int, words: int, labels: int, shared: bool, cut: Plan, device: Device) -> dict[str, Any]:
     return {
         **cut.counters.constexprs(),
         "BATCH": batch,
@@ -134,7 +136,7 @@ def scan_constexprs(batch: int, words: int, labels: int, shared: bool, cut: Plan
         "GROUP": group_of(words),
         "LABELS": labels,
         "SHARED": shared,
-        "SLOW_POPCOUNT": backend() == "cuda",
+        "SLOW_POPCOUNT": device.backend == "cuda",
     }
 
 

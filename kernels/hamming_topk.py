@@ -18,11 +18,17 @@ from torch import Tensor
 
 from . import _smallest, _spans
 from ._bits import as_words
+from ._device import Device, Family, device_of
+from ._distances import UNROLLED_WORDS, group_of, rows_in_flight
 from ._scan import MISSING_DISTANCE, Scan
 from ._sizes import cdiv, next_power_of_2
-from .launch import architecture, multiprocessor_count
 
 MISSING_ID = -1
+# Words of the longest code that tensor cores scan. Longer ones need more registers than a "cdna" GPU has, and Triton 3.9 cannot
+# compile them for "sm_100"; "rdna" GPUs use population counts.
+_MOST_DOT_WORDS: dict[Family, int] = {
+    "sm_80": 32, "sm_86": 32, "sm_90": 32, "sm_100": 16, "sm_120": 32, "cdna": 16, "rdna": 0
+}  # fmt: skip
 _BUFFER_BYTES = 1 << 29  # what a batch of queries may take beside its answer
 _BYTES_OF_PLACE = 40  # of an answer by counting: as it was found, and its order, sorted
 
@@ -37,26 +43,24 @@ class Plan(NamedTuple):
     programs: int = 0  # about this many
 
 
-def plan(queries: int, gallery: int, words: int, k: int, arch: str, lanes: int, multiprocessors: int) -> Plan:
-    """How to search `gallery` codes of `words` 32-bit words; `arch` is such as "sm_90", `lanes` the width of a warp."""
-    group = _spans.group_of(words)
+def plan(queries: int, gallery: int, words: int, k: int, device: Device) -> Plan:
+    """Choose how to search `gallery` codes of `words` 32-bit words."""
+    group, lanes = group_of(words), device.warp_size
     most = min(gallery, 2**31) // (2 * k)  # codes of a span, if k spans are to be at most half the gallery
     span = 1 << round(math.log2(gallery / k) / 2) if most else 0
-    nvidia = arch.startswith("sm_")
-    # Longer codes take more registers than AMD's cards have, and Triton 3.9 cannot compile them for sm_100.
-    if queries >= 32 and words <= (32 if nvidia and arch != "sm_100" else 16) and most >= 256 and (nvidia or lanes == 64):
+    if queries >= 32 and words <= _MOST_DOT_WORDS[device.family] and most >= 256:
         # A thread holds its part of the tile's sums, their minima and the expanded codes in registers.
         block_q = 128 if words <= 8 else 64 if words <= 16 else 32
-        return Plan("dot", min(max(2 * span, 256), 4096), min(block_q, next_power_of_2(queries)), 64, 2 * multiprocessors)
+        return Plan("dot", min(max(2 * span, 256), 4096), min(block_q, next_power_of_2(queries)), 64, 2 * device.multiprocessors)
     if most < lanes * group:
         return Plan("count")
     span = min(max(span, lanes * group), 4096)
     if queries <= 4:
-        rows = min(_spans.rows_in_flight(words, lanes), span // group)
-        return Plan("bandwidth", span, next_power_of_2(queries), rows, 32 * multiprocessors)
+        rows = min(rows_in_flight(words, lanes), span // group)
+        return Plan("bandwidth", span, next_power_of_2(queries), rows, 32 * device.multiprocessors)
     # The words of a program's queries stay in registers, unless they are too many for any.
-    block_q = 16 if words <= 2 else 8 if words <= 8 or words > _spans.UNROLLED_WORDS.value else 4
-    return Plan("popcount", span, min(block_q, next_power_of_2(queries)), lanes, 16 * multiprocessors)
+    block_q = 16 if words <= 2 else 8 if words <= 8 or words > UNROLLED_WORDS.value else 4
+    return Plan("popcount", span, min(block_q, next_power_of_2(queries)), lanes, 16 * device.multiprocessors)
 
 
 def hamming_topk(
@@ -67,9 +71,8 @@ def hamming_topk(
     `mask` bool [N] says which rows count, `limits` int32 [Q] at which distance codes stop to count. Neither queries nor gallery
     are empty.
     """
-    device, words, k = gallery.device, cdiv(gallery.shape[1], 4), distances.shape[1]
-    on = architecture(device), _spans.warp_size(device), multiprocessor_count(device)
-    cut = plan(queries.shape[0], gallery.shape[0], words, k, *on)
+    words, k = cdiv(gallery.shape[1], 4), distances.shape[1]
+    cut = plan(queries.shape[0], gallery.shape[0], words, k, device_of(gallery.device))
     if cut.path == "count":
         batch = max(1, _BUFFER_BYTES // (_BYTES_OF_PLACE * k))
         for first in range(0, queries.shape[0], batch):

@@ -48,7 +48,7 @@ def apply(
         _apply_kernel, (cdiv(rows, ROWS), cdiv(bits, columns)),
         x, matrix, y, rows, bits, x.stride(0), *matrix.stride(),
         ROWS=ROWS, COLUMNS=columns, DEPTH=min(depth, columns), num_warps=4 if columns <= 32 else 8,
-        fits=64 // columns if columns <= 32 or depth < 32 else None,
+        min_blocks_per_sm=64 // columns if columns <= 32 or depth < 32 else None,
     )  # fmt: skip
 
 
@@ -67,7 +67,7 @@ def outer(x: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
     launch(
         _outer_kernel, (sides, sides, splits),
         x, g, parts, rows, bits, x.stride(0), g.stride(0), blocks_per_split,
-        ROWS=block_rows, SIDE=side, num_warps=4 if side <= 32 else 8, fits=2 if side <= 32 else None,
+        ROWS=block_rows, SIDE=side, num_warps=4 if side <= 32 else 8, min_blocks_per_sm=2 if side <= 32 else None,
     )  # fmt: skip
     return parts[0] if splits == 1 else parts.sum(0)
 

@@ -1,21 +1,34 @@
-"""The one door to the device: every Triton kernel of the package starts here.
+"""Launch Triton kernels: every kernel of the package is started by `launch`.
 
-By default a launch is `kernel[grid](...)`. Tests install another executor (one that compiles for a given target, one that
-runs compiled code elsewhere) and the kernels then take CPU or meta tensors.
+By default a launch is `kernel[grid](...)`. Tests install an executor, which compiles for a GPU that is not present or runs
+compiled code elsewhere; kernels then take CPU or meta tensors.
 """
 
-import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
-Executor = Callable[..., Any]
+from ._device import Device, assume_device, device_of
 
-REGISTERS = 65_536  # of a multiprocessor of NVIDIA's
-MOST_REGISTERS = 255  # of a thread
+__all__ = ["Device", "Executor", "accepts_any_device", "assume_device", "executor", "launch"]
+
+REGISTERS = 65_536  # per multiprocessor of an NVIDIA GPU
+MOST_REGISTERS = 255  # per thread
+
+
+class Executor(Protocol):
+    """A function that takes what would be launched as `kernel[grid](*args, num_warps=..., num_stages=..., **constexprs)`.
+
+    `maxnreg` is passed only where a launch limits the registers per thread.
+    """
+
+    def __call__(
+        self, kernel: Any, grid: tuple[int, ...], /, *args: Any, num_warps: int, num_stages: int, **keywords: Any
+    ) -> Any: ...
+
 
 _executor: Executor | None = None
 
@@ -26,72 +39,56 @@ def launch(
     *args: Any,
     num_warps: int = 4,
     num_stages: int = 2,
-    fits: int | None = None,
-    **constexprs: Any,
+    min_blocks_per_sm: int | None = None,
+    **keywords: Any,
 ) -> None:
     """Run `kernel` over `grid` on the device of its first tensor argument.
 
-    fits: as many programs are to fit a multiprocessor, so that each may take its share of the registers. Where it is not given,
-    NVIDIA's compiler aims at a number of its own, and sometimes spills a few bytes for it.
+    min_blocks_per_sm: how many programs a multiprocessor of an NVIDIA GPU must hold at once. It limits the registers per thread
+    to that share; without it the compiler aims at a number of its own, and sometimes spills a few bytes to reach it.
     """
-    options = {"num_warps": num_warps, "num_stages": num_stages}
-    if fits is not None and backend() == "cuda":
-        options["maxnreg"] = min(MOST_REGISTERS, REGISTERS // (fits * 32 * num_warps))
-    if _executor is not None:
-        _executor(kernel, grid, *args, **options, **constexprs)
-        return
     device = next((value.device for value in args if isinstance(value, torch.Tensor)), None)
-    # Triton launches on the current device, which need not be the tensors' own; going there and back takes a while.
+    options = {"num_warps": num_warps, "num_stages": num_stages}
+    if min_blocks_per_sm is not None and (device is None or device_of(device).backend == "cuda"):
+        options["maxnreg"] = min(MOST_REGISTERS, REGISTERS // (min_blocks_per_sm * 32 * num_warps))
+    if _executor is not None:
+        _executor(kernel, grid, *args, **options, **keywords)
+        return
+    # Triton launches on the current device, which may be another one than the tensors'; switching takes time.
     elsewhere = device is not None and device.type == "cuda" and device.index != torch.cuda.current_device()
-    # Fused multiply-adds: Triton up to 3.9 takes them unasked, 3.9 warns that 3.10 will not.
+    # Triton up to 3.9 fuses multiply-adds by default; 3.9 announces that 3.10 will not.
     with torch.cuda.device(device) if elsewhere else nullcontext():
-        kernel[grid](*args, **options, enable_fp_fusion=True, **constexprs)
+        kernel[grid](*args, **options, enable_fp_fusion=True, **keywords)
 
 
 @contextmanager
-def executor(fn: Executor) -> Iterator[None]:
-    """Send every launch inside the block to `fn(kernel, grid, *args, num_warps=, num_stages=, **constexprs)`, with `maxnreg=` too
-    where the launch bounds the registers of a thread."""
+def executor(run: Executor, device: Device | None = None) -> Iterator[None]:
+    """Send every launch inside the block to `run`, planned for `device`; None keeps the device that is planned for otherwise."""
     global _executor
-    previous, _executor = _executor, fn
+    previous, _executor = _executor, run
     try:
-        yield
+        with nullcontext() if device is None else assume_device(device):
+            yield
     finally:
         _executor = previous
 
 
 def accepts_any_device() -> bool:
-    """Whether launches take tensors that are not on a GPU: an executor is installed, or Triton interprets."""
+    """Return whether launches take tensors that are not on a GPU: with an executor, or where Triton interprets kernels."""
     return _executor is not None or os.environ.get("TRITON_INTERPRET") == "1"
 
 
+# What the loss kernels still call; `device_of` replaces it.
+
+
 def backend() -> str:
-    """ "cuda" or "hip": what the launches compile for. An executor that compiles for one says so in its attribute `backend`."""
-    if _executor is not None:
-        return getattr(_executor, "backend", "cuda")
-    return "hip" if torch.version.hip else "cuda"
-
-
-@functools.cache
-def properties(device: torch.device) -> Any:
-    """What torch knows of the GPU `device`, None where there is none; torch takes microseconds to tell again."""
-    if device.type == "cuda" and torch.cuda.is_available():
-        return torch.cuda.get_device_properties(device)
-    return None
+    on_gpu = torch.cuda.is_available()
+    return device_of(torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")).backend
 
 
 def multiprocessor_count(device: torch.device) -> int:
-    """Streaming multiprocessors of `device`; where there is no GPU, those of an A100, so that plans are realistic."""
-    known = properties(device)
-    return known.multi_processor_count if known else 108
+    return device_of(device).multiprocessors
 
 
 def architecture(device: torch.device) -> str:
-    """What code for `device` is compiled for, such as "sm_90" or "gfx942". An executor that compiles for one says so in its
-    attribute `architecture`; where there is neither, that of an A100."""
-    if _executor is not None:
-        return getattr(_executor, "architecture", "sm_80")
-    known = properties(device)
-    if known is None:
-        return "sm_80"
-    return known.gcnArchName.split(":")[0] if torch.version.hip else f"sm_{known.major}{known.minor}"
+    return device_of(device).architecture

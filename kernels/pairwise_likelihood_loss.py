@@ -28,8 +28,8 @@ import triton.language as tl
 from torch import Tensor
 
 from ._bits import popcount
+from ._device import device_of
 from ._sizes import cdiv, next_power_of_2
-from ._spans import warp_size
 from .launch import backend, launch, multiprocessor_count
 
 LOG2_E = tl.constexpr(1.4426950408889634)
@@ -105,7 +105,7 @@ def labels(target: Tensor) -> Labels:
     sizes = torch.empty(rows, dtype=torch.int32, device=target.device)
     launch(
         _pack_kernel, (cdiv(rows, PACK_ROWS),), target, words, sizes, rows, classes, len(words), *target.stride(),
-        ROWS=PACK_ROWS, num_warps=4, fits=4,
+        ROWS=PACK_ROWS, num_warps=4, min_blocks_per_sm=4,
     )  # fmt: skip
     return Labels(None, words, sizes)
 
@@ -252,7 +252,7 @@ def _sweep(
     """Sums over parts of the columns: losses of the rows, float32 [splits, N], and their gradients [splits, N, stride], zeros
     beyond K."""
     count, bits = rows.shape
-    wave32 = backend() == "hip" and warp_size(rows.device) == 32
+    wave32 = backend() == "hip" and device_of(rows.device).warp_size == 32
     tiles = plan(count, len(columns), bits, need_grad, wave32, multiprocessor_count(rows.device))
     pulling = pulls or ((None, None) if tiles.whole else theirs)
     losses = torch.empty(tiles.splits, count, device=rows.device)

@@ -17,11 +17,28 @@ from typing import Any
 import torch
 import triton
 from orthohash_triton.kernels import launch
+from orthohash_triton.kernels.launch import Device
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from tests.overflow import overflows
 
+# A GPU of each architecture that kernels are compiled for.
+DEVICES = {
+    device.architecture: device
+    for device in (
+        Device("sm_80", 108),
+        Device("sm_86", 84),
+        Device("sm_89", 128),
+        Device("sm_90", 132),
+        Device("sm_100", 148),
+        Device("sm_120", 170),
+        Device("gfx90a", 110, warp_size=64),
+        Device("gfx942", 304, warp_size=64),
+        Device("gfx950", 256, warp_size=64),
+        Device("gfx1100", 96),
+    )
+}
 # Dynamic shared memory that one block may ask for, bytes.
 SHARED_LIMIT = {"sm_80": 166_912, "sm_86": 101_376, "sm_89": 101_376, "sm_90": 232_448, "sm_100": 232_448, "sm_120": 101_376,
                 "gfx90a": 65_536, "gfx942": 65_536, "gfx950": 163_840, "gfx1100": 65_536}  # fmt: skip
@@ -36,11 +53,10 @@ Size = tuple[tuple[int, ...], tuple[tuple[str, int], ...]]  # grid and integer a
 
 
 def gpu_target(name: str) -> GPUTarget:
-    if name not in SHARED_LIMIT:
-        raise ValueError(f"target: must be one of {', '.join(SHARED_LIMIT)}; got {name!r}")
-    if name.startswith("sm_"):
-        return GPUTarget("cuda", int(name[3:]), 32)
-    return GPUTarget("hip", name, 32 if name.startswith(("gfx10", "gfx11", "gfx12")) else 64)
+    if name not in DEVICES:
+        raise ValueError(f"target: must be one of {', '.join(DEVICES)}; got {name!r}")
+    device = DEVICES[name]
+    return GPUTarget(device.backend, int(name[3:]) if device.backend == "cuda" else name, device.warp_size)
 
 
 @dataclass(frozen=True)
@@ -148,7 +164,7 @@ def _numbers(size: Size) -> tuple[int, ...]:
 
 
 def collect_launches(target: str, call: Callable[[], Any]) -> list[Launch]:
-    """The distinct launches of `call`, none of which runs."""
+    """Return the distinct launches of `call`, planned for a GPU of `target`; none of them runs."""
     found: dict[str, Launch] = {}
 
     def note(
@@ -164,10 +180,8 @@ def collect_launches(target: str, call: Callable[[], Any]) -> list[Launch]:
         seen = Launch(kernel.fn.__module__, kernel.fn.__name__, *arguments, num_warps, num_stages, maxnreg, constexprs)
         found.setdefault(seen.key, seen).add_size((tuple(grid), integers))
 
-    gpu = gpu_target(target)
-    note.backend = gpu.backend
-    note.architecture = target
-    with launch.executor(note):
+    gpu_target(target)  # raises for an unknown one
+    with launch.executor(note, DEVICES[target]):
         call()
     return list(found.values())
 

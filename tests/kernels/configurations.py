@@ -6,18 +6,15 @@ sizes are multiples of 16), the largest is kept of every choice, and where words
 the largest, so that sums which leave 32 bits are seen.
 """
 
-import contextlib
 import functools
 import importlib
 import itertools
 import pkgutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
-from unittest import mock
 
 import torch
 from orthohash_triton.kernels import (
-    _spans,
     average_precision,
     batch_norm,
     cosine_codebook_loss,
@@ -30,15 +27,13 @@ from orthohash_triton.kernels import (
     pack_codes,
     pairwise_likelihood_loss,
 )
+from orthohash_triton.kernels._distances import UNROLLED_WORDS
 from orthohash_triton.kernels._scan import Scan
 
 from orthohash_triton import kernels as package
-from tests.compiled import Launch, collect_launches, gpu_target
+from tests.compiled import DEVICES, Launch, collect_launches
 
-# Multiprocessors (AMD: compute units) of a card of each architecture.
-MULTIPROCESSORS = {"sm_80": 108, "sm_86": 84, "sm_89": 128, "sm_90": 132, "sm_100": 148, "sm_120": 170,
-                   "gfx90a": 110, "gfx942": 304, "gfx950": 256, "gfx1100": 96}  # fmt: skip
-TARGETS = list(MULTIPROCESSORS)
+TARGETS = list(DEVICES)
 
 KERNELS = [importlib.import_module(f"{package.__name__}.{module.name}")
            for module in pkgutil.iter_modules(package.__path__) if not module.ispkg]  # fmt: skip
@@ -56,21 +51,9 @@ def launches(target: str, part: str | None = None) -> list[Launch]:
 @functools.cache
 def _launches(target: str, part: str) -> list[Launch]:
     found = []
-    with as_on(target):
-        for family in FAMILIES[part]:
-            found += _ends_of_ranges(collect_launches(target, family))
+    for family in FAMILIES[part]:
+        found += _ends_of_ranges(collect_launches(target, family))
     return list({launch.key: launch for launch in found}.values())
-
-
-@contextlib.contextmanager
-def as_on(target: str) -> Iterator[None]:
-    """Plans see the warps and multiprocessors of a card of `target`."""
-    seen = {"warp_size": gpu_target(target).warp_size, "multiprocessor_count": MULTIPROCESSORS[target]}
-    with contextlib.ExitStack() as stack:
-        for module, (name, value) in itertools.product(KERNELS, seen.items()):
-            if hasattr(module, name):
-                stack.enter_context(mock.patch.object(module, name, lambda _, value=value: value))
-        yield
 
 
 def _ends_of_ranges(found: Iterable[Launch]) -> list[Launch]:
@@ -104,7 +87,7 @@ def _choice(launch: Launch) -> tuple[Any, ...]:
     meant = any(parameter.do_not_specialize for parameter in launch.source().fn.params)
     names = list(types)
     aligned = [names[place] for (place,) in launch.attributes if meant and not types[names[place]].startswith("*")]
-    unrolled = launch.constexprs.get("WORDS", 0) <= _spans.UNROLLED_WORDS.value
+    unrolled = launch.constexprs.get("WORDS", 0) <= UNROLLED_WORDS.value
     wide = launch.constexprs.get("WORDS") == launch.constexprs.get("WIDTH")
     return launch.module, launch.kernel, types, constexprs, aligned, *launch.options.items(), unrolled, wide
 

@@ -11,9 +11,11 @@ if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("compiling needs a process without TRITON_INTERPRET", allow_module_level=True)
 pytest.importorskip("triton")
 
-from orthohash_triton.kernels import _scan, _spans, hamming_distance, hamming_topk, pack_codes
+from orthohash_triton.kernels import _scan, hamming_distance, hamming_topk, pack_codes
+from orthohash_triton.kernels._device import A100, Device
+from orthohash_triton.kernels._distances import group_of
 
-from tests.compiled import Compiled, compile_launches
+from tests.compiled import DEVICES, Compiled, compile_launches
 
 TARGETS = ["sm_80", "sm_90", "gfx942"]
 ALL_TARGETS = [*TARGETS, "sm_100", "gfx1100"] if os.environ.get("ORTHOHASH_TEST_ALL") == "1" else TARGETS
@@ -63,9 +65,7 @@ SEARCHES = {
 
 @pytest.mark.parametrize("target", ALL_TARGETS)
 @pytest.mark.parametrize("case", SEARCHES)
-def test_search(case, target, monkeypatch):
-    if target == "gfx1100":
-        monkeypatch.setattr(_spans, "warp_size", lambda _: 32)
+def test_search(case, target):
     launches = compile_launches(target, lambda: search(*SEARCHES[case]))
     for c in launches:
         check(c)
@@ -85,17 +85,17 @@ def test_search(case, target, monkeypatch):
 @pytest.mark.parametrize("arch", ["sm_80", "sm_100", "gfx942"])
 def test_plans(arch):
     """A span is a whole number of tiles; the k spans that are looked at again exist, and are at most half the gallery."""
-    lanes = 64 if arch == "gfx942" else 32
+    device = Device(arch, 108, DEVICES[arch].warp_size)
     paths = set()
     for queries, gallery, words, k in itertools.product(
         (1, 3, 5, 31, 32, 5000), (1, 100, 10**4, 10**6, 10**9, 2**33), (1, 2, 3, 6, 8, 20, 64), (1, 100, 10**5)
     ):
-        cut = hamming_topk.plan(queries, gallery, words, k, arch, lanes, 108)
+        cut = hamming_topk.plan(queries, gallery, words, k, device)
         paths.add(cut.path)
         if cut.path == "count":
-            assert 2 * k * 4 * lanes > gallery
+            assert 2 * k * 4 * device.warp_size > gallery
             continue
-        tile = cut.rows * (1 if cut.path == "dot" else _spans.group_of(words))
+        tile = cut.rows * (1 if cut.path == "dot" else group_of(words))
         assert cut.span % tile == 0
         assert 2 * k * cut.span <= gallery
         assert cut.programs >= (2 if cut.path == "dot" else 16) * 108
@@ -123,6 +123,6 @@ def test_packing(dtype, target):
 
 
 def test_a_query_alone_fills_the_gpu():
-    cut = _scan.plan(queries=1, gallery=10**8, words=2, multiprocessors=108)
+    cut = _scan.plan(queries=1, gallery=10**8, words=2, device=A100)
     assert 3 * 108 <= cut.splits <= 4 * 108
     assert cut.splits * cut.split_tiles * cut.block_n >= 10**8

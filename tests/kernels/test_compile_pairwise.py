@@ -65,11 +65,9 @@ def run_columns(bits, kind):
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize(("bits", "kind"), [(bits, kind) for bits in BITS for kind in KINDS])
-def test_sweep(bits, kind, target, monkeypatch):
+def test_sweep(bits, kind, target):
     if (bits, kind) not in REPRESENTATIVE and not EVERYTHING:
         pytest.skip("ORTHOHASH_TEST_ALL=1 compiles this one too")
-    if target == "gfx1100":
-        monkeypatch.setattr(kernel, "warp_size", lambda device: 32)
 
     def every_launch():
         run_columns(bits, kind)

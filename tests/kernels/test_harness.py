@@ -172,14 +172,15 @@ def test_a_grid_that_no_gpu_takes():
 
 @compiling
 @pytest.mark.parametrize(
-    ("target", "warps", "fits", "registers"),
+    ("target", "warps", "blocks", "registers"),
     [("sm_80", 4, 2, 255), ("sm_80", 8, 2, 128), ("sm_90", 16, 1, 128), ("sm_90", 4, None, None), ("gfx942", 8, 2, None)],
 )
-def test_programs_that_are_to_fit_share_the_registers(target, warps, fits, registers):
+def test_min_blocks_per_sm_limits_the_registers(target, warps, blocks, registers):
     """Only NVIDIA's compiler knows the option."""
 
     def run():
-        launch.launch(_row_sums, (9,), meta(9, 64), meta(9), 9, 64, ROWS=1, COLUMNS=64, num_warps=warps, fits=fits)
+        shape = dict(ROWS=1, COLUMNS=64, num_warps=warps)
+        launch.launch(_row_sums, (9,), meta(9, 64), meta(9), 9, 64, min_blocks_per_sm=blocks, **shape)
 
     (seen,) = collect_launches(target, run)
     assert seen.most_registers == registers
