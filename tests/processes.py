@@ -1,10 +1,17 @@
-"""Two processes of a gloo group, for what they do together."""
+"""Processes of a gloo group that run tests together."""
 
+import faulthandler
+import itertools
+import json
 import os
 import socket
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
@@ -25,3 +32,102 @@ def _in_group(rank: int, port: int, work: Callable[..., None], results: Any, arg
     dist.init_process_group("gloo", rank=rank, world_size=2)
     work(rank, results, *arguments)
     dist.destroy_process_group()
+
+
+def fresh_processes() -> Any:
+    """Return a multiprocessing context for processes that share nothing with this one and start fast.
+
+    Each process is forked from a server process that has imported torch and the package once, instead of importing them again.
+    """
+    if "forkserver" not in mp.get_all_start_methods():
+        return mp.get_context("spawn")
+    context = mp.get_context("forkserver")
+    context.set_forkserver_preload(["torch.distributed", "orthohash_triton.search"])
+    return context
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What the checks of several ranks came to."""
+
+    failures: dict[str, dict[int, str | None]]  # by check and rank: a text if the check failed, None if it passed
+    stopped: str | None  # the first check that failed on any rank; the checks after it did not run
+
+
+Work = Callable[..., Iterator[tuple[str, str | None]]]
+
+
+def run_checks(work: Work, ranks: int, folder: Path, patience: float, *arguments: Any) -> Outcomes:
+    """Run `work(rank, folder, *arguments)` in processes, until all end or one check fails on any rank.
+
+    `work` is a generator: it yields (name, None) before each check, and ("", failure) after it, where failure is None or a text.
+    When a check fails, the other ranks may wait for a message that never comes, so their processes are ended. When no check
+    begins or ends for `patience` seconds, the checks that are running fail, with the places in the code where they wait.
+    """
+    context = fresh_processes()
+    processes = [context.Process(target=_report, args=(work, rank, folder, patience, arguments)) for rank in range(ranks)]
+    for process in processes:
+        process.start()
+    try:
+        return _watched(processes, folder, patience)
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+def _watched(processes: list[Any], folder: Path, patience: float) -> Outcomes:
+    """Read the reports of the processes until they end, one fails, or none makes progress."""
+    reports: list[list[Any]] = []
+    last_change = time.monotonic()
+    while True:
+        running = any(process.is_alive() for process in processes)
+        news = [_events(folder, rank) for rank in range(len(processes))]
+        if news != reports:
+            reports, last_change = news, time.monotonic()
+        failed = any(failure is not None for events in reports for _, failure in events)
+        crashed = any(process.exitcode not in (None, 0) for process in processes)
+        if not running or failed or crashed or time.monotonic() - last_change > patience:
+            break
+        time.sleep(0.05)
+    if failed or crashed:  # the other ranks of the check lose their connection, and may say more about it
+        for process in processes:
+            process.join(timeout=2)
+    failures: dict[str, dict[int, str | None]] = {}
+    stopped = None
+    for rank, process in enumerate(processes):
+        events = _events(folder, rank)
+        for begun, ended in itertools.zip_longest(events[::2], events[1::2]):
+            failure = ended[1] if ended else _unfinished(process, folder, rank, patience)
+            failures.setdefault(begun[0], {})[rank] = failure
+            if failure is not None:
+                stopped = stopped or begun[0]
+    if stopped is None and any(process.exitcode != 0 for process in processes):
+        stopped = f"the start of the processes, which ended with {[process.exitcode for process in processes]}"
+    return Outcomes(failures, stopped)
+
+
+def _unfinished(process: Any, folder: Path, rank: int, patience: float) -> str:
+    if process.exitcode not in (None, 0):
+        return f"the process ended with {process.exitcode}"
+    where = folder / f"stack.{rank}"
+    stack = where.read_text() if where.exists() else ""
+    return f"no answer, as another rank failed or {patience:.0f} seconds passed\n{stack}"
+
+
+def _events(folder: Path, rank: int) -> list[Any]:
+    """Return what a process has reported in whole lines."""
+    path = folder / f"report.{rank}"
+    return [json.loads(line) for line in path.read_text().rpartition("\n")[0].splitlines()] if path.exists() else []
+
+
+def _report(work: Work, rank: int, folder: Path, patience: float, arguments: Any) -> None:
+    torch.set_num_threads(1)
+    with open(folder / f"report.{rank}", "w") as file, open(folder / f"stack.{rank}", "w") as stack:
+        for event in work(rank, folder, *arguments):
+            file.write(json.dumps(event) + "\n")
+            file.flush()
+            faulthandler.dump_traceback_later(0.8 * patience, file=stack)
+            if event[1] is not None:
+                os._exit(0)  # without the ends of groups, which wait for other ranks
+        faulthandler.cancel_dump_traceback_later()

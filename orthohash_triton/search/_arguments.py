@@ -1,4 +1,4 @@
-"""Arguments of the indexes: ids, masks, and answers in the kind of the queries."""
+"""Checks of the arguments that both indexes take, and answers in the kind of the queries."""
 
 from contextlib import suppress
 from typing import Any
@@ -9,31 +9,43 @@ from torch import Tensor
 
 from .._base import checks
 from .._base.arrays import as_array, as_tensor
+from ..ops.hamming_topk import MISSING_DISTANCE
 
 
 def integers(op: str, name: str, value: Any) -> np.ndarray:
-    """A tensor, array, list, tuple or range of integers as int64 [M] in host memory; never memory of the caller's."""
+    """Return a tensor, array, list, tuple or range of integers as int64 [M] in host memory, never sharing the caller's memory.
+
+    Raises:
+        TypeError: `value` is of another type or does not hold integers.
+        ValueError: `value` has another number of dimensions or exceeds int64.
+    """
+    given = value
     if isinstance(value, list | tuple | range):
-        with suppress(ValueError):  # lists of several lengths are no array
+        with suppress(ValueError):  # numpy makes no array of lists of several lengths
             value = np.asarray(value if len(value) else np.empty(0, np.int64))
     if not isinstance(value, np.ndarray | Tensor):
         raise TypeError(f"{op}: {name} must be a tensor, an array or a list of integers; got {checks.describe(value)}")
     if isinstance(value, Tensor):
-        whole = not (value.is_floating_point() or value.is_complex() or value.dtype == torch.bool)
+        is_whole = not (value.is_floating_point() or value.is_complex() or value.dtype == torch.bool)
     else:
-        whole = value.dtype.kind in "iu"
-    if not whole:
-        raise TypeError(f"{op}: {name} must be integers; got {found(value)}")
+        is_whole = value.dtype.kind in "iu"
+    if not is_whole:
+        raise TypeError(f"{op}: {name} must be integers; got {checks.describe(given)}")
     if value.ndim != 1:
-        raise ValueError(f"{op}: {name} must be integers [M]; got {found(value)}")
+        raise ValueError(f"{op}: {name} must be integers [M]; got {checks.describe(given)}")
     numbers = value.cpu().numpy() if isinstance(value, Tensor) else value
     if numbers.dtype == np.uint64 and (numbers > np.iinfo(np.int64).max).any():
         raise ValueError(f"{op}: {name} must fit int64; got {numbers.max()}")
     return numbers.astype(np.int64)
 
 
-def consecutive_ids(op: str, start: Any, count: Any, held: int, *, own_ids: bool) -> np.ndarray:
-    """The ids `start` to `start + count - 1`, int64; of an index of `held` codes, all from `start` on where `count` is -1."""
+def consecutive_ids(op: str, start: Any, count: Any, ntotal: int, *, own_ids: bool) -> np.ndarray:
+    """Return the ids `start` to `start + count - 1`, int64; for a `count` of -1 all positions from `start` on.
+
+    Raises:
+        IndexError: An index of `ntotal` codes cannot hold these ids.
+        ValueError: `count` is -1 and the index has ids of its own.
+    """
     start = checks.integer(op, "id", start, minimum=-(2**63), maximum=2**63 - 1)
     count = checks.integer(op, "count", count, minimum=-1)
     if count == -1:
@@ -42,27 +54,48 @@ def consecutive_ids(op: str, start: Any, count: Any, held: int, *, own_ids: bool
                 f"{op}: count must be given for an index with ids of its own, which need not follow one another. "
                 "reconstruct_batch(index.ids) gives all codes"
             )
-        if not 0 <= start <= held:
-            raise IndexError(f"{op}: id {start} is not in the index, which holds {held} codes")
-        count = held - start
-    if count > held:
-        raise IndexError(f"{op}: the index holds {held} codes, and cannot hold {count} ids from {start} on")
+        if not 0 <= start <= ntotal:
+            raise IndexError(f"{op}: id {start} is not in the index, which holds {ntotal} codes")
+        count = ntotal - start
+    if count > ntotal:
+        raise IndexError(f"{op}: the index holds {ntotal} codes, and cannot hold {count} ids from {start} on")
     return np.arange(start, min(start + count, 2**63), dtype=np.int64)
 
 
-def position_mask(op: str, name: str, value: Any, count: int) -> Tensor:
-    """A bool mask [count] over the positions of an index, where it lies."""
+def neighbour_count(op: str, k: Any) -> int:
+    """Return `k` if it is an integer from 1 to 2**31 - 1."""
+    return checks.integer(op, "k", k, minimum=1, maximum=MISSING_DISTANCE)
+
+
+def is_mask(value: Any) -> bool:
+    """Return whether `value` is a tensor or array of bools."""
+    return getattr(value, "dtype", None) in (torch.bool, np.bool_)
+
+
+def position_mask(op: str, name: str, value: Any, count: int, codes: str = "of the index") -> Tensor:
+    """Return `value` as a bool mask [count] over positions, on the device where it is; `codes` says which ones in an error."""
     mask = checks.tensor(op, name, as_tensor(value), dtypes=(torch.bool,), ndim=1, shape="[ntotal], one entry a position,")
     if len(mask) != count:
-        raise ValueError(f"{op}: {name} must have one entry for each of the {count} codes of the index; got {found(mask)}")
+        raise ValueError(f"{op}: {name} must have one entry for each of the {count} codes {codes}; got {checks.describe(value)}")
     return mask
 
 
+def check_kind_of_ids(op: str, ntotal: int, *, has_ids: bool, adds_ids: bool) -> None:
+    """Raise RuntimeError if codes with positions as ids and codes with ids of their own would be mixed in one index."""
+    if ntotal and has_ids and not adds_ids:
+        raise RuntimeError(f"{op}: the index has ids of its own. Use add_with_ids")
+    if ntotal and adds_ids and not has_ids:
+        raise RuntimeError(f"{op}: the {ntotal} codes of the index have positions for ids. Use add, or a fresh index")
+
+
+def ids_of_codes(op: str, ids: Any, count: int) -> np.ndarray:
+    """Return `ids` as int64 [count] if there is one for each of `count` codes."""
+    numbers = integers(op, "ids", ids)
+    if len(numbers) != count:
+        raise ValueError(f"{op}: ids must be one for each of the {count} codes; got {len(numbers)}")
+    return numbers
+
+
 def in_kind(queries: Any, *answer: Tensor) -> tuple[Any, ...]:
-    """`answer` as arrays where `queries` are one."""
+    """Return the tensors of `answer` as numpy arrays if `queries` are one, otherwise unchanged."""
     return as_array(tuple(part.cpu() for part in answer)) if isinstance(queries, np.ndarray) else answer
-
-
-def found(value: Tensor | np.ndarray) -> str:
-    """What came, without its values."""
-    return checks.describe(value) if isinstance(value, Tensor) else f"{value.dtype} {list(value.shape)}"

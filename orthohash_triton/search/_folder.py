@@ -1,11 +1,11 @@
-"""The folder of a sharded index: a file for each shard, which FAISS reads too, and a manifest that names them.
+"""The folder of a sharded index: one file for each shard, which FAISS can read, and a manifest that names the files.
 
     manifest.json
     shard-0-of-2-1f00c3a9.ibxf
     shard-1-of-2-1f00c3a9.ibxf
 
-The manifest is written last and at once; each save gives its shards new names. So the folder holds the old index or the new one,
-and a file that the manifest does not name is of no meaning.
+Each save gives its shards new names, and replaces the manifest atomically at the end. So the folder holds the old index or the
+new one at any time. A shard that the manifest does not name belongs to neither.
 """
 
 import json
@@ -18,22 +18,23 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+import numpy as np
 import torch
-from torch import Tensor
 
 from .._base.files import atomic_write
-from .index import HammingIndex
+from . import faiss_io
+from ._gallery import Gallery
 
 _FORMAT = "orthohash sharded index"
 _VERSION = 1
 _MANIFEST = "manifest.json"
 _SHARD_NAME = re.compile(r"shard-\d+-of-\d+-[0-9a-f]+\.ibxf")
-_CHECKED_ROWS = 2**20  # codes under one checksum: a rank that reads a part of a shard checks little more than that
+_CHECKED_ROWS = 2**20  # codes per checksum, so that a rank that reads a part of a shard checks little more than its part
 
 
 @dataclass(frozen=True)
 class ShardFile:
-    """What the manifest says about a shard."""
+    """The entry of one shard in the manifest."""
 
     file: str
     codes: int
@@ -43,32 +44,37 @@ class ShardFile:
 
 @dataclass(frozen=True)
 class Manifest:
+    """The content of a manifest."""
+
     bits: int
     with_ids: bool
     shards: list[ShardFile]
 
     @property
     def summary(self) -> str:
-        """In a few words that tell it apart from others."""
+        """A short text that differs from that of another index."""
         return f"{len(self.shards)} shards of {self.ntotal} codes with checksum {crc32(repr(self).encode()):08x}"
 
     @property
     def ntotal(self) -> int:
+        """The number of codes in all shards."""
         return sum(shard.codes for shard in self.shards)
 
 
 def shard_name(rank: int, ranks: int, token: str) -> str:
+    """Return the file name of a shard; `token` is a random number, in hex, of this save."""
     return f"shard-{rank}-of-{ranks}-{token}.ibxf"
 
 
-def write_shard(path: Path, shard: HammingIndex) -> ShardFile:
+def write_shard(path: Path, shard: Gallery) -> ShardFile:
+    """Write `shard` to `path` and return its entry for the manifest."""
     shard.save(path)
-    checksums = [_checksum(shard, start) for start in range(0, len(shard), _CHECKED_ROWS)]
-    return ShardFile(path.name, len(shard), path.stat().st_size, checksums)
+    checksums = [_checksum(shard, start) for start in range(0, shard.count, _CHECKED_ROWS)]
+    return ShardFile(path.name, shard.count, path.stat().st_size, checksums)
 
 
 def check_seen(folder: Path, manifest: Manifest) -> None:
-    """Raises FileNotFoundError unless this rank sees the shards of all."""
+    """Raise FileNotFoundError unless this rank sees the files of all ranks."""
     for shard in manifest.shards:
         path = folder / shard.file
         if not path.exists() or path.stat().st_size != shard.bytes:
@@ -79,7 +85,7 @@ def check_seen(folder: Path, manifest: Manifest) -> None:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Make the shards that `manifest` names the index of this folder."""
+    """Write `manifest` atomically, which makes its shards the index of this folder."""
     content = {
         "format": _FORMAT,
         "version": _VERSION,
@@ -92,7 +98,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def remove_unnamed(folder: Path) -> None:
-    """Remove shards that the manifest does not name: those of an older index, or of a save that failed."""
+    """Remove the shards of an older index or of a failed save, which the manifest does not name."""
     path = folder / _MANIFEST
     named = set(_SHARD_NAME.findall(path.read_text(encoding="utf-8", errors="replace"))) if path.exists() else set()
     for path in folder.iterdir():
@@ -102,11 +108,11 @@ def remove_unnamed(folder: Path) -> None:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of `folder`, after every check of it against itself and against the sizes of the files.
+    """Read the manifest of `folder`, and check that it is consistent and that the files have the sizes that it says.
 
     Raises:
-        FileNotFoundError: no manifest, or a shard is missing.
-        ValueError: a damaged or foreign manifest, or a shard of another size.
+        FileNotFoundError: The manifest or a shard is missing.
+        ValueError: The manifest is damaged or not one of a sharded index, or a shard has another size.
     """
     path = folder / _MANIFEST
     if not path.exists():
@@ -139,7 +145,7 @@ def _parsed(path: Path) -> Manifest:
 
 
 def _trouble(manifest: Manifest, ntotal: Any, ranks: Any) -> str | None:
-    """What is wrong in a manifest, in words."""
+    """Return what is wrong in a manifest, as a clause, or None."""
     for shard in manifest.shards:
         if not (isinstance(shard.file, str) and _SHARD_NAME.fullmatch(shard.file)):
             return f"it names {shard.file!r} as a shard"
@@ -162,11 +168,11 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def read_part(folder: Path, manifest: Manifest, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """The codes from position `start` to `stop` - 1 and their ids, piece by piece; other parts of the files are not read.
+def read_part(folder: Path, manifest: Manifest, start: int, stop: int) -> Iterator[faiss_io.Contents]:
+    """Yield blocks of the codes at positions `start` to `stop - 1` with their ids. Other parts of the files are not read.
 
     Raises:
-        ValueError: a shard that is not as the manifest says.
+        ValueError: A shard does not match its checksums or the manifest.
     """
     first = 0
     for shard in manifest.shards:
@@ -181,15 +187,18 @@ def read_part(folder: Path, manifest: Manifest, start: int, stop: int) -> Iterat
                         f"{folder / shard.file} is damaged: the codes from {at} on do not match their checksum in {_MANIFEST}. "
                         "Save the index again"
                     )
-                rows = slice(max(begin, at), min(end, at + _CHECKED_ROWS))
-                yield mapped.codes[rows], _ids_of(mapped, rows)
+                yield _block(mapped, slice(max(begin, at), min(end, at + _CHECKED_ROWS)))
 
 
-def open_shard(folder: Path, manifest: Manifest, shard: ShardFile, device: Any = None) -> HammingIndex:
-    """A shard that stays in its file."""
+def open_shard(folder: Path, manifest: Manifest, shard: ShardFile, device: torch.device | str | None = None) -> Gallery:
+    """Return a shard whose codes stay in its file.
+
+    Raises:
+        ValueError: The file does not hold what the manifest says.
+    """
     path = folder / shard.file
-    mapped = HammingIndex.load(path, device, mmap=True)
-    found = (mapped.bits, mapped.ntotal, mapped._ids is not None)
+    mapped = Gallery.mapped(faiss_io.MappedFile(path), device)
+    found = (mapped.bits, mapped.count, mapped.ids is not None)
     if found != (manifest.bits, shard.codes, manifest.with_ids):
         kinds = {True: "with ids", False: "without ids"}
         raise ValueError(
@@ -199,18 +208,26 @@ def open_shard(folder: Path, manifest: Manifest, shard: ShardFile, device: Any =
     return mapped
 
 
-def _checksum(index: HammingIndex, start: int) -> int:
-    rows = slice(start, min(start + _CHECKED_ROWS, len(index)))
-    checksum, ids = crc32(index.codes[rows].cpu().contiguous().numpy().data), _ids_of(index, rows)
-    return checksum if ids is None else crc32(ids.cpu().numpy().astype("<i8").data, checksum)
+def _checksum(shard: Gallery, start: int) -> int:
+    """Return the checksum of the codes from position `start` on, and of their ids."""
+    codes, ids = _block(shard, slice(start, min(start + _CHECKED_ROWS, shard.count)))
+    checksum = crc32(np.ascontiguousarray(codes).data)
+    return checksum if ids is None else crc32(ids.astype("<i8").data, checksum)
 
 
-def _ids_of(index: HammingIndex, rows: slice) -> Tensor | None:
-    return None if index._ids is None else index._ids_at(torch.arange(rows.start, rows.stop, device=index.device))
+def _block(shard: Gallery, rows: slice) -> faiss_io.Contents:
+    """Return the codes and ids at a range of positions."""
+    ids = None if shard.ids is None else shard.ids_at(torch.arange(rows.start, rows.stop, device=shard.device)).cpu().numpy()
+    return faiss_io.Contents(shard.codes[rows].cpu().numpy(), ids)
 
 
 def folder_at(path: str | os.PathLike[str]) -> Path:
-    """`path`, a folder, which is made where there is none."""
+    """Return `path` as a folder, which is created if it does not exist.
+
+    Raises:
+        FileNotFoundError: Its parent does not exist.
+        NotADirectoryError: It is a file.
+    """
     folder = Path(path)
     if not folder.absolute().parent.is_dir():
         raise FileNotFoundError(f"cannot write {folder}: the folder {folder.absolute().parent} does not exist. Create it first")

@@ -1,4 +1,4 @@
-"""What the processes of a torch.distributed group tell each other: all of it collective, called by all ranks in one order."""
+"""Messages between the processes of a torch.distributed group. They are collective: all ranks call them in the same order."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -7,6 +7,8 @@ from zlib import crc32
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from .._base.processes import gather_objects, share_of
 
 T = TypeVar("T")
 
@@ -19,15 +21,19 @@ _KINDS: tuple[type[Exception], ...] = (
     MemoryError,
     FileNotFoundError,
     OSError,
-)  # errors that one message makes; any other becomes a RuntimeError on the ranks that hear of it
+)  # errors that can be made from a message alone; any other error is raised as a RuntimeError on all ranks
 
 
 class Ranks:
-    """The processes of `group` (None: all), as `op` meets them.
+    """The processes of a torch.distributed group, as one of them sees them.
+
+    Args:
+        op: The name of the call in errors.
+        group: The processes; None for all.
 
     Raises:
-        RuntimeError: no process group is initialised.
-        ValueError: this process is not in the group.
+        RuntimeError: No process group is initialised.
+        ValueError: This process is not in the group.
     """
 
     def __init__(self, op: str, group: Any = None) -> None:
@@ -43,41 +49,45 @@ class Ranks:
         self.size = dist.get_world_size(group)
 
     def device(self, near: torch.device | None = None) -> torch.device:
-        """Where the group's messages lie: on the accelerator `near` if the group serves its kind itself, on the CPU if it can.
+        """Return the device on which the group exchanges tensors.
 
-        Ranks that ask with devices of one kind get devices of one kind.
+        It is the accelerator `near` if the group's backend uses its memory directly, otherwise the CPU if the group supports it.
+        Ranks whose `near` is of one kind get devices of one kind.
         """
-        served = dict(entry.split(":") for entry in dist.get_backend_config(self.group).split(","))
-        if near is not None and served.get(near.type, "gloo") != "gloo":  # gloo copies to the CPU by itself
+        backends = dict(entry.split(":") for entry in dist.get_backend_config(self.group).split(","))
+        if near is not None and backends.get(near.type, "gloo") != "gloo":  # gloo itself copies to the CPU
             return near
-        return torch.device("cpu") if "cpu" in served else torch.device(next(iter(served)))
+        return torch.device("cpu") if "cpu" in backends else torch.device(next(iter(backends)))
 
     def agree(self, call: str, work: Callable[[], T], facts: Callable[[T], Mapping[str, Any]] | None = None) -> T:
-        """The result of `work`, which is local, once all ranks made the same `call` without an error and have the same `facts`.
+        """Return the result of `work`, which is local, once it succeeded on all ranks with equal facts.
 
-        Otherwise the same error on all ranks: a rank in trouble must not leave the others waiting for it.
+        Otherwise all ranks raise the same error, so that no rank waits for another one that has failed.
 
-        facts: what must be equal everywhere, by name.
+        Args:
+            call: The name of the method, which must be equal on all ranks.
+            work: The local work.
+            facts: Returns what must be equal on all ranks, by name, for the result of `work`.
         """
         error, result = None, None
-        told: dict[str, str] = {}
+        texts: dict[str, str] = {}
         try:
             result = work()
-            told = {name: str(value) for name, value in facts(result).items()} if facts else {}
+            texts = {name: str(value) for name, value in facts(result).items()} if facts else {}
         except Exception as raised:
             error = raised
-        report = [error is None, crc32(call.encode()), crc32(repr(told).encode())]
+        report = [error is None, crc32(call.encode()), crc32(repr(texts).encode())]
         reports = self.gather(torch.tensor(report, dtype=torch.int64, device=self.device())).tolist()
         if any(other != [1, *report[1:]] for other in reports):
-            raise self._trouble(call, told, error) from error
+            raise self._common_error(call, texts, error) from error
         return result  # type: ignore[return-value]
 
-    def _trouble(self, call: str, told: dict[str, str], error: Exception | None) -> Exception:
-        """The error that all ranks raise."""
+    def _common_error(self, call: str, texts: dict[str, str], error: Exception | None) -> Exception:
+        """Return the error that all ranks raise."""
         failure = None
         if error is not None:
             failure = (next((i for i, kind in enumerate(_KINDS) if isinstance(error, kind)), -1), str(error) or repr(error))
-        reports = self.objects((call, failure, told))
+        reports = self.objects((call, failure, texts))
         calls, failures, facts = zip(*reports, strict=True)
         if len(set(calls)) > 1:
             return RuntimeError(
@@ -94,7 +104,7 @@ class Ranks:
         return ValueError(f"{call}: {name} must be the same on all ranks; got {found}. Pass equal arguments")
 
     def gather(self, value: Tensor) -> Tensor:
-        """`value` of each rank, stacked: [ranks, *value.shape]. It has one shape and dtype everywhere."""
+        """Return the `value` of each rank, stacked: [ranks, *value.shape]. Shape and dtype are equal on all ranks."""
         value = value.contiguous()
         values = [torch.empty_like(value) for _ in range(self.size)]
         if value.numel():
@@ -102,21 +112,23 @@ class Ranks:
         return torch.stack(values)
 
     def integers(self, value: int) -> list[int]:
-        """`value` of each rank."""
+        """Return the `value` of each rank."""
         return self.gather(torch.tensor(value, dtype=torch.int64, device=self.device())).tolist()
 
     def objects(self, value: Any) -> list[Any]:
-        """`value` of each rank, pickled on the way: for small things that are told rarely."""
-        values = [None] * self.size
-        dist.all_gather_object(values, value, group=self.group)
-        return values
+        """Return the `value` of each rank, which is pickled; for small and rare messages."""
+        return gather_objects(value, self.group)
+
+    def share(self, count: int) -> slice:
+        """Return this rank's rows when all ranks split `count` rows evenly."""
+        return share_of(count, self.rank, self.size)
 
     def sum(self, value: Tensor) -> Tensor:
-        """The sum over the ranks, in place."""
+        """Return the sum of `value` over the ranks, computed in place."""
         return self._reduced(value, dist.ReduceOp.SUM)
 
     def minimum(self, value: Tensor) -> Tensor:
-        """The least over the ranks, in place."""
+        """Return the minimum of `value` over the ranks, computed in place."""
         return self._reduced(value, dist.ReduceOp.MIN)
 
     def _reduced(self, value: Tensor, operation: Any) -> Tensor:
@@ -126,7 +138,7 @@ class Ranks:
 
 
 def _by_rank(values: Sequence[str | None]) -> str:
-    """Which ranks say what; those that say nothing are left out."""
+    """Return a text that lists the different values with their ranks; None is left out."""
     ranks: dict[str, list[int]] = {}
     for rank, value in enumerate(values):
         if value is not None:

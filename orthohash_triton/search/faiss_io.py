@@ -1,4 +1,4 @@
-"""FAISS's files of flat binary indexes, little-endian. An index without ids of its own ("IBxF"):
+"""Reading and writing FAISS's files of flat binary indexes, which are little-endian. An index without ids ("IBxF"):
 
 | bytes | field | value |
 | --- | --- | --- |
@@ -7,12 +7,12 @@
 | 8-11 | code_size, int32 | d / 8 |
 | 12-19 | ntotal, int64 | codes |
 | 20 | is_trained, uint8 | 1 |
-| 21-24 | metric, int32 | 1 (FAISS writes its default; Hamming distance is understood) |
+| 21-24 | metric, int32 | 1 (the default that FAISS writes; binary indexes always use the Hamming distance) |
 | 25-32 | payload bytes, uint64 | ntotal * code_size |
 | from 33 | codes | ntotal rows of code_size bytes |
 
-With ids (`IBM2`; FAISS's older `IBMp` is read too) bytes 0-24 stand twice, first with that fourcc, then the rest of the index
-above, and at the end the number of ids, uint64, and the ids, int64.
+A file with ids begins with bytes 0-24 under the fourcc `IBM2` (FAISS's older `IBMp` is read too). The whole index above follows,
+then the number of ids, uint64, and the ids, int64.
 """
 
 import io
@@ -41,37 +41,37 @@ _FOREIGN = {
     b"IBHm": "a binary multi-hash index",
     b"IBFf": "a binary index over a float index",
 }
-_CODES_OF = {  # how FAISS gives the codes of an `index` back; a hash index does not
+_CODES_OF = {  # Python that gets the codes of a FAISS `index`; a hash index does not store them
     b"IBwF": "index.make_direct_map(); codes = index.reconstruct_n(0, index.ntotal)",
     b"IBHf": "codes = index.reconstruct_n(0, index.ntotal)",
     b"IBHc": "codes = index.reconstruct_n(0, index.ntotal)",
     b"IBHm": "codes = faiss.downcast_IndexBinary(index.storage).reconstruct_n(0, index.ntotal)",
     b"IBFf": "codes = np.packbits(faiss.downcast_index(index.index).reconstruct_n(0, index.ntotal) > 0, 1, 'little')",
 }
-# Known to Python from 3.13 on only; the number is that of Linux on x86 and Arm.
+# Python defines this flag from version 3.13 on; the number is that of Linux on x86 and Arm.
 _MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
 
 
 class Contents(NamedTuple):
-    """What an index file holds."""
+    """The content of an index file."""
 
     codes: np.ndarray  # uint8 [N, bits/8]
     ids: np.ndarray | None  # int64 [N]
 
 
 def is_index(path: str | os.PathLike[str]) -> bool:
-    """Whether the file at `path` begins as a binary index of FAISS does, of whatever kind."""
+    """Return whether the file at `path` begins as a binary FAISS index of any kind."""
     with _open(path) as file:
         return file.read(4) in (_FLAT, *_ID_MAPS, *_FOREIGN)
 
 
 def flat_header(count: int, code_size: int) -> bytes:
-    """What stands before the `count` codes of `code_size` bytes in an index file without ids."""
+    """Return the bytes before the `count` codes of `code_size` bytes in an index file without ids."""
     return _HEAD.pack(_FLAT, 8 * code_size, code_size, count, 1, _METRIC_DEFAULT) + _COUNT.pack(count * code_size)
 
 
 def write(path: str | os.PathLike[str], codes: np.ndarray, ids: np.ndarray | None = None) -> None:
-    """Write packed codes, uint8 [N, bits/8], and ids, int64 [N], as a flat binary index; atomically (see `atomic_write`)."""
+    """Write packed codes, uint8 [N, bits/8], and ids, int64 [N], as a flat binary index, atomically (see `atomic_write`)."""
     count, code_size = codes.shape
     with atomic_write(path) as file:
         for fourcc in (_FLAT,) if ids is None else (_WITH_IDS, _FLAT):
@@ -84,28 +84,30 @@ def write(path: str | os.PathLike[str], codes: np.ndarray, ids: np.ndarray | Non
 
 
 def read(path: str | os.PathLike[str]) -> Contents:
-    """The contents of a flat binary index, with or without ids.
+    """Read a flat binary index, with or without ids.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is truncated, another kind of index, or contradicts itself; nothing is allocated by what it claims.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is truncated, another kind of index, or inconsistent. The sizes in its header are compared with the
+            size of the file before memory is allocated.
     """
     with _open(path) as file:
         return _read(file, os.fstat(file.fileno()).st_size, f"index file {path}")
 
 
 def decode(data: np.ndarray, source: str) -> Contents:
-    """The contents of a serialised flat binary index (its bytes, uint8); errors name `source`."""
+    """Return the contents of a serialised flat binary index, uint8 [bytes]; errors name `source`."""
     return _read(io.BytesIO(data.data), len(data), source)
 
 
 class MappedFile:
-    """A flat binary index that stays in its file: pages are read when they are looked at, and may be dropped again.
+    """A memory-mapped file of a flat binary index.
 
-    Memory that is written to is a copy of this process: the file never changes. A file that is replaced, as `write` does, stays
-    mapped as it was; one that is cut shorter in place is noticed by `check`.
+    Writing to the mapped memory does not change the file. If another file replaces it, as `write` does, the old one stays mapped.
+    If the file is cut shorter in place, `check` raises an error.
 
-    Raises: as `read`.
+    Raises:
+        FileNotFoundError, ValueError: As `read`.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -123,10 +125,11 @@ class MappedFile:
 
     @property
     def source(self) -> str:
+        """The name of the file in errors."""
         return f"index file {self.path}"
 
     def check(self) -> None:
-        """Raises ValueError if the file has become shorter: to read the missing part would kill the process."""
+        """Raise ValueError if the file has become shorter, because reading the missing part would kill the process."""
         size = self._map.size()
         if size < self.size:
             raise ValueError(
@@ -136,7 +139,7 @@ class MappedFile:
 
 
 class _Layout(NamedTuple):
-    """Where things stand in a file, in bytes from its start."""
+    """The number and size of the codes in a file, and the offsets of its parts in bytes."""
 
     ntotal: int
     code_size: int
@@ -152,7 +155,7 @@ def _open(path: str | os.PathLike[str]) -> BinaryIO:
 
 
 def _private_map(descriptor: int) -> mmap.mmap:
-    """The whole file as memory, copied on write; it reserves none, as files larger than memory would be refused."""
+    """Map the whole file, copied on write. Without reserving memory, so that a file may be larger than memory."""
     if os.name != "posix":
         return mmap.mmap(descriptor, 0, access=mmap.ACCESS_COPY)
     return mmap.mmap(descriptor, 0, flags=mmap.MAP_PRIVATE | _MAP_NORESERVE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
@@ -176,7 +179,7 @@ def _fill(file: BinaryIO, start: int, array: np.ndarray, source: str) -> None:
 
 
 def _layout(file: BinaryIO, size: int, source: str) -> _Layout:
-    """Where the parts of a file of `size` bytes stand, after every check of its headers against each other and against `size`."""
+    """Return the layout of a file of `size` bytes, after checking its headers against each other and against `size`."""
     file.seek(0)
     inner = first = _head(file, size, source, (*_ID_MAPS, _FLAT))
     with_ids = first.fourcc in _ID_MAPS
@@ -221,7 +224,7 @@ class _Head(NamedTuple):
 
 
 def _head(file: BinaryIO, size: int, source: str, known: tuple[bytes, ...]) -> _Head:
-    """The next header, of one of the `known` kinds."""
+    """Read the next header, which must be of one of the `known` kinds."""
     header = file.read(_HEAD.size)
     fourcc = header[:4]
     if len(fourcc) == 4 and fourcc not in known:

@@ -1,7 +1,7 @@
-"""Search of a gallery that does not lie on the device that searches: chunk after chunk, with the answer of one piece.
+"""Searches of a gallery that is not on the device that searches, chunk by chunk, with the same answers as in one piece.
 
-Each chunk is searched below the distances that the chunks before it have reached, so that later chunks reject nearly everything
-at once. Chunks come in the order of positions, hence a tie always stays with what is held.
+Each chunk is searched only below the largest distance of the current answer, so that later chunks reject nearly all codes at
+once. Chunks come in the order of positions, so at equal distances the codes found earlier come first.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,8 +13,9 @@ from torch import Tensor
 from ..ops.hamming_range import hamming_range
 from ..ops.hamming_topk import MISSING_ID, nearest
 
-# 64 MiB take 1 to 3 ms over PCIe: long against the launches of a search (some 10 us each), short against the search of a gallery
-# that does not fit a GPU, and four buffers of it (two pinned, two on the device) are a small part of either memory.
+# The transfer of 64 MiB over PCIe takes 1 to 3 ms: much longer than a kernel launch (about 10 us), and much shorter than the
+# search of a gallery that does not fit a GPU. Four buffers of this size (two pinned, two on the device) are a small part of
+# either memory.
 CHUNK_BYTES = 2**26
 
 Check = Callable[[], None]
@@ -29,7 +30,7 @@ def nearest_streamed(
     chunk_bytes: int = CHUNK_BYTES,
     check: Check | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """As `nearest`, on the device of the queries, for a gallery (and a mask) in host memory or in a file.
+    """Return what `nearest` does, on the device of the queries, for a gallery and a mask in host memory or in a file.
 
     `check` is called before each chunk is read.
     """
@@ -38,7 +39,7 @@ def nearest_streamed(
         limits = None if held is None else held[0][:, -1].contiguous()
         found = nearest(queries, chunk, k, mask=_part(mask, start, chunk), limits=limits)
         held = found if held is None else _merged(held, found, start)
-    assert held is not None  # an empty gallery is a chunk too
+    assert held is not None  # an empty gallery gives one empty chunk
     return held
 
 
@@ -52,7 +53,10 @@ def range_streamed(
     chunk_bytes: int = CHUNK_BYTES,
     check: Check | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `hamming_range`, on the device of the queries, for a gallery (and a mask) in host memory or in a file."""
+    """Return what `hamming_range` does, on the device of the queries, for a gallery and a mask in host memory or in a file.
+
+    `check` is called before each chunk is read.
+    """
     counts, owners, distances, ids = [], [], [], []
     rows = torch.arange(len(queries), device=queries.device)
     for start, chunk in chunks(gallery, queries.device, chunk_bytes, check):
@@ -70,9 +74,9 @@ def range_streamed(
 
 
 def chunks(gallery: Tensor, device: torch.device, chunk_bytes: int, check: Check | None) -> Iterator[tuple[int, Tensor]]:
-    """(position of its first code, codes on `device`) for each chunk; the codes stand until the next one is asked for.
+    """Yield the position of the first code and the codes on `device`, for each chunk.
 
-    An empty gallery is one empty chunk.
+    The memory of a chunk is used again when the next chunk is requested. An empty gallery gives one empty chunk.
     """
     rows = max(1, chunk_bytes // gallery.shape[1])
     parts = [(start, gallery[start : start + rows]) for start in range(0, max(len(gallery), 1), rows)]
@@ -86,7 +90,7 @@ def chunks(gallery: Tensor, device: torch.device, chunk_bytes: int, check: Check
 
 
 def transferred(parts: list[tuple[int, Tensor]], lanes: list[Any], check: Check | None) -> Iterator[tuple[int, Tensor]]:
-    """`parts` through `lanes` in turn: while one is searched, the next is under way in the other."""
+    """Yield `parts` after their transfer through two `lanes` in turn: one part is searched while the next is transferred."""
     _send(parts, lanes, 0, check)
     for turn, (start, _) in enumerate(parts):
         _send(parts, lanes, turn + 1, check)
@@ -103,9 +107,9 @@ def _send(parts: list[tuple[int, Tensor]], lanes: list[Any], turn: int, check: C
 
 
 class _Lane:
-    """A way to a GPU for one chunk at a time: pinned host memory, from which a stream of its own copies, and a place there.
+    """A pinned host buffer, a stream and a buffer on the GPU, through which one chunk at a time is transferred.
 
-    Memory that is pinned already is copied from where it lies.
+    A gallery that is in pinned memory already is copied without the host buffer.
     """
 
     def __init__(self, largest: Tensor, device: torch.device) -> None:
@@ -114,10 +118,10 @@ class _Lane:
         self._stream = torch.cuda.Stream(device)
         self._place.record_stream(self._stream)
         self._sent, self._searched = torch.cuda.Event(), torch.cuda.Event()
-        self.release()  # the place may be memory that earlier work on the device still uses
+        self.release()  # earlier work on the device may still use the memory of this buffer
 
     def send(self, part: Tensor) -> None:
-        """Start to copy `part`, once the search of the chunk before it is over."""
+        """Start to copy `part` after the search of the previous chunk in this lane has ended."""
         self._part = self._place[: len(part)]
         if self._staging is not None:
             self._sent.synchronize()
@@ -128,12 +132,12 @@ class _Lane:
             self._sent.record()
 
     def receive(self) -> Tensor:
-        """The chunk, for work queued from now on."""
+        """Return the chunk; work that is queued from now on waits for its transfer."""
         torch.cuda.current_stream(self._place.device).wait_event(self._sent)
         return self._part
 
     def release(self) -> None:
-        """The work queued until now was the last on the chunk."""
+        """Allow the next transfer after all work queued until now."""
         self._searched.record(torch.cuda.current_stream(self._place.device))
 
 
@@ -142,7 +146,7 @@ def _part(mask: Tensor | None, start: int, chunk: Tensor) -> Tensor | None:
 
 
 def _merged(held: tuple[Tensor, Tensor], found: tuple[Tensor, Tensor], start: int) -> tuple[Tensor, Tensor]:
-    """The nearest of both, [Q, k] as `held`; `found` counts positions from `start`, behind those held."""
+    """Return the nearest codes of both, [Q, k]; the positions in `found` count from `start`, after those in `held`."""
     k = held[0].shape[1]
     ids = torch.where(found[1] < 0, MISSING_ID, found[1] + start)
     distances, order = torch.sort(torch.cat([held[0], found[0]], dim=1), dim=1, stable=True)

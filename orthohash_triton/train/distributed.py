@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from .._base.processes import gather_objects, share_of
 from .sync_batch_norm import SumOverProcesses, synchronised
 
 T = TypeVar("T")
@@ -82,7 +83,7 @@ class Processes:
 
     def share(self, count: int) -> slice:
         """This process's part of `count` rows."""
-        return slice(count * self.rank // self.count, count * (self.rank + 1) // self.count)
+        return share_of(count, self.rank, self.count)
 
     def whole(self, part: Tensor, count: int) -> Tensor:
         """The `count` rows of all processes in order, of which this one has `part`; with gradients."""
@@ -112,8 +113,7 @@ class Processes:
         """That all processes have the same configuration, data and checkpoint; waits for all of them."""
         if self.count == 1:
             return
-        found: list[Any] = [None] * self.count
-        dist.all_gather_object(found, what())
+        found = gather_objects(what())
         if any(other != found[0] for other in found):
             raise ValueError(
                 "train: the processes were started with different settings, data or checkpoints; give all of them the same"

@@ -64,8 +64,8 @@ def test_ids_come_in_any_kind_and_are_copied(kind):
         ([1, 2, 1], ValueError, "ids must be unique; id 1 is given more than once"),
         ([1, 2, -1], ValueError, "ids must not hold -1, which stands for nothing found"),
         ([1, 7, 0], ValueError, "ids 7, 0 are in the index already. Remove the old codes first"),
-        ([1.0, 2.0, 3.0], TypeError, "ids must be integers; got float64"),
-        (np.ones(3, bool), TypeError, "ids must be integers; got bool"),
+        ([1.0, 2.0, 3.0], TypeError, "ids must be integers; got list"),
+        (np.ones(3, bool), TypeError, "ids must be integers; got ndarray bool"),
         (torch.ones(3, 1, dtype=torch.int64), ValueError, r"ids must be integers \[M\]; got int64 \[3, 1\]"),
         (None, TypeError, "ids must be a tensor, an array or a list of integers; got NoneType"),
         (np.array([1, 2, 2**63], np.uint64), ValueError, "ids must fit int64"),
@@ -176,7 +176,7 @@ def test_an_addition_without_memory_for_its_ids_adds_nothing(monkeypatch):
     def out_of_memory(held, ids):
         raise MemoryError
 
-    monkeypatch.setattr(ExternalIds, "append", out_of_memory)
+    monkeypatch.setattr(ExternalIds, "appended", out_of_memory)
     with pytest.raises(MemoryError):
         index.add_with_ids(codes(9), range(100, 109))
     unchanged(index)

@@ -188,20 +188,24 @@ def test_a_file_that_shrank_is_noticed_before_it_is_read(tmp_path, ids):
     assert mapped.search(codes(1), 1)[0].tolist() == [[0]]
 
 
-def test_a_file_that_shrinks_during_a_search_is_noticed_at_the_next_chunk(path, monkeypatch):
+@pytest.mark.parametrize("search", ["search", "range_search"])
+@pytest.mark.parametrize("cut_at", [2, 3, 4])
+def test_a_file_that_shrinks_during_a_search_is_noticed_at_the_next_chunk(path, monkeypatch, search, cut_at):
+    """The file is checked once when a search begins, and before each of the three chunks."""
     mapped = HammingIndex.load(path, mmap=True)
     mapped.chunk_bytes = 8 * 100
     checks, check = [], faiss_io.MappedFile.check
 
     def shrink(file):
         checks.append(file)
-        if len(checks) == 3:
+        if len(checks) == cut_at:
             os.truncate(path, 33 + 8 * 100)
         check(file)
 
     monkeypatch.setattr(faiss_io.MappedFile, "check", shrink)
     with pytest.raises(ValueError, match="is truncated: it has 833 bytes"):
-        mapped.search(codes(1), 3)
+        getattr(mapped, search)(codes(1), 3)
+    assert len(checks) == cut_at
 
 
 @pytest.mark.parametrize("ids", [None, range(300)])

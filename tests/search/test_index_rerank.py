@@ -209,9 +209,9 @@ def test_gpu(device, storage):
     ("arguments", "error", "message"),
     [
         ({"queries": [[1.0]]}, TypeError, r"queries must be a float tensor or array \[N, D\]; got list"),
-        ({"queries": np.ones((7, 24), np.int64)}, TypeError, r"queries must be floats; got int64 \[7, 24\]"),
+        ({"queries": np.ones((7, 24), np.int64)}, TypeError, r"queries must be floats; got ndarray int64 \[7, 24\]"),
         ({"queries": torch.ones(24)}, ValueError, r"queries must be \[N, D\]; got float32 \[24\] on cpu"),
-        ({"vectors": np.ones((200, 24), np.uint8)}, TypeError, r"vectors must be floats; got uint8 \[200, 24\]"),
+        ({"vectors": np.ones((200, 24), np.uint8)}, TypeError, r"vectors must be floats; got ndarray uint8 \[200, 24\]"),
         ({"vectors": "vectors.npy"}, TypeError, "vectors must be a float tensor or array"),
         ({"vectors": np.ones((200, 23))}, ValueError, "queries and vectors must have one number of dimensions; got 24 and 23"),
         ({"metric": "ip"}, ValueError, "metric must be one of 'inner_product', 'cosine', 'l2'; got 'ip'"),
@@ -233,7 +233,7 @@ def test_bad_arguments(arguments, error, message):
         (
             Rerank(np.ones((6, 24))),
             ValueError,
-            r"rerank.queries must have a row for each of the 7 queries; got float64 \[6, 24\]",
+            r"rerank.queries must have a row for each of the 7 queries; got ndarray float64 \[6, 24\]",
         ),
         (
             Rerank(np.ones((7, 25))),
@@ -261,7 +261,7 @@ def test_bad_rerank(how, error, message):
         (
             lambda ids: np.ones((len(ids), 23)),
             ValueError,
-            r"vectors must return \[\d+, 24\] for \d+ ids; got float64 \[\d+, 23\]",
+            r"vectors must return \[\d+, 24\] for \d+ ids; got ndarray float64 \[\d+, 23\]",
         ),
         (lambda ids: None, TypeError, "what vectors returns must be a float tensor or array"),
     ],

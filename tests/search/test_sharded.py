@@ -1,13 +1,15 @@
 """The sharded index against one index over everything.
 
 Three processes are started once. Every `check_` function below runs in all processes of a group of one, of two and of three of
-them, and is three tests here. Each has a fresh group, so that what a failed check leaves behind does not meet the next one.
+them, and is three tests here. When a check fails or hangs, the processes end: its test fails, and the tests after it are skipped.
 """
 
 import contextlib
 import itertools
 import json
 import os
+import re
+import time
 import traceback
 from datetime import timedelta
 from types import SimpleNamespace
@@ -17,13 +19,15 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
-from orthohash_triton.search import HammingIndex, Rerank, ShardedHammingIndex, _folder, _selection, sharded
+from orthohash_triton.search import HammingIndex, Rerank, ShardedHammingIndex, _folder, _selection, _shards
+from orthohash_triton.search._gallery import Gallery
 from orthohash_triton.search._ranks import Ranks
+from orthohash_triton.search.index import cell_of
+from tests.processes import run_checks
 
 GROUPS = {1: [0], 2: [1, 2], 3: [0, 1, 2]}  # by size; the ranks of a group are not those of the whole
-_PATIENCE = timedelta(seconds=60)
+PATIENCE = 60  # seconds without progress after which the processes are ended
 
 
 def codes(count, bits=64, seed=0, kind="uniform"):
@@ -260,6 +264,23 @@ def check_rerank(world):
             index.search(queries, 3, rerank=Rerank(float_queries, _no_vectors))
 
 
+def check_rerank_ranks_nan_last(world):
+    generator = np.random.default_rng(0)
+    gallery, queries = codes(60, 32), codes(4, 32, 1)
+    vectors, float_queries = generator.standard_normal((60, 5), np.float32), generator.standard_normal((4, 5), np.float32)
+    vectors[[10, 31]] = np.nan
+    vectors[[20, 40]] = 0  # no direction
+    index, one = filled(world, gallery)
+    own = vectors[index.offset : index.offset + len(index.shard)]
+    for metric in ("inner_product", "cosine", "l2"):
+        whole = one.search(queries, 65, rerank=Rerank(float_queries, vectors, metric))
+        scores, ids = index.search(queries, 65, rerank=Rerank(float_queries, own, metric))
+        same((scores, ids), whole)
+        assert np.isnan(scores[:, 58:60]).all()
+        assert (np.sort(ids[:, 58:60]) == [10, 31]).all()
+        assert (ids[:, 60:] == -1).all()
+
+
 def _no_vectors(ids):
     raise ArithmeticError("no vector")
 
@@ -306,7 +327,7 @@ def check_from_shard_with_ids(world):
     shard.add_with_ids(gallery[rows], ids[rows])
     one = HammingIndex(64)
     one.add_with_ids(gallery, ids)
-    with mock.patch.object(sharded, "_IDS_A_MESSAGE", 9):
+    with mock.patch.object(_shards, "_IDS_PER_MESSAGE", 9):
         same_index(ShardedHammingIndex.from_shard(shard, world.group), one)
         if world.size > 1:
             if world.rank == world.size - 1:
@@ -515,15 +536,15 @@ def check_work_that_fails_on_one_rank(world):
     """Memory runs out on one rank while the others have done their part."""
     index, one = filled(world, codes(50), ids=np.arange(50))
     for name, call in [
-        ("_filled", lambda: index.add_with_ids(codes(2), [100 + 2 * world.rank, 101 + 2 * world.rank])),
-        ("_selected", lambda: index.remove_ids(np.arange(50))),
-        ("_nearest", lambda: index.search(codes(1), 1)),
+        ("_appended", lambda: index.add_with_ids(codes(2), [100 + 2 * world.rank, 101 + 2 * world.rank])),
+        ("_allocate", lambda: index.remove_ids(np.arange(50))),
+        ("nearest", lambda: index.search(codes(1), 1)),
     ]:
         with pytest.MonkeyPatch.context() as patch:
             if world.rank == world.size - 1:
-                patch.setattr(HammingIndex, name, _out_of_memory)
-            if len(index.shard) == 0 and name != "_filled":
-                patch.setattr(HammingIndex, name, _out_of_memory)
+                patch.setattr(Gallery, name, _out_of_memory)
+            if len(index.shard) == 0 and name != "_appended":
+                patch.setattr(Gallery, name, _out_of_memory)
             with raises_everywhere(world, MemoryError, "no more"):
                 call()
         same_index(index, one)
@@ -545,7 +566,7 @@ def saved(world, name, gallery, shards, ids=None, seed=1):
                 shard.add(gallery[rows])
             else:
                 shard.add_with_ids(gallery[rows], ids[rows])
-            files.append(_folder.write_shard(folder / _folder.shard_name(number, shards, "0123abcd"), shard))
+            files.append(_folder.write_shard(folder / _folder.shard_name(number, shards, "0123abcd"), cell_of(shard).gallery))
         _folder.write_manifest(folder, _folder.Manifest(8 * gallery.shape[1], ids is not None, files))
     dist.barrier(group=world.group)
     return folder
@@ -632,7 +653,7 @@ def check_a_save_that_fails_keeps_the_old_index(world):
     bigger, _ = filled(world, codes(90))
     before = sorted(folder.iterdir())
     last = world.size - 1
-    for home, name, failing in ((HammingIndex, "save", last), (_folder, "write_manifest", 0), (_folder, "_checksum", last)):
+    for home, name, failing in ((Gallery, "save", last), (_folder, "write_manifest", 0), (_folder, "_checksum", last)):
         with pytest.MonkeyPatch.context() as patch:
             if world.rank == failing or len(bigger.shard) == 0:
                 patch.setattr(home, name, _disk_full)
@@ -776,41 +797,82 @@ CHECKS = [name for name in globals() if name.startswith("check_")]
 
 
 def _work(rank, folder, checks):
-    """The checks in one process; what failed goes into a file of this rank."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=3)
-    with open(folder / f"outcomes.{rank}", "w") as file:
-        for name, sizes in itertools.product(checks, ((1, 2), (3,))):
-            groups = {size: dist.new_group(GROUPS[size], timeout=_PATIENCE) for size in sizes}
-            size = next(size for size in sizes if rank in GROUPS[size])
-            scratch = folder / f"{name}.{size}"
-            scratch.mkdir(exist_ok=True)
-            others = next((group for other, group in groups.items() if other != size), None)
-            world = SimpleNamespace(rank=GROUPS[size].index(rank), size=size, group=groups[size], others=others, folder=scratch)
-            failure = None
-            try:
-                globals()[name](world)
-            except Exception:
-                failure = traceback.format_exc()
-            print(json.dumps([name, size, failure]), file=file)
+    """Run the checks in one process, first in the groups of one and of two, then in the group of three; see `run_checks`."""
+    timeout = timedelta(seconds=PATIENCE / 2)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=3, timeout=timeout)
+    groups = {size: dist.new_group(ranks, timeout=timeout) for size, ranks in GROUPS.items()}
+    for name, sizes in itertools.product(checks, ((1, 2), (3,))):
+        size = next(size for size in sizes if rank in GROUPS[size])
+        others = next((groups[other] for other in sizes if other != size), None)
+        scratch = folder / f"{name}.{size}"
+        scratch.mkdir(exist_ok=True)
+        world = SimpleNamespace(rank=GROUPS[size].index(rank), size=size, group=groups[size], others=others, folder=scratch)
+        yield f"{name} of {size}", None
+        failure = None
+        try:
+            globals()[name](world)
+        except BaseException:
+            failure = traceback.format_exc()
+        yield "", failure
     dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory, request):
     selected = {item.callspec.params.get("check") for item in request.session.items if hasattr(item, "callspec")}
-    folder = tmp_path_factory.mktemp("world")
-    mp.spawn(_work, (folder, [name for name in CHECKS if name in selected]), nprocs=3)
-    return [json.loads(line) for rank in range(3) for line in (folder / f"outcomes.{rank}").read_text().splitlines()]
+    return run_checks(_work, 3, tmp_path_factory.mktemp("world"), PATIENCE, [name for name in CHECKS if name in selected])
 
 
 @pytest.mark.parametrize("size", GROUPS)
 @pytest.mark.parametrize("check", CHECKS)
 def test_sharded(check, size, outcomes):
-    failures = [failure for name, group_size, failure in outcomes if (name, group_size) == (check, size)]
+    failures = outcomes.failures.get(f"{check} of {size}", {})
+    if any(failures.values()):
+        told = "\n".join(f"rank {GROUPS[size].index(rank)} of {size}: {failure}" for rank, failure in failures.items())
+        pytest.fail(told, pytrace=False)
+    if len(failures) < size and outcomes.stopped is not None:
+        pytest.skip(f"not run: the processes stopped at {outcomes.stopped}")
     assert len(failures) == size
-    if any(failures):
-        pytest.fail("\n".join(f"rank {rank} of {size}: {failure}" for rank, failure in enumerate(failures)), pytrace=False)
+
+
+def test_all_checks_ran(outcomes):
+    """A failure that belongs to no check, as of the start of the processes, must not be lost."""
+    assert outcomes.stopped is None
+
+
+def _defective_work(rank, folder, defect):
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    yield "first", None
+    dist.barrier()
+    yield "", None
+    yield "second", None
+    if rank == 1:
+        if defect == "ends":
+            os._exit(3)
+        if defect == "hangs":
+            time.sleep(1000)
+        yield "", "AssertionError: wrong"
+    dist.barrier()  # waits for rank 1
+    yield "", None
+    yield "third", None
+
+
+@pytest.mark.parametrize(
+    ("defect", "told"),
+    [
+        ("fails", "AssertionError: wrong"),
+        ("ends", "the process ended with 3"),
+        ("hangs", "no answer.*_defective_work"),
+    ],
+)
+def test_processes_stop_at_the_first_failed_check(tmp_path, defect, told):
+    began = time.monotonic()
+    outcomes = run_checks(_defective_work, 2, tmp_path, 5 if defect == "hangs" else 60, defect)
+    assert time.monotonic() - began < 45
+    assert outcomes.stopped == "second"
+    assert outcomes.failures["first"] == {0: None, 1: None}
+    assert re.search(told, outcomes.failures["second"][1], re.DOTALL)
+    assert "third" not in outcomes.failures
 
 
 def test_without_a_process_group():
