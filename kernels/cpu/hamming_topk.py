@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
+from ..missing import MISSING_DISTANCE, MISSING_ID
 from ._bits import (
     BLOCKS_PAY_FROM,
     ROW_PATTERN,
@@ -30,9 +31,6 @@ from ._bits import (
 )
 from ._blocks import ROW_BLOCK_BYTES, as_array, blocks_for, in_words, mark_open, repeated
 from ._threads import run_all, thread_count
-
-MISSING_DISTANCE = 2**31 - 1
-MISSING_ID = -1
 
 _POSITION_BITS = 40
 _QUERIES_A_GROUP = 256

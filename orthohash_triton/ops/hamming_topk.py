@@ -7,10 +7,9 @@ from torch import Tensor
 
 from .._base import checks
 from .._base.arrays import numpy_friendly
+from ..kernels.missing import MISSING_DISTANCE, MISSING_ID
 from ._registered import registered
 from .dispatch import choose, implementation
-
-MISSING_DISTANCE, MISSING_ID = 2**31 - 1, -1
 
 
 @numpy_friendly
