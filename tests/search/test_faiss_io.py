@@ -1,16 +1,16 @@
 import gc
 import os
 import signal
+import stat
 import struct
-import subprocess
 import sys
-import textwrap
 import time
 
 import numpy as np
 import pytest
 
 from orthohash_triton.search import HammingIndex, faiss_io
+from tests.processes import fresh_processes
 
 HEADER = struct.Struct("<4siiqBiQ")
 
@@ -326,29 +326,42 @@ def test_save_that_fails_half_way_keeps_the_old_file(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["index"]
 
 
+def _save_and_stop_before_the_end(path, connection):
+    def wait(descriptor):  # the payload is written, the new file is not yet in place
+        connection.send("written")
+        time.sleep(60)
+
+    os.fsync = wait
+    filled(100_000).save(path)
+
+
+def _save_for_ever(path, connection):
+    versions = [np.full((200_000, 8), value, np.uint8) for value in (1, 2)]
+    faiss_io.write(path, versions[0])
+    connection.send("ready")
+    while True:
+        for each in versions:
+            faiss_io.write(path, each)
+
+
+def _kill_after_message(work, path, delay):
+    context = fresh_processes()
+    here, there = context.Pipe()
+    process = context.Process(target=work, args=(path, there))
+    process.start()
+    assert here.poll(30)
+    time.sleep(delay)
+    process.kill()
+    process.join(timeout=10)
+    assert process.exitcode == -signal.SIGKILL
+
+
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
 def test_killed_save_keeps_the_old_file(tmp_path):
     path = tmp_path / "index"
     filled(3).save(path)
     before = path.read_bytes()
-    child = textwrap.dedent(f"""
-        import os, time
-        import numpy as np
-        from orthohash_triton.search import HammingIndex
-
-        def wait(descriptor):  # the payload is written, the new file not yet in place
-            print("written", flush=True)
-            time.sleep(60)
-
-        os.fsync = wait
-        index = HammingIndex(64)
-        index.add(np.zeros((100_000, 8), np.uint8))
-        index.save({str(path)!r})
-    """)
-    with subprocess.Popen([sys.executable, "-c", child], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == "written\n"
-        process.send_signal(signal.SIGKILL)
-        assert process.wait(timeout=10) == -signal.SIGKILL
+    _kill_after_message(_save_and_stop_before_the_end, path, 0)
     assert path.read_bytes() == before
     assert HammingIndex.load(path).ntotal == 3
 
@@ -356,22 +369,27 @@ def test_killed_save_keeps_the_old_file(tmp_path):
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
 def test_save_killed_at_any_time_leaves_a_whole_file(tmp_path):
     path = tmp_path / "index"
-    child = textwrap.dedent(f"""
-        import numpy as np
-        from orthohash_triton.search import faiss_io
-
-        versions = [np.full((200_000, 8), value, np.uint8) for value in (1, 2)]
-        faiss_io.write({str(path)!r}, versions[0])
-        print("ready", flush=True)
-        while True:
-            for codes in versions:
-                faiss_io.write({str(path)!r}, codes)
-    """)
-    with subprocess.Popen([sys.executable, "-c", child], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == "ready\n"
-        time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
-        process.wait(timeout=10)
+    _kill_after_message(_save_for_ever, path, 0.02)
     loaded = HammingIndex.load(path)
     assert loaded.ntotal == 200_000
     assert len(loaded.codes.unique()) == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="folders cannot be synchronised")
+def test_a_save_is_on_the_disk_when_it_returns(tmp_path, monkeypatch):
+    """The file is synchronised before it is renamed, and its folder afterwards."""
+    events = []
+    fsync, replace = os.fsync, os.replace
+
+    def record_fsync(descriptor):
+        events.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else f"{os.fstat(descriptor).st_size} bytes")
+        fsync(descriptor)
+
+    def record_replace(*paths):
+        events.append("renamed")
+        replace(*paths)
+
+    monkeypatch.setattr(os, "fsync", record_fsync)
+    monkeypatch.setattr(os, "replace", record_replace)
+    filled(3).save(tmp_path / "index")
+    assert events == [f"{33 + 3 * 8} bytes", "renamed", "folder"]

@@ -2,15 +2,14 @@
 
 import os
 import pickle
-import subprocess
 import sys
-import textwrap
 
 import numpy as np
 import pytest
 import torch
 
 from orthohash_triton.search import HammingIndex, faiss_io
+from tests.processes import fresh_processes
 
 
 def codes(count, bits=64, seed=0):
@@ -230,30 +229,32 @@ def test_pickled_as_the_path_of_its_file(tmp_path, monkeypatch, ids):
         pickle.loads(data)
 
 
+def _search_in_a_sparse_file(path, connection):
+    import resource
+
+    count = 2**36 // 8
+    with open(path, "wb") as file:
+        file.write(faiss_io.flat_header(count, 8))
+        file.truncate(33 + 8 * count)
+        file.seek(33 + 8 * (count - 2))
+        file.write(b"abcdefgh")
+    index = HammingIndex.load(path, mmap=True)
+    assert index.reconstruct(count - 2).tolist() == list(b"abcdefgh")
+    distances, ids = index.search(index.codes[-2:-1].clone(), 2, ids=[5, count - 2])
+    assert (distances[0, 0], ids.tolist()) == (0, [[count - 2, 5]])
+    connection.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="counts the memory of a process as Linux does")
 def test_a_file_larger_than_memory(tmp_path):
-    """A sparse file, and a process that may have less memory than it claims codes; only the chosen ones are read."""
-    child = textwrap.dedent(f"""
-        import resource
-        import struct
-
-        from orthohash_triton.search import HammingIndex
-
-        count = 2**36 // 8
-        with open({str(tmp_path / "index")!r}, "wb") as file:
-            file.write(struct.pack("<4siiqBiQ", b"IBxF", 64, 8, count, 1, 1, 8 * count))
-            file.truncate(33 + 8 * count)
-            file.seek(33 + 8 * (count - 2))
-            file.write(b"abcdefgh")
-        index = HammingIndex.load({str(tmp_path / "index")!r}, mmap=True)
-        assert index.reconstruct(count - 2).tolist() == list(b"abcdefgh")
-        distances, ids = index.search(index.codes[-2:-1].clone(), 2, ids=[5, count - 2])
-        assert (distances[0, 0], ids.tolist()) == (0, [[count - 2, 5]])
-        print("largest", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, flush=True)
-    """)
-    answer = subprocess.run([sys.executable, "-c", child], capture_output=True, text=True, check=False)
-    assert answer.stdout.startswith("largest "), answer.stderr
-    assert int(answer.stdout.split()[1]) < 4096  # MB, of a file of 64 GB
+    """A sparse file of 64 GB, and a process that reads only the chosen codes."""
+    context = fresh_processes()
+    here, there = context.Pipe()
+    process = context.Process(target=_search_in_a_sparse_file, args=(tmp_path / "index", there))
+    process.start()
+    process.join(timeout=60)
+    assert process.exitcode == 0
+    assert here.recv() < 4096  # MB
 
 
 @pytest.mark.gpu

@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import re
+import stat
 import time
 import traceback
 from datetime import timedelta
@@ -590,6 +591,26 @@ def check_save_and_load(world):
             assert loaded.ntotal == one.ntotal
     content = json.loads((folder / "manifest.json").read_text())
     assert (content["ntotal"], content["ranks"], content["bits"], content["with_ids"]) == (200, world.size, 24, True)
+
+
+def check_a_save_is_on_the_disk_when_it_returns(world):
+    """Each shard and its name are synchronised before the manifest, which names them, is renamed."""
+    index, _ = filled(world, codes(60))
+    events = []
+    fsync, replace = os.fsync, os.replace
+
+    def record_fsync(descriptor):
+        events.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+        fsync(descriptor)
+
+    def record_replace(temporary, target):
+        events.append("manifest" if str(target).endswith("manifest.json") else "shard")
+        replace(temporary, target)
+
+    with mock.patch.object(os, "fsync", record_fsync), mock.patch.object(os, "replace", record_replace):
+        index.save(world.folder / "index")
+    written = ["file", "shard", "folder", "file", "manifest", "folder"]
+    assert events == (written if world.rank == 0 else written[:3])
 
 
 def check_shards_are_files_of_faiss(world):
