@@ -92,12 +92,12 @@ def test_files_are_named_from_the_working_folder(
 
 def test_the_run_lists_what_was_skipped(run: Path, photos: Path) -> None:
     assert json.loads((run / "skipped.json").read_text()) == [
-        {"path": str(photos / "dog" / "bad.jpg"), "reason": "no image of a known format"}
+        {"path": str(photos / "dog" / "bad.jpg"), "reason": "not an image of a known format"}
     ]
 
 
 def test_corrupt_images_may_be_fatal(run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    told = r"dog/bad.jpg cannot be read as an image (no image of a known format)"
+    told = r"dog/bad.jpg cannot be read as an image (not an image of a known format)"
     out = tmp_path / "codes.npy"
     assert told in call(capsys, "encode", run, photos, "--out", out, "--on-corrupt", "fail", status=2)
     again = ["train", "--dataset", photos, *TRAIN, "--on-corrupt", "fail", "--out", tmp_path / "run"]
@@ -105,7 +105,7 @@ def test_corrupt_images_may_be_fatal(run: Path, photos: Path, tmp_path: Path, ca
     assert not out.exists()
     error = call(capsys, "search", run, photos / "dog" / "bad.jpg", status=2)
     assert "no query of" in error
-    assert "bad.jpg (no image of a known format)" in error
+    assert "bad.jpg (not an image of a known format)" in error
 
 
 def test_stopped_and_resumed(run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -125,7 +125,7 @@ def test_manifests_and_lists(run: Path, photos: Path, tmp_path: Path, capsys: py
     columns = ["--root", photos, "--path-column", "file", "--split-column", "part"]
     folder = tmp_path / "run"
     train = ["train", "--dataset", tmp_path / "m.csv", *TRAIN, *columns, "--out", folder]
-    assert "names 1 files of 3 that are not there" in call(capsys, *train, status=2)
+    assert "names 1 of 3 files that do not exist" in call(capsys, *train, status=2)
     call(capsys, *train, "--on-missing", "skip")
     assert json.loads((folder / "skipped.json").read_text()) == [{"path": str(photos / "gone.png"), "reason": "no such file"}]
     assert len(json.loads((folder / "paths.json").read_text())) == 18

@@ -76,7 +76,7 @@ def test_images(photos: Path, tmp_path: Path, extension: str) -> None:
     assert torch.equal(back.index.codes, expected)
     assert list(back.paths) == names(photos)
     assert json.loads(skipped_file(out).read_text()) == [
-        {"path": str(photos / "dog" / "2.jpg"), "reason": "no image of a known format"},
+        {"path": str(photos / "dog" / "2.jpg"), "reason": "not an image of a known format"},
         {"path": str(photos / "dog" / "4.jpg"), "reason": "the file is empty"},
     ]
     beside = {out.name, skipped_file(out).name} | ({paths_file(out).name} if extension != "parquet" else set())
@@ -354,7 +354,7 @@ def test_killed_and_resumed(tmp_path: Path, extension: str) -> None:
 
 
 def test_corrupt_images_may_be_fatal(photos: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"dog/2\.jpg cannot be read as an image \(no image of a known format\)"):
+    with pytest.raises(ValueError, match=r"dog/2\.jpg cannot be read as an image \(not an image of a known format\)"):
         encode(of_images(), photos, tmp_path / "x.npy", on_error="raise")
     assert not (tmp_path / "x.npy").exists()
 

@@ -125,10 +125,10 @@ def _codes(path: Path) -> dict[str, Any]:
 
 
 def _data_set(path: Path) -> dict[str, Any]:
-    from ..data import NAMED
+    from ..data import names
     from ..data.readers import find_reader
 
-    reader = find_reader(path, {}, NAMED)
+    reader = find_reader(path, {}, names())
     found: dict[str, Any] = {"kind": reader.what}
     if reader.parts is not None:
         parts = reader.parts(path)

@@ -1,4 +1,4 @@
-"""What every source of data answers with: samples with labels, and the three sets of a retrieval experiment."""
+"""The types that every data set is loaded into: samples with labels, and the three sets of a retrieval experiment."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -12,25 +12,39 @@ from .._base import checks
 from .images import ImageFiles, Skipped
 
 UNLABELLED = "unlabelled"
-"""The one class of samples that came without labels."""
+"""Name of the only class of samples without labels."""
 
-_NOTHING_TO_SPARE = "every class would lose its last sample. Give each class at least two, in groups of their own"
+_NOTHING_TO_SPARE = "every class would lose its last sample. Give each class at least two samples, in different groups"
 
 
 @dataclass(frozen=True)
 class Dataset:
     """Labelled samples: images, or features computed beforehand.
 
-    inputs          uint8 [N, H, W] (grey) or [N, 3, H, W] (RGB) for images, a tensor or `ImageFiles`, which decodes when asked;
-                    float32 [N, D] for features
-    labels          int64 [N], class ids in [0, C); or, where a sample has several classes or none, bool [N, C]
-    class_names     one name per class: C of them
-    name            where the samples came from, for people
-    paths           the files of the images, where there are any
-    class_distance  float32 [C, C], how far apart the classes are: in [0, 1], symmetric, zero on the diagonal
-    groups          int64 [N]: samples of one group never come apart when the set is split (near-duplicates, for example)
-    skipped         the files of the source that were left out, and why
-    validation      of a training set: the samples that its source sets aside for choosing the best epoch
+    Attributes:
+        inputs: images, uint8 [N, H, W] (grey) or [N, 3, H, W] (RGB), as a tensor or as `ImageFiles`, which decode on access; or
+            features, float32 [N, D].
+        labels: class ids in [0, C), int64 [N]; or bool [N, C], if samples can have several classes or none.
+        class_names: C names, one per class.
+        name: description of the source, for messages.
+        paths: files of the images, or None.
+        class_distance: distances between the classes, float32 [C, C] in [0, 1], symmetric, zero on the diagonal; or None.
+        groups: group of each sample, int64 [N], or None. A split never separates the samples of a group (near-duplicates, for
+            example).
+        skipped: files of the source that were left out, with the reasons.
+        validation: of a training set, the samples that its source provides for choosing the best epoch; or None.
+
+    Raises:
+        ValueError: shapes, dtypes or values that do not fit together.
+
+    Example:
+        >>> import torch
+        >>> from orthohash_triton.data import Dataset
+        >>> dataset = Dataset(torch.zeros(4, 2), torch.tensor([0, 1, 1, 0]), ("cat", "dog"), "toy")
+        >>> len(dataset), dataset.is_images, dataset.is_multilabel, dataset.sample_shape
+        (4, False, False, (2,))
+        >>> dataset.subset(torch.tensor([2])).labels
+        tensor([1])
     """
 
     inputs: Tensor | ImageFiles
@@ -82,33 +96,34 @@ class Dataset:
 
     @property
     def is_images(self) -> bool:
+        """True for images, False for features."""
         return self.inputs.dtype == torch.uint8
 
     @property
     def is_labelled(self) -> bool:
-        """False where the source had no labels: every sample is then of the one class UNLABELLED."""
+        """False if the source has no labels. All samples are then of the class UNLABELLED."""
         return self.class_names != (UNLABELLED,)
 
     @property
     def is_multilabel(self) -> bool:
-        """Whether `labels` are bool [N, C] rather than class ids [N]."""
+        """True if `labels` are bool [N, C], False if they are class ids [N]."""
         return self.labels.ndim == 2
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
-        """(channels, height, width) of one image, or (D,) of one feature vector."""
+        """Shape of a sample: (channels, height, width) of an image, or (D,) of a feature vector."""
         shape = tuple(self.inputs.shape[1:])
         return (1, *shape) if len(shape) == 2 else shape
 
     def batches(self, rows: Iterable[Tensor]) -> Iterator[Tensor]:
-        """The inputs of each of `rows`, int64 [M], in turn; of image files, threads decode the next batches meanwhile."""
+        """Iterate over the inputs at each of `rows`, int64 [M]. Meanwhile threads decode the image files of the next batches."""
         if isinstance(self.inputs, ImageFiles):
             return self.inputs.batches(rows)
         inputs = self.inputs
-        return (inputs[some] for some in rows)
+        return (inputs[batch] for batch in rows)
 
     def subset(self, indices: Tensor) -> "Dataset":
-        """The samples at `indices`, int64 [M], in that order; class names, class distances and what was skipped stay."""
+        """Return the samples at `indices`, int64 [M], in that order, with all class names, class distances and skipped files."""
         return replace(
             self,
             inputs=self.inputs.subset(indices) if isinstance(self.inputs, ImageFiles) else self.inputs[indices],
@@ -119,7 +134,19 @@ class Dataset:
 
 
 class Splits(NamedTuple):
-    """The sets of a retrieval experiment: learn on `train`, search `gallery` for each of `query`."""
+    """The three sets of a retrieval experiment.
+
+    Attributes:
+        train: the training set.
+        gallery: the set that is searched; often the training set itself.
+        query: the queries.
+
+    Example:
+        >>> from orthohash_triton import data
+        >>> splits = data.load_splits("digits")
+        >>> splits.train is splits.gallery, len(splits.query), splits.skipped
+        (True, 359, ())
+    """
 
     train: Dataset
     gallery: Dataset
@@ -127,21 +154,29 @@ class Splits(NamedTuple):
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
-        """The files of the sources of all sets that were left out, each once."""
+        """Files that were left out of any of the sets, each once."""
         sets = [self.train, self.gallery, self.query, *([self.train.validation] if self.train.validation else [])]
         return tuple(dict.fromkeys(file for dataset in sets for file in dataset.skipped))
 
 
 def split_stratified(dataset: Dataset, query_fraction: float, seed: int) -> Splits:
-    """Hold out `query_fraction` of the samples as queries; the rest is both training set and gallery.
+    """Hold out a fraction of the samples as queries. The rest is both training set and gallery.
 
-    Of class ids, that fraction of every class is held out, one sample at least; a class of one sample stays in the gallery.
-    Of multi-hot labels, or with groups, that fraction of the whole is drawn, group by group. A group that would take the last
-    sample of a class out of the gallery stays there, and so does one that has a sample of no class, for which no answer is
-    right. The split depends on `seed`, the labels and the groups alone.
+    With class ids, `query_fraction` of every class is held out, but at least one sample; a class of one sample stays in the
+    gallery. With multi-hot labels or groups, `query_fraction` of all samples is drawn, group by group. A group stays in the
+    gallery if it holds the last sample of a class, or a sample without a class, for which no result would be relevant. The split
+    depends only on `seed`, the labels and the groups.
 
     Raises:
-        ValueError: nothing can be held out.
+        ValueError: `query_fraction` is not between 0 and 1, or nothing can be held out.
+
+    Example:
+        >>> import torch
+        >>> from orthohash_triton import data
+        >>> dataset = data.Dataset(torch.zeros(10, 2), torch.arange(10) % 2, ("even", "odd"), "toy")
+        >>> train, gallery, query = data.split_stratified(dataset, 0.4, seed=0)
+        >>> len(gallery), query.labels.tolist()
+        (6, [0, 0, 1, 1])
     """
     gallery, queries = _hold_out(dataset, "query_fraction", query_fraction, seed)
     if len(queries) == 0:
@@ -150,7 +185,19 @@ def split_stratified(dataset: Dataset, query_fraction: float, seed: int) -> Spli
 
 
 def split_validation(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
-    """(training set, validation set): the two parts of a training set, disjoint, held out as `split_stratified` does."""
+    """Divide a training set into (training set, validation set), as `split_stratified` holds out queries.
+
+    Raises:
+        ValueError: `fraction` is not between 0 and 1, or nothing can be held out.
+
+    Example:
+        >>> import torch
+        >>> from orthohash_triton import data
+        >>> dataset = data.Dataset(torch.zeros(10, 2), torch.arange(10) % 2, ("even", "odd"), "toy")
+        >>> train, validation = data.split_validation(dataset, 0.2, seed=0)
+        >>> len(train), len(validation)
+        (8, 2)
+    """
     train, validation = _hold_out(dataset, "fraction", fraction, seed)
     if len(validation) == 0:
         raise ValueError(f"{dataset.name} leaves no sample for validation: {_NOTHING_TO_SPARE}")
@@ -158,6 +205,7 @@ def split_validation(dataset: Dataset, fraction: float, seed: int) -> tuple[Data
 
 
 def _hold_out(dataset: Dataset, argument: str, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
+    """Return (kept samples, held-out samples); `argument` is the name of `fraction` in messages."""
     if not 0 < fraction < 1:
         raise ValueError(f"{argument} must lie between 0 and 1; got {fraction!r}")
     generator = torch.Generator().manual_seed(seed)
@@ -167,6 +215,7 @@ def _hold_out(dataset: Dataset, argument: str, fraction: float, seed: int) -> tu
 
 
 def _draw_by_class(dataset: Dataset, fraction: float, generator: torch.Generator) -> Tensor:
+    """Draw a fraction of every class: which samples are held out, bool [N]."""
     held_out = torch.zeros(len(dataset), dtype=torch.bool)
     for label in range(len(dataset.class_names)):
         members = (dataset.labels == label).nonzero().flatten()
@@ -177,11 +226,12 @@ def _draw_by_class(dataset: Dataset, fraction: float, generator: torch.Generator
 
 
 def _draw_by_group(dataset: Dataset, fraction: float, generator: torch.Generator) -> Tensor:
+    """Draw whole groups in random order until a fraction of all samples is held out: bool [N]."""
     samples, classes = len(dataset), len(dataset.class_names)
     labels = dataset.labels if dataset.is_multilabel else dataset.labels[:, None] == torch.arange(classes)  # [N, C]
     groups = torch.arange(samples) if dataset.groups is None else dataset.groups.unique(return_inverse=True)[1]
-    members = groups.argsort(stable=True).split(groups.bincount().tolist())  # positions [n_g] of each of the G groups
-    left = labels.sum(0)  # [C], samples of each class that are still in the gallery
+    members = groups.argsort(stable=True).split(groups.bincount().tolist())  # positions [n_g] of the samples of each group
+    left = labels.sum(0)  # [C], samples of each class that stay
     wanted = max(round(fraction * samples), 1)
     held_out = torch.zeros(samples, dtype=torch.bool)
     for group in torch.randperm(len(members), generator=generator).tolist():
@@ -199,6 +249,7 @@ def _draw_by_group(dataset: Dataset, fraction: float, generator: torch.Generator
 
 
 def _check_class_distance(name: str, distance: Tensor, classes: int) -> None:
+    """Raise ValueError if `distance` is not a matrix of distances between `classes` classes."""
     expected = f"Dataset {name}: class_distance must be float32 [{classes}, {classes}] in [0, 1], symmetric, zero on the diagonal"
     if distance.dtype != torch.float32 or distance.shape != (classes, classes):
         raise ValueError(f"{expected}; got {checks.describe(distance)}")

@@ -1,8 +1,8 @@
-"""Package descriptions of the Debian archive with their debtags: texts of several classes each, as features.
+"""The data set debian-packages: descriptions of Debian packages as features, with their debtags as classes.
 
-Read from this machine's package lists (`apt-cache dumpavail`), which Debian has and `apt-get update` refreshes, so what is in
-the set depends on the release and the day; the name of the set tells both apart. Nothing of it ships with this package: the
-licence of the descriptions as a collection is not established.
+The texts come from the package lists of this machine (`apt-cache dumpavail`), which Debian provides and `apt-get update`
+refreshes. The contents therefore depend on the release and the day, and the name of the data set contains a checksum of them. No
+part of it is distributed with this package, because the licence of the descriptions as a collection is not established.
 """
 
 import hashlib
@@ -17,13 +17,14 @@ import torch
 
 from . import text
 from .dataset import Dataset, Splits, split_stratified
+from .named import NamedDataset
 
-MIN_PACKAGES = 100  # of a tag, for it to be a class
+MIN_PACKAGES = 100  # a tag with fewer packages is not a class
 CACHE_FILE = "debian-packages-v1.npz"
 
 
 class Package(NamedTuple):
-    """One binary package: its name, its source package, the first line of its description and its debtags."""
+    """A binary package: its name, its source package, the first line of its description, and its debtags."""
 
     name: str
     source: str
@@ -32,28 +33,48 @@ class Package(NamedTuple):
 
 
 def load() -> Dataset:
-    """The packages of the cached set, or else of this machine's package lists: float32 [N, 256], labels bool [N, C].
+    """Load the data set from the cache, or make it from the package lists of this machine.
 
-    text    the first line of the description without the package's own name, embedded by `text.embed`; packages without one
-            are left out, and of packages with the same text only the first by name is kept
-    classes the debtags of at least 100 packages, but for the placeholders that end in TODO; packages without any are left out
-    groups  packages whose source packages differ in digits only, as gcc-11 and gcc-12: they do not come apart in a split
-    order   by name
+    - inputs, float32 [N, 256]: `text.embed` of the first line of the description without the name of the package. Packages
+      without such a text are left out, and of packages with equal texts only the first by name is kept.
+    - labels, bool [N, C]: the debtags of at least 100 packages, except the placeholders that end in TODO. Packages without any of
+      them are left out.
+    - groups, int64 [N]: packages whose source packages differ only in digits, such as gcc-11 and gcc-12, form a group.
+    - The order is that of the names.
 
     Raises:
         FileNotFoundError: this machine has no Debian package lists with debtags.
         ImportError: wordllama is not installed.
+
+    Example:
+        >>> from orthohash_triton.data import debian
+        >>> debian.load().class_names[:2]  # doctest: +SKIP
+        ('accessibility::input', 'admin::automation')
     """
     return text.cached(CACHE_FILE, lambda: build(read_archive()))
 
 
 def load_splits(query_fraction: float = 0.1, seed: int = 0) -> Splits:
-    """That fraction of the packages as queries, drawn group by group, the rest as training set and gallery."""
+    """Return `query_fraction` of the packages as queries, drawn group by group, and the rest as training set and gallery.
+
+    Example:
+        >>> from orthohash_triton.data import debian
+        >>> train, gallery, query = debian.load_splits(query_fraction=0.2)  # doctest: +SKIP
+    """
     return split_stratified(load(), query_fraction, seed)
 
 
 def read_archive() -> str:
-    """This machine's package lists, as `apt-cache dumpavail` prints them."""
+    """Return the package lists of this machine, as `apt-cache dumpavail` prints them.
+
+    Raises:
+        FileNotFoundError: apt-cache is not installed, or fails.
+
+    Example:
+        >>> from orthohash_triton.data import debian
+        >>> debian.read_archive().startswith("Package: ")  # doctest: +SKIP
+        True
+    """
     try:
         answer = subprocess.run(
             ["apt-cache", "dumpavail"], capture_output=True, check=True, encoding="utf-8", env={**os.environ, "LC_ALL": "C.UTF-8"}
@@ -66,7 +87,17 @@ def read_archive() -> str:
 
 
 def build(archive: str, min_packages: int = MIN_PACKAGES) -> Dataset:
-    """The data set of package lists in the format of `apt-cache dumpavail`; `load` says what it holds."""
+    """Make the data set that `load` describes from package lists in the format of `apt-cache dumpavail`.
+
+    Raises:
+        FileNotFoundError: no debtag has `min_packages` packages.
+        ImportError: wordllama is not installed.
+
+    Example:
+        >>> from orthohash_triton.data import debian
+        >>> debian.build(debian.read_archive(), min_packages=500).is_multilabel  # doctest: +SKIP
+        True
+    """
     packages = list(_distinct(parse(archive)))
     counts = Counter(tag for package in packages for tag in package.tags)
     classes = sorted(tag for tag, count in counts.items() if count >= min_packages and not tag.endswith("TODO"))
@@ -88,7 +119,13 @@ def build(archive: str, min_packages: int = MIN_PACKAGES) -> Dataset:
 
 
 def parse(archive: str) -> list[Package]:
-    """The packages that have debtags, in the order of their names, with their own names cut out of the descriptions."""
+    """Return the packages that have debtags, in the order of their names. Their own names are cut out of the descriptions.
+
+    Example:
+        >>> from orthohash_triton.data import debian
+        >>> debian.parse("Package: anvil\\nDescription: Anvil, a forge of letters\\nTag: role::program")
+        [Package(name='anvil', source='anvil', description=', a forge of letters', tags=frozenset({'role::program'}))]
+    """
     packages = []
     for paragraph in archive.split("\n\n"):
         if "\nTag:" not in paragraph:
@@ -102,16 +139,18 @@ def parse(archive: str) -> list[Package]:
 
 
 def _fields(paragraph: str) -> dict[str, str]:
-    """Name -> value of a paragraph of "Name: value" lines; lines that begin with a space continue the field above."""
+    """Return the fields of a paragraph of "Name: value" lines. A line that begins with a space continues the field above."""
     starts = re.findall(r"^([^\s:]+):[ \t]*(.*(?:\n[ \t].*)*)", paragraph, flags=re.MULTILINE)
     return dict(starts)
 
 
 def _without(synopsis: str, name: str) -> str:
+    """Return `synopsis` without the whole words that equal `name` in any case."""
     return " ".join(re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", " ", synopsis, flags=re.IGNORECASE).split())
 
 
 def _distinct(packages: Iterable[Package]) -> Iterator[Package]:
+    """Iterate over the packages that have a description, the first one of each."""
     seen = set()
     for package in packages:
         key = package.description.casefold()
@@ -121,10 +160,19 @@ def _distinct(packages: Iterable[Package]) -> Iterator[Package]:
 
 
 def _letters(source: str) -> str:
-    """What names of source packages have in common across versions."""
+    """Return the name of a source package without digits and points, which is the same for all its versions."""
     return re.sub(r"[\d.]+", "", source)
 
 
 def _fingerprint(packages: Iterable[Package]) -> str:
+    """Return a checksum of everything that is used of `packages`."""
     lines = "\n".join(f"{package.name}\t{package.description}\t{' '.join(sorted(package.tags))}" for package in packages)
     return f"sha256 {hashlib.sha256(lines.encode()).hexdigest()[:12]}"
+
+
+DATASET = NamedDataset(
+    name="debian-packages",
+    summary="some 28,000 descriptions of Debian packages as features, with several of 129 tags each",
+    splits=lambda options: load_splits(options.query_fraction, options.seed),
+    samples={"": load},
+)

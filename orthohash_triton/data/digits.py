@@ -1,15 +1,25 @@
-"""The handwritten digits that ship inside scikit-learn: 1,797 grey images, 8 x 8, ten classes (UCI ML repository)."""
+"""The data set digits: the 1,797 handwritten digits of scikit-learn, grey, 8 x 8, ten classes (UCI ML repository)."""
 
 import numpy as np
 import torch
 
 from .dataset import Dataset, Splits, split_stratified
+from .named import NamedDataset
 
 QUERY_FRACTION = 0.2
 
 
 def load() -> Dataset:
-    """All the digits, uint8 [1797, 8, 8]; scikit-learn's values 0 to 16 are stretched to 0 to 255."""
+    """Load all digits, uint8 [1797, 8, 8]. The values 0 to 16 of scikit-learn are scaled to 0 to 255.
+
+    Raises:
+        ImportError: scikit-learn is not installed.
+
+    Example:
+        >>> from orthohash_triton.data import digits
+        >>> digits.load().inputs.shape
+        torch.Size([1797, 8, 8])
+    """
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
@@ -21,5 +31,19 @@ def load() -> Dataset:
 
 
 def load_splits(seed: int = 0) -> Splits:
-    """A fifth of every class as queries, the rest as training set and gallery."""
+    """Return a fifth of every class as queries, and the rest as training set and gallery.
+
+    Example:
+        >>> from orthohash_triton.data import digits
+        >>> [len(part) for part in digits.load_splits()]
+        [1438, 1438, 359]
+    """
     return split_stratified(load(), QUERY_FRACTION, seed)
+
+
+DATASET = NamedDataset(
+    name="digits",
+    summary="1,797 grey images of ten classes; a fifth are queries",
+    splits=lambda options: load_splits(options.seed),
+    samples={"": load},
+)

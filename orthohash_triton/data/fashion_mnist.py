@@ -1,7 +1,7 @@
-"""Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017): 70,000 grey images of clothing, 28 x 28, ten balanced classes.
+"""The data set fashion-mnist (Xiao, Rasul and Vollgraf, 2017): 70,000 grey images of clothing, 28 x 28, ten equal classes.
 
-Debian ships the files as `dataset-fashion-mnist`; tools/fetch_fashion_mnist.sh installs or unpacks that package. Where it is
-missing, `digits` offers a small stand-in.
+Debian packages the files as `dataset-fashion-mnist`; tools/fetch_fashion_mnist.sh installs or unpacks that package. The data set
+`digits` is a small substitute without files.
 """
 
 import gzip
@@ -9,11 +9,13 @@ import math
 import os
 import zlib
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 
 from .dataset import Dataset, Splits
+from .named import NamedDataset
 from .wordnet import fashion_mnist_distance
 
 CLASS_NAMES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
@@ -21,14 +23,22 @@ INSTALLED = Path("/usr/share/datasets/fashion-mnist")
 UNPACKED = Path(".data/fashion-mnist")
 
 _FILES = {"train": "train", "test": "t10k"}
-_IMAGES, _LABELS = 2051, 2049  # the IDX magic numbers: unsigned bytes in three dimensions, in one
+_IMAGES, _LABELS = 2051, 2049  # IDX magic numbers of unsigned bytes in three dimensions and in one
 
 
 def find_folder(folder: str | Path | None = None) -> Path:
-    """The folder holding the four .gz files.
+    """Return the folder that holds the four .gz files.
 
-    Looked for, in order: `folder`, the environment variable ORTHOHASH_DATA, Debian's place, ./.data/fashion-mnist. The first
-    two are taken at their word: a folder named there that lacks the files is an error.
+    If `folder` or else the environment variable ORTHOHASH_DATA names a folder, only that folder is tried. Otherwise Debian's
+    folder and then ./.data/fashion-mnist are tried.
+
+    Raises:
+        FileNotFoundError: the files are in none of them.
+
+    Example:
+        >>> from orthohash_triton.data import fashion_mnist
+        >>> fashion_mnist.find_folder()  # doctest: +SKIP
+        PosixPath('/usr/share/datasets/fashion-mnist')
     """
     named = folder or os.environ.get("ORTHOHASH_DATA")
     candidates = [Path(named)] if named else [INSTALLED, UNPACKED]
@@ -41,8 +51,22 @@ def find_folder(folder: str | Path | None = None) -> Path:
     )
 
 
-def load(split: str, folder: str | Path | None = None) -> Dataset:
-    """The "train" (60,000) or "test" (10,000) images: uint8 [N, 28, 28], labels int64 [N]."""
+def load(split: Literal["train", "test"], folder: str | Path | None = None) -> Dataset:
+    """Load the 60,000 "train" or the 10,000 "test" images: uint8 [N, 28, 28], labels int64 [N].
+
+    Args:
+        split: "train" or "test".
+        folder: see `find_folder`.
+
+    Raises:
+        FileNotFoundError: the files are not installed.
+        ValueError: an unknown split, or damaged files.
+
+    Example:
+        >>> from orthohash_triton.data import fashion_mnist
+        >>> fashion_mnist.load("test").inputs.shape  # doctest: +SKIP
+        torch.Size([10000, 28, 28])
+    """
     if split not in _FILES:
         raise ValueError(f'fashion_mnist.load: split must be "train" or "test"; got {split!r}')
     place = find_folder(folder)
@@ -57,13 +81,21 @@ def load(split: str, folder: str | Path | None = None) -> Dataset:
 
 
 def load_splits(folder: str | Path | None = None) -> Splits:
-    """The training images as training set and gallery, the test images as queries."""
+    """Return the training images as training set and gallery, and the test images as queries.
+
+    Example:
+        >>> from orthohash_triton.data import fashion_mnist
+        >>> train, gallery, query = fashion_mnist.load_splits()  # doctest: +SKIP
+    """
     train = load("train", folder)
     return Splits(train, train, load("test", folder))
 
 
 def _read_idx(path: Path, magic: int) -> np.ndarray:
-    """An IDX file of unsigned bytes: magic number and dimensions, big-endian int32 each, then the values."""
+    """Read an IDX file of unsigned bytes: magic number and dimensions, each a big-endian int32, then the values.
+
+    The lower byte of `magic` is the number of dimensions.
+    """
     try:
         with gzip.open(path) as file:
             raw = file.read()
@@ -80,3 +112,11 @@ def _read_idx(path: Path, magic: int) -> np.ndarray:
     if values != math.prod(shape):
         raise ValueError(f"{path} holds {values} values, its header {list(shape)} promises {math.prod(shape)}; fetch it again")
     return np.frombuffer(bytearray(raw), np.uint8, offset=4 + 4 * ndim).reshape(shape)
+
+
+DATASET = NamedDataset(
+    name="fashion-mnist",
+    summary="70,000 grey images of ten classes of clothing, with their own split",
+    splits=lambda options: load_splits(),
+    samples={"train": lambda: load("train"), "test": lambda: load("test")},
+)

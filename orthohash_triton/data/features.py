@@ -1,10 +1,10 @@
-"""Features computed beforehand, in a .npz or .safetensors file with the keys `features` [N, D] and `labels`, or in .npy files.
+"""Files of features: .npz or .safetensors with the keys `features` [N, D] and `labels`, or .npy.
 
-`labels` are class ids [N], or a matrix of zeros and ones [N, C] where a row has several classes or none. Optional keys:
-`class_distance` [C, C] and `groups` [N], and in .npz files `class_names` [C] and `name`, as in `Dataset`. The labels of X.npy are
-in X.labels.npy. A file of features and nothing else is unlabelled.
+`labels` are class ids [N], or zeros and ones [N, C] if a row can have several classes or none. Optional keys are `class_distance`
+[C, C] and `groups` [N], and in .npz files also `class_names` [C] and `name`; see `Dataset`. The labels of X.npy are in
+X.labels.npy. A file without labels is an unlabelled data set.
 
-One file is split by a seed; a folder with train.*, query.* (and gallery.*, validation.*) is split by hand.
+One file is split at random. A folder with train.* and query.* (and gallery.*, validation.*) has its own split.
 """
 
 import zipfile
@@ -25,15 +25,30 @@ EXTENSIONS = (".npz", ".safetensors", ".npy")
 
 
 def load(path: str | Path, *, labels: str | Path | None = None) -> Dataset:
-    """The features of one file, as float32 [N, D] (converted from any floating type), with their labels.
+    """Load the features of one file, as float32 [N, D], with their labels.
 
-    Labels of one dimension become int64 [N], a matrix becomes bool [N, C]; classes without names are numbered.
+    Features of any floating type are converted. Labels of one dimension become int64 [N], a matrix becomes bool [N, C]. Classes
+    without names are numbered.
 
-    labels  a .npy file of labels; of X.npy it is X.labels.npy unless said otherwise
+    Args:
+        path: a .npz, .safetensors or .npy file.
+        labels: a .npy file of labels. Default for X.npy: X.labels.npy, if it exists.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it cannot be read, or its arrays are not of the kinds above.
+        FileNotFoundError: a file does not exist.
+        ValueError: a file cannot be read, or its arrays have other shapes, types or values than described above.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import numpy as np
+        >>> from orthohash_triton.data import features
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "mine.npz"
+        ...     np.savez(path, features=np.ones((3, 2)), labels=np.array([0, 2, 2]))
+        ...     dataset = features.load(path)
+        >>> dataset.inputs.dtype, dataset.class_names
+        (torch.float32, ('0', '1', '2'))
     """
     path = Path(path)
     arrays = _read(path)
@@ -57,14 +72,40 @@ def load(path: str | Path, *, labels: str | Path | None = None) -> Dataset:
 
 
 def open_rows(path: str | Path) -> np.ndarray:
-    """The features of one file, floating [N, D]; those of a .npy file stay in it and are read where they are looked at."""
+    """Return the features of one file, floating [N, D]. Those of a .npy file are mapped into memory and read on access.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import numpy as np
+        >>> from orthohash_triton.data import features
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     np.save(Path(folder) / "rows.npy", np.ones((3, 2)))
+        ...     type(features.open_rows(Path(folder) / "rows.npy")).__name__
+        'memmap'
+    """
     path = Path(path)
     arrays = {"features": _read_npy(path, mmap=True)} if path.suffix == ".npy" else _read(path)
     return _floating(path, arrays)
 
 
 def save(path: str | Path, dataset: Dataset) -> None:
-    """Write features as a .npz file that `load` reads back unchanged."""
+    """Write `dataset`, which holds features, as a .npz file that `load` reads back unchanged.
+
+    Raises:
+        ValueError: `dataset` holds images, or `path` does not end in .npz.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import torch
+        >>> from orthohash_triton.data import Dataset, features
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     dataset = Dataset(torch.ones(2, 3), torch.tensor([0, 1]), ("cat", "dog"), "toy")
+        ...     features.save(Path(folder) / "toy.npz", dataset)
+        ...     features.load(Path(folder) / "toy.npz").class_names
+        ('cat', 'dog')
+    """
     path = Path(path)
     if dataset.is_images or not isinstance(dataset.inputs, Tensor) or path.suffix != ".npz":
         raise ValueError(
@@ -84,17 +125,40 @@ def save(path: str | Path, dataset: Dataset) -> None:
 
 
 def load_unlabelled(path: str | Path) -> Tensor:
-    """The features of one file, float32 [N, D], whether or not it has labels."""
+    """Load the features of one file, float32 [N, D], and ignore its labels.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: it cannot be read, or holds no features.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import numpy as np
+        >>> from orthohash_triton.data import features
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     np.save(Path(folder) / "rows.npy", np.ones((3, 2)))
+        ...     features.load_unlabelled(Path(folder) / "rows.npy").shape
+        torch.Size([3, 2])
+    """
     return _checked_features(Path(path), _read(Path(path)))
 
 
 def checked_rows(path: str | Path, rows: np.ndarray) -> Tensor:
-    """Some rows of the features of a file, float32 [M, D].
+    """Convert `rows` [M, D] of the features in the file `path` to a float32 tensor.
 
     Raises:
-        ValueError: they hold NaN or infinity.
+        ValueError: they hold NaN or infinity, or values that are too large for float32.
+
+    Example:
+        >>> import numpy as np
+        >>> from orthohash_triton.data import features
+        >>> features.checked_rows("rows.npy", np.array([[1.0, np.nan]]))
+        Traceback (most recent call last):
+        ...
+        ValueError: rows.npy: features hold NaN or infinity; remove those rows
     """
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
+    with np.errstate(over="ignore"):  # values that are too large for float32 become infinite, which is an error below
         features = torch.from_numpy(np.require(rows, np.float32, "W"))
     if not torch.isfinite(features).all():
         raise ValueError(f"{path}: features hold NaN or infinity; remove those rows")
@@ -106,18 +170,19 @@ def _checked_features(path: Path, arrays: dict[str, Any]) -> Tensor:
 
 
 def _floating(path: Path, arrays: dict[str, Any]) -> np.ndarray:
+    """Return the features of `arrays` as a numpy array, after a check of shape and type."""
     features = _member_of(path, arrays, "features")
     if isinstance(features, Tensor):
         if not features.is_floating_point():
             raise ValueError(f"{path}: features must be floating [N, D]; got {features.dtype} {list(features.shape)}")
-        features = features.float().numpy()  # of bfloat16, which numpy lacks
+        features = features.float().numpy()  # numpy has no bfloat16
     if features.ndim != 2 or features.dtype.kind != "f":
         raise ValueError(f"{path}: features must be floating [N, D]; got {features.dtype} {list(features.shape)}")
     return features
 
 
 def _checked_labels(path: Path, labels: Tensor, rows: int) -> Tensor:
-    """int64 [N] of integers [N], bool [N, C] of a matrix of zeros and ones."""
+    """Convert integers [N] to int64 and zeros and ones [N, C] to bool. Raise ValueError for other labels."""
     if labels.ndim not in (1, 2) or len(labels) != rows or (labels.ndim == 1 and labels.is_floating_point()):
         raise ValueError(
             f"{path}: labels must be integers [{rows}], one per row, or zeros and ones [{rows}, C]; "
@@ -131,6 +196,7 @@ def _checked_labels(path: Path, labels: Tensor, rows: int) -> Tensor:
 
 
 def _count_classes(labels: Tensor, distance: Tensor | None) -> int:
+    """Return the number of classes: columns of `labels`, else rows of `distance`, else the largest class id plus 1."""
     if labels.ndim == 2:
         return labels.shape[1]
     if distance is not None:
@@ -148,9 +214,27 @@ def _member_of(path: Path, arrays: dict[str, Any], key: str) -> Any:
 
 
 def load_splits(path: str | Path, *, query_fraction: float = 0.1, seed: int = 0, labels: str | Path | None = None) -> Splits:
-    """The three sets of a features file (by `seed`), or of a folder holding train, query and perhaps gallery files.
+    """Load the three sets from one file, split at random, or from a folder of train, query and perhaps gallery files.
 
-    labels  of one file, as `load`
+    Args:
+        path: a file, or a folder of files.
+        query_fraction, seed: see `split_stratified`; for one file.
+        labels: see `load`; for one file.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a file cannot be read, or the parts do not fit together.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import numpy as np
+        >>> from orthohash_triton.data import features
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for part, count in (("train", 4), ("query", 2)):
+        ...         np.savez(Path(folder) / f"{part}.npz", features=np.ones((count, 3)), labels=np.arange(count) % 2)
+        ...     [len(part) for part in features.load_splits(folder)]
+        [4, 4, 2]
     """
     path = Path(path)
     if not path.is_dir():
@@ -166,10 +250,31 @@ def load_splits(path: str | Path, *, query_fraction: float = 0.1, seed: int = 0,
 
 
 def has_member(folder: Path, stem: str) -> bool:
+    """Return True if `folder` holds a file of features called `stem`, with any of EXTENSIONS.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from orthohash_triton.data import features
+        >>> features.has_member(Path("/nowhere"), "train")
+        False
+    """
     return any((folder / f"{stem}{extension}").is_file() for extension in EXTENSIONS)
 
 
 def member(folder: Path, stem: str) -> Path:
+    """Return the file of features called `stem` in `folder`, with any of EXTENSIONS.
+
+    Raises:
+        FileNotFoundError: there is none.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from orthohash_triton.data import features
+        >>> features.member(Path("/nowhere"), "train")
+        Traceback (most recent call last):
+        ...
+        FileNotFoundError: /nowhere has none of train.npz, train.safetensors, train.npy
+    """
     for extension in EXTENSIONS:
         if (folder / f"{stem}{extension}").is_file():
             return folder / f"{stem}{extension}"
@@ -177,6 +282,7 @@ def member(folder: Path, stem: str) -> Path:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    """Read all arrays of a file of features, by key."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; expected a .npz, .safetensors or .npy file of features")
     if path.suffix == ".safetensors":
@@ -199,6 +305,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _read_npy(path: Path, *, mmap: bool = False) -> np.ndarray:
+    """Read the array of a .npy file, or map it into memory."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; expected a .npy file")
     try:
@@ -206,13 +313,13 @@ def _read_npy(path: Path, *, mmap: bool = False) -> np.ndarray:
     except (ValueError, OSError, EOFError) as error:
         raise ValueError(f"{path} is not a readable .npy file ({error})") from error
     if not isinstance(array, np.ndarray):
-        raise ValueError(f"{path} is an archive of arrays; name it .npz")
+        raise ValueError(f"{path} is an archive of arrays; give it a name that ends in .npz")
     return array
 
 
 def _labels_file(path: Path, labels: str | Path | None) -> Path | None:
-    """Where the labels of the features at `path` are, if not in that file."""
+    """Return the file of the labels that belong to the features at `path`, or None if the features file itself holds them."""
     if labels is not None:
         return Path(labels)
-    beside = path.with_suffix(".labels.npy")
-    return beside if path.suffix == ".npy" and beside.is_file() else None
+    default = path.with_suffix(".labels.npy")
+    return default if path.suffix == ".npy" and default.is_file() else None

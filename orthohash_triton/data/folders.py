@@ -1,74 +1,113 @@
-"""A folder of images, one sub-folder per class.
+"""Folders of images, with one sub-folder per class.
 
-photos/cat/*.jpg  photos/dog/*.png                      split by a seed
-photos/train/cat/... photos/query/cat/... photos/gallery/...   split by hand; without gallery/, train/ is the gallery
-photos/*.jpg                                            no classes: all images are of the one class "unlabelled"
+    photos/cat/*.jpg  photos/dog/*.png                              split at random
+    photos/train/cat/... photos/query/cat/... photos/gallery/...    with its own split; without gallery/, train/ is the gallery
+    photos/*.jpg                                                    without classes: all images have the class "unlabelled"
 
-Split by hand, test/ is understood for query/, database/ for gallery/, and val/ is what the best epoch is chosen on. A class
-folder without images is an error, and images beside class folders are skipped. Names that begin with a dot are left alone.
+In a folder with its own split, test/ is another name for query/, database/ another one for gallery/, and val/ holds the images
+on which the best epoch is chosen. A class folder without images is an error. Images next to class folders are skipped. Names
+that begin with a dot are ignored.
 """
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .dataset import Dataset, Splits
-from .images import IN_MEMORY_BYTES, Skipped, open_images
+from .images import Skipped, open_images
 from .listing import Listing, load_parts, part_places, require_every_class, unlabelled
+from .options import LoadOptions, make_options
 
 EXTENSIONS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 
 def load(
-    folder: str | Path,
-    *,
-    size: int = 64,
-    grey: bool = False,
-    class_names: tuple[str, ...] | None = None,
-    on_error: str = "skip",
-    in_memory: int = IN_MEMORY_BYTES,
+    folder: str | Path, options: LoadOptions | None = None, *, class_names: tuple[str, ...] | None = None, **keywords: Any
 ) -> Dataset:
-    """Every image of `folder`, resized to `size` x `size`: uint8 [N, 3, size, size], or [N, size, size] with `grey`.
+    """Load all images of `folder`: uint8 [N, 3, size, size], or [N, size, size] with `grey`.
 
-    class_names  fixes the classes, as `list_images`
-    on_error     of images that cannot be decoded: "skip" or "raise", as `open_images`
-    in_memory    bytes of decoded images that are held in memory; a larger set is decoded batch by batch
+    Args:
+        folder: a folder of images.
+        options: the fields `size`, `grey`, `on_error` and `in_memory` of `LoadOptions` apply; the defaults when None.
+        class_names: classes in the order of their ids, as in `list_images`.
+        **keywords: single options by name, which take precedence over those of `options`.
+
+    Raises:
+        FileNotFoundError: `folder` does not exist.
+        ValueError: it has no images, or a class of which no image can be decoded; or, with on_error="raise", an image cannot be
+            decoded.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from orthohash_triton.data import folders
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name in ("cat", "dog"):
+        ...         (Path(folder) / name).mkdir()
+        ...         Image.new("L", (9, 9)).save(Path(folder) / name / "1.png")
+        ...     dataset = folders.load(folder, size=4)
+        >>> dataset.inputs.shape, dataset.class_names, dataset.labels
+        (torch.Size([2, 3, 4, 4]), ('cat', 'dog'), tensor([0, 1]))
     """
+    options = make_options("folders.load", options, keywords)
     listing = list_images(folder, class_names=class_names)
-    dataset = listing.load(size=size, grey=grey, on_error=on_error, in_memory=in_memory)
+    dataset = listing.load(options)
     if class_names is None:
         require_every_class(listing, dataset)
     return dataset
 
 
-def load_splits(
-    folder: str | Path,
-    *,
-    size: int = 64,
-    grey: bool = False,
-    query_fraction: float = 0.1,
-    seed: int = 0,
-    on_error: str = "skip",
-    in_memory: int = IN_MEMORY_BYTES,
-) -> Splits:
-    """The three sets of `folder`: by its sub-folders train/, query/ and gallery/, or else by `seed`."""
-    return load_parts(
-        list_parts(folder), str(folder),
-        size=size, grey=grey, query_fraction=query_fraction, seed=seed, on_error=on_error, in_memory=in_memory,
-    )  # fmt: skip
+def load_splits(folder: str | Path, options: LoadOptions | None = None, **keywords: Any) -> Splits:
+    """Load the three sets of `folder`: from its sub-folders train/, query/ and gallery/, or else split at random.
+
+    Args:
+        folder: a folder of images.
+        options: see `LoadOptions`; the defaults when None. The options of manifests, lists and features have no effect.
+        **keywords: single options by name, which take precedence over those of `options`.
+
+    Raises:
+        FileNotFoundError, ValueError: see `load`.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from orthohash_triton.data import folders
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for part in ("train", "query"):
+        ...         (Path(folder) / part / "cat").mkdir(parents=True)
+        ...         Image.new("L", (9, 9)).save(Path(folder) / part / "cat" / "1.png")
+        ...     [len(part) for part in folders.load_splits(folder, size=4)]
+        [1, 1, 1]
+    """
+    return load_parts(list_parts(folder), str(folder), make_options("folders.load_splits", options, keywords))
 
 
 def list_images(folder: str | Path, *, class_names: tuple[str, ...] | None = None) -> Listing:
-    """The images of `folder`, unopened, class by class and in alphabetical order.
+    """List the images of `folder` with their classes, without opening them, class by class in alphabetical order.
 
-    Classes are the sub-folders in alphabetical order, unless `class_names` fixes them (a folder that is none of them is then an
-    error).
+    Args:
+        folder: a folder of images.
+        class_names: classes in the order of their ids; another sub-folder is then an error. Default: the sub-folders in
+            alphabetical order.
 
     Raises:
-        FileNotFoundError: no such folder.
-        ValueError: there is no image in it, or in one of its class folders.
+        FileNotFoundError: `folder` does not exist.
+        ValueError: it has no images, or a class folder without images, or one that `class_names` does not contain.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from orthohash_triton.data import folders
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     (Path(folder) / "cat").mkdir()
+        ...     (Path(folder) / "cat" / "1.png").touch()
+        ...     folders.list_images(folder).class_names
+        ('cat',)
     """
     folder = Path(folder).absolute()
     if not folder.is_dir():
@@ -95,14 +134,29 @@ def list_images(folder: str | Path, *, class_names: tuple[str, ...] | None = Non
             f"{folder} has classes that the training set lacks: {', '.join(sorted(unknown))}; it has {', '.join(names)}"
         )
     rows = [(path, label) for label, name in enumerate(names) for path in members.get(name, [])]
-    skipped = tuple(Skipped(path, "beside the class folders, in none of them") for path in loose)
+    skipped = tuple(Skipped(path, "next to the class folders, in none of them") for path in loose)
     return Listing(
         str(folder), tuple(path for path, _ in rows), torch.tensor([label for _, label in rows]), names, skipped
     )  # fmt: skip
 
 
 def list_parts(folder: str | Path) -> dict[str, Listing]:
-    """The images of `folder`, unopened: of its parts, by the keys of PARTS, or all under "all" where it is not split by hand."""
+    """List the images of `folder`, without opening them, by part (see PARTS), or all under "all" if it has no split of its own.
+
+    Raises:
+        FileNotFoundError, ValueError: see `list_images`.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from orthohash_triton.data import folders
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for part in ("train", "test"):
+        ...         (Path(folder) / part / "cat").mkdir(parents=True)
+        ...         (Path(folder) / part / "cat" / "1.png").touch()
+        ...     list(folders.list_parts(folder))
+        ['train', 'query']
+    """
     places = part_folders(Path(folder))
     if not places:
         return {"all": list_images(folder)}
@@ -111,9 +165,20 @@ def list_parts(folder: str | Path) -> dict[str, Listing]:
 
 
 def part_folders(folder: Path) -> dict[str, Path]:
-    """The sub-folders that split `folder` by hand, by part; empty where it is not split.
+    """Return the sub-folders that hold the parts of `folder`, by part (see PARTS); empty if it has no split of its own.
 
-    It is split if it has parts for training and of queries, or if it has nothing but parts with class folders in them.
+    A folder has a split of its own if it has parts for training and for queries, or if all its sub-folders are parts that have
+    class folders themselves.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from orthohash_triton.data import folders
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for part in ("train", "test"):
+        ...         (Path(folder) / part).mkdir()
+        ...     [(part, place.name) for part, place in folders.part_folders(Path(folder)).items()]
+        [('train', 'train'), ('query', 'test')]
     """
     places = part_places(folder, "", Path.is_dir)
     only_parts = len(places) > 1 and len(places) == len(_class_folders(folder))
@@ -122,22 +187,43 @@ def part_folders(folder: Path) -> dict[str, Path]:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The image files under `folder`, at any depth, in alphabetical order."""
+    """Return the image files under `folder`, at any depth, in alphabetical order.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from orthohash_triton.data import folders
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name in ("b.jpg", "a.png", "notes.txt"):
+        ...         (Path(folder) / name).touch()
+        ...     [path.name for path in folders.image_files(Path(folder))]
+        ['a.png', 'b.jpg']
+    """
     return _images(folder, "**/*")
 
 
 def read_images(paths: Iterable[Path], *, size: int, grey: bool) -> Tensor:
-    """The images at `paths`, resized: uint8 [N, size, size] when `grey`, else [N, 3, size, size].
+    """Decode and resize the images at `paths`: uint8 [N, size, size] if `grey`, else [N, 3, size, size].
 
     Raises:
-        ValueError: one cannot be read.
+        ValueError: an image cannot be decoded.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from orthohash_triton.data import folders
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Image.new("RGB", (9, 9), (255, 0, 0)).save(Path(folder) / "1.png")
+        ...     folders.read_images([Path(folder) / "1.png"], size=1, grey=False).flatten()
+        tensor([255,   0,   0], dtype=torch.uint8)
     """
     inputs = open_images(list(paths), size=size, grey=grey, on_error="raise").inputs
     return inputs if isinstance(inputs, Tensor) else inputs[:]
 
 
 def _images(folder: Path, pattern: str) -> list[Path]:
-    """Those that are images by their names: links that lead nowhere too, so that they are told of."""
+    """Return the files whose names say that they are images. Broken links are included, so that they are reported."""
     return sorted(
         path
         for path in folder.glob(pattern)
@@ -148,4 +234,5 @@ def _images(folder: Path, pattern: str) -> list[Path]:
 
 
 def _class_folders(folder: Path) -> tuple[str, ...]:
+    """Return the names of the sub-folders, in alphabetical order."""
     return tuple(sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")))

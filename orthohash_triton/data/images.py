@@ -1,7 +1,7 @@
-"""Images in files: decoding, those that cannot be decoded, and sets too large for memory.
+"""Decoding of image files, including files that cannot be decoded and sets that do not fit into memory.
 
-Whatever a file holds becomes uint8 grey or RGB: turned upright as its EXIF orientation says, transparent pixels over white,
-16-bit values by their upper byte, the first picture of an animation. Decoding draws no random numbers.
+Every image becomes uint8, grey or RGB. It is rotated according to its EXIF orientation, transparent pixels are drawn over white,
+16-bit values are reduced to their upper byte, and the first frame of an animation is used. Decoding draws no random numbers.
 """
 
 import json
@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -21,35 +21,57 @@ from .._base import checks
 from .._base.files import atomic_write
 
 IN_MEMORY_BYTES = 2**30
-"""Sets of images up to this size, decoded, are held in memory; larger ones stay in their files."""
+"""Sets of images whose decoded size is at most this number of bytes are held in memory; larger ones stay in their files."""
 
-ON_ERROR = ("skip", "raise")
+OnError = Literal["skip", "raise"]
+ON_ERROR = get_args(OnError)
 
 SKIPPED_FILE = "skipped.json"
-"""Where a command that writes a folder lists the files that it left out; see `write_skipped`."""
+"""File of an output folder in which commands list the files that they left out; see `write_skipped`."""
 
 _THREADS = min(8, os.cpu_count() or 1)
-_AHEAD = 2  # batches that are decoded while the reader works on another
-_CHECKED = 256  # images decoded at a time to see which can be
-_SHOWN = 3
+_AHEAD = 2  # batches that are decoded while the caller works on another one
+_CHECKED = 256  # images per batch when all are decoded once
+_SHOWN = 3  # skipped files in a message
 
 
 class Skipped(NamedTuple):
-    """A file that was left out, and why."""
+    """A file that was left out, and the reason.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from orthohash_triton.data import Skipped
+        >>> Skipped(Path("1.png"), "the file is empty").reason
+        'the file is empty'
+    """
 
     path: Path
     reason: str
 
 
 class ImageFiles:
-    """Images that stay in their files: stands where a tensor uint8 [N, H, W] or [N, 3, H, W] stands, decoded when asked for.
+    """Images that stay in their files and are decoded on access; a substitute for a tensor uint8 [N, H, W] or [N, 3, H, W].
 
-    paths  the files
-    size   every image is resized to `size` x `size` pixels
-    grey   [N, size, size] instead of [N, 3, size, size]
+    Args:
+        paths: the files.
+        size: every image is resized to `size` x `size` pixels.
+        grey: decode to [N, size, size] instead of [N, 3, size, size].
 
     Raises:
-        ValueError: when rows are asked for and a file of theirs cannot be read (any more).
+        ValueError: on access, if a file cannot be decoded.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import torch
+        >>> from PIL import Image
+        >>> from orthohash_triton.data import ImageFiles
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for value in (10, 20):
+        ...         Image.new("L", (9, 9), value).save(Path(folder) / f"{value}.png")
+        ...     images = ImageFiles(sorted(Path(folder).iterdir()), size=2, grey=True)
+        ...     print(images, images[torch.tensor([1])].tolist())
+        ImageFiles(uint8 [2, 2, 2]) [[[20, 20], [20, 20]]]
     """
 
     dtype = torch.uint8
@@ -61,10 +83,12 @@ class ImageFiles:
 
     @property
     def shape(self) -> torch.Size:
+        """Shape of the tensor that these images stand for."""
         return torch.Size((len(self.paths), *_sample_shape(self.size, self.grey)))
 
     @property
     def ndim(self) -> int:
+        """Number of dimensions of `shape`."""
         return len(self.shape)
 
     def __len__(self) -> int:
@@ -74,23 +98,23 @@ class ImageFiles:
         return f"ImageFiles(uint8 {list(self.shape)})"
 
     def __getitem__(self, rows: Tensor | slice | list[int] | int) -> Tensor:
-        """The images of `rows`, int64 [M], bool [N], a list or a slice, as uint8 [M, ...]; of an integer that one image."""
+        """Return the images at `rows` (int64 [M], bool [N], a list or a slice), uint8 [M, ...]; for an integer that one image."""
         chosen = torch.arange(len(self))[rows]
         images = next(self.batches([chosen.reshape(-1)]))
         return images if chosen.ndim else images[0]
 
     def subset(self, rows: Tensor) -> "ImageFiles":
-        """The images of `rows`, int64 [M], in that order, still in their files."""
+        """Return the images at `rows`, int64 [M], in that order, without decoding them."""
         return ImageFiles([self.paths[i] for i in rows.tolist()], size=self.size, grey=self.grey)
 
     def split(self, batch_size: int) -> Iterator[Tensor]:
-        """All images in order, in batches uint8 [batch_size, ...] of which the last may be smaller; see `batches`."""
+        """Iterate over all images in batches uint8 [batch_size, ...]. The last batch may be smaller."""
         return self.batches(torch.arange(len(self)).split(batch_size))
 
     def batches(self, rows: Iterable[Tensor]) -> Iterator[Tensor]:
-        """The images of each of `rows`, int64 [M], in turn; threads decode the next batches while one is worked on."""
+        """Iterate over the images of each batch of `rows`, int64 [M]. Threads decode the next batches meanwhile."""
         for images, paths, failures in decode_batches(
-            ([self.paths[i] for i in some.tolist()] for some in rows), size=self.size, grey=self.grey
+            ([self.paths[i] for i in batch.tolist()] for batch in rows), size=self.size, grey=self.grey
         ):
             for row, reason in failures:
                 raise unreadable(paths[row], reason)
@@ -98,7 +122,7 @@ class ImageFiles:
 
 
 class Decoded(NamedTuple):
-    """A batch: images uint8 [M, ...], their files, and (row, reason) of those that could not be read, whose pixels are 0."""
+    """A batch of images, uint8 [M, ...], their files, and (row, reason) of each that could not be decoded. Its pixels are 0."""
 
     images: Tensor
     paths: Sequence[Path]
@@ -106,8 +130,26 @@ class Decoded(NamedTuple):
 
 
 def decode_batches(batches: Iterable[Sequence[Path]], *, size: int, grey: bool) -> Iterator[Decoded]:
-    """Each batch of files decoded, in order; memory holds the batch that is worked on and the few that threads decode ahead."""
-    pillow()  # its absence is told here, once, and not for each image
+    """Decode each batch of files, in order.
+
+    Memory holds the batch that the caller works on and the few that threads decode ahead.
+
+    Raises:
+        ImportError: Pillow is not installed.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from orthohash_triton.data import images
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Image.new("L", (9, 9), 10).save(Path(folder) / "good.png")
+        ...     (Path(folder) / "bad.png").touch()
+        ...     files = [Path(folder) / "good.png", Path(folder) / "bad.png"]
+        ...     [batch.failures for batch in images.decode_batches([files], size=2, grey=True)]
+        [[(1, 'the file is empty')]]
+    """
+    pillow()  # one ImportError here instead of one reason for each image
     pool = ThreadPoolExecutor(_THREADS)
     pending: deque[tuple[np.ndarray, Sequence[Path], list[Future]]] = deque()
     try:
@@ -134,53 +176,71 @@ def _sample_shape(size: int, grey: bool) -> tuple[int, ...]:
 
 
 def _decode_into(out: np.ndarray, path: Path) -> str | None:
-    """Decode the file at `path` into `out`, uint8 [size, size] or [3, size, size]; the reason why it cannot be, if so."""
+    """Decode the file at `path` into `out`, uint8 [size, size] or [3, size, size]. Return the reason if it cannot be decoded."""
     try:
         out[...] = decode(path, out.shape[-1], grey=out.ndim == 2)
         return None
-    except Exception as error:  # Pillow's decoders raise whatever their format makes them
+    except Exception as error:  # Pillow documents no common base of the errors of its decoders
         return _reason(path, error)
 
 
 def decode(file: Path | BinaryIO, size: int, *, grey: bool) -> np.ndarray:
-    """One image, resized: uint8 [size, size] when `grey`, else [3, size, size]. Raises whatever Pillow's decoders make of it."""
+    """Decode and resize one image: uint8 [size, size] if `grey`, else [3, size, size].
+
+    Raises:
+        ImportError: Pillow is not installed.
+        Exception: any exception of Pillow's decoder of the format.
+
+    Example:
+        >>> import io
+        >>> from PIL import Image
+        >>> from orthohash_triton.data import images
+        >>> file = io.BytesIO()
+        >>> Image.new("L", (9, 9), 10).save(file, "PNG")
+        >>> images.decode(file, 2, grey=True).tolist()
+        [[10, 10], [10, 10]]
+    """
     from PIL import ImageOps
 
     mode = "L" if grey else "RGB"
     Image = pillow()
     with Image.open(file) as image:
-        image.draft(mode, (2 * size, 2 * size))  # JPEG decodes at half, a quarter or an eighth of its size at less cost
+        image.draft(mode, (2 * size, 2 * size))  # JPEG decoding at a half, a quarter or an eighth of the size costs less
         upright = ImageOps.exif_transpose(image)
         array = np.asarray(_eight_bits(Image, upright, mode).resize((size, size), Image.Resampling.BILINEAR))
     return array if grey else array.transpose(2, 0, 1)
 
 
 def _eight_bits(Image: Any, image: Any, mode: str) -> Any:
-    """`image` as `mode`, "L" or "RGB". Pillow itself clips 16-bit values at 255 and shows what lies under transparency."""
+    """Convert `image` to `mode`, "L" or "RGB".
+
+    Pillow's own conversion clips 16-bit values at 255 and ignores transparency.
+    """
     if image.mode == "I" or image.mode.startswith("I;16"):
         values = np.asarray(image)
         if values.size and not 0 <= values.min() <= values.max() < 2**16:
-            raise ValueError("its integer pixels are no 16-bit values")
+            raise ValueError("its integer pixels are not in the range of 16 bits")
         image = Image.fromarray((values >> 8).astype(np.uint8))
     elif image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers of no known range")
+        raise ValueError("its pixels are floating-point numbers of unknown range")
     elif "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return image.convert(mode)
 
 
 def _reason(path: Path, error: Exception) -> str:
+    """Return why the file at `path` cannot be decoded, in words that begin with a small letter."""
     from PIL import UnidentifiedImageError
 
     if isinstance(error, UnidentifiedImageError):
-        return "no image of a known format" if path.stat().st_size else "the file is empty"
+        return "not an image of a known format" if path.stat().st_size else "the file is empty"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     return " ".join(str(error).split()) or type(error).__name__
 
 
 class Opened(NamedTuple):
-    """Images that can be decoded, the rows of the files they came from, int64 [M], and those that cannot be."""
+    """The images that can be decoded, the positions of their files, int64 [M], and the files that were left out."""
 
     inputs: "Tensor | ImageFiles"
     rows: Tensor
@@ -188,17 +248,34 @@ class Opened(NamedTuple):
 
 
 def open_images(
-    paths: Sequence[Path], *, size: int, grey: bool = False, on_error: str = "skip", in_memory: int = IN_MEMORY_BYTES
+    paths: Sequence[Path], *, size: int, grey: bool = False, on_error: OnError = "skip", in_memory: int = IN_MEMORY_BYTES
 ) -> Opened:
-    """The images at `paths`, every one decoded once to see that it can be.
+    """Decode every image at `paths` once, and return those that can be decoded.
 
-    They are answered as a tensor where that takes up to `in_memory` bytes, else as `ImageFiles`.
+    The result holds a tensor if that takes at most `in_memory` bytes, else `ImageFiles`.
 
-    on_error  "skip" leaves out images that cannot be decoded, "raise" makes the first of them an error
+    Args:
+        paths: the files.
+        size: side length in pixels to which images are resized.
+        grey: convert images to grey instead of RGB.
+        on_error: "skip" leaves out images that cannot be decoded, "raise" raises ValueError for the first of them.
+        in_memory: number of bytes up to which the decoded images are held in memory.
 
     Raises:
-        ValueError: an image that cannot be decoded, with on_error="raise"; or none can be.
+        ValueError: with on_error="raise", an image cannot be decoded; or none of the images can be decoded.
         ImportError: Pillow is not installed.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from orthohash_triton.data import images
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Image.new("L", (9, 9), 10).save(Path(folder) / "good.png")
+        ...     (Path(folder) / "bad.png").touch()
+        ...     opened = images.open_images([Path(folder) / "bad.png", Path(folder) / "good.png"], size=2)
+        >>> opened.inputs.shape, opened.rows, [reason for _, reason in opened.skipped]
+        (torch.Size([1, 3, 2, 2]), tensor([1]), ['the file is empty'])
     """
     checks.choice("open_images", "on_error", on_error, ON_ERROR)
     keep = ImageFiles(paths, size=size, grey=grey).shape.numel() <= in_memory
@@ -209,11 +286,10 @@ def open_images(
             if on_error == "raise":
                 raise unreadable(files[row], reason)
             skipped.append(Skipped(files[row], reason))
-        bad = {row for row, _ in failures}
-        good = torch.tensor([row for row in range(len(files)) if row not in bad], dtype=torch.int64)
+        good = good_rows(len(files), failures)
         rows.append(good + number * _CHECKED)
         if keep:
-            parts.append(images[good] if bad else images)
+            parts.append(images[good] if failures else images)
     kept = torch.cat(rows) if rows else torch.empty(0, dtype=torch.int64)
     if skipped and not len(kept):
         raise ValueError(f"none of the {len(paths)} images can be read: {listed(skipped)}")
@@ -222,18 +298,61 @@ def open_images(
     return Opened(ImageFiles([paths[i] for i in kept.tolist()], size=size, grey=grey), kept, tuple(skipped))
 
 
+def good_rows(count: int, failures: Sequence[tuple[int, str]]) -> Tensor:
+    """Return the rows of a batch of `count` images that are not among its `failures`, int64 [M].
+
+    Example:
+        >>> from orthohash_triton.data import images
+        >>> images.good_rows(3, [(1, "the file is empty")])
+        tensor([0, 2])
+    """
+    bad = {row for row, _ in failures}
+    return torch.tensor([row for row in range(count) if row not in bad], dtype=torch.int64)
+
+
 def unreadable(path: Path, reason: str) -> ValueError:
+    """Return the error of an image that cannot be decoded.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from orthohash_triton.data import images
+        >>> str(images.unreadable(Path("1.png"), "the file is empty"))
+        '1.png cannot be read as an image (the file is empty); remove or replace it, or let such images be skipped'
+    """
     return ValueError(f"{path} cannot be read as an image ({reason}); remove or replace it, or let such images be skipped")
 
 
 def report_skipped(name: str, skipped: Sequence[Skipped], total: int) -> None:
-    """Tell, in one line on standard error, that files were left out."""
+    """Print one line on standard error that names the files of the data set `name` that were left out, if there are any.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from orthohash_triton.data import Skipped, images
+        >>> images.report_skipped("photos", [Skipped(Path("1.png"), "the file is empty")], total=20)
+    """
     if skipped:
         print(f"{name}: {len(skipped):,} of {total:,} files skipped: {listed(skipped)}", file=sys.stderr)
 
 
 def write_skipped(path: str | Path, skipped: Sequence[Skipped]) -> None:
-    """Write the list of the files that were left out, as JSON, in the place of an earlier one; nothing if there are none."""
+    """Write the files that were left out as JSON, in place of an earlier list. Without such files, only remove the earlier list.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from orthohash_triton.data import Skipped, images
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / images.SKIPPED_FILE
+        ...     images.write_skipped(path, [Skipped(Path("1.png"), "the file is empty")])
+        ...     print(path.read_text())
+        [
+          {
+            "path": "1.png",
+            "reason": "the file is empty"
+          }
+        ]
+        <BLANKLINE>
+    """
     if not skipped:
         Path(path).unlink(missing_ok=True)
         return
@@ -243,12 +362,29 @@ def write_skipped(path: str | Path, skipped: Sequence[Skipped]) -> None:
 
 
 def listed(skipped: Sequence[Skipped]) -> str:
-    """The first few of them with their reasons, in a line."""
+    """Return the first few files with their reasons, in one line.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from orthohash_triton.data import Skipped, images
+        >>> images.listed([Skipped(Path("1.png"), "the file is empty")])
+        '1.png (the file is empty)'
+    """
     shown = ", ".join(f"{path} ({reason})" for path, reason in skipped[:_SHOWN])
     return shown + (f" and {len(skipped) - _SHOWN:,} more" if len(skipped) > _SHOWN else "")
 
 
 def pillow() -> Any:
+    """Return the module PIL.Image.
+
+    Raises:
+        ImportError: Pillow is not installed.
+
+    Example:
+        >>> from orthohash_triton.data import images
+        >>> images.pillow().__name__
+        'PIL.Image'
+    """
     try:
         from PIL import Image
     except ImportError as error:

@@ -1,37 +1,45 @@
-"""Image files with their labels, before any of them is opened: what folders, manifests and lists have in common."""
+"""Lists of image files with their labels, which are not opened yet. Folders, manifests and lists are read into them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from .._base import checks
 from .dataset import UNLABELLED, Dataset, Splits, split_stratified
-from .images import IN_MEMORY_BYTES, Skipped, listed, open_images, report_skipped
+from .images import Skipped, listed, open_images, report_skipped
+from .options import LoadOptions, OnMissing
 
-ON_MISSING = ("raise", "skip")
 PARTS = {
     "train": ("train", "training"),
     "gallery": ("gallery", "database", "db", "index"),
     "query": ("query", "queries", "test"),
     "validation": ("validation", "valid", "val"),
 }
-"""The parts of a data set, and the names that are understood for each."""
+"""The parts of a data set, and the names that each may have in a source."""
 
-_SHOWN = 3
+_SHOWN = 3  # missing files in a message
 
 
 @dataclass(frozen=True)
 class Listing:
-    """Image files and what is known of them.
+    """Image files with their labels.
 
-    name         where they came from, for people
-    paths        absolute
-    labels       int64 [N] or bool [N, C], as in `Dataset`
-    class_names  C of them
-    skipped      files of the source that were left out already
+    Attributes:
+        name: description of the source, for messages.
+        paths: absolute paths of the files.
+        labels: int64 [N] or bool [N, C], as in `Dataset`.
+        class_names: C names.
+        skipped: files of the source that were left out already.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from orthohash_triton.data.listing import unlabelled
+        >>> len(unlabelled("photos", [Path("/photos/1.jpg"), Path("/photos/2.jpg")]))
+        2
     """
 
     name: str
@@ -44,16 +52,20 @@ class Listing:
         return len(self.paths)
 
     def subset(self, rows: Tensor) -> "Listing":
-        """The files at `rows`, int64 [M], in that order."""
+        """Return the files at `rows`, int64 [M], in that order."""
         return replace(self, paths=tuple(self.paths[i] for i in rows.tolist()), labels=self.labels[rows])
 
-    def load(self, *, size: int = 64, grey: bool = False, on_error: str = "skip", in_memory: int = IN_MEMORY_BYTES) -> Dataset:
-        """The images, decoded or in their files (see `open_images`); those left out are told on standard error.
+    def load(self, options: LoadOptions) -> Dataset:
+        """Open the images with the `size`, `grey`, `on_error` and `in_memory` of `options`; see `open_images`.
+
+        Files that are left out are reported on standard error.
 
         Raises:
-            ValueError: an image cannot be read, with on_error="raise"; or none can be.
+            ValueError: with on_error="raise", an image cannot be decoded; or none of the images can be decoded.
         """
-        opened = open_images(self.paths, size=size, grey=grey, on_error=on_error, in_memory=in_memory)
+        opened = open_images(
+            self.paths, size=options.size, grey=options.grey, on_error=options.on_error, in_memory=options.in_memory
+        )
         readable = self if len(opened.rows) == len(self) else self.subset(opened.rows)
         skipped = (*self.skipped, *opened.skipped)
         report_skipped(self.name, skipped, len(self) + len(self.skipped))
@@ -61,88 +73,145 @@ class Listing:
 
 
 def unlabelled(name: str, paths: Sequence[Path], skipped: Sequence[Skipped] = ()) -> Listing:
-    """Files of which nothing is known: all of one class."""
+    """Return a listing of files without labels, all of the class UNLABELLED.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from orthohash_triton.data.listing import unlabelled
+        >>> unlabelled("photos", [Path("/photos/1.jpg")]).class_names
+        ('unlabelled',)
+    """
     return Listing(name, tuple(paths), torch.zeros(len(paths), dtype=torch.int64), (UNLABELLED,), tuple(skipped))
 
 
-def drop_missing(listing: Listing, on_missing: str) -> Listing:
-    """`listing` without the files that are not there.
+def drop_missing(listing: Listing, on_missing: OnMissing) -> Listing:
+    """Return `listing` without the files that do not exist, which become skipped files.
 
     Raises:
-        FileNotFoundError: with on_missing="raise", if there are any.
+        FileNotFoundError: a file does not exist and `on_missing` is "raise", or no file exists.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from orthohash_triton.data.listing import drop_missing, unlabelled
+        >>> drop_missing(unlabelled("photos", [Path("/nowhere/1.jpg")]), "skip")
+        Traceback (most recent call last):
+        ...
+        FileNotFoundError: photos names 1 of 1 files that do not exist: /nowhere/1.jpg. ...
     """
-    checks.choice(listing.name, "on_missing", on_missing, ON_MISSING)
-    there = torch.tensor([path.is_file() for path in listing.paths], dtype=torch.bool)
-    if there.all():
+    checks.choice(listing.name, "on_missing", on_missing, get_args(OnMissing))
+    exists = torch.tensor([path.is_file() for path in listing.paths], dtype=torch.bool)
+    if exists.all():
         return listing
-    missing = [listing.paths[i] for i in (~there).nonzero().flatten().tolist()]
+    missing = [listing.paths[i] for i in (~exists).nonzero().flatten().tolist()]
     if on_missing == "raise" or len(missing) == len(listing):
         shown = ", ".join(map(str, missing[:_SHOWN])) + (f" and {len(missing) - _SHOWN:,} more" if len(missing) > _SHOWN else "")
         raise FileNotFoundError(
-            f"{listing.name} names {len(missing):,} files of {len(listing):,} that are not there: {shown}. "
-            'Give the folder that its paths start from as root, or leave such rows out with on_missing="skip"'
+            f"{listing.name} names {len(missing):,} of {len(listing):,} files that do not exist: {shown}. "
+            'Pass the folder that its paths start from as root, or leave such rows out with on_missing="skip"'
         )
     skipped = tuple(Skipped(path, "no such file") for path in missing)
-    kept = listing.subset(there.nonzero().flatten())
+    kept = listing.subset(exists.nonzero().flatten())
     return replace(kept, skipped=(*listing.skipped, *skipped))
 
 
-def part_places(folder: Path, suffix: str, is_there: Callable[[Path], bool]) -> dict[str, Path]:
-    """What `folder` has for each part, under one of its names with `suffix`.
+def part_places(folder: Path, suffix: str, exists: Callable[[Path], bool]) -> dict[str, Path]:
+    """Return the file or folder of each part in `folder`, called by one of the names in PARTS with `suffix`.
 
     Raises:
-        ValueError: two names of one part are there.
+        ValueError: two of them are the same part.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from orthohash_triton.data.listing import part_places
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name in ("train.txt", "test.txt"):
+        ...         (Path(folder) / name).touch()
+        ...     [(part, path.name) for part, path in part_places(Path(folder), ".txt", Path.is_file).items()]
+        [('train', 'train.txt'), ('query', 'test.txt')]
     """
     places = {}
     for part, names in PARTS.items():
-        there = [place for name in names if is_there(place := folder / f"{name}{suffix}")]
-        if len(there) > 1:
-            raise ValueError(f"{folder} has both {there[0].name} and {there[1].name}, two names of one part; keep one")
-        if there:
-            places[part] = there[0]
+        found = [place for name in names if exists(place := folder / f"{name}{suffix}")]
+        if len(found) > 1:
+            raise ValueError(f"{folder} has both {found[0].name} and {found[1].name}, two names of one part; keep one")
+        if found:
+            places[part] = found[0]
     return places
 
 
 def part_of(name: str) -> str | None:
-    """The key of PARTS that `name` stands for; None for another word."""
+    """Return the key of PARTS that has the name `name`, in any case, or None for another word.
+
+    Example:
+        >>> from orthohash_triton.data.listing import part_of
+        >>> part_of("Test"), part_of("other")
+        ('query', None)
+    """
     return next((part for part, names in PARTS.items() if name.strip().lower() in names), None)
 
 
-def load_parts(
-    parts: dict[str, Listing],
-    name: str,
-    *,
-    size: int = 64,
-    grey: bool = False,
-    query_fraction: float = 0.1,
-    seed: int = 0,
-    on_error: str = "skip",
-    in_memory: int = IN_MEMORY_BYTES,
-) -> Splits:
-    """The three sets of the listings of `parts`, loaded; see `Listing.load` and `splits_of`."""
-    loaded = {part: own.load(size=size, grey=grey, on_error=on_error, in_memory=in_memory) for part, own in parts.items()}
+def load_parts(parts: dict[str, Listing], name: str, options: LoadOptions) -> Splits:
+    """Load the listing of each part and return the three sets; see `Listing.load` and `splits_of`.
+
+    Raises:
+        ValueError: images cannot be decoded (see `Listing.load`), a class loses all its images, or a part is missing.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from orthohash_triton.data import LoadOptions
+        >>> from orthohash_triton.data.listing import load_parts, unlabelled
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Image.new("L", (9, 9)).save(Path(folder) / "1.png")
+        ...     parts = {"all": unlabelled("photos", [Path(folder) / "1.png"])}
+        ...     [len(part) for part in load_parts(parts, "photos", LoadOptions(size=4))]
+        [1, 1, 0]
+    """
+    loaded = {part: listing.load(options) for part, listing in parts.items()}
     for part in {"all", "train"} & set(parts):
         require_every_class(parts[part], loaded[part])
-    return splits_of(loaded, name, query_fraction=query_fraction, seed=seed)
+    return splits_of(loaded, name, query_fraction=options.query_fraction, seed=options.seed)
 
 
 def require_every_class(listing: Listing, loaded: Dataset) -> None:
-    """Raises ValueError if a class of `listing` has lost its last image, as none of them could be read."""
+    """Raise ValueError if no image of a class of `listing` could be decoded.
+
+    Example:
+        >>> import torch
+        >>> from orthohash_triton.data import Dataset
+        >>> from orthohash_triton.data.listing import Listing, require_every_class
+        >>> listing = Listing("photos", (), torch.tensor([0, 1]), ("cat", "dog"))
+        >>> require_every_class(listing, Dataset(torch.zeros(1, 2), torch.tensor([0]), ("cat", "dog"), "photos"))
+        Traceback (most recent call last):
+        ...
+        ValueError: photos: no image of class dog can be read (). Replace the images, or remove the class
+    """
     lost = _present(listing.labels, listing.class_names) - _present(loaded.labels, listing.class_names)
     if lost:
         raise ValueError(
-            f"{listing.name}: no image can be read of class {', '.join(sorted(lost))} ({listed(loaded.skipped)}). "
+            f"{listing.name}: no image of class {', '.join(sorted(lost))} can be read ({listed(loaded.skipped)}). "
             "Replace the images, or remove the class"
         )
 
 
 def _present(labels: Tensor, class_names: tuple[str, ...]) -> set[str]:
-    there = labels.any(0).nonzero().flatten() if labels.ndim == 2 else labels.unique()
-    return {class_names[i] for i in there.tolist()}
+    """Return the names of the classes that `labels` contain."""
+    ids = labels.any(0).nonzero().flatten() if labels.ndim == 2 else labels.unique()
+    return {class_names[i] for i in ids.tolist()}
 
 
 def joined(parts: Sequence[Listing], name: str) -> Listing:
-    """All files of `parts`, which have one set of classes, in turn."""
+    """Concatenate listings that have the same classes.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from orthohash_triton.data.listing import joined, unlabelled
+        >>> parts = [unlabelled("a", [Path("/1.jpg")]), unlabelled("b", [Path("/2.jpg"), Path("/3.jpg")])]
+        >>> len(joined(parts, "both"))
+        3
+    """
     return Listing(
         name,
         tuple(path for part in parts for path in part.paths),
@@ -153,13 +222,22 @@ def joined(parts: Sequence[Listing], name: str) -> Listing:
 
 
 def splits_of(parts: dict[str, Dataset], name: str, *, query_fraction: float, seed: int) -> Splits:
-    """The three sets of `parts`, by the names of PARTS; or of {"all": Dataset}, split by `seed`.
+    """Return the three sets of `parts`, which are named as in PARTS, or split the only part "all" at random.
 
-    Without a gallery the training set is it. A validation part goes with the training set (`Dataset.validation`). Samples
-    without labels are not split: all are in the gallery, and no query is held out, as nothing can be measured.
+    Without a gallery, the training set is the gallery. The validation part becomes `Dataset.validation` of the training set.
+    Samples without labels are not split, because nothing could be measured: all of them are in the gallery, and there are no
+    queries.
 
     Raises:
-        ValueError: there is no training set, or no queries.
+        ValueError: there is no training set, or there are no queries.
+
+    Example:
+        >>> import torch
+        >>> from orthohash_triton.data import Dataset
+        >>> from orthohash_triton.data.listing import splits_of
+        >>> part = Dataset(torch.zeros(4, 2), torch.tensor([0, 0, 1, 1]), ("cat", "dog"), "toy")
+        >>> [len(one) for one in splits_of({"all": part}, "toy", query_fraction=0.5, seed=0)]
+        [2, 2, 2]
     """
     if "all" in parts:
         everything = parts["all"]

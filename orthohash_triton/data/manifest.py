@@ -1,11 +1,11 @@
 """Manifests: tables of image files, as CSV (.csv, .tsv) or Parquet (.parquet).
 
-    path,label,split                columns; the names may be given, and only `path` must be there
-    images/1.jpg,cat,train          paths start from the manifest's own folder, or from `root`
-    images/2.jpg,cat;indoors,train  several labels stand apart by ; or |, or are a list in Parquet
-    images/3.jpg,dog,query          train, gallery (database), query (test), val; without the column a seed splits
+    path,label,split                columns; other names can be passed as options, and only `path` is required
+    images/1.jpg,cat,train          relative paths start from the folder of the manifest, or from `root`
+    images/2.jpg,cat;indoors,train  several labels are separated by ; or |, or are a list in Parquet
+    images/3.jpg,dog,query          parts: train, gallery (database), query (test), val; without the column, the split is random
 
-Labels are words or integers. Classes stand in the order of their names, integers in that of their values.
+Labels are words or integers. Classes are ordered by name, or by value if all of them are integers.
 """
 
 from collections.abc import Sequence
@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 from .listing import PARTS, Listing, drop_missing, part_of, unlabelled
+from .options import OnMissing
 
 EXTENSIONS = (".csv", ".tsv", ".parquet")
 LABEL_COLUMNS = ("labels", "label")
 SEPARATORS = (";", "|")
 
-_SHOWN = 5
+_SHOWN = 5  # row numbers in a message
 
 
 def read(
@@ -31,19 +32,34 @@ def read(
     path_column: str = "path",
     label_column: str | None = None,
     split_column: str | None = None,
-    on_missing: str = "raise",
+    on_missing: OnMissing = "raise",
 ) -> dict[str, Listing]:
-    """The image files that a manifest names, unopened: by the keys of PARTS, or all under "all" where it has no parts.
+    """Read a manifest by part (see `listing.PARTS`), or under "all" if it has no parts. The images are not opened.
 
-    root          the folder that relative paths start from; the manifest's own unless said otherwise
-    label_column  the column of labels; "labels" or "label" unless said otherwise; without one the files are unlabelled
-    split_column  the column of parts; "split" unless said otherwise, and no parts without one
-    on_missing    of files that are not there: "raise" or "skip"
+    Args:
+        path: a .csv, .tsv or .parquet file.
+        root: folder that relative paths start from. Default: the folder of the manifest.
+        path_column: column of the paths.
+        label_column: column of the labels. Default: "labels" or "label"; without such a column the files are unlabelled.
+        split_column: column of the parts. Default: "split"; without such a column there are no parts.
+        on_missing: treatment of files that do not exist, "raise" or "skip".
 
     Raises:
-        FileNotFoundError: no such manifest, or files that it names are not there.
-        ValueError: it cannot be read, lacks a column, or holds a row without a path, a label or a part.
+        FileNotFoundError: the manifest does not exist, or names files that do not exist.
+        ValueError: the manifest cannot be read, lacks a column, or has a row without a path, a label or a part.
         ImportError: pyarrow is not installed.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from orthohash_triton.data import manifest
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name in ("1.jpg", "2.jpg"):
+        ...         (Path(folder) / name).touch()
+        ...     (Path(folder) / "m.csv").write_text("path,label\\n1.jpg,dog\\n2.jpg,cat") and None
+        ...     listing = manifest.read(Path(folder) / "m.csv")["all"]
+        >>> listing.class_names, listing.labels
+        (('cat', 'dog'), tensor([1, 0]))
     """
     path = Path(path)
     table = _read_table(path, [name for name in (path_column, label_column, *LABEL_COLUMNS, split_column, "split") if name])
@@ -60,6 +76,7 @@ def read(
 
 
 def _labelled(path: Path, table: Any, files: tuple[Path, ...], label_column: str | None) -> Listing:
+    """Return all `files` with their labels, if the table has a column of labels."""
     name = label_column or next((name for name in LABEL_COLUMNS if name in table.column_names), None)
     if name is None:
         return unlabelled(str(path), files)
@@ -68,7 +85,7 @@ def _labelled(path: Path, table: Any, files: tuple[Path, ...], label_column: str
 
 
 def _labels(path: Path, table: Any, name: str) -> tuple[list[list[str]], bool]:
-    """The labels of each row, and whether a row may have none: in a column of lists."""
+    """Return the labels of each row, and whether a row may have none, which is so in a column of lists."""
     import pyarrow as pa
 
     column = _column(path, table, name)
@@ -81,7 +98,7 @@ def _labels(path: Path, table: Any, name: str) -> tuple[list[list[str]], bool]:
 
 
 def _class_labels(path: Path, column: str, found: tuple[list[list[str]], bool]) -> tuple[Tensor, tuple[str, ...]]:
-    """int64 [N] where every row has one label, else bool [N, C]; and the C names."""
+    """Return labels, int64 [N] if every row has exactly one and else bool [N, C], and the C names."""
     rows, may_be_empty = found
     names = _ordered({label for row in rows for label in row})
     several = any(len(row) > 1 for row in rows)
@@ -101,14 +118,14 @@ def _class_labels(path: Path, column: str, found: tuple[list[list[str]], bool]) 
 
 
 def _ordered(names: set[str]) -> tuple[str, ...]:
-    """Integers by their values, words by the alphabet."""
+    """Order names by value if all of them are integers, else alphabetically."""
     if all(name.lstrip("-").isdecimal() and str(int(name)) == name for name in names):
         return tuple(sorted(names, key=int))
     return tuple(sorted(names))
 
 
 def _parts(path: Path, table: Any, split_column: str | None) -> list[str] | None:
-    """The part of each row."""
+    """Return the part of each row, a key of PARTS, or None without a column of parts."""
     if split_column is None and "split" not in table.column_names:
         return None
     name = split_column or "split"
@@ -122,7 +139,7 @@ def _parts(path: Path, table: Any, split_column: str | None) -> list[str] | None
 
 
 def _read_table(path: Path, as_text: Sequence[str]) -> Any:
-    """The table, with the columns `as_text` of a CSV file unconverted, so that 007 stays 007."""
+    """Read the table. The columns `as_text` of a CSV file stay text, so that 007 stays 007."""
     try:
         import pyarrow as pa
         import pyarrow.csv
@@ -144,20 +161,21 @@ def _read_table(path: Path, as_text: Sequence[str]) -> Any:
 
 
 def _column(path: Path, table: Any, name: str) -> Any:
+    """Return the only column called `name`."""
     if table.column_names.count(name) != 1:
         raise ValueError(
             f"{path} must have one column {name!r}; it has the columns {', '.join(table.column_names)}. "
-            "Expected path, label (or labels) and perhaps split; say which columns these are if they have other names"
+            "Expected path, label (or labels) and perhaps split; pass the names of these columns if they differ"
         )
     return table[name]
 
 
 def _texts(path: Path, column: Any, name: str) -> list[str]:
-    """A column of words or integers as text, "" where there is nothing."""
+    """Return a column of words or integers as text, with "" for missing values."""
     import pyarrow as pa
 
     try:
-        if pa.types.is_floating(column.type):  # as integers become in pandas
+        if pa.types.is_floating(column.type):  # pandas stores integers with missing values as floats
             column = column.cast(pa.int64())
         return [text or "" for text in column.cast(pa.string()).to_pylist()]
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
@@ -165,4 +183,5 @@ def _texts(path: Path, column: Any, name: str) -> list[str]:
 
 
 def _numbers(rows: list[int]) -> str:
+    """Return the first few row numbers, for a message."""
     return ", ".join(map(str, rows[:_SHOWN])) + (f" and {len(rows) - _SHOWN:,} more" if len(rows) > _SHOWN else "")

@@ -1,20 +1,24 @@
-"""What a data set on disk may be: every kind of source, how it is known, and how it is read."""
+"""The kinds of data set on disk: how each is recognised, and which function reads it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from . import features, folders, lists, manifest
-from .listing import Listing
+from .dataset import Splits
+from .listing import Listing, load_parts
+from .options import LoadOptions
 
 
 class Reader(NamedTuple):
-    """One kind of source.
+    """One kind of data set on disk.
 
-    what     for people
-    knows    whether a path, which exists, is of this kind
-    parts    the image files of a source and what is known of them, by part, unopened; None for features
-    options  what it takes beside the path: the keywords of `parts`, or of `features.load_splits`
+    Attributes:
+        what: description for messages.
+        knows: function that tells whether an existing path is of this kind.
+        parts: function (path, **source options) that lists the image files and their labels by part, without opening them; None
+            for features.
+        options: names of the source options of `LoadOptions` that this kind accepts.
     """
 
     what: str
@@ -22,12 +26,19 @@ class Reader(NamedTuple):
     parts: Callable[..., dict[str, Listing]] | None
     options: tuple[str, ...] = ()
 
+    def load_splits(self, path: str | Path, options: LoadOptions) -> Splits:
+        """Return the training set, gallery and queries of the data set at `path`."""
+        own = options.of_source()
+        if self.parts is None:
+            return features.load_splits(path, query_fraction=options.query_fraction, seed=options.seed, **own)
+        return load_parts(self.parts(path, **own), str(path), options)
+
 
 def _has_suffix(*suffixes: str) -> Callable[[Path], bool]:
     return lambda path: path.is_file() and path.suffix.lower() in suffixes
 
 
-READERS = (  # the first that knows a path reads it
+READERS = (  # the first one that knows a path reads it
     Reader("a folder of features: train.npz, query.npz (and gallery.npz)", lambda path: features.has_member(path, "train"), None),
     Reader(
         "a folder of lists: train.txt, test.txt (and database.txt)",
@@ -35,9 +46,9 @@ READERS = (  # the first that knows a path reads it
         lists.read,
         ("root", "on_missing"),
     ),
-    Reader("a folder of images, by class or all together", Path.is_dir, folders.list_parts),
+    Reader("a folder of images, with one sub-folder per class or without classes", Path.is_dir, folders.list_parts),
     Reader(
-        "features (.npz, .safetensors, or .npy with .labels.npy beside it)",
+        "features (.npz, .safetensors, or .npy with its labels in .labels.npy)",
         _has_suffix(*features.EXTENSIONS),
         None,
         ("labels",),
@@ -52,12 +63,17 @@ READERS = (  # the first that knows a path reads it
 )
 
 
-def find_reader(source: str | Path, given: dict[str, Any], named: tuple[str, ...]) -> Reader:
-    """The reader of `source`, which takes the options `given`.
+def find_reader(source: str | Path, given: dict[str, Any], named: Sequence[str]) -> Reader:
+    """Return the reader of the data set at the path `source`.
+
+    Args:
+        source: a path.
+        given: source options that are set (see `LoadOptions.of_source`).
+        named: names of data sets that the caller understands too, for the message.
 
     Raises:
-        FileNotFoundError: there is nothing at `source`.
-        ValueError: no reader knows it, or the one that does has no such option.
+        FileNotFoundError: nothing exists at `source`.
+        ValueError: no reader knows it, or its reader does not accept one of the options.
     """
     path = Path(source)
     understood = "; ".join([*(reader.what for reader in READERS), f"or one of the names {', '.join(named)}"])
@@ -65,8 +81,13 @@ def find_reader(source: str | Path, given: dict[str, Any], named: tuple[str, ...
         raise FileNotFoundError(f"no data set {str(source)!r}: {source} does not exist. Expected {understood}")
     reader = next((reader for reader in READERS if reader.knows(path)), None)
     if reader is None:
-        raise ValueError(f"{source} is no data set that is understood. Expected {understood}")
-    if foreign := sorted(set(given) - set(reader.options)):
-        takes = f"it takes {', '.join(reader.options)}" if reader.options else "it takes no option"
-        raise ValueError(f"{source}: {', '.join(foreign)} cannot be set for {reader.what}; {takes}")
+        raise ValueError(f"{source} is no data set of a known kind. Expected {understood}")
+    check_options(source, given, reader.what, reader.options)
     return reader
+
+
+def check_options(source: object, given: dict[str, Any], what: str, options: tuple[str, ...]) -> None:
+    """Raise ValueError if an option of `given` is not among `options`, those that the data set `source` accepts."""
+    if foreign := sorted(set(given) - set(options)):
+        accepts = f"it accepts {', '.join(options)}" if options else "it accepts no such option"
+        raise ValueError(f"{source}: {', '.join(foreign)} cannot be set for {what}; {accepts}")

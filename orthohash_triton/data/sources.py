@@ -1,4 +1,4 @@
-"""Samples of a source in their order, batch by batch: what encodes a source of any size in little memory."""
+"""Sources of samples in a fixed order, batch by batch, so that a source of any size can be encoded in little memory."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -11,31 +11,50 @@ import torch
 from torch import Tensor
 
 from .._base import checks
-from . import debian, digits, fashion_mnist, features, folders, wordnet_nouns
+from . import features, folders
 from .dataset import UNLABELLED, Dataset
-from .images import ON_ERROR, ImageFiles, Skipped, decode_batches, unreadable
+from .images import ON_ERROR, ImageFiles, OnError, Skipped, decode_batches, good_rows, unreadable
 from .listing import Listing, joined, unlabelled
+from .named import find_samples, sample_names
 from .readers import find_reader
-
-NAMED = ("digits", "fashion-mnist:train", "fashion-mnist:test", "debian-packages", "wordnet-nouns")
 
 
 class Batch(NamedTuple):
-    """inputs: samples as a Dataset keeps them, [M, ...]; skipped: those of the batch that are not among them, by position."""
+    """Consecutive samples of a source.
+
+    Attributes:
+        inputs: the samples that could be read, [M, ...], as in `Dataset`.
+        skipped: those that could not, by their position in the source.
+
+    Example:
+        >>> from orthohash_triton import data
+        >>> batch = next(data.open_source("digits", sample_shape=(1, 8, 8)).batches(100))
+        >>> batch.inputs.shape, batch.skipped
+        (torch.Size([100, 8, 8]), {})
+    """
 
     inputs: Tensor
     skipped: dict[int, Skipped]
 
 
 class Source(ABC):
-    """Samples in a fixed order.
+    """Samples in a fixed order. `open_source` returns one; a subclass can feed other samples to `encode_to`.
 
-    name          where they come from, for people
-    sample_shape  (C, H, W) of an image, (D,) of a feature vector
-    paths         the file of each, where they are image files
-    labels        int64 [N] or bool [N, C], where they are known
-    class_names   C of them
-    skipped       files of the source that are left out from the beginning
+    Attributes:
+        name: description of the source, for messages.
+        sample_shape: (C, H, W) of an image, (D,) of a feature vector.
+        paths: file of each sample, or None if the samples are not image files.
+        labels: int64 [N] or bool [N, C], or None if they are unknown.
+        class_names: C names.
+        skipped: files of the source that were left out when it was opened.
+
+    Example:
+        >>> import torch
+        >>> from orthohash_triton import data
+        >>> dataset = data.Dataset(torch.zeros(5, 2), torch.tensor([0, 1, 1, 0, 1]), ("cat", "dog"), "toy")
+        >>> source = data.open_source(dataset, sample_shape=(2,))
+        >>> [len(batch.inputs) for batch in source.batches(2, start=1)]
+        [2, 2]
     """
 
     name: str
@@ -46,25 +65,27 @@ class Source(ABC):
     skipped: tuple[Skipped, ...] = ()
 
     @abstractmethod
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        """Number of samples, including those that cannot be read."""
 
     @abstractmethod
     def batches(self, batch_size: int, *, start: int = 0) -> Iterator[Batch]:
-        """The samples from position `start` on, `batch_size` at a time; the files of each batch are opened when it is due."""
+        """Iterate over the samples from position `start`, `batch_size` at a time. Each batch opens its files when it is due."""
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """Tells two sources apart, and a source from itself after its files have changed."""
+        """Return a checksum that differs between sources, and changes when the files of a source change."""
 
     def _label_with(self, labels: Tensor, class_names: tuple[str, ...]) -> None:
+        """Set labels and class names, unless the samples are unlabelled."""
         if class_names != (UNLABELLED,):
             self.labels, self.class_names = labels, class_names
 
 
 class _Images(Source):
-    """Image files."""
+    """Image files, decoded batch by batch."""
 
-    def __init__(self, listing: Listing, *, size: int, grey: bool, on_error: str) -> None:
+    def __init__(self, listing: Listing, *, size: int, grey: bool, on_error: OnError) -> None:
         listing = _with_plain_names(listing)
         self.name, self.paths, self.skipped = listing.name, listing.paths, listing.skipped
         self.sample_shape = (1 if grey else 3, size, size)
@@ -84,16 +105,15 @@ class _Images(Source):
         ):
             if failures and self._on_error == "raise":
                 raise unreadable(files[failures[0][0]], failures[0][1])
-            bad = {row for row, _ in failures}
-            good = torch.tensor([row for row in range(len(files)) if row not in bad], dtype=torch.int64)
-            yield Batch(images[good] if bad else images, {first + row: Skipped(files[row], why) for row, why in failures})
+            inputs = images[good_rows(len(files), failures)] if failures else images
+            yield Batch(inputs, {first + row: Skipped(files[row], reason) for row, reason in failures})
 
     def fingerprint(self) -> str:
         return _digest(*map(_version, self._files))
 
 
 class _Rows(Source):
-    """The rows of a file of features; those of a .npy file stay in it."""
+    """The rows of a file of features. A .npy file is mapped into memory."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._rows = path, features.open_rows(path)
@@ -111,7 +131,7 @@ class _Rows(Source):
 
 
 class _Samples(Source):
-    """A Dataset that is in memory."""
+    """The samples of a Dataset."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.name, self.sample_shape, self._dataset = dataset.name, dataset.sample_shape, dataset
@@ -138,21 +158,28 @@ def open_source(
     sample_shape: tuple[int, ...],
     *,
     split: str | None = None,
-    on_error: str = "skip",
+    on_error: OnError = "skip",
     **reading: Any,
 ) -> Source:
-    """What `source` names, in the shape that a model takes; image files are listed and not opened.
+    """Open a source of samples in the shape that a model expects. Image files are listed, but not opened.
 
-    source        a data set as `load_splits` takes it, an image, "digits", "fashion-mnist:train", "fashion-mnist:test",
-                  "debian-packages", "wordnet-nouns", or a Dataset
-    sample_shape  (C, H, W) or (D,): images are resized to W x W pixels, to grey where C is 1
-    split         one part of a source that has several: "train", "gallery", "query" or "validation"; all in turn unless given
-    on_error      of images that cannot be decoded: "skip" lists them in the batch, "raise" makes them an error
-    reading       root, on_missing, path_column, label_column, split_column, as `load_splits`
+    Args:
+        source: a path as in `load_splits`, an image file, a name of `sample_names()`, a `Dataset`, or a `Source`.
+        sample_shape: (C, H, W) or (D,). Images are resized to W x W pixels, and converted to grey if C is 1.
+        split: one part of a source that has several, "train", "gallery", "query" or "validation". Default: all, one after the
+            other.
+        on_error: treatment of images that cannot be decoded. "skip" lists them in their batch, "raise" raises ValueError.
+        **reading: root, on_missing, path_column, label_column and split_column; see `LoadOptions`.
 
     Raises:
-        FileNotFoundError: there is no such source, or files that it names are missing.
-        ValueError: nothing that is understood, or samples of another shape.
+        FileNotFoundError: the source, or a file that it names, does not exist.
+        ValueError: the source is of no known kind, does not accept an option, or has samples of another shape.
+
+    Example:
+        >>> from orthohash_triton import data
+        >>> source = data.open_source("digits", sample_shape=(1, 8, 8))
+        >>> len(source), source.name
+        (1797, 'scikit-learn digits')
     """
     opened = _open(source, sample_shape, split, on_error, {name: value for name, value in reading.items() if value is not None})
     if opened.sample_shape != tuple(sample_shape):
@@ -163,18 +190,27 @@ def open_source(
     return opened
 
 
-def _open(source: Any, sample_shape: tuple[int, ...], split: str | None, on_error: str, reading: dict[str, Any]) -> Source:
+def _open(
+    source: str | Path | Dataset | Source,
+    sample_shape: tuple[int, ...],
+    split: str | None,
+    on_error: OnError,
+    reading: dict[str, Any],
+) -> Source:
+    """Open `source`, whose samples may have another shape than `sample_shape`."""
     if isinstance(source, Source):
         return source
-    if isinstance(source, Dataset) or str(source) in NAMED or str(source).startswith("fashion-mnist:"):
+    load = None if isinstance(source, Dataset) else find_samples(str(source))
+    if isinstance(source, Dataset) or load is not None:
         if split is not None or reading:
-            raise ValueError(f"open_source: {', '.join(['split', *reading])} cannot be set for a data set that is loaded")
-        return _Samples(source if isinstance(source, Dataset) else _named(str(source)))
+            given = [*(["split"] if split is not None else []), *reading]
+            raise ValueError(f"open_source: {', '.join(given)} cannot be set for a data set that is loaded")
+        return _Samples(source if isinstance(source, Dataset) else load())  # type: ignore[misc]
     path = Path(source)
     if path.is_file() and path.suffix.lower() in folders.EXTENSIONS:
         parts = {"all": unlabelled(str(path), [path.absolute()])}
     else:
-        reader = find_reader(path, reading, NAMED)
+        reader = find_reader(path, reading, sample_names())
         if reader.parts is None:
             return _Rows(_features_file(path, split))
         parts = reader.parts(path, **reading)
@@ -185,6 +221,7 @@ def _open(source: Any, sample_shape: tuple[int, ...], split: str | None, on_erro
 
 
 def _chosen(parts: dict[str, Listing], split: str | None, name: str) -> Listing:
+    """Return the part `split`, or all parts one after the other."""
     if split is None:
         return joined(list(parts.values()), name)
     if split not in parts:
@@ -193,6 +230,7 @@ def _chosen(parts: dict[str, Listing], split: str | None, name: str) -> Listing:
 
 
 def _features_file(path: Path, split: str | None) -> Path:
+    """Return the file of features at `path`, or that of the part `split` in the folder `path`."""
     if path.is_dir():
         if split is None:
             raise ValueError(f"{path} has several files of features; name one of them, or a split of train, query and gallery")
@@ -202,30 +240,30 @@ def _features_file(path: Path, split: str | None) -> Path:
     return path
 
 
-def _named(name: str) -> Dataset:
-    if name == "digits":
-        return digits.load()
-    if name == "debian-packages":
-        return debian.load()
-    return wordnet_nouns.load() if name == "wordnet-nouns" else fashion_mnist.load(name.partition(":")[2])
-
-
 def _with_plain_names(listing: Listing) -> Listing:
-    """Without the files that a list of names, one a line, could not hold."""
+    """Return `listing` without the files whose names cannot be written into a text file with one name per line."""
     plain = torch.tensor([is_plain_name(str(path)) for path in listing.paths], dtype=torch.bool)
     if plain.all():
         return listing
     odd = tuple(
-        Skipped(listing.paths[i], "its name holds a line break or is no Unicode") for i in (~plain).nonzero().flatten().tolist()
+        Skipped(listing.paths[i], "its name holds a line break or is not Unicode") for i in (~plain).nonzero().flatten().tolist()
     )
     return replace(listing.subset(plain.nonzero().flatten()), skipped=(*listing.skipped, *odd))
 
 
 def is_plain_name(name: str) -> bool:
+    """Return True if `name` has no line break and can be encoded as UTF-8.
+
+    Example:
+        >>> from orthohash_triton.data import sources
+        >>> sources.is_plain_name("a b.jpg"), sources.is_plain_name("two\\nlines.jpg")
+        (True, False)
+    """
     return "\n" not in name and not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def _kind(sample_shape: tuple[int, ...]) -> str:
+    """Return a shape in words, for messages."""
     if len(sample_shape) == 1:
         return f"features of {sample_shape[0]} numbers"
     channels, height, width = sample_shape
@@ -233,7 +271,7 @@ def _kind(sample_shape: tuple[int, ...]) -> str:
 
 
 def _version(path: Path) -> str:
-    """A file as it is now; a link that leads nowhere too."""
+    """Return path, size and time of a file, or only the path of a broken link."""
     try:
         status = path.stat()
     except OSError:
@@ -242,6 +280,7 @@ def _version(path: Path) -> str:
 
 
 def _digest(*parts: str | bytes) -> str:
+    """Return a checksum of `parts`."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part if isinstance(part, bytes) else part.encode())

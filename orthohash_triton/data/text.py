@@ -1,8 +1,8 @@
-"""Features of texts by static word embeddings, and the cache that keeps a data set of them.
+"""Features of texts from static word embeddings, and a cache for data sets of them.
 
-The embeddings are the 32,000 x 256 table inside the wheel of `wordllama` 0.4.0.post1 (MIT). Its own loader looks for the
-tokenizer where the wheel does not have it and then wants the network, so the two files are read here directly; nothing is
-downloaded.
+The embeddings are the table [32000, 256] inside the wheel of `wordllama` 0.4.0.post1 (MIT licence). The loader of that package
+looks for the tokenizer in a folder that the wheel does not have and then downloads it. This module therefore reads the two files
+of the wheel directly and downloads nothing.
 """
 
 import importlib.util
@@ -22,11 +22,18 @@ _INSTALL = 'pip install "orthohash-triton[text]"'
 
 
 def embed(texts: Sequence[str]) -> Tensor:
-    """The mean of the embeddings of a text's tokens, scaled to length one: float32 [N, 256], zeros for a text without tokens.
+    """Return the mean of the embeddings of each text's tokens, scaled to length 1: float32 [N, 256].
+
+    The row of a text without tokens is zero.
 
     Raises:
         ImportError: wordllama or tokenizers is not installed.
-        FileNotFoundError: the installed wordllama lacks the files of the version named above.
+        FileNotFoundError: the installed version of wordllama has other files.
+
+    Example:
+        >>> from orthohash_triton.data import text
+        >>> text.embed(["a small cat", "a little cat"]).shape  # doctest: +SKIP
+        torch.Size([2, 256])
     """
     tokenizer_file, weights_file = _wordllama_files()
     try:
@@ -47,7 +54,8 @@ def embed(texts: Sequence[str]) -> Tensor:
 
 
 def _wordllama_files() -> tuple[Path, Path]:
-    spec = importlib.util.find_spec("wordllama")  # finds the folder without importing the package and all it depends on
+    """Return the files of the tokenizer and of the embeddings inside the installed wordllama."""
+    spec = importlib.util.find_spec("wordllama")  # finds the folder without the cost of importing the package
     if spec is None or spec.origin is None:
         raise ImportError(f"text features need wordllama: {_INSTALL}")
     files = Path(spec.origin).parent / _TOKENIZER, Path(spec.origin).parent / _WEIGHTS
@@ -58,9 +66,24 @@ def _wordllama_files() -> tuple[Path, Path]:
 
 
 def cached(file_name: str, build: Callable[[], Dataset]) -> Dataset:
-    """The features in `file_name` of the cache folder, or else those that `build` makes, written there for the next time.
+    """Load the features in `file_name` of `cache_folder()`, or make them with `build` and write them there.
 
-    The folder is $XDG_CACHE_HOME/orthohash-triton, in ~/.cache where that variable is not set. Delete the file to build anew.
+    Delete the file to make them again.
+
+    Example:
+        >>> import os, tempfile
+        >>> from unittest import mock
+        >>> import torch
+        >>> from orthohash_triton.data import Dataset, text
+        >>> def build():
+        ...     print("built")
+        ...     return Dataset(torch.eye(2), torch.tensor([0, 1]), ("cat", "dog"), "toy")
+        >>> with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, XDG_CACHE_HOME=folder):
+        ...     for _ in range(2):
+        ...         print(text.cached("toy.npz", build).name)
+        built
+        toy
+        toy
     """
     path = cache_folder() / file_name
     if path.is_file():
@@ -72,4 +95,11 @@ def cached(file_name: str, build: Callable[[], Dataset]) -> Dataset:
 
 
 def cache_folder() -> Path:
+    """Return $XDG_CACHE_HOME/orthohash-triton, or ~/.cache/orthohash-triton if that variable is not set.
+
+    Example:
+        >>> from orthohash_triton.data import text
+        >>> text.cache_folder().name
+        'orthohash-triton'
+    """
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "orthohash-triton"

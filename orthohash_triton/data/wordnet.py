@@ -1,7 +1,7 @@
-"""WordNet's noun hierarchy (Miller, 1995), read from its database files: distances between classes that are WordNet synsets.
+"""Distances between classes that are WordNet synsets, from the noun hierarchy (Miller, 1995) in WordNet's database files.
 
-Debian ships the files as `wordnet-base`; tools/fetch_wordnet.sh installs or unpacks that package. The ten classes of
-Fashion-MNIST need no files: the part of the hierarchy that they span stands below.
+Debian packages the files as `wordnet-base`; tools/fetch_wordnet.sh installs or unpacks that package. The ten classes of
+Fashion-MNIST need no files, because this module contains the part of the hierarchy that they span.
 """
 
 import os
@@ -15,9 +15,8 @@ from ..hierarchy import class_distance
 INSTALLED = Path("/usr/share/wordnet")
 UNPACKED = Path(".data/wordnet")
 
-# In the order of fashion_mnist.CLASS_NAMES. Not found by name: there "dress" and "coat" are fine, but "pullover" and "T-shirt"
-# stand for what they are only in some senses (jersey is first of all an island), "bag" is first of all any bag, and there is no
-# ankle boot.
+# In the order of fashion_mnist.CLASS_NAMES. The senses were chosen by hand, because the first sense of a name is often another
+# thing: jersey.n.01 is an island, bag.n.01 any bag, and WordNet has no ankle boot.
 FASHION_MNIST_SYNSETS = (
     "jersey.n.03",  # T-shirt: a close-fitting pullover shirt
     "trouser.n.01",
@@ -31,7 +30,7 @@ FASHION_MNIST_SYNSETS = (
     "boot.n.01",  # footwear
 )
 
-# (child, parent) of what they span, from WordNet 3.0.
+# (child, parent) pairs of the part of WordNet 3.0 that they span.
 FASHION_MNIST_PARENTS = (
     ("jersey.n.03", "shirt.n.01"),
     ("shirt.n.01", "garment.n.01"),
@@ -60,21 +59,38 @@ FASHION_MNIST_PARENTS = (
 
 _FILES = ("data.noun", "index.noun")
 _FORMS = '"dog.n.01" (word, n, number of the sense) or "n02084071" (n and the offset in data.noun, as in ImageNet)'
-_ABOVE = ("@", "@i")  # pointers to a hypernym: of a kind, of an instance
+_ABOVE = ("@", "@i")  # pointers to the hypernym of a kind and of an instance
 
 
 def fashion_mnist_distance() -> Tensor:
-    """Distances of Fashion-MNIST's classes, float32 [10, 10] in [0, 1] (see `class_distance`), without WordNet installed."""
+    """Return the distances between the classes of Fashion-MNIST, float32 [10, 10] in [0, 1]. WordNet need not be installed.
+
+    Example:
+        >>> from orthohash_triton.data import fashion_mnist, wordnet
+        >>> distance = wordnet.fashion_mnist_distance()
+        >>> sandal, sneaker, bag = (fashion_mnist.CLASS_NAMES.index(name) for name in ("Sandal", "Sneaker", "Bag"))
+        >>> bool(distance[sandal, sneaker] < distance[sandal, bag])
+        True
+    """
     return class_distance(FASHION_MNIST_PARENTS, FASHION_MNIST_SYNSETS)
 
 
 def wordnet_distance(synsets: Sequence[str], folder: str | Path | None = None) -> Tensor:
-    """Distances of classes that are WordNet noun synsets, float32 [C, C] in [0, 1]: see `class_distance`.
+    """Return the distances between classes that are WordNet noun synsets, float32 [C, C] in [0, 1]; see `class_distance`.
 
-    synsets  C different ones, in the order of the class ids: "dog.n.01" or "n02084071". Any word of a synset names it.
-    folder   where data.noun and index.noun are; None looks as `find_folder` does
+    Args:
+        synsets: C different synsets in the order of the class ids, as "dog.n.01" or "n02084071". Any word of a synset names it.
+        folder: folder of data.noun and index.noun; see `find_folder`.
 
-    Raises FileNotFoundError without the files, ValueError for a synset that is unknown or named twice.
+    Raises:
+        FileNotFoundError: WordNet is not installed.
+        ValueError: a synset is unknown, or occurs twice.
+
+    Example:
+        >>> from orthohash_triton.data import wordnet
+        >>> wordnet.wordnet_distance(["dog.n.01", "cat.n.01"])  # doctest: +SKIP
+        tensor([[0., 1.],
+                [1., 0.]])
     """
     wordnet = WordNet(folder)
     names = [wordnet.name(wordnet.offset(synset)) for synset in synsets]
@@ -82,10 +98,18 @@ def wordnet_distance(synsets: Sequence[str], folder: str | Path | None = None) -
 
 
 def find_folder(folder: str | Path | None = None) -> Path:
-    """The folder holding WordNet's data.noun and index.noun.
+    """Return the folder that holds WordNet's data.noun and index.noun.
 
-    Looked for, in order: `folder`, the environment variable ORTHOHASH_WORDNET, Debian's place, ./.data/wordnet. The first two are
-    taken at their word: a folder named there that lacks the files is an error.
+    If `folder` or else the environment variable ORTHOHASH_WORDNET names a folder, only that folder is tried. Otherwise Debian's
+    folder and then ./.data/wordnet are tried.
+
+    Raises:
+        FileNotFoundError: the files are in none of them.
+
+    Example:
+        >>> from orthohash_triton.data import wordnet
+        >>> wordnet.find_folder()  # doctest: +SKIP
+        PosixPath('/usr/share/wordnet')
     """
     named = folder or os.environ.get("ORTHOHASH_WORDNET")
     candidates = [Path(named)] if named else [INSTALLED, UNPACKED]
@@ -99,19 +123,35 @@ def find_folder(folder: str | Path | None = None) -> Path:
 
 
 class WordNet:
-    """The nouns of a WordNet database, read when it is made.
+    """The nouns of a WordNet database, which is read into memory.
 
-    A synset goes by a name, "dog.n.01", or "n02084071" (see `offset`).
+    A synset is named "dog.n.01" (word, n, number of the sense) or "n02084071" (n and its offset in data.noun, as in ImageNet).
+
+    Args:
+        folder: see `find_folder`.
+
+    Raises:
+        FileNotFoundError: WordNet is not installed.
+
+    Example:
+        >>> from orthohash_triton.data.wordnet import WordNet
+        >>> WordNet().gloss("dog.n.01")[:18]  # doctest: +SKIP
+        'a member of the ge'
     """
 
     def __init__(self, folder: str | Path | None = None) -> None:
         self.folder = find_folder(folder)
         lines = (self.folder / _FILES[1]).read_bytes().splitlines()
-        self._index = {word: rest for word, _, rest in (line.partition(b" ") for line in lines) if word}  # above: a licence
+        fields = (line.partition(b" ") for line in lines)
+        self._index = {word: rest for word, _, rest in fields if word}  # lines of the licence begin with a space
         self._data = (self.folder / _FILES[0]).read_bytes()
 
     def offset(self, synset: str) -> int:
-        """Where the synset stands in data.noun, which is its identity there and, in ImageNet, its name."""
+        """Return the offset of the synset in data.noun, which identifies it there and in ImageNet.
+
+        Raises:
+            ValueError: the name is malformed, or there is no such synset.
+        """
         if synset[:1] == "n" and synset[1:].isdecimal() and len(synset) == 9:
             offset = int(synset[1:])
             if not self._line(offset).startswith(synset[1:].encode()):
@@ -127,19 +167,19 @@ class WordNet:
         return offsets[int(sense) - 1]
 
     def name(self, offset: int) -> str:
-        """As "dog.n.01": its first word, and which of that word's senses it is."""
+        """Return the name of the synset at `offset`, such as "dog.n.01": its first word, and the sense of that word."""
         word = self._fields(offset)[4].lower()
         return f"{word}.n.{self._senses(word).index(offset) + 1:02d}"
 
     def gloss(self, synset: str) -> str:
-        """What the synset stands for, in WordNet's words."""
+        """Return the definition and the examples of the synset."""
         return self._line(self.offset(synset)).decode().partition("|")[2].strip()
 
     def parents(self, synsets: Sequence[str]) -> Iterator[tuple[str, str]]:
-        """(child, parent), by name, of everything above the synsets."""
+        """Iterate over the (child, parent) pairs, by name, of the synsets and everything above them."""
         waiting = [self.offset(synset) for synset in synsets]
         seen = set(waiting)
-        for offset in waiting:  # grows while it is read
+        for offset in waiting:  # the loop appends to the list
             for above in self._above(offset):
                 yield self.name(offset), self.name(above)
                 if above not in seen:
@@ -147,18 +187,21 @@ class WordNet:
                     waiting.append(above)
 
     def _above(self, offset: int) -> list[int]:
+        """Return the offsets of the direct hypernyms."""
         fields = self._fields(offset)
-        start = 4 + 2 * int(fields[3], 16)  # behind the words, each with a number of its own
+        start = 4 + 2 * int(fields[3], 16)  # skip the words, each of which is followed by a number
         pointers = fields[start + 1 : start + 1 + 4 * int(fields[start])]
         return [int(pointers[i + 1]) for i in range(0, len(pointers), 4) if pointers[i] in _ABOVE]
 
     def _fields(self, offset: int) -> list[str]:
+        """Return the fields of the line at `offset` that precede the gloss."""
         return self._line(offset).decode().partition("|")[0].split()
 
     def _line(self, offset: int) -> bytes:
+        """Return data.noun from `offset` to the end of the line."""
         return self._data[offset : max(offset, self._data.find(b"\n", offset))]
 
     def _senses(self, word: str) -> list[int]:
-        """Offsets of the synsets of a word, the most frequent first; none for an unknown word."""
+        """Return the offsets of the synsets of a word, most frequent first; an empty list for an unknown word."""
         fields = self._index.get(word.lower().encode(), b"n 0").split()
         return [int(offset) for offset in fields[len(fields) - int(fields[1]) :]]

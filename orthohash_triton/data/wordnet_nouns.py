@@ -1,7 +1,7 @@
-"""Definitions of WordNet's nouns, with classes from its hypernym tree: texts of one class each, as features.
+"""The data set wordnet-nouns: definitions of WordNet's nouns as features, with classes from its hypernym tree.
 
-WordNet 3.0 (Miller, 1995) has a licence of its own that permits this use; nothing of it ships with this package. Where it is read
-from, and how to get it, says `wordnet`.
+The licence of WordNet 3.0 (Miller, 1995) permits this use. No part of it is distributed with this package; `wordnet` describes
+where it is read from and how to get it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,50 +14,71 @@ import torch
 from ..hierarchy import class_distance
 from . import text, wordnet
 from .dataset import Dataset, Splits, split_stratified
+from .named import NamedDataset
 
-MIN_NOUNS, MAX_NOUNS = 200, 2000  # in one class
+MIN_NOUNS, MAX_NOUNS = 200, 2000  # synsets per class
 CACHE_FILE = "wordnet-nouns-v1.npz"
 
 
 class Noun(NamedTuple):
-    """A synset that names a kind of thing: its first hypernym (None of the root) and its definition."""
+    """A synset that names a kind of thing: the offset of its first hypernym (None for the root), and its definition."""
 
     parent: int | None
     definition: str
 
 
 def load(folder: str | Path | None = None) -> Dataset:
-    """The nouns of the cached set, or else of the WordNet in `folder` (None looks as `wordnet.find_folder` does).
+    """Load the data set from the cache, or make it from the WordNet in `folder` (see `wordnet.find_folder`).
 
-    Of WordNet 3.0: features float32 [56988, 256], labels int64 [56988] of 84 classes, and their class distance.
-
-    text    the definition, without the examples of use and without the word that it defines, embedded by `text.embed`; of equal
-            ones only the first is kept. One in ten has the first word of its class in it, as definitions name a wider kind:
-            from 88 % of the languages and 73 % of the fabrics down to less than one in ten for two classes in three
-    classes a cut through the tree of first hypernyms: every synset with 200 to 2,000 synsets at or below it whose own hypernym
-            has more. What stands above the cut, or below a smaller branch, is left out, and so are instances (named people and
-            places), which are no kinds of thing
-    class_distance  that of `class_distance` in the same tree
-    order   by place in the database
+    - inputs, float32 [56988, 256] for WordNet 3.0: `text.embed` of the definition, without the examples of use and the defined
+      word. Of equal definitions only the first is kept. One in ten contains the first word of its class, because definitions name
+      a wider kind: 88 % of the languages and 73 % of the fabrics do, but less than 10 % in two thirds of the classes.
+    - labels, int64 [56988] of 84 classes: a cut through the tree of first hypernyms. A class is a synset with 200 to 2,000
+      synsets at or below it whose own hypernym has more. Synsets above the cut, or below smaller branches, are left out, and so
+      are instances (named people and places).
+    - class_distance: `class_distance` in the same tree.
+    - The order is that of the database.
 
     Raises:
         FileNotFoundError: WordNet is not installed.
         ImportError: wordllama is not installed.
+
+    Example:
+        >>> from orthohash_triton.data import wordnet_nouns
+        >>> len(wordnet_nouns.load().class_names)  # doctest: +SKIP
+        84
     """
     return text.cached(CACHE_FILE, lambda: build(wordnet.find_folder(folder)))
 
 
 def load_splits(query_fraction: float = 0.1, seed: int = 0) -> Splits:
-    """That fraction of every class as queries, the rest as training set and gallery."""
+    """Return `query_fraction` of every class as queries, and the rest as training set and gallery.
+
+    Example:
+        >>> from orthohash_triton.data import wordnet_nouns
+        >>> train, gallery, query = wordnet_nouns.load_splits(query_fraction=0.2)  # doctest: +SKIP
+    """
     return split_stratified(load(), query_fraction, seed)
 
 
 def build(folder: Path, fewest: int = MIN_NOUNS, most: int = MAX_NOUNS) -> Dataset:
-    """The data set of the database in `folder`, cut into classes of `fewest` to `most` synsets."""
+    """Make the data set that `load` describes from the database in `folder`, with classes of `fewest` to `most` synsets.
+
+    Raises:
+        ValueError: no branch of the tree has that many synsets.
+        ImportError: wordllama is not installed.
+
+    Example:
+        >>> from orthohash_triton.data import wordnet, wordnet_nouns
+        >>> wordnet_nouns.build(wordnet.find_folder(), fewest=100, most=1000).is_multilabel  # doctest: +SKIP
+        False
+    """
     nouns = read_nouns(folder / "data.noun")
     class_of = cut(nouns, fewest, most)
     if not class_of:
-        raise ValueError(f"{folder} has no branch of {fewest} to {most} synsets; it holds {len(nouns)}. Is it all of WordNet?")
+        raise ValueError(
+            f"{folder} has no branch of {fewest} to {most} synsets; it holds {len(nouns)}. Is the database complete?"
+        )
     database = wordnet.WordNet(folder)
     classes = sorted(set(class_of.values()))
     names = tuple(map(database.name, classes))
@@ -71,14 +92,20 @@ def build(folder: Path, fewest: int = MIN_NOUNS, most: int = MAX_NOUNS) -> Datas
 
 
 def read_nouns(path: Path) -> dict[int, Noun]:
-    """Offset -> noun, for all kinds of thing in a data.noun file: no instances, and nothing below one."""
+    """Read a data.noun file: all nouns by offset, without instances and everything below them.
+
+    Example:
+        >>> from orthohash_triton.data import wordnet, wordnet_nouns
+        >>> len(wordnet_nouns.read_nouns(wordnet.find_folder() / "data.noun"))  # doctest: +SKIP
+        74374
+    """
     nouns = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         if line.startswith("  "):  # the licence
             continue
         synset, _, gloss = line.partition(" | ")
         fields = synset.split()
-        start = 5 + 2 * int(fields[3], 16)  # behind the words, each with a number of its own, and the number of pointers
+        start = 5 + 2 * int(fields[3], 16)  # skip the words, each followed by a number, and the count of pointers
         pointers = list(zip(fields[start::4], fields[start + 1 :: 4], strict=False))  # (symbol, offset)
         hypernyms = [int(offset) for symbol, offset in pointers if symbol == "@"]
         if hypernyms or not any(symbol == "@i" for symbol, _ in pointers):
@@ -90,7 +117,14 @@ def read_nouns(path: Path) -> dict[int, Noun]:
 
 
 def cut(nouns: Mapping[int, Noun], fewest: int, most: int) -> dict[int, int]:
-    """Offset of a noun -> offset of its class, for all nouns in a class: see `load`."""
+    """Return the offset of the class of each noun that is in a class; see `load`.
+
+    Example:
+        >>> from orthohash_triton.data.wordnet_nouns import Noun, cut
+        >>> nouns = {0: Noun(None, "thing"), 1: Noun(0, "animal"), 2: Noun(1, "dog"), 3: Noun(0, "tool")}
+        >>> cut(nouns, fewest=2, most=3)
+        {1: 1, 2: 1}
+    """
     above = {offset: _path(nouns, offset) for offset in nouns}
     sizes = dict.fromkeys(nouns, 0)
     for path in above.values():
@@ -105,14 +139,22 @@ def cut(nouns: Mapping[int, Noun], fewest: int, most: int) -> dict[int, int]:
 
 
 def _distinct(nouns: Mapping[int, Noun], offsets: Sequence[int]) -> list[int]:
-    """The first of `offsets` with each definition."""
+    """Return the first of `offsets` with each definition, in order."""
     first = {nouns[offset].definition: offset for offset in reversed(offsets)}
     return sorted(first.values())
 
 
 def _path(nouns: Mapping[int, Noun], offset: int) -> list[int]:
-    """From the noun itself up to the root."""
+    """Return the offsets from the noun itself up to the root."""
     path = [offset]
     while (parent := nouns[path[-1]].parent) is not None:
         path.append(parent)
     return path
+
+
+DATASET = NamedDataset(
+    name="wordnet-nouns",
+    summary="some 57,000 definitions of WordNet's nouns as features, of 84 classes with distances between them",
+    splits=lambda options: load_splits(options.query_fraction, options.seed),
+    samples={"": load},
+)

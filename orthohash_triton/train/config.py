@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from .. import methods
+from .. import data, methods
 from .._base import checks
-from ..data import NAMED, Splits, load_splits
+from ..data import Splits, load_splits
 from ..methods import option
 from ..models.backbones import BACKBONES
 from ..rotations import Rotation, fit_householder, fit_itq
@@ -28,7 +28,7 @@ class TrainConfig:
     """
 
     dataset: str = option(
-        "fashion-mnist", f"{', '.join(NAMED)}, a folder, manifest or list of images, or a file or folder of features"
+        "fashion-mnist", f"{', '.join(data.names())}, a folder, manifest or list of images, or a file or folder of features"
     )
     method: str = option("orthohash", "one of `orthohash methods`")
     options: dict[str, Any] = field(default_factory=dict)  # the method's own, by name

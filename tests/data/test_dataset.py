@@ -168,6 +168,6 @@ def test_digits() -> None:
 
 def test_unknown_source() -> None:
     with pytest.raises(
-        FileNotFoundError, match=r"cifar10 does not exist.*a folder of images.*a manifest.*a list.*fashion-mnist, digits"
+        FileNotFoundError, match=r"cifar10 does not exist.*a folder of images.*a manifest.*a list.*digits, fashion-mnist"
     ):
         data.load_splits("cifar10")

@@ -187,7 +187,7 @@ def test_bad_npy(tmp_path: Path, rows: np.ndarray, labels: np.ndarray | None, me
 
 def test_npy_that_is_an_archive(tmp_path: Path) -> None:
     write(tmp_path / "x.npz").rename(tmp_path / "x.npy")
-    with pytest.raises(ValueError, match=r"x\.npy is an archive of arrays; name it \.npz"):
+    with pytest.raises(ValueError, match=r"x\.npy is an archive of arrays; give it a name that ends in \.npz"):
         features.load(tmp_path / "x.npy")
 
 

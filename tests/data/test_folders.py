@@ -74,11 +74,11 @@ def test_unreadable_files_are_skipped_and_listed(photos: Path, capsys: pytest.Ca
     assert photos / "dog" / "3.png" not in dataset.paths
     assert dataset.inputs[:, 0, 0, 0].tolist() == [*range(100, 106), 10, 11, 12, 14, 15]
     assert [path for path, _ in dataset.skipped] == [photos / "cat" / "0.jpg", photos / "dog" / "3.png"]
-    assert {reason for _, reason in dataset.skipped} == {"no image of a known format"}
+    assert {reason for _, reason in dataset.skipped} == {"not an image of a known format"}
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert "2 of 13 files skipped" in err
-    assert "0.jpg (no image of a known format)" in err
+    assert "0.jpg (not an image of a known format)" in err
     with pytest.raises(ValueError, match=r"cat/0\.jpg cannot be read as an image"):
         data.load_splits(str(photos), on_error="raise")
 
@@ -88,7 +88,7 @@ def test_a_class_that_loses_its_last_image(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "1.png").touch()
     for read in (folders.load, folders.load_splits):
-        with pytest.raises(ValueError, match=r"no image can be read of class b .*b/1\.png \(the file is empty\)"):
+        with pytest.raises(ValueError, match=r"no image of class b can be read .*b/1\.png \(the file is empty\)"):
             read(tmp_path)
 
 
@@ -96,7 +96,7 @@ def test_images_beside_class_folders_are_skipped(photos: Path, capsys: pytest.Ca
     picture(photos / "cover.jpg", 1)
     dataset = folders.load(photos, size=4)
     assert len(dataset) == 12
-    assert dataset.skipped == ((photos / "cover.jpg", "beside the class folders, in none of them"),)
+    assert dataset.skipped == ((photos / "cover.jpg", "next to the class folders, in none of them"),)
     assert "1 of 13 files skipped" in capsys.readouterr().err
 
 
@@ -166,7 +166,7 @@ def test_missing_and_empty_folders(tmp_path: Path) -> None:
 def test_options_that_a_folder_does_not_take(photos: Path) -> None:
     with pytest.raises(ValueError, match="label_column, root cannot be set for a folder of images"):
         data.load_splits(str(photos), root="x", label_column="y")
-    with pytest.raises(ValueError, match="digits: root, label_column cannot be set for it"):
+    with pytest.raises(ValueError, match="digits: label_column, root cannot be set for this named data set; it accepts no"):
         data.load_splits("digits", root="x", label_column="y")
 
 

@@ -207,10 +207,10 @@ def of_32_bits(path: Path) -> None:
     [
         (truncated, "truncated"),
         (lambda path: path.write_bytes(b""), "the file is empty"),
-        (lambda path: path.write_text("some text"), "no image of a known format"),
+        (lambda path: path.write_text("some text"), "not an image of a known format"),
         (bomb, "exceeds limit .* decompression bomb"),
-        (floating, "floating-point numbers of no known range"),
-        (of_32_bits, "no 16-bit values"),
+        (floating, "floating-point numbers of unknown range"),
+        (of_32_bits, "not in the range of 16 bits"),
         (lambda path: path.mkdir(), "is a directory"),
         (lambda path: path.symlink_to("nowhere"), "no such file"),
     ],

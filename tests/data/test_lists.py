@@ -83,7 +83,7 @@ def test_names_with_spaces_and_numbers(photos: Path) -> None:
 def test_root(photos: Path) -> None:
     (photos / "lists").mkdir()
     path = write(photos / "lists" / "all.txt", {0: "0 1", 1: "0 1"})
-    with pytest.raises(FileNotFoundError, match=r"all\.txt names 2 files of 2 that are not there: .*lists/images/0\.png.*root"):
+    with pytest.raises(FileNotFoundError, match=r"all\.txt names 2 of 2 files that do not exist: .*lists/images/0\.png.*root"):
         load(path)
     assert len(load(path, root=photos).train) == 1
     path.write_text(f"{photos}/images/3.png 0 1\n../images/4.png 0 1\n")
@@ -92,7 +92,7 @@ def test_root(photos: Path) -> None:
 
 def test_missing_files(photos: Path) -> None:
     path = write(photos / "all.txt", dict.fromkeys(range(8, 12), "0 1"))
-    with pytest.raises(FileNotFoundError, match="2 files of 4 that are not there"):
+    with pytest.raises(FileNotFoundError, match="2 of 4 files that do not exist"):
         load(path)
     train, gallery, query = load(path, on_missing="skip")
     assert len(gallery) + len(query) == 2
@@ -105,7 +105,7 @@ def test_missing_files(photos: Path) -> None:
         ("images/0.png 0 1\nimages/1.png 0 1 0\n", "as many labels as the first, 2; got 3 in line 2"),
         ("images/0.png 0 2\n", "labels must be zeros and ones, one for each of 2 classes; got 2"),
         ("\n\n", "is empty"),
-        (b"\xff\xfe\x00", "is no text"),
+        (b"\xff\xfe\x00", "is not a text file"),
     ],
 )
 def test_bad_lists(photos: Path, content: str | bytes, message: str) -> None:
@@ -117,7 +117,7 @@ def test_bad_lists(photos: Path, content: str | bytes, message: str) -> None:
 def test_lists_that_do_not_belong_together(photos: Path) -> None:
     write(photos / "train.txt", {0: "0 1"})
     write(photos / "test.txt", {0: "0 1 0"})
-    with pytest.raises(ValueError, match=r"as many labels a line; got 2 in train\.txt, 3 in test\.txt"):
+    with pytest.raises(ValueError, match=r"the same number of labels per line; got 2 in train\.txt, 3 in test\.txt"):
         load(photos)
     write(photos / "query.txt", {0: "0 1"})
     with pytest.raises(ValueError, match=r"has both query\.txt and test\.txt, two names of one part"):

@@ -134,9 +134,7 @@ def test_columns_of_other_names_and_a_root(photos: Path) -> None:
 def test_missing_files(photos: Path, capsys: pytest.CaptureFixture) -> None:
     names = [*files(4), *(f"gone/{i}.png" for i in range(5))]
     path = write(photos / "m.csv", {"path": names, "label": ["a"] * 9})
-    expected = (
-        r"m\.csv names 5 files of 9 that are not there: .*gone/0\.png, .*gone/1\.png, .*gone/2\.png and 2 more\. Give.*root"
-    )
+    expected = r"m\.csv names 5 of 9 files that do not exist: .*gone/0\.png, .*gone/1\.png, .*gone/2\.png and 2 more\. Pass.*root"
     with pytest.raises(FileNotFoundError, match=expected):
         load(path)
     train, gallery, query = load(path, on_missing="skip")
@@ -144,7 +142,7 @@ def test_missing_files(photos: Path, capsys: pytest.CaptureFixture) -> None:
     assert [path.name for path, _ in train.skipped] == [f"{i}.png" for i in range(5)]
     assert {reason for _, reason in train.skipped} == {"no such file"}
     assert "5 of 9 files skipped" in capsys.readouterr().err
-    with pytest.raises(FileNotFoundError, match="2 files of 2 that are not there"):
+    with pytest.raises(FileNotFoundError, match="2 of 2 files that do not exist"):
         load(write(photos / "m.csv", {"path": ["x.png", "y.png"]}), on_missing="skip")
 
 
