@@ -98,7 +98,7 @@ def test_tables(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
         ("nothing.npy", None, "does not exist; give a run folder"),
         ("x.npy", "text", "is not a .npy file"),
         ("x.parquet", "text", "is not a readable Parquet file"),
-        ("x.ibxf", "text", "no data set that is understood"),
+        ("x.ibxf", "text", "is no data set of a known kind"),
         ("x.ibxf", "IBxF", "truncated"),
         ("model/config.json", "{", "is not JSON"),
         ("model/config.json", "[]", "neither a run folder nor a pretrained model"),

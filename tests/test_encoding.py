@@ -162,7 +162,7 @@ def test_names_that_a_list_of_names_cannot_hold(photos: Path, tmp_path: Path) ->
     os.rename(photos / "cat" / "1.jpg", os.fsencode(photos / "cat") + b"/\xff.jpg")
     written = encode(of_images(), photos / "cat", tmp_path / "x.npy")
     assert written.count == 5
-    assert {reason for _, reason in written.skipped} == {"its name holds a line break or is no Unicode"}
+    assert {reason for _, reason in written.skipped} == {"its name holds a line break or is not Unicode"}
     assert len(json.loads(skipped_file(tmp_path / "x.npy").read_text())) == 2
 
 
@@ -172,7 +172,7 @@ def test_a_list_with_such_names_is_not_begun(tmp_path: Path, name: str) -> None:
     index.add(np.zeros((2, 1), np.uint8))
     save_index(CodeFile(index, ["old", "older"], None), tmp_path / "x.ibxf")
     before = contents(tmp_path)
-    with pytest.raises(ValueError, match=r"the name '.*' holds a line break or is no Unicode"):
+    with pytest.raises(ValueError, match=r"the name '.*' holds a line break or is not Unicode"):
         save_index(CodeFile(index, ["new", name], None), tmp_path / "x.ibxf")
     assert contents(tmp_path) == before
 

@@ -88,7 +88,7 @@ def load_splits(source: str | Path, options: LoadOptions | None = None, **keywor
         ...     np.savez(path, features=np.zeros((10, 3)), labels=np.arange(10) % 2)
         ...     train, gallery, query = data.load_splits(path, query_fraction=0.4)
         >>> query.labels.tolist()
-        [0, 0, 1, 1]
+        [0, 1, 0, 1]
     """
     options = make_options("load_splits", options, keywords)
     dataset = find(source)

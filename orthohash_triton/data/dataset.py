@@ -176,7 +176,7 @@ def split_stratified(dataset: Dataset, query_fraction: float, seed: int) -> Spli
         >>> dataset = data.Dataset(torch.zeros(10, 2), torch.arange(10) % 2, ("even", "odd"), "toy")
         >>> train, gallery, query = data.split_stratified(dataset, 0.4, seed=0)
         >>> len(gallery), query.labels.tolist()
-        (6, [0, 0, 1, 1])
+        (6, [0, 1, 0, 1])
     """
     gallery, queries = _hold_out(dataset, "query_fraction", query_fraction, seed)
     if len(queries) == 0:

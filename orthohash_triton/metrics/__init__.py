@@ -1,14 +1,22 @@
-"""How good is the retrieval: figures computed from packed codes and labels, exactly and without sorting on a CPU.
+"""Retrieval metrics, computed exactly from packed codes and labels, without sorting on a CPU.
 
-All functions take codes as `pack_codes` makes them (uint8 [Q, bits/8] and [N, bits/8]) and labels of one of two kinds:
+All functions take codes from `pack_codes` (uint8 [Q, bits/8] and [N, bits/8]) and labels of one of two kinds:
 
-- class ids, integers [Q] and [N]: an item is relevant to a query of the same class;
-- multi-hot rows, [Q, C] and [N, C] of 0 and 1 in any dtype: an item is relevant when it shares a class with the query.
+- class ids, integers [Q] and [N]: an item is relevant to a query if both have the same class;
+- multi-hot rows, [Q, C] and [N, C] of 0 and 1 in any dtype: an item is relevant to a query if they share a class.
 
-`evaluate` gives the usual figures at once, for little more than the time of one.
+`evaluate` computes the usual metrics together, in little more time than one of them takes.
 
-Torch tensors (on one device) or numpy arrays. Items rank by (Hamming distance, position in the gallery), as everywhere in this
-package. Nothing is removed: a query that is itself in the gallery finds itself.
+Arguments are torch tensors on one device, or numpy arrays. Items are ranked by (Hamming distance, position in the gallery), as
+everywhere in this package. No item is removed: a query that is also in the gallery finds itself.
+
+Example:
+    >>> import numpy as np
+    >>> from orthohash_triton import metrics
+    >>> queries = np.array([[0b0000]], np.uint8)
+    >>> gallery = np.array([[0b0001], [0b0011], [0b0111]], np.uint8)  # at distances 1, 2 and 3
+    >>> metrics.precision_at_k(queries, gallery, np.array([7]), np.array([7, 3, 7]), k=2)
+    0.5
 """
 
 from .average_precision import (

@@ -1,4 +1,4 @@
-"""Who is relevant to whom."""
+"""Labels of queries and gallery, and the relevance that follows from them."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,48 +17,57 @@ _KINDS = "integer class ids [N], or multi-hot rows [N, C] of 0 and 1"
 
 @dataclass(frozen=True)
 class Labels:
-    """Checked labels of queries and gallery: int64 class ids [Q], [N], or bool multi-hot rows [Q, C], [N, C]."""
+    """Checked labels of queries and gallery.
+
+    Attributes:
+        queries: int64 class ids [Q], or bool multi-hot rows [Q, C].
+        gallery: int64 class ids [N], or bool multi-hot rows [N, C].
+    """
 
     queries: Tensor
     gallery: Tensor
 
     @property
     def shared(self) -> bool:
-        """Whether labels are sets of classes, which are relevant when they share one."""
+        """True for multi-hot rows, where a shared class makes an item relevant; False for class ids."""
         return self.queries.ndim == 2
 
     def relevance(self, start: int, stop: int) -> Tensor:
-        """Which gallery items are relevant to the queries [start, stop): bool [stop - start, N]."""
+        """Return which gallery items are relevant to the queries [start, stop): bool [stop - start, N]."""
         chunk = self.queries[start:stop]
         if self.shared:
             return (chunk.float() @ self.gallery.float().T) > 0
         return chunk[:, None] == self.gallery
 
     def grades(self, start: int, stop: int) -> Tensor:
-        """How many classes gallery items share with the queries [start, stop): int64 [stop - start, N]."""
+        """Return how many classes the gallery items share with the queries [start, stop): int64 [stop - start, N]."""
         if self.shared:
             return (self.queries[start:stop].float() @ self.gallery.float().T).long()
         return self.relevance(start, stop).long()
 
     @property
     def highest_grade(self) -> int:
-        """Classes that two items can share."""
+        """Largest number of classes that two items can share."""
         return self.queries.shape[1] if self.shared else 1
 
     def words(self) -> tuple[np.ndarray, np.ndarray]:
-        """Both sides as the uint64 [rows, L] of the CPU kernels: one word a class id, one bit a class of a multi-hot row."""
+        """Return queries and gallery as uint64 [rows, L] for the CPU kernels: a word per class id, a bit per class of a row."""
         return _words(self.queries), _words(self.gallery)
 
     def packed(self) -> tuple[Tensor, Tensor]:
-        """The same as the int64 [rows, L] of the Triton kernels, where the labels are."""
+        """Return the same words as int64 [rows, L] for the Triton kernels, on the device of the labels."""
         return _packed(self.queries), _packed(self.gallery)
 
 
-Rows = tuple[str, int]  # what a label is needed for each of, in words, and how many there are
+Rows = tuple[str, int]  # description and number of the rows that need a label each
 
 
 def check(op: str, queries: Any, gallery: Any, ranked: Tensor, query_rows: Rows, gallery_rows: Rows) -> Labels:
-    """Labels for both sides of a ranking, on the device of `ranked`."""
+    """Check the labels of both sides of a ranking, which must be on the device of `ranked`.
+
+    Raises:
+        TypeError, ValueError: labels of another type, shape, device or length.
+    """
     labels = Labels(
         _check(op, "query_labels", queries, ranked, query_rows), _check(op, "gallery_labels", gallery, ranked, gallery_rows)
     )
@@ -71,6 +80,7 @@ def check(op: str, queries: Any, gallery: Any, ranked: Tensor, query_rows: Rows,
 
 
 def _check(op: str, name: str, labels: Any, ranked: Tensor, rows: Rows) -> Tensor:
+    """Check the labels of one side, and convert them to int64 [rows] or bool [rows, C]."""
     if not isinstance(labels, Tensor):
         raise TypeError(f"{op}: {name} must be a tensor or numpy array: {_KINDS}; got {checks.describe(labels)}")
     if labels.ndim not in (1, 2):
@@ -89,6 +99,7 @@ def _check(op: str, name: str, labels: Any, ranked: Tensor, rows: Rows) -> Tenso
 
 
 def _words(labels: Tensor) -> np.ndarray:
+    """Return labels as uint64 [rows, L]; see `Labels.words`."""
     if labels.ndim == 1:
         return labels.contiguous().numpy().view(np.uint64)[:, None]
     packed = np.packbits(labels.numpy(), axis=1, bitorder="little")
@@ -98,6 +109,7 @@ def _words(labels: Tensor) -> np.ndarray:
 
 
 def _packed(labels: Tensor) -> Tensor:
+    """Return labels as int64 [rows, L]; see `Labels.packed`."""
     if labels.ndim == 1:
         return labels[:, None]
     classes = labels.shape[1]

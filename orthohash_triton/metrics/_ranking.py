@@ -1,8 +1,8 @@
-"""What all metrics come from: sums along the ranking, and counts at each distance, of consecutive chunks of queries.
+"""Sums along rankings, and counts at each distance, for consecutive chunks of queries. All metrics derive from them.
 
-Both are counted from packed codes without sorting, on the CPU in Numba (kernels/cpu/average_precision.py, gains.py) and on a GPU
-in Triton (kernels/average_precision.py). PyTorch computes and sorts distances in chunks of queries for gains on a GPU, and for
-the rest where ORTHOHASH_IMPL asks for the reference.
+They are computed from packed codes without sorting, on a CPU in Numba (kernels/cpu/average_precision.py, gains.py) and on a GPU
+in Triton (kernels/average_precision.py). Gains on a GPU, and all of them with ORTHOHASH_IMPL=reference, are computed in PyTorch,
+which sorts the distances of chunks of queries.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,38 +21,38 @@ from . import _labels
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_CHUNK = 2**23  # elements of the largest intermediate, of 8 bytes each
+_CHUNK = 2**23  # elements of the largest intermediate tensor, 8 bytes each
 
 
 class Sums(NamedTuple):
-    """Along the rankings of some queries: at the first of [L] ranks each, the precisions at relevant items, and these items."""
+    """Sums over the first ranks of the rankings of q queries, for each of L numbers of ranks."""
 
-    precisions: Tensor  # float64 [L, q], summed
-    hits: Tensor  # int64 [L, q]
-    totals: Tensor  # int64 [q]: relevant items in the whole ranking
+    precisions: Tensor  # float64 [L, q]: sum of the precisions at the ranks of relevant items
+    hits: Tensor  # int64 [L, q]: number of relevant items
+    totals: Tensor  # int64 [q]: number of relevant items in the whole gallery
 
 
 class Ranked(NamedTuple):
-    """Sums along the rankings, and items and relevant ones at each distance."""
+    """Sums along the rankings of q queries, and the numbers of items at each distance."""
 
     sums: Sums
-    counts: Tensor  # int64 [q, K+1]
-    relevant: Tensor  # int64 [q, K+1]
+    counts: Tensor  # int64 [q, K+1]: items at each distance
+    relevant: Tensor  # int64 [q, K+1]: relevant items at each distance
 
 
 class Gained(NamedTuple):
-    """Gains of the relevant items among the first of [L] ranks each, and what an expectation over ties needs."""
+    """Gains over the first ranks of q queries, for each of L numbers of ranks, and the sums that expectations over ties need."""
 
-    discounted: Tensor  # float64 [L, q]: summed, each times the discount of its rank
-    gained: Tensor  # float64 [L, q]: summed
+    discounted: Tensor  # float64 [L, q]: sum of gain times discount of the rank
+    gained: Tensor  # float64 [L, q]: sum of gains
     counts: Tensor  # int64 [q, K+1]: items at each distance
-    sums: Tensor  # float64 [q, K+1]: their gains, summed
+    sums: Tensor  # float64 [q, K+1]: sum of the gains of the items at each distance
     grades: Tensor  # int64 [q, G+1]: items of each grade in the whole gallery
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """Checked codes and labels, on one device."""
+    """Checked codes and labels on one device, and the computation of sums and counts from them."""
 
     queries: Tensor
     gallery: Tensor
@@ -60,11 +60,14 @@ class Ranking:
 
     @property
     def bins(self) -> int:
-        """Distances that codes can have: 0 .. K."""
+        """Number of possible distances, which are 0 .. K."""
         return 8 * self.queries.shape[1] + 1
 
     def ranked(self, ks: Sequence[int | None]) -> Iterator[Ranked]:
-        """In the order (distance, position), along the first k items, or all, for each of `ks`; none costs no ranking."""
+        """Iterate over the chunks of queries: sums over the first k items by (distance, position) for each k of `ks`.
+
+        None stands for all items. Empty `ks` cost no ranking.
+        """
         limits = self.limits(ks)
         chosen = choose("metrics", "auto", self.queries)
         if chosen == "triton":
@@ -73,16 +76,23 @@ class Ranking:
         return (function(start, stop, limits) for start, stop in self._chunks())
 
     def gained(self, ks: Sequence[int | None], gains: Tensor, discounts: Tensor) -> Iterator[Gained]:
-        """In the same order; gains: float64 [G+1], of each grade; discounts: float64, of each rank that counts."""
+        """Iterate over the chunks of queries: gains of the first k items by (distance, position) for each k of `ks`.
+
+        Args:
+            ks: numbers of ranks; None stands for all items.
+            gains: gain of each grade, float64 [G+1].
+            discounts: discount of each rank, float64, at least as many as the largest k.
+        """
         limits = self.limits(ks)
         function = self._gained_cpu if _takes_numba(self.queries) else self.gained_torch
         return (function(start, stop, limits, gains, discounts) for start, stop in self._chunks())
 
     def limits(self, ks: Sequence[int | None]) -> Tensor:
-        """How many items count: int64 [L], at most the gallery."""
+        """Return the number of ranks for each of `ks`, at most the size of the gallery: int64 [L]."""
         return torch.tensor([len(self.gallery) if k is None else min(k, len(self.gallery)) for k in ks], dtype=torch.int64)
 
     def _chunks(self, step: int | None = None) -> list[tuple[int, int]]:
+        """Return (start, stop) of consecutive chunks of queries, `step` each or as many as _CHUNK permits."""
         step = step or max(1, _CHUNK // self.bins)
         return [(start, min(start + step, len(self.queries))) for start in range(0, len(self.queries), step)]
 
@@ -112,12 +122,13 @@ class Ranking:
         return result
 
     def _arrays(self, start: int, stop: int) -> tuple[Any, ...]:
+        """Return the first arguments of the CPU kernels for the queries [start, stop)."""
         query_labels, gallery_labels = self.labels.words()
         queries, gallery = (codes.contiguous().numpy() for codes in (self.queries[start:stop], self.gallery))
         return queries, gallery, query_labels[start:stop], gallery_labels, self.labels.shared
 
     def ranked_triton(self, limits: Tensor) -> Iterator[Ranked]:
-        """`ranked` in Triton, with one transfer to the host of each result a chunk."""
+        """Compute `ranked` in Triton. Each chunk copies each of its results to the host once."""
         from ..kernels.average_precision import Rankings
         from ..kernels.hamming_histogram import hamming_histogram
 
@@ -133,10 +144,12 @@ class Ranking:
             else:
                 hamming_histogram(queries, self.gallery, counts, labels, gallery_labels, relevant, shared=shared)
             sums = Sums(precisions.cpu(), hits.cpu(), relevant.sum(dim=1).cpu())
-            # Counts, below 2**31, take most of the transfer.
+            # Counts are below 2**31 and most of the data, so they are copied as int32.
             yield Ranked(sums, *(found.int().cpu().long() for found in (counts, relevant)))
 
     def ranked_torch(self, start: int, stop: int, limits: Tensor) -> Ranked:
+        """Compute `ranked` for the queries [start, stop) in PyTorch, by sorting distances."""
+
         def ranked(first: int, last: int) -> tuple[Tensor, ...]:
             distances = hamming_distance(self.queries[first:last], self.gallery)
             relevance = self.labels.relevance(first, last)
@@ -152,6 +165,7 @@ class Ranking:
         return Ranked(Sums(precisions, hits, totals), counts, relevant)
 
     def gained_torch(self, start: int, stop: int, limits: Tensor, gains: Tensor, discounts: Tensor) -> Gained:
+        """Compute `gained` for the queries [start, stop) in PyTorch, by sorting distances."""
         gains, discounts = gains.to(self.queries.device), discounts.to(self.queries.device)
 
         def gained(first: int, last: int) -> tuple[Tensor, ...]:
@@ -170,7 +184,7 @@ class Ranking:
 
 
 def on_host(function: F) -> F:
-    """Sums that name no device lie in host memory, whatever torch's default device is."""
+    """Let `function` make its tensors in host memory, whatever the default device of torch is."""
 
     @wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -181,11 +195,16 @@ def on_host(function: F) -> F:
 
 
 def metric(function: F) -> F:
+    """Let `function` accept numpy arrays, and make its tensors in host memory."""
     return on_host(numpy_friendly(function))
 
 
 def check(op: str, query_codes: Any, gallery_codes: Any, query_labels: Any, gallery_labels: Any) -> Ranking:
-    """What every metric of codes takes, checked."""
+    """Check the arguments that all metrics of codes have in common.
+
+    Raises:
+        TypeError, ValueError: see `average_precision`.
+    """
     names = ("query_codes", "gallery_codes")
     queries, gallery = checks.code_pair(op, query_codes, gallery_codes, names)
     not_empty(op, names[0], queries)
@@ -198,16 +217,18 @@ def check(op: str, query_codes: Any, gallery_codes: Any, query_labels: Any, gall
 
 
 def check_k(op: str, k: Any) -> int | None:
+    """Return `k`, after a check that it is None or an integer of at least 1."""
     return None if k is None else checks.integer(op, "k", k, minimum=1)
 
 
 def not_empty(op: str, name: str, value: Tensor) -> None:
+    """Raise ValueError if `value` has no elements."""
     if value.numel() == 0:
         raise ValueError(f"{op}: {name} must hold at least one row; got {checks.describe(value)}")
 
 
 def sums_by_score(scores: Tensor, labels: _labels.Labels, k: int | None) -> Sums:
-    """In the order (score descending, position), along the first `k` items or all."""
+    """Compute sums over the first `k` items, or all, by (score descending, position)."""
     limits = torch.tensor([scores.shape[1] if k is None else min(k, scores.shape[1])])
     if _takes_numba(scores) and scores.dtype != torch.float64:
         from ..kernels.cpu.average_precision import scored_precision
@@ -225,12 +246,12 @@ def sums_by_score(scores: Tensor, labels: _labels.Labels, k: int | None) -> Sums
 
 
 def _takes_numba(values: Tensor) -> bool:
-    """Of metrics without a kernel, for which a GPU needs no Triton."""
+    """Return True if Numba computes the metrics that have no Triton kernel, rather than PyTorch."""
     return values.device.type == "cpu" and choose("metrics", "auto", values) == "cpu"
 
 
 def along_ranks(ranked: Tensor, limits: Tensor) -> Sums:
-    """ranked: bool [q, N], the relevance of all items in the order of their rank."""
+    """Compute sums over the first ranks from `ranked`, bool [q, N]: whether the item at each rank is relevant."""
     hits = ranked.cumsum(dim=1)
     precisions = hits.double() / torch.arange(1, ranked.shape[1] + 1, device=ranked.device) * ranked
     sums = torch.stack([precisions[:, :k].sum(dim=1) for k in limits.tolist()])
@@ -238,19 +259,23 @@ def along_ranks(ranked: Tensor, limits: Tensor) -> Sums:
 
 
 def _in_chunks(function: Callable[[int, int], tuple[Tensor, ...]], start: int, stop: int, width: int) -> list[Tensor]:
-    """`function(first, last)` of parts of the queries, in host memory: of [L, q] along the second dimension, else the first."""
+    """Call `function(first, last)` for parts of the queries [start, stop), and concatenate the results in host memory.
+
+    The first two results are [L, q], with queries along the second dimension; the others have queries along the first.
+    """
     step = max(1, _CHUNK // width)
     chunks = [function(first, min(first + step, stop)) for first in range(start, stop, step)]
     return [torch.cat(parts, dim=1 if index < 2 else 0).cpu() for index, parts in enumerate(zip(*chunks, strict=True))]
 
 
 def _counts(values: Tensor, bins: int, weights: Tensor | None = None) -> Tensor:
-    """How often each of 0 .. bins - 1 stands in a row of `values` [q, N], or the weights [q, N] of those: [q, bins]."""
+    """Count each of 0 .. bins - 1 in each row of `values` [q, N], or sum the `weights` [q, N] of its places: [q, bins]."""
     places = values + bins * torch.arange(len(values), device=values.device)[:, None]
     weights = None if weights is None else weights.flatten()
     return torch.bincount(places.flatten(), weights, minlength=len(values) * bins).view(len(values), bins)
 
 
 def _empty_sums(limits: Tensor, queries: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+    """Return uninitialised tensors for the precisions and hits of `Sums`."""
     shape = (len(limits), queries)
     return torch.empty(shape, dtype=torch.float64, device=device), torch.empty(shape, dtype=torch.int64, device=device)

@@ -1,6 +1,6 @@
-"""Average precision, with every choice that published figures differ in spelled out."""
+"""Average precision, with an option for every definition in which published results differ."""
 
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -10,9 +10,10 @@ from .._base.arrays import as_tensor
 from . import _labels, _ranking
 from ._ranking import Ranked, Ranking
 
-TIES = ("stable", "expected")
-DENOMINATORS = ("hits", "min", "relevant")
-ZERO_HITS = ("zero", "skip")
+Ties = Literal["stable", "expected"]
+Denominator = Literal["hits", "min", "relevant"]
+ZeroHits = Literal["zero", "skip"]
+TIES, DENOMINATORS, ZERO_HITS = get_args(Ties), get_args(Denominator), get_args(ZeroHits)
 
 
 def mean_average_precision(
@@ -22,21 +23,33 @@ def mean_average_precision(
     gallery_labels: Any,
     *,
     k: int | None = None,
-    ties: str = "stable",
-    denominator: str = "hits",
-    zero_hits: str = "zero",
+    ties: Ties = "stable",
+    denominator: Denominator = "hits",
+    zero_hits: ZeroHits = "zero",
 ) -> float:
-    """Mean over the queries of `average_precision`, which describes the arguments that both take.
+    """Return the mean of `average_precision` over the queries.
 
     Args:
+        query_codes, gallery_codes, query_labels, gallery_labels, k, ties, denominator: see `average_precision`.
         zero_hits: `"zero"` counts a query without a relevant item among its first `k` as 0 (OrthoHash, CSQ, H2Q); `"skip"`
-            leaves it out of the mean (HashNet, DHN). Under `ties="expected"` it is left out when no order of ties gives it a hit.
+            leaves it out of the mean (HashNet, DHN). With `ties="expected"`, a query is left out if no order of the ties gives
+            it a relevant item.
 
     Returns:
-        A figure in [0, 1]; nan when every query is skipped.
+        A number in [0, 1], or nan if every query is left out.
 
     Raises:
         TypeError, ValueError: see `average_precision`.
+
+    Example:
+        >>> import numpy as np
+        >>> from orthohash_triton import metrics
+        >>> queries, gallery = np.zeros((2, 1), np.uint8), np.array([[0b001], [0b011], [0b111]], np.uint8)
+        >>> labels = np.array([0, 5]), np.array([0, 1, 0])  # nothing is relevant to the second query
+        >>> metrics.mean_average_precision(queries, gallery, *labels)  # (5/6 + 0) / 2
+        0.4166666666666667
+        >>> metrics.mean_average_precision(queries, gallery, *labels, zero_hits="skip")
+        0.8333333333333334
     """
     op = "mean_average_precision"
     checks.choice(op, "zero_hits", zero_hits, ZERO_HITS)
@@ -53,32 +66,42 @@ def average_precision(
     gallery_labels: Any,
     *,
     k: int | None = None,
-    ties: str = "stable",
-    denominator: str = "hits",
+    ties: Ties = "stable",
+    denominator: Denominator = "hits",
 ) -> Any:
-    """Average precision of each query: the sum over relevant items among the first `k` of the precision at their rank, divided.
+    """Return the average precision of each query.
+
+    It is the sum of the precisions at the ranks of the relevant items among the first `k`, divided by `denominator`.
 
     Args:
-        query_codes: uint8 [Q, bits/8], torch or numpy, as all that follow.
+        query_codes: uint8 [Q, bits/8], a torch tensor or numpy array, like all arguments.
         gallery_codes: uint8 [N, bits/8].
         query_labels: class ids, integers [Q], or multi-hot rows [Q, C] of 0 and 1 in any dtype.
-        gallery_labels: of the same kind, [N] or [N, C].
-        k: ranks that count, "AP@k"; all when None. More than N is N.
-        ties: codes have few distances, so most items are tied. `"stable"` ranks by (distance, position in the gallery);
-            `"expected"` is the exact expectation over all orders of the items at each distance, which no order of the gallery
-            can favour. Where `k` cuts through items at one distance, those that make the cut are random too, and with
-            `denominator="hits"` so is the divisor: the expectation is that of the quotient.
-        denominator: `"hits"` divides by the relevant items among the first `k` (HashNet, OrthoHash, CSQ: fewer hits can score
-            higher); `"min"` by min(k, relevant items in the gallery), `"relevant"` by all relevant items in the gallery.
-            Without `k` all three are the same.
+        gallery_labels: labels of the same kind, [N] or [N, C].
+        k: number of ranks ("AP@k"), or None for all. Values above N mean N.
+        ties: treatment of items at the same distance, which are most items, because codes have few distances. `"stable"` ranks
+            by (distance, position in the gallery). `"expected"` computes the exact expectation over all orders of the items at
+            each distance, which does not depend on the order of the gallery. If rank `k` falls among items at one distance, the
+            choice of those within the first `k` is random too, and so is the divisor with `denominator="hits"`: the result is
+            the expectation of the quotient.
+        denominator: `"hits"` divides by the number of relevant items among the first `k` (HashNet, OrthoHash, CSQ; fewer hits
+            can give a higher value), `"min"` by min(k, number of relevant items in the gallery), `"relevant"` by the number of
+            relevant items in the gallery. Without `k` all three are equal.
 
     Returns:
-        float64 [Q], torch on the device of the codes or numpy; 0 for a query without hits.
+        float64 [Q], a torch tensor on the device of the codes, or a numpy array. A query without hits has 0.
 
     Raises:
-        TypeError: codes that are not uint8, class ids that are not integers.
-        ValueError: widths, lengths or devices that do not fit, no queries, an empty gallery, multi-hot labels other than 0 and 1
-            (on a GPU only with ORTHOHASH_VALIDATE=1; without, what is not 0 counts as 1), k < 1, an unknown option.
+        TypeError: codes that are not uint8, or class ids that are not integers.
+        ValueError: widths, lengths or devices that differ; no queries; an empty gallery; multi-hot labels other than 0 and 1 (on
+            a GPU only with ORTHOHASH_VALIDATE=1; otherwise every nonzero value counts as 1); k < 1; an unknown option.
+
+    Example:
+        >>> import numpy as np
+        >>> from orthohash_triton import metrics
+        >>> gallery = np.array([[0b001], [0b011], [0b111]], np.uint8)  # at distances 1, 2 and 3
+        >>> metrics.average_precision(np.zeros((1, 1), np.uint8), gallery, np.array([0]), np.array([0, 1, 0]))  # (1/1 + 2/3) / 2
+        array([0.83333333])
     """
     return _average_precision(
         "average_precision", query_codes, gallery_codes, query_labels, gallery_labels, k=k, ties=ties, denominator=denominator
@@ -91,10 +114,25 @@ def mean_average_precision_from_scores(
     gallery_labels: Any,
     *,
     k: int | None = None,
-    denominator: str = "hits",
-    zero_hits: str = "zero",
+    denominator: Denominator = "hits",
+    zero_hits: ZeroHits = "zero",
 ) -> float:
-    """Mean over the queries of `average_precision_from_scores`; `zero_hits` as in `mean_average_precision`."""
+    """Return the mean of `average_precision_from_scores` over the queries.
+
+    Args:
+        scores, query_labels, gallery_labels, k, denominator: see `average_precision_from_scores`.
+        zero_hits: see `mean_average_precision`.
+
+    Raises:
+        TypeError, ValueError: see `average_precision_from_scores`.
+
+    Example:
+        >>> import numpy as np
+        >>> from orthohash_triton import metrics
+        >>> scores = np.array([[0.9, 0.1, 0.5]])
+        >>> metrics.mean_average_precision_from_scores(scores, np.array([0]), np.array([1, 0, 0]))  # (1/2 + 2/3) / 2
+        0.5833333333333333
+    """
     op = "mean_average_precision_from_scores"
     checks.choice(op, "zero_hits", zero_hits, ZERO_HITS)
     values = _average_precision_from_scores(op, scores, query_labels, gallery_labels, k=k, denominator=denominator)
@@ -102,19 +140,29 @@ def mean_average_precision_from_scores(
 
 
 def average_precision_from_scores(
-    scores: Any, query_labels: Any, gallery_labels: Any, *, k: int | None = None, denominator: str = "hits"
+    scores: Any, query_labels: Any, gallery_labels: Any, *, k: int | None = None, denominator: Denominator = "hits"
 ) -> Any:
-    """Average precision of each query when items rank by (score descending, position): for baselines that have no codes.
+    """Return the average precision of each query if items are ranked by (score descending, position).
+
+    This is for baselines without codes.
 
     Args:
-        scores: floating point [Q, N], larger is more similar, no NaN. Large sets come in chunks of queries, from the caller.
-        query_labels, gallery_labels, k, denominator: as in `average_precision`.
+        scores: similarities, floating point [Q, N], without NaN; larger means more similar. To save memory, pass a part of the
+            queries at a time.
+        query_labels, gallery_labels, k, denominator: see `average_precision`.
 
     Returns:
-        float64 [Q], torch on the device of the scores or numpy.
+        float64 [Q], a torch tensor on the device of the scores, or a numpy array.
 
     Raises:
-        TypeError, ValueError: as `average_precision`; NaN among the scores (on a GPU only with ORTHOHASH_VALIDATE=1).
+        TypeError, ValueError: see `average_precision`; NaN among the scores (on a GPU only with ORTHOHASH_VALIDATE=1).
+
+    Example:
+        >>> import numpy as np
+        >>> from orthohash_triton import metrics
+        >>> scores = np.array([[0.9, 0.1, 0.5]])
+        >>> metrics.average_precision_from_scores(scores, np.array([0]), np.array([1, 0, 0]), k=2)
+        array([0.5])
     """
     return _average_precision_from_scores(
         "average_precision_from_scores", scores, query_labels, gallery_labels, k=k, denominator=denominator
@@ -130,8 +178,8 @@ def _average_precision(
     gallery_labels: Any,
     *,
     k: int | None,
-    ties: str,
-    denominator: str,
+    ties: Ties,
+    denominator: Denominator,
 ) -> Tensor:
     checks.choice(op, "ties", ties, TIES)
     checks.choice(op, "denominator", denominator, DENOMINATORS)
@@ -141,8 +189,11 @@ def _average_precision(
     return torch.cat([from_ranked(ranked, 0, ranking, k, ties, denominator) for ranked in chunks]).to(ranking.queries.device)
 
 
-def from_ranked(ranked: Ranked, index: int, ranking: Ranking, k: int | None, ties: str, denominator: str) -> Tensor:
-    """Average precision of the queries of a chunk, float64 [q]; `index` says which sums are those of `k`, without ties."""
+def from_ranked(ranked: Ranked, index: int, ranking: Ranking, k: int | None, ties: Ties, denominator: Denominator) -> Tensor:
+    """Compute the average precision of the queries of a chunk, float64 [q].
+
+    With `ties="stable"`, row `index` of the sums must be that of `k`.
+    """
     if ties == "stable":
         return _divide(ranked.sums.precisions[index], ranked.sums.hits[index], ranked.sums.totals, k, denominator)
     from ..kernels.cpu.average_precision import expected_precision
@@ -155,7 +206,7 @@ def from_ranked(ranked: Ranked, index: int, ranking: Ranking, k: int | None, tie
 
 @_ranking.metric
 def _average_precision_from_scores(
-    op: str, scores: Any, query_labels: Any, gallery_labels: Any, *, k: int | None, denominator: str
+    op: str, scores: Any, query_labels: Any, gallery_labels: Any, *, k: int | None, denominator: Denominator
 ) -> Tensor:
     checks.choice(op, "denominator", denominator, DENOMINATORS)
     k = _ranking.check_k(op, k)
@@ -170,15 +221,16 @@ def _average_precision_from_scores(
     return _divide(sums.precisions[0], sums.hits[0], sums.totals, k, denominator).to(scores.device)
 
 
-def _divide(precisions: Tensor, hits: Tensor, totals: Tensor, k: int | None, denominator: str) -> Tensor:
+def _divide(precisions: Tensor, hits: Tensor, totals: Tensor, k: int | None, denominator: Denominator) -> Tensor:
+    """Divide sums of precisions by `denominator`."""
     return precisions / (hits.clamp(min=1) if denominator == "hits" else _relevant_divisor(totals, k, denominator))
 
 
-def _relevant_divisor(totals: Tensor, k: int | None, denominator: str) -> Tensor:
-    """What "min" and "relevant" divide by; 1 where nothing is relevant, since the sum is then 0."""
+def _relevant_divisor(totals: Tensor, k: int | None, denominator: Denominator) -> Tensor:
+    """Return the divisor of "min" and "relevant", or 1 for a query without relevant items, whose sum is 0."""
     return totals.clamp(min=1, max=k if denominator == "min" else None)
 
 
-def mean(values: Tensor, zero_hits: str) -> float:
-    """Average precision is positive exactly when the query has (or may have) a hit."""
+def mean(values: Tensor, zero_hits: ZeroHits) -> float:
+    """Return the mean of average precisions. One is positive exactly if the query has, or may have, a relevant item."""
     return float(values[values > 0].mean() if zero_hits == "skip" else values.mean())

@@ -1,4 +1,4 @@
-"""The usual figures of a set of codes, all from one pass over the gallery."""
+"""The usual retrieval metrics of a set of codes, from one pass over the gallery."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,14 +10,34 @@ from torch import Tensor
 from .._base import checks
 from .._base.arrays import as_array, as_tensor
 from . import _ranking
-from .average_precision import DENOMINATORS, TIES, ZERO_HITS, from_ranked, mean
+from .average_precision import DENOMINATORS, TIES, ZERO_HITS, Denominator, Ties, ZeroHits, from_ranked, mean
 from .distances import DistanceHistograms, total_histograms
 from .precision_recall import PrecisionRecallCurve, mean_curve, shares, within
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures of `evaluate`, means over the queries. Ranks and radii are keys, in the order in which they were asked for."""
+    """The results of `evaluate`, which are means over the queries.
+
+    Attributes:
+        queries: number of queries.
+        gallery: number of gallery items.
+        bits: length of the codes.
+        mean_average_precision: by number of ranks k, in the order of the argument; None stands for the whole gallery.
+        precision_at_k: by number of ranks k.
+        recall_at_k: by number of ranks k.
+        precision_at_radius: by Hamming radius.
+        curve: precision and recall within every radius.
+        distances: histograms of the distances within and between classes.
+
+    Example:
+        >>> import numpy as np
+        >>> from orthohash_triton import metrics
+        >>> gallery = np.array([[0b001], [0b011], [0b111]], np.uint8)  # at distances 1, 2 and 3
+        >>> found = metrics.evaluate(np.zeros((1, 1), np.uint8), gallery, np.array([0]), np.array([0, 1, 0]), k=(1, 2), radius=2)
+        >>> {name: value for name, value in found.figures().items() if "2" in name}
+        {'mAP@2': 1.0, 'precision@2': 0.5, 'recall@2': 0.5, 'precision@radius2': 0.5}
+    """
 
     queries: int
     gallery: int
@@ -30,9 +50,9 @@ class Evaluation:
     distances: DistanceHistograms
 
     def figures(self) -> dict[str, float]:
-        """The single figures by name, for a log: "mAP@1000", "mAP", "precision@1000", "recall@1000", "precision@radius2", ...
+        """Return the single numbers by name: "mAP@1000", "mAP", "precision@1000", "recall@1000", "precision@radius2", ...
 
-        Precision and recall of the whole gallery, which no code changes, are left out.
+        Precision and recall of the whole gallery are left out, because they do not depend on the codes.
         """
         named = {"mAP" if k is None else f"mAP@{k}": value for k, value in self.mean_average_precision.items()}
         for name, values in (("precision", self.precision_at_k), ("recall", self.recall_at_k)):
@@ -50,26 +70,34 @@ def evaluate(
     *,
     k: int | Sequence[int | None] | None = (1000, None),
     radius: int | Sequence[int] = 2,
-    ties: str = "stable",
-    denominator: str = "hits",
-    zero_hits: str = "zero",
+    ties: Ties = "stable",
+    denominator: Denominator = "hits",
+    zero_hits: ZeroHits = "zero",
 ) -> Evaluation:
-    """mAP, precision and recall at every `k`, precision within every `radius`, the curve and the distances, in one pass.
+    """Compute mAP, precision and recall at every `k`, precision within every `radius`, the curve and the histograms.
 
-    Every figure equals that of the function of its name, called with the same options; together they cost little more than one.
+    Each result equals that of the single function with the same options. Together they take little more time than one.
 
     Args:
-        query_codes, gallery_codes, query_labels, gallery_labels: as in `average_precision`.
-        k: ranks that count, one or several; None stands for the whole gallery.
-        radius: Hamming distances, inclusive, one or several.
-        ties: as in `average_precision`. With `"expected"` precision and recall at k are expectations too.
-        denominator, zero_hits: as in `mean_average_precision`.
+        query_codes, gallery_codes, query_labels, gallery_labels: see `average_precision`.
+        k: one or several numbers of ranks; None stands for the whole gallery.
+        radius: one or several Hamming distances, inclusive.
+        ties: see `average_precision`. With `"expected"`, precision and recall at k are expectations too.
+        denominator, zero_hits: see `mean_average_precision`.
 
     Returns:
-        An `Evaluation`; its curve and histograms are torch tensors in host memory, or numpy arrays when the codes are.
+        An `Evaluation`. Its curve and histograms are torch tensors in host memory, or numpy arrays if the codes are numpy arrays.
 
     Raises:
-        TypeError, ValueError: as `average_precision`.
+        TypeError, ValueError: see `average_precision`.
+
+    Example:
+        >>> import numpy as np
+        >>> from orthohash_triton import metrics
+        >>> gallery = np.array([[0b001], [0b011], [0b111]], np.uint8)  # at distances 1, 2 and 3
+        >>> found = metrics.evaluate(np.zeros((1, 1), np.uint8), gallery, np.array([0]), np.array([0, 1, 0]), k=None)
+        >>> found.mean_average_precision[None], found.precision_at_radius[2]
+        (0.8333333333333334, 0.5)
     """
     op = "evaluate"
     checks.choice(op, "ties", ties, TIES)
@@ -80,8 +108,8 @@ def evaluate(
     ranking = _ranking.check(op, *map(as_tensor, (query_codes, gallery_codes, query_labels, gallery_labels)))
     chunks = list(ranking.ranked(ks if ties == "stable" else []))
     curve, distances = mean_curve(chunks), total_histograms(chunks)
-    precisions = [torch.cat([from_ranked(c, i, ranking, value, ties, denominator) for c in chunks]) for i, value in enumerate(ks)]
     limits = ranking.limits(ks).tolist()
+    precisions = [torch.cat([from_ranked(c, i, ranking, value, ties, denominator) for c in chunks]) for i, value in enumerate(ks)]
     hits = [torch.cat([_hits(c, i, limit, ties) for c in chunks]) for i, limit in enumerate(limits)]
     totals = torch.cat([c.sums.totals for c in chunks])
     as_given = as_array if not isinstance(query_codes, Tensor) else lambda values: values
@@ -99,13 +127,14 @@ def evaluate(
 
 
 def _several(values: Any) -> list[Any]:
+    """Return a list of one value or of several values."""
     return list(values) if isinstance(values, Iterable) and not isinstance(values, str) else [values]
 
 
-def _hits(ranked: _ranking.Ranked, index: int, limit: int, ties: str) -> Tensor:
-    """Relevant items among the first `limit`, float64 [q]."""
+def _hits(ranked: _ranking.Ranked, index: int, limit: int, ties: Ties) -> Tensor:
+    """Return the (expected) number of relevant items among the first `limit` of each query, float64 [q]."""
     if ties == "stable":
         return ranked.sums.hits[index].double()
     ends = ranked.counts.cumsum(dim=1)
-    slots = (limit - (ends - ranked.counts)).clamp(min=0).minimum(ranked.counts)
+    slots = (limit - (ends - ranked.counts)).clamp(min=0).minimum(ranked.counts)  # ranks up to `limit` at each distance
     return (ranked.relevant * (slots / ranked.counts.clamp(min=1).double())).sum(dim=1)

@@ -1,16 +1,16 @@
-"""Metrics of graded relevance: items that share more classes with the query count for more."""
+"""Metrics of graded relevance, in which the number of classes that an item shares with the query matters."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from .._base import checks
 from . import _ranking
-from .average_precision import TIES
+from .average_precision import TIES, Ties
 
-_GAINS = ("exponential", "linear")
+Gain = Literal["exponential", "linear"]
 
 
 @_ranking.metric
@@ -21,29 +21,38 @@ def ndcg(
     gallery_labels: Any,
     *,
     k: int | None = None,
-    gain: str = "exponential",
-    ties: str = "stable",
+    gain: Gain = "exponential",
+    ties: Ties = "stable",
 ) -> float:
-    """Normalised discounted cumulative gain at `k`, mean over the queries (Järvelin and Kekäläinen, 2002).
+    """Return the normalised discounted cumulative gain at `k`, mean over the queries (Järvelin and Kekäläinen, 2002).
 
-    DCG@k is the sum of gain(r) / log2(1 + rank) over the first `k` items. r, the grade of an item, is how many classes it shares
-    with the query for multi-hot labels, and 1 or 0 for class ids. NDCG divides by the DCG@k of the best order of the gallery.
+    DCG@k is the sum of gain(r) / log2(1 + rank) over the first `k` items. The grade r of an item is the number of classes that it
+    shares with the query for multi-hot labels, and 1 or 0 for class ids. NDCG divides by the DCG@k of the best order of the
+    gallery.
 
     Args:
-        query_codes, gallery_codes, query_labels, gallery_labels: as in `average_precision`.
-        k: ranks that count; all when None. More than N is N.
+        query_codes, gallery_codes, query_labels, gallery_labels: see `average_precision`.
+        k: number of ranks, or None for all. Values above N mean N.
         gain: `"exponential"` is 2^r - 1 (Burges et al., 2005; the hashing literature), `"linear"` is r.
-        ties: `"stable"` ranks by (distance, position in the gallery); `"expected"` is the exact expectation over all orders of
-            the items at each distance (McSherry and Najork, 2008), which no order of the gallery can favour.
+        ties: `"stable"` ranks by (distance, position in the gallery). `"expected"` computes the exact expectation over all orders
+            of the items at each distance (McSherry and Najork, 2008), which does not depend on the order of the gallery.
 
     Returns:
-        A figure in [0, 1]. A query to which nothing is relevant counts as 0.
+        A number in [0, 1]. A query without relevant items counts as 0.
 
     Raises:
-        TypeError, ValueError: as `average_precision`; an unknown option.
+        TypeError, ValueError: see `average_precision`; an unknown option.
+
+    Example:
+        >>> import numpy as np
+        >>> from orthohash_triton import metrics
+        >>> gallery = np.array([[0b001], [0b011]], np.uint8)  # at distances 1 and 2
+        >>> labels = np.array([[1, 1]]), np.array([[1, 0], [1, 1]])  # grades 1 and 2
+        >>> round(metrics.ndcg(np.zeros((1, 1), np.uint8), gallery, *labels), 6)  # (1 + 3 / log2(3)) / (3 + 1 / log2(3))
+        0.796706
     """
     op = "ndcg"
-    checks.choice(op, "gain", gain, _GAINS)
+    checks.choice(op, "gain", gain, get_args(Gain))
     checks.choice(op, "ties", ties, TIES)
     k = _ranking.check_k(op, k)
     ranking = _ranking.check(op, query_codes, gallery_codes, query_labels, gallery_labels)
@@ -61,22 +70,31 @@ def ndcg(
 
 @_ranking.metric
 def average_cumulative_gain(
-    query_codes: Any, gallery_codes: Any, query_labels: Any, gallery_labels: Any, *, k: int | None = None, ties: str = "stable"
+    query_codes: Any, gallery_codes: Any, query_labels: Any, gallery_labels: Any, *, k: int | None = None, ties: Ties = "stable"
 ) -> float:
-    """How many classes the first `k` items share with the query, on average, mean over the queries: ACG@k.
+    """Return the average cumulative gain ACG@k: the mean number of classes that the first `k` items share with the query.
 
-    The first metric of graded relevance in hashing papers (DSRH, Zhao et al., 2015). With class ids it is precision at k.
+    This was the first metric of graded relevance in hashing papers (DSRH, Zhao et al., 2015). With class ids it is precision at
+    k.
 
     Args:
-        query_codes, gallery_codes, query_labels, gallery_labels: as in `average_precision`.
-        k: ranks that count; all when None. More than N is N.
-        ties: as in `ndcg`.
+        query_codes, gallery_codes, query_labels, gallery_labels: see `average_precision`.
+        k: number of ranks, or None for all. Values above N mean N.
+        ties: see `ndcg`.
 
     Returns:
-        A figure from 0 to the number of classes of a label.
+        The mean over the queries, from 0 to the number of classes.
 
     Raises:
-        TypeError, ValueError: as `average_precision`; an unknown option.
+        TypeError, ValueError: see `average_precision`; an unknown option.
+
+    Example:
+        >>> import numpy as np
+        >>> from orthohash_triton import metrics
+        >>> gallery = np.array([[0b001], [0b011]], np.uint8)  # at distances 1 and 2
+        >>> labels = np.array([[1, 1]]), np.array([[1, 0], [1, 1]])  # grades 1 and 2
+        >>> metrics.average_cumulative_gain(np.zeros((1, 1), np.uint8), gallery, *labels)
+        1.5
     """
     op = "average_cumulative_gain"
     checks.choice(op, "ties", ties, TIES)
@@ -90,9 +108,10 @@ def average_cumulative_gain(
 
 
 def _expected(gained: _ranking.Gained, limit: int, weight: Callable[[Tensor], Tensor]) -> Tensor:
-    """Expected gain at the first `limit` ranks, float64 [q]; weight(n): how much the first n ranks weigh in all.
+    """Return the expected discounted gain of the first `limit` ranks, float64 [q].
 
-    Items at one distance, in random order, have their mean gain at each of their ranks.
+    `weight(n)` is the sum of the discounts of the first n ranks. The items at one distance are in random order, so that
+    the expected gain at each of their ranks is their mean gain.
     """
     ends = gained.counts.cumsum(dim=1)
     weights = weight(ends.clamp(max=limit)) - weight((ends - gained.counts).clamp(max=limit))
@@ -100,13 +119,13 @@ def _expected(gained: _ranking.Gained, limit: int, weight: Callable[[Tensor], Te
 
 
 def _ideal(grades: Tensor, gains: Tensor, discounts: Tensor) -> Tensor:
-    """The largest discounted gain of any order, float64 [q]; grades: int64 [q, G+1], items of each grade."""
+    """Return the largest discounted gain of any order, float64 [q]. `grades`, int64 [q, G+1], counts the items of each grade."""
     best_first = grades.flip(1)
     ends = best_first.cumsum(dim=1)
     weights = _sums(discounts)[ends.clamp(max=len(discounts))] - _sums(discounts)[(ends - best_first).clamp(max=len(discounts))]
-    return torch.where(weights > 0, gains.flip(0) * weights, 0.0).sum(dim=1)  # gains that none has may be infinite
+    return torch.where(weights > 0, gains.flip(0) * weights, 0.0).sum(dim=1)  # an unused grade may have an infinite gain
 
 
 def _sums(discounts: Tensor) -> Tensor:
-    """Of the first 0, 1, 2, ... discounts."""
+    """Return the sums of the first 0, 1, 2, ... discounts."""
     return torch.cat([discounts.new_zeros(1), discounts.cumsum(dim=0)])

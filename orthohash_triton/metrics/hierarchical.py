@@ -1,7 +1,7 @@
-"""Metrics of a class hierarchy: an item of a near class counts for more than one of a far class."""
+"""Metrics for classes in a hierarchy, in which the distance between the classes of an item and the query matters."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from .._base import checks
 from ..ops.hamming_topk import nearest
 from . import _ranking
 
-_AREAS = ("trapezoid", "mean")
+Area = Literal["trapezoid", "mean"]
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
@@ -18,25 +18,34 @@ _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 def hierarchical_precision(
     query_codes: Any, gallery_codes: Any, query_labels: Any, gallery_labels: Any, class_distance: Any, *, k: int
 ) -> float:
-    """HP@k, mean over the queries: how near the classes of the first `k` items are, as a share of the best that is possible.
+    """Return the hierarchical precision HP@k, mean over the queries.
 
     HP@k is the sum of the similarities 1 - d(class of the query, class of the item) over the first `k` items by (Hamming
-    distance, position), divided by the largest such sum that any `k` items of the gallery have (Deng, Berg and Fei-Fei, CVPR
-    2011; Barz and Denzler, WACV 2019). With distances of 0 and 1 it counts relevant items, as a share of as many as there can be.
+    distance, position), divided by the largest such sum of any `k` items of the gallery (Deng, Berg and Fei-Fei, CVPR 2011; Barz
+    and Denzler, WACV 2019). If all distances between different classes are 1, it is the number of relevant items divided by the
+    largest possible number.
 
     Args:
-        query_codes, gallery_codes: as in `average_precision`. A query must not be in the gallery: it would find itself.
-        query_labels, gallery_labels: class ids, integers [Q] and [N], from 0 to C - 1. Sets of classes (multi-hot rows) have no
-            hierarchical precision.
-        class_distance: floating [C, C] in [0, 1] with a zero diagonal, as from `class_distance(hierarchy, classes)`.
-        k: ranks that count, at least 1. More than N is N, where every order has a precision of 1.
+        query_codes, gallery_codes: see `average_precision`. A query should not be in the gallery, where it would find itself.
+        query_labels, gallery_labels: class ids, integers [Q] and [N], from 0 to C - 1. Hierarchical precision is not defined for
+            multi-hot rows.
+        class_distance: floating [C, C] in [0, 1] with a zero diagonal, for example from `class_distance(hierarchy, classes)`.
+        k: number of ranks, at least 1. Values above N mean N, where every order has a precision of 1.
 
     Returns:
-        A figure in [0, 1]. A query to which nothing in the gallery is similar counts as 0.
+        A number in [0, 1]. A query for which no item of the gallery has a similarity above 0 counts as 0.
 
     Raises:
-        TypeError, ValueError: as `average_precision`; multi-hot labels; a class id without a row of class_distance; distances
-            outside [0, 1] or not zero on the diagonal.
+        TypeError, ValueError: see `average_precision`; multi-hot labels; a class id without a row of `class_distance`; distances
+            outside [0, 1], or a diagonal other than zero.
+
+    Example:
+        >>> import numpy as np
+        >>> from orthohash_triton import metrics
+        >>> gallery = np.array([[0b001], [0b011]], np.uint8)  # at distances 1 and 2
+        >>> distance = np.array([[0, 0.25], [0.25, 0]])
+        >>> metrics.hierarchical_precision(np.zeros((1, 1), np.uint8), gallery, np.array([0]), np.array([1, 0]), distance, k=1)
+        0.75
     """
     op = "hierarchical_precision"
     limit = checks.integer(op, "k", k, minimum=1)
@@ -53,34 +62,41 @@ def mean_average_hierarchical_precision(
     class_distance: Any,
     *,
     k: int | None = None,
-    area: str = "trapezoid",
+    area: Area = "trapezoid",
 ) -> float:
-    """mAHP@k: the area under the curve of HP@1 .. HP@k (see `hierarchical_precision`), mean over the queries.
+    """Return mAHP@k, the area under the curve of HP@1 .. HP@k (see `hierarchical_precision`), mean over the queries.
 
     Args:
-        query_codes, gallery_codes, query_labels, gallery_labels, class_distance: as in `hierarchical_precision`.
-        k: ranks that count, at least 2 for the trapezoids; all when None. More than N is N. Barz and
-            Denzler publish mAHP@250.
-        area: `"trapezoid"` is what Barz and Denzler (WACV 2019) compute, by their released code and their word on it:
-            (HP@1 + ... + HP@k - (HP@1 + HP@k) / 2) / k, of which a perfect ranking has (k - 1) / k. `"mean"` is the mean of
-            HP@1 .. HP@k, of which it has 1. (Before November 2020 the released code left out the half of HP@k, which made
-            figures larger by 0.5 / k at most.)
+        query_codes, gallery_codes, query_labels, gallery_labels, class_distance: see `hierarchical_precision`.
+        k: number of ranks, at least 2 for trapezoids, or None for all. Values above N mean N. Barz and Denzler publish mAHP@250.
+        area: `"trapezoid"` is the definition of Barz and Denzler (WACV 2019; their code and their description of it):
+            (HP@1 + ... + HP@k - (HP@1 + HP@k) / 2) / k, which is (k - 1) / k for a perfect ranking. `"mean"` is the mean of
+            HP@1 .. HP@k, which is 1 for a perfect ranking. (Before November 2020 the released code did not subtract HP@k / 2,
+            which made results larger by at most 0.5 / k.)
 
     Returns:
-        A figure in [0, 1].
+        A number in [0, 1].
 
     Raises:
-        TypeError, ValueError: as `hierarchical_precision`; an unknown option, or trapezoids over less than two ranks.
+        TypeError, ValueError: see `hierarchical_precision`; an unknown option, or trapezoids over fewer than two ranks.
+
+    Example:
+        >>> import numpy as np
+        >>> from orthohash_triton import metrics
+        >>> gallery = np.array([[0b001], [0b011]], np.uint8)  # at distances 1 and 2
+        >>> labels, distance = (np.array([0]), np.array([1, 0])), np.array([[0, 0.25], [0.25, 0]])
+        >>> metrics.mean_average_hierarchical_precision(np.zeros((1, 1), np.uint8), gallery, *labels, distance, area="mean")
+        0.875
     """
     op = "mean_average_hierarchical_precision"
-    checks.choice(op, "area", area, _AREAS)
+    checks.choice(op, "area", area, get_args(Area))
     limit = _ranking.check_k(op, k)
     curves = _precisions(op, query_codes, gallery_codes, query_labels, gallery_labels, class_distance, limit)
     return float(torch.cat([_area(op, precisions, area) for precisions in curves]).mean())
 
 
-def _area(op: str, precisions: Tensor, area: str) -> Tensor:
-    """precisions: float64 [q, k] -> [q]."""
+def _area(op: str, precisions: Tensor, area: Area) -> Tensor:
+    """Return the areas under curves HP@1 .. HP@k: float64 [q, k] -> [q]."""
     ranks = precisions.shape[1]
     if area == "mean":
         return precisions.mean(dim=1)
@@ -92,7 +108,7 @@ def _area(op: str, precisions: Tensor, area: str) -> Tensor:
 def _precisions(
     op: str, query_codes: Any, gallery_codes: Any, query_labels: Any, gallery_labels: Any, class_distance: Any, k: int | None
 ) -> Iterator[Tensor]:
-    """HP@1 .. HP@k of consecutive chunks of queries, float64 [q, k] in host memory."""
+    """Iterate over HP@1 .. HP@k of consecutive chunks of queries, float64 [q, k] in host memory."""
     ranking = _ranking.check(op, query_codes, gallery_codes, query_labels, gallery_labels)
     similarity = _check_similarity(op, class_distance, ranking)
     queries, gallery = ranking.labels.queries, ranking.labels.gallery
@@ -109,7 +125,7 @@ def _precisions(
 
 
 def _check_similarity(op: str, class_distance: Any, ranking: _ranking.Ranking) -> Tensor:
-    """1 - class_distance, float64 [C, C]."""
+    """Check `class_distance` and the class ids, and return 1 - class_distance, float64 [C, C]."""
     if ranking.labels.shared:
         raise ValueError(
             f"{op}: query_labels and gallery_labels must be class ids; got multi-hot rows. "
@@ -123,7 +139,7 @@ def _check_similarity(op: str, class_distance: Any, ranking: _ranking.Ranking) -
         low, high = map(float, distance.aminmax())
         raise ValueError(f"{op}: class_distance must be in [0, 1]; got values from {low} to {high}")
     if bool(distance.diagonal().any()):
-        raise ValueError(f"{op}: class_distance must have a zero diagonal. Is it a similarity? Pass 1 - it")
+        raise ValueError(f"{op}: class_distance must have a zero diagonal. If it is a similarity, pass 1 - similarity")
     for name, labels in (("query_labels", ranking.labels.queries), ("gallery_labels", ranking.labels.gallery)):
         low, high = map(int, labels.aminmax())
         if low < 0 or high >= len(distance):
@@ -133,8 +149,11 @@ def _check_similarity(op: str, class_distance: Any, ranking: _ranking.Ranking) -
 
 
 def _best(similarity: Tensor, counts: Tensor, limit: int) -> Tensor:
-    """The largest sums of similarities that 1 .. limit items have, [q, limit]; similarity [q, C], classes of `counts` items."""
+    """Return the largest sums of the similarities of 1 .. limit items, [q, limit], from those of the classes, [q, C].
+
+    `counts`, int64 [C], is the number of items of each class.
+    """
     ordered, order = similarity.sort(dim=1, descending=True)
-    ends = counts[order].cumsum(dim=1)  # items of the most similar classes
+    ends = counts[order].cumsum(dim=1)  # number of items of the first 1, 2, ... classes
     ranks = torch.arange(limit, device=similarity.device).repeat(len(similarity), 1)
     return ordered.gather(1, torch.searchsorted(ends, ranks, right=True)).cumsum(dim=1)

@@ -133,12 +133,15 @@ METHOD = Method("mine", "Mine", "We, 2026", "https://example.org", 2026, "what i
 SELF_REGISTERING = DECLARATION.replace("Method(", "methods.register(methods.Method(").replace("fit=fit)", "fit=fit))")
 INSIDE = RELATIVE + "from ._method import Method\n" + DECLARATION
 WITHOUT = INSIDE.replace("METHOD", "METHODS")
+PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "own-method.md").read_text()
+SHOWN = r'```py title="orthohash_triton/methods/mine.py"\n(.*?)```'
 CASES = {  # files of the folder
     "without METHOD": {"other.py": WITHOUT},
     "relative imports": {"mine.py": INSIDE},
     "absolute imports, registers itself": {"mine.py": ABSOLUTE + SELF_REGISTERING},
     "one name twice": {"mine.py": INSIDE, "other.py": INSIDE},
     "private": {"mine.py": INSIDE, "_other.py": WITHOUT},
+    "the page on own methods": {"mine.py": re.findall(SHOWN, PAGE, re.DOTALL)[0]},
 }
 PROGRAM = """
 import json, sys
@@ -187,6 +190,12 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.mark.parametrize("case", ["relative imports", "absolute imports, registers itself", "private"])
 def test_a_file_in_the_folder_is_a_method(case: str, said: dict[str, Any]) -> None:
     assert said[case] == ["Mine", "mine", "pca", "lsh"]
+
+
+def test_the_page_shows_a_file_for_the_folder(said: dict[str, Any]) -> None:
+    title, *names = said["the page on own methods"]
+    assert title == "Mine"
+    assert names == ["dpsh", "pca", "lsh"]  # it is learned: before those that are fitted
 
 
 def test_a_wrong_file_in_the_folder_is_named(said: dict[str, Any]) -> None:

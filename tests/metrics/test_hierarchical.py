@@ -134,7 +134,7 @@ def test_kinds():
         ({"distance": DISTANCE.astype(int)}, TypeError, r"class_distance must be a tensor \[C, C\]"),
         ({"distance": 2 * DISTANCE}, ValueError, r"class_distance must be in \[0, 1\]; got values from 0.0 to 2.0"),
         ({"distance": DISTANCE * np.nan}, ValueError, r"class_distance must be in \[0, 1\]"),
-        ({"distance": 1 - DISTANCE}, ValueError, "class_distance must have a zero diagonal. Is it a similarity"),
+        ({"distance": 1 - DISTANCE}, ValueError, "class_distance must have a zero diagonal. If it is a similarity"),
         ({"distance": DISTANCE[:2, :2]}, ValueError, "gallery_labels has class 2; class_distance has classes from 0 to 1"),
         ({"labels": [np.array([-1]), np.array([0, 0, 1, 2])]}, ValueError, "query_labels has class -1"),
         ({"labels": [np.eye(3)[:1], np.eye(3)[[0, 0, 1, 2]]]}, ValueError, "must be class ids; got multi-hot rows"),
