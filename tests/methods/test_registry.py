@@ -1,6 +1,7 @@
 """Methods are declarations: what the registry promises of each."""
 
 import dataclasses
+import inspect
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import pytest
 from orthohash_triton import methods
 from orthohash_triton.methods import Method, Objective, option
 
+TABLE = (Path(__file__).parents[2] / "docs" / "methods.md").read_text()
 NAMES = sorted(path.stem for path in Path(methods.__file__).parent.glob("[a-z]*.py"))  # a file declares the method of its name
 
 
@@ -25,19 +27,39 @@ def test_every_file_declares_a_method_and_learned_ones_come_first() -> None:
     assert methods.names()[-2:] == ["pca", "lsh"]
 
 
+def lacking(method: Method) -> list[str]:
+    """Return everything that a method of the package needs and `method` does not have yet."""
+    module = inspect.getmodule(method.objective or method.fit)
+    checks = {
+        "a docstring of its module": bool(module and module.__doc__),
+        "a title": bool(method.title),
+        "the year in its paper": str(method.year) in re.findall(r"\b(?:19|20)\d\d\b", method.paper),
+        "a url that begins with https://": method.url.startswith("https://"),
+        "a summary without a full stop": bool(method.summary) and not method.summary.endswith("."),
+        "a learning rate above 0": method.lr > 0,
+        "a row in the table of docs/methods.md": f"\n| `{method.name}` |" in TABLE,
+    }
+    for field in dataclasses.fields(method.options):
+        checks[f"help for its option {field.name}"] = bool(field.metadata.get("help"))
+    return [what for what, is_there in checks.items() if not is_there]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_declaration_is_complete(name: str) -> None:
     method = methods.get(name)
     assert method.name == name
-    assert re.search(r"\b(19|20)\d\d\b", method.paper)
-    assert str(method.year) in method.paper
-    assert method.url.startswith("https://")
-    assert method.summary
-    assert not method.summary.endswith(".")
-    assert method.lr > 0
-    for field in dataclasses.fields(method.options):
-        assert field.metadata["help"]
     assert method.make_options({}) == method.options()
+    assert not lacking(method), f"the method {name} still needs: {'; '.join(lacking(method))}"
+
+
+def test_what_a_method_lacks_is_named() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Options:
+        weight: float = 1.0
+
+    bare = Method("bare", "", "We", "", 2026, "ends with a stop.", objective=lambda task, o: Objective(), options=Options, lr=0.0)
+    assert len(lacking(bare)) == 7  # everything but the docstring of this file
+    assert lacking(bare)[-1] == "help for its option weight"
 
 
 def test_unknown_methods_and_options_are_named() -> None:
