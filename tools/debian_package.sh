@@ -1,8 +1,9 @@
-# Sourced by the fetch scripts: the files of a Debian package that holds data.
+# Functions for the fetch scripts, which source this file: they install or unpack a Debian package that holds data.
 #
 # fetch_package PACKAGE TITLE INSTALLED UNPACKED FILE NAMED
-#   as root (or with sudo that asks no password) by apt-get install, otherwise unpacked into UNPACKED below the repository.
-#   Fails where neither works. INSTALLED is where the package puts its files, FILE one of them, NAMED a folder of the user's or "".
+#   Runs apt-get install as root, or with sudo if that needs no password. If that fails, unpacks the package into the folder
+#   UNPACKED of the repository. Does nothing if FILE exists in INSTALLED (the folder of the package), UNPACKED or NAMED (a folder
+#   that the user has named, or ""). Fails if neither way works.
 
 as_root() {
     if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi
@@ -17,7 +18,7 @@ install_package() {
     as_root apt-get update -qq && as_root apt-get install -y -qq "$1"
 } >/dev/null 2>&1 </dev/null
 
-# PACKAGE INSTALLED UNPACKED
+# unpack_package PACKAGE INSTALLED UNPACKED
 unpack_package() {
     target=$PWD/$3
     work=$(mktemp -d) || return 1

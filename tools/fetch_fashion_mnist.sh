@@ -1,6 +1,6 @@
 #!/bin/sh
-# Gets Fashion-MNIST from Debian's package dataset-fashion-mnist (31 MB), where it is not there yet.
-# Where that does not work it says so in one line and succeeds: the demo then falls back to smaller data.
+# Fetches Fashion-MNIST from the Debian package dataset-fashion-mnist (31 MB), unless it is installed already.
+# If that fails, prints one line and succeeds, because the demo then uses a smaller data set.
 set -u
 
 cd "$(dirname "$0")/.." || exit 1

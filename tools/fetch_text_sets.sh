@@ -1,7 +1,7 @@
 #!/bin/sh
-# Makes the text data sets debian-packages and wordnet-nouns and leaves them in the cache, so that they work offline afterwards.
-# Needs Debian (apt-cache, debtags) for the first, WordNet (tools/fetch_wordnet.sh) for the second, and for both the optional
-# dependencies `text`: pip install "orthohash-triton[text]". Says in one line what is missing; succeeds when both are there.
+# Makes the data sets debian-packages and wordnet-nouns and writes them into the cache, so that they can be loaded offline.
+# The first needs Debian (apt-cache, debtags), the second WordNet (tools/fetch_wordnet.sh), and both need the optional
+# dependencies `text`: pip install "orthohash-triton[text]". Prints one line about anything that is missing, and then fails.
 set -u
 
 cd "$(dirname "$0")/.." || exit 1
@@ -19,7 +19,7 @@ make_set() {
 import sys
 from orthohash_triton import data
 try:
-    print({"debian-packages": data.debian, "wordnet-nouns": data.wordnet_nouns}[sys.argv[1]].load().name)
+    print(data.get(sys.argv[1]).samples[""]().name)
 except (ImportError, OSError, ValueError) as error:
     sys.exit(f"{sys.argv[1]}: {error}")
 END

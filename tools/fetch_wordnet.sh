@@ -1,6 +1,6 @@
 #!/bin/sh
-# Gets WordNet from Debian's package wordnet-base (7 MB), where it is not there yet.
-# Where that does not work it says so in one line and succeeds: only wordnet_distance and wordnet-nouns need these files.
+# Fetches WordNet from the Debian package wordnet-base (7 MB), unless it is installed already.
+# If that fails, prints one line and succeeds, because only wordnet_distance and the data set wordnet-nouns need these files.
 set -u
 
 cd "$(dirname "$0")/.." || exit 1

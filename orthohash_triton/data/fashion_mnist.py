@@ -6,7 +6,6 @@ Debian packages the files as `dataset-fashion-mnist`; tools/fetch_fashion_mnist.
 
 import gzip
 import math
-import os
 import zlib
 from pathlib import Path
 from typing import Literal
@@ -14,6 +13,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from . import _installed
 from .dataset import Dataset, Splits
 from .named import NamedDataset
 from .wordnet import fashion_mnist_distance
@@ -40,15 +40,11 @@ def find_folder(folder: str | Path | None = None) -> Path:
         >>> fashion_mnist.find_folder()  # doctest: +SKIP
         PosixPath('/usr/share/datasets/fashion-mnist')
     """
-    named = folder or os.environ.get("ORTHOHASH_DATA")
-    candidates = [Path(named)] if named else [INSTALLED, UNPACKED]
-    for candidate in candidates:
-        if (candidate / "train-images-idx3-ubyte.gz").is_file():
-            return candidate
-    raise FileNotFoundError(
-        f"Fashion-MNIST was not found in {' or '.join(map(str, candidates))}: train-images-idx3-ubyte.gz is missing there. "
-        "Run tools/fetch_fashion_mnist.sh (or apt-get install dataset-fashion-mnist), or set ORTHOHASH_DATA to the folder"
-    )
+    return _installed.find_folder(
+        "Fashion-MNIST was not found in", ["train-images-idx3-ubyte.gz"],
+        folder=folder, variable="ORTHOHASH_DATA", places=(INSTALLED, UNPACKED),
+        advice="Run tools/fetch_fashion_mnist.sh (or apt-get install dataset-fashion-mnist)",
+    )  # fmt: skip
 
 
 def load(split: Literal["train", "test"], folder: str | Path | None = None) -> Dataset:

@@ -4,13 +4,13 @@ Debian packages the files as `wordnet-base`; tools/fetch_wordnet.sh installs or 
 Fashion-MNIST need no files, because this module contains the part of the hierarchy that they span.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from torch import Tensor
 
 from ..hierarchy import class_distance
+from . import _installed
 
 INSTALLED = Path("/usr/share/wordnet")
 UNPACKED = Path(".data/wordnet")
@@ -111,15 +111,11 @@ def find_folder(folder: str | Path | None = None) -> Path:
         >>> wordnet.find_folder()  # doctest: +SKIP
         PosixPath('/usr/share/wordnet')
     """
-    named = folder or os.environ.get("ORTHOHASH_WORDNET")
-    candidates = [Path(named)] if named else [INSTALLED, UNPACKED]
-    for candidate in candidates:
-        if all((candidate / file).is_file() for file in _FILES):
-            return candidate
-    raise FileNotFoundError(
-        f"WordNet was not found in {' or '.join(map(str, candidates))}: {' and '.join(_FILES)} are not both there. "
-        "Run tools/fetch_wordnet.sh (or apt-get install wordnet-base), or set ORTHOHASH_WORDNET to the folder"
-    )
+    return _installed.find_folder(
+        "WordNet was not found in", _FILES,
+        folder=folder, variable="ORTHOHASH_WORDNET", places=(INSTALLED, UNPACKED),
+        advice="Run tools/fetch_wordnet.sh (or apt-get install wordnet-base)",
+    )  # fmt: skip
 
 
 class WordNet:

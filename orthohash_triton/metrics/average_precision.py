@@ -13,7 +13,13 @@ from ._ranking import Ranked, Ranking
 Ties = Literal["stable", "expected"]
 Denominator = Literal["hits", "min", "relevant"]
 ZeroHits = Literal["zero", "skip"]
-TIES, DENOMINATORS, ZERO_HITS = get_args(Ties), get_args(Denominator), get_args(ZeroHits)
+
+
+def check_options(op: str, *, ties: Ties = "stable", denominator: Denominator = "hits", zero_hits: ZeroHits = "zero") -> None:
+    """Raise ValueError for an unknown option."""
+    checks.choice(op, "ties", ties, get_args(Ties))
+    checks.choice(op, "denominator", denominator, get_args(Denominator))
+    checks.choice(op, "zero_hits", zero_hits, get_args(ZeroHits))
 
 
 def mean_average_precision(
@@ -52,7 +58,7 @@ def mean_average_precision(
         0.8333
     """
     op = "mean_average_precision"
-    checks.choice(op, "zero_hits", zero_hits, ZERO_HITS)
+    check_options(op, zero_hits=zero_hits)
     values = _average_precision(
         op, query_codes, gallery_codes, query_labels, gallery_labels, k=k, ties=ties, denominator=denominator
     )
@@ -134,7 +140,7 @@ def mean_average_precision_from_scores(
         0.5833
     """
     op = "mean_average_precision_from_scores"
-    checks.choice(op, "zero_hits", zero_hits, ZERO_HITS)
+    check_options(op, zero_hits=zero_hits)
     values = _average_precision_from_scores(op, scores, query_labels, gallery_labels, k=k, denominator=denominator)
     return mean(as_tensor(values), zero_hits)
 
@@ -181,8 +187,7 @@ def _average_precision(
     ties: Ties,
     denominator: Denominator,
 ) -> Tensor:
-    checks.choice(op, "ties", ties, TIES)
-    checks.choice(op, "denominator", denominator, DENOMINATORS)
+    check_options(op, ties=ties, denominator=denominator)
     k = _ranking.check_k(op, k)
     ranking = _ranking.check(op, query_codes, gallery_codes, query_labels, gallery_labels)
     chunks = ranking.ranked([k] if ties == "stable" else [])
@@ -208,7 +213,7 @@ def from_ranked(ranked: Ranked, index: int, ranking: Ranking, k: int | None, tie
 def _average_precision_from_scores(
     op: str, scores: Any, query_labels: Any, gallery_labels: Any, *, k: int | None, denominator: Denominator
 ) -> Tensor:
-    checks.choice(op, "denominator", denominator, DENOMINATORS)
+    check_options(op, denominator=denominator)
     k = _ranking.check_k(op, k)
     dtypes = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
     scores = checks.tensor(op, "scores", scores, dtypes=dtypes, ndim=2, shape="[Q, N]").detach()

@@ -10,7 +10,7 @@ from torch import Tensor
 from .._base import checks
 from .._base.arrays import as_array, as_tensor
 from . import _ranking
-from .average_precision import DENOMINATORS, TIES, ZERO_HITS, Denominator, Ties, ZeroHits, from_ranked, mean
+from .average_precision import Denominator, Ties, ZeroHits, check_options, from_ranked, mean
 from .distances import DistanceHistograms, total_histograms
 from .precision_recall import PrecisionRecallCurve, mean_curve, shares, within
 
@@ -100,9 +100,7 @@ def evaluate(
         (0.8333, 0.5)
     """
     op = "evaluate"
-    checks.choice(op, "ties", ties, TIES)
-    checks.choice(op, "denominator", denominator, DENOMINATORS)
-    checks.choice(op, "zero_hits", zero_hits, ZERO_HITS)
+    check_options(op, ties=ties, denominator=denominator, zero_hits=zero_hits)
     ks = [_ranking.check_k(op, value) for value in _several(k)]
     radii = [checks.integer(op, "radius", value, minimum=0) for value in _several(radius)]
     ranking = _ranking.check(op, *map(as_tensor, (query_codes, gallery_codes, query_labels, gallery_labels)))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .._base import checks
 from . import _ranking
-from .average_precision import TIES, Ties
+from .average_precision import Ties, check_options
 
 Gain = Literal["exponential", "linear"]
 
@@ -53,7 +53,7 @@ def ndcg(
     """
     op = "ndcg"
     checks.choice(op, "gain", gain, get_args(Gain))
-    checks.choice(op, "ties", ties, TIES)
+    check_options(op, ties=ties)
     k = _ranking.check_k(op, k)
     ranking = _ranking.check(op, query_codes, gallery_codes, query_labels, gallery_labels)
     limit = int(ranking.limits([k]))
@@ -97,7 +97,7 @@ def average_cumulative_gain(
         1.5
     """
     op = "average_cumulative_gain"
-    checks.choice(op, "ties", ties, TIES)
+    check_options(op, ties=ties)
     k = _ranking.check_k(op, k)
     ranking = _ranking.check(op, query_codes, gallery_codes, query_labels, gallery_labels)
     limit = int(ranking.limits([k]))

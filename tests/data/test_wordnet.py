@@ -84,7 +84,7 @@ def test_the_environment_names_the_folder(folder: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("ORTHOHASH_WORDNET", str(folder))
     assert wordnet.find_folder() == folder
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"empty: data\.noun and index\.noun are not both there.*fetch_wordnet\.sh"):
+    with pytest.raises(FileNotFoundError, match=r"empty: expected a folder with data\.noun and index\.noun.*fetch_wordnet\.sh"):
         wordnet.find_folder(tmp_path / "empty")
     monkeypatch.setenv("ORTHOHASH_WORDNET", str(tmp_path / "empty"))
     with pytest.raises(FileNotFoundError, match="ORTHOHASH_WORDNET"):
