@@ -77,6 +77,7 @@ class Dataset:
             _check_class_distance(self.name, self.class_distance, len(self.class_names))
 
     def _check_labels(self) -> None:
+        """Raise ValueError if the labels do not fit the samples and class names."""
         samples, classes = len(self.inputs), len(self.class_names)
         ids = self.labels.dtype == torch.int64 and self.labels.shape == (samples,)
         multi_hot = self.labels.dtype == torch.bool and self.labels.shape == (samples, classes)

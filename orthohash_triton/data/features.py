@@ -166,6 +166,7 @@ def checked_rows(path: str | Path, rows: np.ndarray) -> Tensor:
 
 
 def _checked_features(path: Path, arrays: dict[str, Any]) -> Tensor:
+    """Return the features of `arrays` as float32 [N, D]."""
     return checked_rows(path, _floating(path, arrays))
 
 
@@ -205,6 +206,7 @@ def _count_classes(labels: Tensor, distance: Tensor | None) -> int:
 
 
 def _member_of(path: Path, arrays: dict[str, Any], key: str) -> Any:
+    """Return `arrays[key]`. Raise ValueError if there is no such key."""
     if key not in arrays:
         raise ValueError(
             f"{path} lacks the key {key!r}; it has {', '.join(sorted(arrays)) or 'nothing'}. "

@@ -167,11 +167,13 @@ def decode_batches(batches: Iterable[Sequence[Path]], *, size: int, grey: bool) 
 
 
 def _finished(images: np.ndarray, paths: Sequence[Path], decoding: list[Future]) -> Decoded:
+    """Wait until a batch is decoded, and return it."""
     reasons = [future.result() for future in decoding]
     return Decoded(torch.from_numpy(images), paths, [(row, reason) for row, reason in enumerate(reasons) if reason])
 
 
 def _sample_shape(size: int, grey: bool) -> tuple[int, ...]:
+    """Return the shape of a decoded image."""
     return (size, size) if grey else (3, size, size)
 
 

@@ -15,14 +15,14 @@ class Reader(NamedTuple):
 
     Attributes:
         what: description for messages.
-        knows: function that tells whether an existing path is of this kind.
+        recognises: function that returns True if an existing path is of this kind.
         parts: function (path, **source options) that lists the image files and their labels by part, without opening them; None
             for features.
         options: names of the source options of `LoadOptions` that this kind accepts.
     """
 
     what: str
-    knows: Callable[[Path], bool]
+    recognises: Callable[[Path], bool]
     parts: Callable[..., dict[str, Listing]] | None
     options: tuple[str, ...] = ()
 
@@ -35,10 +35,11 @@ class Reader(NamedTuple):
 
 
 def _has_suffix(*suffixes: str) -> Callable[[Path], bool]:
+    """Return a function that returns True for an existing file with one of `suffixes`."""
     return lambda path: path.is_file() and path.suffix.lower() in suffixes
 
 
-READERS = (  # the first one that knows a path reads it
+READERS = (  # the first one that recognises a path reads it
     Reader("a folder of features: train.npz, query.npz (and gallery.npz)", lambda path: features.has_member(path, "train"), None),
     Reader(
         "a folder of lists: train.txt, test.txt (and database.txt)",
@@ -73,13 +74,13 @@ def find_reader(source: str | Path, given: dict[str, Any], named: Sequence[str])
 
     Raises:
         FileNotFoundError: nothing exists at `source`.
-        ValueError: no reader knows it, or its reader does not accept one of the options.
+        ValueError: no reader recognises it, or its reader does not accept one of the options.
     """
     path = Path(source)
     understood = "; ".join([*(reader.what for reader in READERS), f"or one of the names {', '.join(named)}"])
     if not path.exists():
         raise FileNotFoundError(f"no data set {str(source)!r}: {source} does not exist. Expected {understood}")
-    reader = next((reader for reader in READERS if reader.knows(path)), None)
+    reader = next((reader for reader in READERS if reader.recognises(path)), None)
     if reader is None:
         raise ValueError(f"{source} is no data set of a known kind. Expected {understood}")
     check_options(source, given, reader.what, reader.options)

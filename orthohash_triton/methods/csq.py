@@ -48,6 +48,7 @@ class CentralSimilarity(Objective):
 
 
 def _objective(task: Task, options: Options) -> Objective:
+    """Make the centres, and return the objective of CSQ."""
     codebook = make_codebook(task.num_classes, task.bits, method=options.codebook, seed=task.seed)
     return CentralSimilarity(codebook, options.quantization, options.quantization_weight, task.seed)
 

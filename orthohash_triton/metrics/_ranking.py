@@ -97,6 +97,7 @@ class Ranking:
         return [(start, min(start + step, len(self.queries))) for start in range(0, len(self.queries), step)]
 
     def _ranked_cpu(self, start: int, stop: int, limits: Tensor) -> Ranked:
+        """Compute `ranked` for the queries [start, stop) in Numba."""
         from ..kernels.cpu.average_precision import ranked_precision
 
         precisions, hits = _empty_sums(limits, stop - start)
@@ -106,6 +107,7 @@ class Ranking:
         return Ranked(Sums(precisions, hits, relevant.sum(dim=1)), counts, relevant)
 
     def _gained_cpu(self, start: int, stop: int, limits: Tensor, gains: Tensor, discounts: Tensor) -> Gained:
+        """Compute `gained` for the queries [start, stop) in Numba."""
         from ..kernels.cpu.gains import ranked_gains
 
         count = stop - start
@@ -180,6 +182,7 @@ class Ranking:
         return Gained(*_in_chunks(gained, start, stop, len(self.gallery)))
 
     def _counts(self, distances: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Count the distances [q, N], or sum `weights` [q, N] at each distance: [q, K+1]."""
         return _counts(distances.long(), self.bins, weights)
 
 

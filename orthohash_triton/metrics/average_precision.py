@@ -187,6 +187,7 @@ def _average_precision(
     ties: Ties,
     denominator: Denominator,
 ) -> Tensor:
+    """Compute `average_precision`; messages name the public function `op`."""
     check_options(op, ties=ties, denominator=denominator)
     k = _ranking.check_k(op, k)
     ranking = _ranking.check(op, query_codes, gallery_codes, query_labels, gallery_labels)
@@ -213,6 +214,7 @@ def from_ranked(ranked: Ranked, index: int, ranking: Ranking, k: int | None, tie
 def _average_precision_from_scores(
     op: str, scores: Any, query_labels: Any, gallery_labels: Any, *, k: int | None, denominator: Denominator
 ) -> Tensor:
+    """Compute `average_precision_from_scores`; messages name the public function `op`."""
     check_options(op, denominator=denominator)
     k = _ranking.check_k(op, k)
     dtypes = (torch.float32, torch.float64, torch.float16, torch.bfloat16)

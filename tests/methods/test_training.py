@@ -1,6 +1,8 @@
-"""Every method through the trainer, on data small enough to take seconds: it learns, is saved, and is what it says."""
+"""Every method, trained on data that take seconds: it learns, is saved and restored, and minimises its formula."""
 
+import copy
 import dataclasses
+import functools
 import math
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from orthohash_triton import methods, metrics
 from orthohash_triton.data import Dataset
 from orthohash_triton.ops.pack_codes import unpack_codes
 from orthohash_triton.runs import load_run, save_run
-from orthohash_triton.train import HashModel, TrainConfig, train
+from orthohash_triton.train import HashModel, TrainConfig, Trained, train
 from orthohash_triton.train import trainer as trainer_module
 
 BITS, CLASSES, WIDTH = 16, 5, 24
@@ -33,6 +35,12 @@ def blobs(n: int = 500, *, multilabel: bool = False, seed: int = 1, class_distan
     return Dataset(inputs, member if multilabel else labels, names, "blobs", class_distance=class_distance)
 
 
+@functools.cache
+def trained_on_blobs(name: str, *, multilabel: bool = False, **changes: object) -> Trained:
+    """Train a method with CONFIG and `changes`, once for all tests, which must not change the result."""
+    return train(dataclasses.replace(CONFIG, method=name, **changes), blobs(multilabel=multilabel), progress=False)
+
+
 def mean_average_precision(model: HashModel, query: Dataset, gallery: Dataset) -> float:
     return metrics.mean_average_precision(model.encode(query.inputs), model.encode(gallery.inputs), query.labels, gallery.labels)
 
@@ -41,10 +49,10 @@ def mean_average_precision(model: HashModel, query: Dataset, gallery: Dataset) -
 @pytest.mark.parametrize("name", LEARNED)
 def test_a_learned_method_beats_what_is_not_learned(name: str, multilabel: bool) -> None:
     gallery, query = blobs(multilabel=multilabel), blobs(100, multilabel=multilabel, seed=2)
-    trained = train(dataclasses.replace(CONFIG, method=name), gallery, progress=False)
+    trained = trained_on_blobs(name, multilabel=multilabel)
     assert len(trained.history) == CONFIG.epochs
     assert all(math.isfinite(epoch.loss) for epoch in trained.history)
-    fitted = train(dataclasses.replace(CONFIG, method="pca", lr=None, backbone="auto"), gallery, progress=False)
+    fitted = trained_on_blobs("pca", multilabel=multilabel, lr=None, backbone="auto")
     assert mean_average_precision(trained.model, query, gallery) > mean_average_precision(fitted.model, query, gallery) + 0.1
     again = train(dataclasses.replace(CONFIG, method=name), gallery, progress=False)
     assert [epoch.loss for epoch in again.history] == [epoch.loss for epoch in trained.history]
@@ -69,8 +77,7 @@ def test_methods_of_both_kinds_are_tested() -> None:
 
 @pytest.mark.parametrize("name", WITH_CLASS_CODES)
 def test_codes_come_to_the_class_codes(name: str) -> None:
-    data = blobs()
-    trained = train(dataclasses.replace(CONFIG, method=name), data, progress=False)
+    data, trained = blobs(), trained_on_blobs(name)
     assert trained.codebook is not None
     assert trained.codebook.shape == (CLASSES, BITS)
     assert trained.history[-1].bit_accuracy > 0.9
@@ -80,7 +87,7 @@ def test_codes_come_to_the_class_codes(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in methods.names() if name not in WITH_CLASS_CODES])
 def test_methods_without_class_codes_say_so(name: str) -> None:
-    trained = train(dataclasses.replace(CONFIG, method=name, epochs=1, backbone="auto"), blobs(), progress=False)
+    trained = trained_on_blobs(name, epochs=1, backbone="auto")
     assert trained.codebook is None
     assert all(epoch.bit_accuracy is None for epoch in trained.history)
 
@@ -88,9 +95,8 @@ def test_methods_without_class_codes_say_so(name: str) -> None:
 @pytest.mark.parametrize("rotate", ["none", "itq"])
 @pytest.mark.parametrize("name", ["orthohash", "hashnet", "pca"])
 def test_a_run_comes_back(tmp_path: Path, name: str, rotate: str) -> None:
-    config = dataclasses.replace(CONFIG, method=name, epochs=1, rotate=rotate, backbone="auto", options={})
-    data = blobs()
-    trained = train(config, data, progress=False)
+    changes = {"epochs": 1, "rotate": rotate, "backbone": "auto"}
+    config, data, trained = dataclasses.replace(CONFIG, method=name, **changes), blobs(), trained_on_blobs(name, **changes)
     save_run(tmp_path, config, trained, data)
     run = load_run(tmp_path)
     assert run.config == config
@@ -101,8 +107,8 @@ def test_a_run_comes_back(tmp_path: Path, name: str, rotate: str) -> None:
 
 def test_another_method_in_the_same_folder_leaves_no_old_codebook(tmp_path: Path) -> None:
     for name in ("orthohash", "dhn"):
-        config = dataclasses.replace(CONFIG, method=name, epochs=1)
-        save_run(tmp_path, config, train(config, blobs(), progress=False), blobs())
+        config = dataclasses.replace(CONFIG, method=name, epochs=1, backbone="auto")
+        save_run(tmp_path, config, trained_on_blobs(name, epochs=1, backbone="auto"), blobs())
     assert load_run(tmp_path).codebook is None
 
 
@@ -159,17 +165,16 @@ def test_dpsh_is_its_formula(pairs: str) -> None:
 
 
 def test_hashnet_sharpens_and_keeps_beta_in_its_state() -> None:
-    trained = train(dataclasses.replace(CONFIG, method="hashnet", epochs=2), blobs(), progress=False)
-    assert trained.objective.state_dict()["beta"] == pytest.approx(math.sqrt(1 + 50 * 47 / 50))  # step 19 of 20: stage 47 of 50
-    trained.objective.begin_step(0, 20)
-    assert trained.objective.beta == 1
+    objective = copy.deepcopy(trained_on_blobs("hashnet").objective)
+    assert objective.state_dict()["beta"] == pytest.approx(math.sqrt(1 + 50 * 49 / 50))  # step 59 of 60: stage 49 of 50
+    objective.begin_step(0, 60)
+    assert objective.beta == 1
 
 
 def test_dpsh_remembers_every_sample() -> None:
-    data = blobs()
-    objective = train(dataclasses.replace(CONFIG, method="dpsh", epochs=1), data, progress=False).objective
+    objective = trained_on_blobs("dpsh", epochs=1, backbone="auto").objective
     assert (objective.bank.codes.abs().sum(1) > 0).all()  # 500 samples in ten full batches
-    assert torch.equal(objective.bank.entries()[1], data.labels)
+    assert torch.equal(objective.bank.entries()[1], blobs().labels)
 
 
 def test_a_bank_holds_what_was_seen() -> None:
@@ -189,7 +194,7 @@ def test_a_bank_holds_what_was_seen() -> None:
 
 
 def test_mds_takes_pairs_from_its_share_of_the_steps_on() -> None:
-    objective = train(dataclasses.replace(CONFIG, method="mds", epochs=1), blobs(), progress=False).objective
+    objective = copy.deepcopy(trained_on_blobs("mds").objective)
     objective.begin_step(9, 100)
     assert not objective.pairs
     objective.begin_step(10, 100)
