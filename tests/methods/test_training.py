@@ -13,8 +13,9 @@ from orthohash_triton import methods, metrics
 from orthohash_triton.data import Dataset
 from orthohash_triton.ops.pack_codes import unpack_codes
 from orthohash_triton.runs import load_run, save_run
-from orthohash_triton.train import HashModel, TrainConfig, Trained, train
+from orthohash_triton.train import HashModel, TrainConfig, train
 from orthohash_triton.train import trainer as trainer_module
+from orthohash_triton.train.trainer import Trained
 
 BITS, CLASSES, WIDTH = 16, 5, 24
 CONFIG = TrainConfig(dataset="blobs", backbone="mlp", bits=BITS, epochs=6, batch_size=50, threads=1, lr=1e-2)
