@@ -14,7 +14,8 @@ from orthohash_triton.nn import HashHead
 
 BITS, CLASSES, ROWS = 16, 5, 20
 CLASS_IDS = torch.arange(ROWS) % CLASSES
-MULTI_HOT = (torch.arange(ROWS)[:, None] + torch.arange(CLASSES)) % 3 == 0  # two classes or one
+OTHERS = torch.rand(ROWS, CLASSES, generator=torch.Generator().manual_seed(1)) < 0.3
+MULTI_HOT = nn.functional.one_hot(CLASS_IDS, CLASSES).bool() | OTHERS
 LEARNED = [name for name in methods.names() if methods.get(name).learned]
 
 # A value other than the default of each option, by method. Multi-hot labels where the option has no effect on class ids.
@@ -113,7 +114,10 @@ def test_shrewd_is_the_loss_of_tanh_codes() -> None:
     near = 1 - torch.eye(CLASSES)
     near[0, 1] = near[1, 0] = 0.2
     for given, distance in ((None, 1 - torch.eye(CLASSES)), (near, near)):
-        found = make("shrewd", CLASS_IDS, distance=given)(latent, CLASS_IDS, CLASS_IDS, None)
+        objective = make("shrewd", CLASS_IDS, distance=given)
+        torch.manual_seed(1)  # the loss draws random codes
+        found = objective(latent, CLASS_IDS, CLASS_IDS, None)
+        torch.manual_seed(1)
         assert torch.equal(found, semantic_hierarchy_loss(torch.tanh(latent), CLASS_IDS, distance, kl_weight=0.01))
     assert loss(make("shrewd", CLASS_IDS, distance=near), CLASS_IDS) != loss(make("shrewd", CLASS_IDS), CLASS_IDS)
 
