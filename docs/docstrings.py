@@ -18,7 +18,7 @@ _DECLARED = ("option(", "methods.option(")
 class Docstrings(Extension):
     def on_object(self, *, obj: Object, **_: Any) -> None:
         if obj.docstring:
-            obj.docstring.value = as_lists(obj.docstring.value)
+            obj.docstring.value = as_lists(as_examples(obj.docstring.value))
 
     def on_class(self, *, cls: Class, **_: Any) -> None:
         settings = {name: member for name, member in cls.attributes.items() if str(member.value).startswith(_DECLARED)}
@@ -36,6 +36,11 @@ def describe(cls: Class, settings: list[dataclasses.Field]) -> None:
         cls.attributes[field.name].value = repr(field.default)
         if "__init__" in cls.members:
             cls.members["__init__"].parameters[field.name].default = repr(field.default)
+
+
+def as_examples(docstring: str) -> str:
+    """Rename sections `Example:`, which griffe renders as Markdown, to `Examples:`, whose `>>>` lines it renders as code."""
+    return re.sub(r"^Example:$", "Examples:", docstring, flags=re.MULTILINE)
 
 
 def as_lists(docstring: str) -> str:
