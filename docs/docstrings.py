@@ -1,7 +1,7 @@
-"""What the reference makes of the docstrings before they are shown.
+"""A griffe extension that prepares docstrings for the API reference.
 
-Two columns, `name  meaning`, become lists. Settings that are declared with `option(default, help)` show their defaults, and their
-help is listed.
+It turns paragraphs of two columns, `name  meaning`, into Markdown lists. For dataclass fields that are declared with
+`option(default, help)`, it shows the default in the signature and lists the help text.
 """
 
 import dataclasses
@@ -16,6 +16,8 @@ _DECLARED = ("option(", "methods.option(")
 
 
 class Docstrings(Extension):
+    """Rewrite the docstring of every object, and describe the declared options of every class."""
+
     def on_object(self, *, obj: Object, **_: Any) -> None:
         if obj.docstring:
             obj.docstring.value = as_lists(as_examples(obj.docstring.value))
@@ -28,7 +30,7 @@ class Docstrings(Extension):
 
 
 def describe(cls: Class, settings: list[dataclasses.Field]) -> None:
-    """Give the class's docstring what the settings are for, and its signature their defaults."""
+    """Append the help of each option to the docstring of `cls`, and show the default of each option in its signature."""
     entries = "\n".join(f"- `{field.name}`: {field.metadata['help']}" for field in settings)
     text = cls.docstring.value if cls.docstring else ""
     cls.docstring = Docstring(f"{text}\n\n{entries}", parent=cls)
@@ -44,12 +46,13 @@ def as_examples(docstring: str) -> str:
 
 
 def as_lists(docstring: str) -> str:
+    """Return the docstring with every paragraph of two columns as a Markdown list."""
     text = "\n\n".join(map(_as_list, docstring.split("\n\n")))
-    return re.sub(r"(\n(?:- |  ).*)\n\n- ", r"\1\n\n<!-- -->\n\n- ", text)  # else Markdown joins neighbouring lists
+    return re.sub(r"(\n(?:- |  ).*)\n\n- ", r"\1\n\n<!-- -->\n\n- ", text)  # otherwise Markdown joins adjacent lists
 
 
 def _as_list(paragraph: str) -> str:
-    """A list, if every line of the paragraph is an entry or goes on with one."""
+    """Return a Markdown list if every line of the paragraph is an entry or continues one; otherwise return the paragraph."""
     entries: list[str] = []
     for line in paragraph.splitlines():
         entry = _ENTRY.fullmatch(line)

@@ -1,7 +1,8 @@
-"""What MkDocs does to the pages on the way: see `mkdocs.yml`.
+"""Hooks that MkDocs calls while it builds the site; `mkdocs.yml` registers them.
 
-Pages link to files of the repository by their paths in it, so that the links hold on a code host as well. Formulae become MathML
-and figures SVG in the page: the site needs no script or font of others. The options of the command line are asked of its parser.
+Pages link to files by their path in the repository, so that links also work on a code host; the hooks translate them to paths in
+the site. They convert formulae to MathML and embed figures as SVG, so that the site needs no script or font of another host. The
+page of the command line is generated from the argument parser.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
 
-# Folders of the repository whose files the site carries, and what they are called there.
+# Folders of the repository whose files are copied to the site, and the names of the folders there.
 CARRIED = {"bench/results": "results", "examples": "examples"}
 SUFFIXES = (".md", ".csv", ".json", ".png", ".py", ".ipynb", ".toml", ".yaml")
 
@@ -26,6 +27,7 @@ _COMMANDS = "<!-- commands -->"
 
 
 def on_files(files: Files, config: Any) -> Files:
+    """Add the files of `CARRIED` to the site."""
     for folder, name in CARRIED.items():
         for path in sorted((ROOT / folder).rglob("*")):
             if path.is_file() and path.suffix in SUFFIXES and "__pycache__" not in path.parts:
@@ -35,19 +37,21 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Translate links to copied files, and insert the description of the command line."""
     if not page.file.src_uri.startswith(tuple(CARRIED.values())):
         markdown = in_the_site(markdown)
     return markdown.replace(_COMMANDS, commands()) if _COMMANDS in markdown else markdown
 
 
 def in_the_site(markdown: str) -> str:
-    """The links of a page to carried files, as they are in the site."""
+    """Return the page with links to copied files translated to their paths in the site."""
     for folder, name in CARRIED.items():
         markdown = re.sub(rf"\]\(((?:\.\./)*)\.\./{folder}/", rf"](\1{name}/", markdown)
     return markdown
 
 
 def on_page_content(content: str, **_: Any) -> str:
+    """Convert formulae to MathML and embed figures as SVG."""
     return _FIGURE.sub(_inline_figure, _MATH.sub(_mathml, content))
 
 
@@ -63,10 +67,10 @@ def _inline_figure(found: re.Match) -> str:
 
 
 def commands() -> str:
-    """Every command with its --help, as Markdown."""
+    """Return the help text of every command, as Markdown."""
     from orthohash_triton.cli import make_parser
 
-    os.environ["COLUMNS"] = "82"  # argparse wraps to what a page is wide
+    os.environ["COLUMNS"] = "82"  # argparse wraps lines to the width of a page
     (listed,) = [action for action in make_parser()._actions if isinstance(action, argparse._SubParsersAction)]
     for command in listed.choices.values():
         command.declare()

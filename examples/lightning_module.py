@@ -1,4 +1,4 @@
-"""The same in Lightning: the loss in training_step, mAP on validation codes.
+"""Train with Lightning: training_step computes the loss, and the validation computes mAP from codes.
 
 Needs lightning: pip install lightning
 Run: python examples/lightning_module.py [--quick]
@@ -16,21 +16,23 @@ from orthohash_triton.data import Dataset, digits
 
 
 class Hashing(lightning.LightningModule):
+    """A backbone, a hash head and the loss."""
+
     def __init__(self, num_classes: int, bits: int = 32) -> None:
         super().__init__()
         self.backbone = nn.Sequential(nn.Flatten(), nn.Linear(64, 256), nn.ReLU())
         self.head = oht.nn.HashHead(256, bits)
-        # A buffer of the module: it moves to the device and is saved in checkpoints.
+        # The codebook is a buffer, so it moves to the device and is saved in checkpoints.
         self.criterion = oht.nn.OrthoHashLoss(oht.make_codebook(num_classes, bits))
         self.found: list[tuple[Tensor, Tensor]] = []
 
     def forward(self, images: Tensor) -> Tensor:
-        """Codes uint8 [N, bits / 8]."""
+        """Return the codes, uint8 [N, bits / 8]."""
         return self.head.encode(self.backbone(images))
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
         images, labels = batch
-        # With several GPUs: Trainer(sync_batchnorm=True); the loss then shares its statistics too.
+        # With several GPUs use Trainer(sync_batchnorm=True); the loss then shares its statistics too.
         loss = self.criterion(self.head.latent(self.backbone(images)), labels, self.head.batch_norm)
         self.log("loss", loss)
         return loss
@@ -42,13 +44,14 @@ class Hashing(lightning.LightningModule):
     def on_validation_epoch_end(self) -> None:
         codes, labels = (torch.cat(parts) for parts in zip(*self.found, strict=True))
         self.found.clear()
-        self.log("map", oht.metrics.mean_average_precision(codes, codes, labels, labels))  # each finds itself, too
+        self.log("map", oht.metrics.mean_average_precision(codes, codes, labels, labels))  # each query also finds itself
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.parameters(), lr=3e-3)
 
 
 def loader(data: Dataset, *, train: bool) -> DataLoader:
+    """Return batches of (images, class ids), shuffled for training."""
     return DataLoader(TensorDataset(data.inputs.float() / 255, data.labels), batch_size=64, shuffle=train, drop_last=train)
 
 

@@ -1,9 +1,9 @@
-"""A training script in the style of the original OrthoHash, and the two lines to change.
+"""Use our loss in a training script in the style of the original OrthoHash; two lines change.
 
-    python examples/original_script.py --before [--quick]    as it was
-    python examples/original_script.py [--quick]             with the two lines: the same losses, without logits [N, C]
+    python examples/original_script.py --before [--quick]    run the script without the change
+    python examples/original_script.py [--quick]             run it with the change: the same losses, without logits [N, C]
 
-Checkpoints that such scripts have written open with orthohash_triton.models.original.load_original.
+orthohash_triton.models.original.load_original reads the checkpoints of such scripts.
 """
 
 import argparse
@@ -19,7 +19,7 @@ BITS, CLASSES, SCALE, MARGIN = 32, 10, 8.0, 0.2
 
 
 class Network(nn.Module):
-    """Backbone, hash layer with batch norm, cosines with the codebook: images -> (logits [N, C], codes [N, K])."""
+    """A backbone, a hash layer with batch norm, and cosines with the codebook: images -> (logits [N, C], codes [N, K])."""
 
     def __init__(self, codebook: Tensor) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Network(nn.Module):
 
 
 class MarginLoss(nn.Module):
-    """Softmax cross entropy of scaled cosines, the true class's less a margin."""
+    """Softmax cross entropy of scaled cosines, with a margin subtracted for the true class."""
 
     def forward(self, logits: Tensor, codes: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(SCALE * (logits - MARGIN * F.one_hot(labels, CLASSES)), labels)
@@ -41,7 +41,7 @@ class MarginLoss(nn.Module):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--before", action="store_true", help="the script as it was")
+    parser.add_argument("--before", action="store_true", help="run the script without the change")
     parser.add_argument("--quick", action="store_true", help="five steps instead of ten epochs")
     options = parser.parse_args()
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""A plain PyTorch loop: your network, our head and loss; then an index of the gallery, and how good its answers are.
+"""Train codes in a plain PyTorch loop with your own network, then index a gallery, search it and compute mAP.
 
 Run: python examples/plain_loop.py [--quick]
 """
@@ -20,11 +20,11 @@ def main() -> None:
     epochs = 2 if parser.parse_args().quick else 10
     torch.manual_seed(0)
 
-    # Data: any images and class ids; here 8 x 8 digits, uint8 [N, 8, 8].
+    # Any images and class ids can be used; these are 8 x 8 digits, uint8 [N, 8, 8].
     train, gallery, query = digits.load_splits()
     images, labels = train.inputs.float() / 255, train.labels
 
-    # Network: any backbone, a hash layer (Linear without bias, batch norm), and a fixed +-1 code for each class.
+    # The network has any backbone and a hash layer (Linear without bias, batch norm); each class has a fixed +-1 code.
     backbone = nn.Sequential(nn.Flatten(), nn.Linear(64, 256), nn.ReLU())
     head = oht.nn.HashHead(256, BITS)
     criterion = oht.nn.OrthoHashLoss(oht.make_codebook(num_classes=10, bits=BITS))
@@ -33,14 +33,14 @@ def main() -> None:
     for epoch in range(epochs):
         backbone.train(), head.train()
         for rows in torch.randperm(len(images)).split(64)[:-1]:
-            # One pass: batch norm, cosines with all codes, margin, softmax.
+            # The loss computes batch norm, cosines with all codes, margin and softmax in one pass.
             loss = criterion(head.latent(backbone(images[rows])), labels[rows], head.batch_norm)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
         print(f"epoch {epoch + 1}: loss {loss.item():.4f}")
 
-    # Codes: uint8 [N, bits / 8].
+    # The codes are uint8 [N, bits / 8].
     backbone.eval(), head.eval()
     with torch.no_grad():
         gallery_codes, query_codes = (head.encode(backbone(part.inputs.float() / 255)) for part in (gallery, query))
@@ -48,7 +48,7 @@ def main() -> None:
     index = oht.HammingIndex(BITS)
     index.add(gallery_codes)
     distances, ids = index.search(query_codes, k=5)
-    print(f"a {query.labels[0]}; nearest: {gallery.labels[ids[0]].tolist()} at distances {distances[0].tolist()}")
+    print(f"query 0 is a {query.labels[0]}; nearest: {gallery.labels[ids[0]].tolist()} at distances {distances[0].tolist()}")
     print(f"mAP {oht.metrics.mean_average_precision(query_codes, gallery_codes, query.labels, gallery.labels):.4f}")
 
 

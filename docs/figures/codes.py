@@ -1,4 +1,4 @@
-"""Figures of bits and codebooks: python docs/figures/codes.py"""
+"""Draw the figures on bit balance and codebooks. Run: python docs/figures/codes.py"""
 
 from math import comb
 from pathlib import Path
@@ -13,11 +13,12 @@ BITS = 64
 
 
 def draw(folder: Path = drawing.FOLDER) -> list[Path]:
+    """Draw all figures of this script, and return their paths."""
     return [bit_balance(folder), codebook_distances(folder)]
 
 
 def bit_balance(folder: Path) -> Path:
-    """Distances of unrelated codes: what balance and independence of the bits do to them."""
+    """Draw how balance and independence of the bits change the distances of unrelated codes."""
     figure, (mean, spread) = drawing.canvas(7.6, 3.0, 2)
     share = np.linspace(0, 1, 101)
     mean.plot(share, 2 * BITS * share * (1 - share), color=BLUE, linewidth=1.8)
@@ -37,7 +38,7 @@ def bit_balance(folder: Path) -> Path:
 
 
 def codebook_distances(folder: Path, classes: int = 100) -> Path:
-    """How far the codes of two classes are from each other, by the way the codebook is made."""
+    """Draw the distances between class codes for several constructions of the codebook."""
     figure, (axes,) = drawing.canvas(5.6, 3.0)
     for method, color, shift in (("bernoulli", ORANGE, -0.3), ("max_hamming", INK, 0.0), ("hadamard", BLUE, 0.3)):
         codebook = oht.make_codebook(classes, BITS, method=method)

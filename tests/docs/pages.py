@@ -1,4 +1,4 @@
-"""The pages of the documentation, and their blocks of code."""
+"""Find the pages of the documentation and their blocks of code."""
 
 import re
 import textwrap
@@ -20,21 +20,23 @@ class Block(NamedTuple):
     language: str
     options: str
     code: str
-    line: int  # of the page
+    line: int  # first line of the code in the page
 
 
 def name(path: Path) -> str:
+    """Return the path of a page relative to the repository."""
     return path.relative_to(ROOT).as_posix()
 
 
 def blocks(path: Path, language: str) -> list[Block]:
+    """Return the fenced blocks of a page in one language."""
     text = path.read_text()
     found = [Block(m[1], m[2], m[3], text[: m.start()].count("\n") + 2) for m in _FENCED.finditer(text)]
     return [block for block in found if block.language == language]
 
 
 def commands(path: Path) -> list[str]:
-    """The command lines of the package's own that a page shows: indented, or in a block of the shell's."""
+    """Return the command lines of this package on a page, from indented blocks and fenced shell blocks."""
     text = path.read_text()
     shown = [textwrap.dedent(block.code) for kind in ("sh", "bash", "console") for block in blocks(path, kind)]
     shown += [textwrap.dedent(found[0]) for found in _INDENTED.finditer(_FENCED.sub("", text))]

@@ -1,4 +1,4 @@
-"""The site is built without a warning, links and anchors among them, and asks nothing of other hosts."""
+"""Tests that the site builds without warnings (including links and anchors) and loads nothing from other hosts."""
 
 import os
 import re
@@ -31,7 +31,7 @@ def site(tmp_path_factory):
 
 
 class Outside(HTMLParser):
-    """What a page loads, and what it links to."""
+    """Collects the addresses that a page loads and those that it links to."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""CITATION.cff has what the format demands, and says what the package is."""
+"""Tests that CITATION.cff has the fields that the format requires, with the version of the package."""
 
 import pytest
 

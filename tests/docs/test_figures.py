@@ -1,4 +1,4 @@
-"""The figures are what their scripts draw, and belong to a page."""
+"""Tests that the figures equal the output of their scripts, and that each is used on a page."""
 
 import importlib.util
 import re
@@ -36,11 +36,11 @@ def test_scripts_draw_the_figures(script, tmp_path):
 
 
 def words(path) -> list[str]:
-    """The text of a figure: what of it another version of Matplotlib leaves as it is."""
+    """Return the text elements of a figure, which do not depend on the version of Matplotlib."""
     return [element.text for element in ElementTree.parse(path).iter() if element.tag.endswith("}text")]
 
 
-def test_figures_are_small_take_the_page_s_colour_and_are_used():
+def test_figures_are_small_and_used_and_take_the_colour_of_the_page():
     used = {name for path in pages.PAGES for name in re.findall(r"figures/([\w-]+\.svg)", path.read_text())}
     assert {path.name for path in FIGURES.glob("*.svg")} == used
     for path in FIGURES.glob("*.svg"):

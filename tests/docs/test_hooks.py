@@ -1,4 +1,4 @@
-"""What the site's own code does to pages and docstrings."""
+"""Tests of docs/hooks.py and docs/docstrings.py, which transform pages and docstrings."""
 
 import importlib.util
 

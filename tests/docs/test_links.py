@@ -1,4 +1,4 @@
-"""Links of the pages, as they stand in the repository; the site's own are checked when it is built."""
+"""Tests that links of the pages lead to files of the repository or to known hosts; the build of the site checks its own links."""
 
 import re
 from urllib.parse import urlsplit
@@ -7,7 +7,8 @@ import pytest
 
 from tests.docs import pages
 
-HOSTS = {"arxiv.org", "example.org", "github.com", "keepachangelog.com", "pytorch.org", "semver.org"}  # that pages may link to
+# Hosts that pages may link to.
+HOSTS = {"arxiv.org", "example.org", "github.com", "keepachangelog.com", "pytorch.org", "semver.org"}
 
 
 def links(path) -> list[str]:

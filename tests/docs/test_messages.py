@@ -1,4 +1,4 @@
-"""Messages that the documentation explains are those of the code."""
+"""Tests that every message that docs/faq.md quotes occurs in the code."""
 
 import ast
 import re
@@ -8,12 +8,12 @@ import pytest
 
 from tests.docs import pages
 
-FIELD = "\0"  # a value in an f-string
-LEAST = 15  # letters of a quoted message that must be the code's own
+FIELD = "\0"  # replaces a value in an f-string
+LEAST = 15  # a quoted message has at least so many letters besides its fields
 
 
 def messages() -> list[str]:
-    """Every string of the code, with FIELD where a value is filled in."""
+    """Return every string of the code, with FIELD in place of each formatted value."""
     found = []
     for folder in ("orthohash_triton", "kernels"):
         for path in (pages.ROOT / folder).rglob("*.py"):
@@ -28,14 +28,14 @@ def _text(node: ast.AST) -> str:
 
 
 def quotes(path: Path) -> list[str]:
-    """The messages in the headings of a page, and in the first column of its tables of lines."""
+    """Return the messages in the `####` headings of a page."""
     text = path.read_text()
     headings = re.findall(r"^#### (.*`.*)$", text, re.MULTILINE)
     return [quote for heading in headings for quote in re.findall(r"`(.+?)`(?:, and |$)", heading)]
 
 
 def pattern(quote: str) -> re.Pattern:
-    """Matches messages that have the words of `quote` in its order; "..." and what a field holds may be anything."""
+    """Return a pattern for messages that contain the text of `quote`, in which "..." matches anything."""
     return re.compile(".*".join(map(re.escape, re.split(r"\s*\.\.\.[,;.]?\s*", quote))), re.DOTALL)
 
 
@@ -53,5 +53,5 @@ def test_a_message_that_is_not_in_the_code_is_noticed():
     assert not any(pattern("queries have ... bits, galaxy ...").search(message) for message in ALL_MESSAGES)
 
 
-def test_all_messages_are_looked_at():
+def test_all_quotes_are_found():
     assert len(QUOTES) >= 30

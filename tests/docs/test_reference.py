@@ -1,4 +1,4 @@
-"""Every public name is in the reference."""
+"""Tests that every public name is documented in the reference exactly once."""
 
 import importlib
 import importlib.util
@@ -27,7 +27,7 @@ MODULES = (
 
 
 def described(path: Path) -> list[str]:
-    """The names that a page of the reference takes from the docstrings."""
+    """Return the names that a page of the reference documents."""
     return re.findall(r"^::: ([\w.]+)$", path.read_text(), re.MULTILINE)
 
 
@@ -36,7 +36,7 @@ DOCUMENTED = {name for path in REFERENCE for name in described(path)}
 
 
 def what(name: str) -> object:
-    """The object that a dotted name stands for: what its module calls so, before a file of that name."""
+    """Return the object with a dotted name; an attribute of a module precedes a submodule of the same name."""
     module, _, attribute = name.rpartition(".")
     found = getattr(importlib.import_module(module), attribute, None)
     return importlib.import_module(name) if found is None else found
@@ -44,7 +44,7 @@ def what(name: str) -> object:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_public_names_are_documented(module):
-    """Under one of their names; a module of functions is there through them."""
+    """A name is documented if any of its aliases is; a submodule is documented through its functions."""
     documented = {id(what(name)) for name in DOCUMENTED}
     public = importlib.import_module(module)
     names = public.__all__ if hasattr(public, "__all__") else ("compare", "table")

@@ -1,4 +1,4 @@
-"""What the pages show runs as it stands: Python in the order of a page, command lines as far as the parser."""
+"""Tests that the Python blocks of the pages run in order, and that the parser accepts their command lines."""
 
 import contextlib
 import io
@@ -25,7 +25,7 @@ CLASSES = 100
 
 
 def names() -> dict[str, object]:
-    """What a reader is assumed to have."""
+    """Return the variables that the pages use without defining them."""
     random, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
     images = torch.rand(32, 3, 8, 8, generator=generator)
     target = torch.randint(CLASSES, (32,), generator=generator)
@@ -53,9 +53,9 @@ def names() -> dict[str, object]:
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """An empty folder to write in, with what the scripts read; methods that a page registers are gone afterwards.
+    """Enter an empty folder with the files that the scripts read; unregister the methods of a page afterwards.
 
-    The figures of a comparison, which take long, have tests of their own.
+    Figures of a comparison are not drawn, because they are slow and have their own tests.
     """
     monkeypatch.chdir(tmp_path)
     random = np.random.default_rng(0)
@@ -69,7 +69,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def write_original(folder):
-    """What the original OrthoHash leaves behind, without a backbone."""
+    """Write a run folder of the original OrthoHash, without a backbone."""
     norm = nn.BatchNorm1d(64).state_dict()
     codebook = make_codebook(CLASSES, 64).float()
     state = {"hash_fc.0.weight": torch.randn(64, 512), **{f"hash_fc.1.{key}": tensor for key, tensor in norm.items()}}
@@ -85,13 +85,13 @@ def test_python_of_a_page_runs(path, folder):
     known = names()
     for block in pages.blocks(path, "python"):
         if "title=" not in block.options:
-            code = "\n" * (block.line - 1) + block.code  # so that a traceback shows the line of the page
+            code = "\n" * (block.line - 1) + block.code  # a traceback then shows the line of the page
             exec(compile(code, str(path), "exec", dont_inherit=True), known)
 
 
 @pytest.mark.parametrize(("path", "block"), SCRIPTS, ids=lambda value: getattr(value, "name", None) or value.options)
 def test_scripts_run(path, block, folder):
-    """A script says in its first line how it is started."""
+    """Run each script with the command in its first line."""
     script = block.options.partition('title="')[2].partition('"')[0]
     (folder / script).write_text(block.code)
     start = shlex.split(block.code.splitlines()[0].removeprefix("# "))
@@ -101,7 +101,7 @@ def test_scripts_run(path, block, folder):
 
 
 def write_settings(path, folder):
-    """The configuration files that a page shows, and a run folder, for `--config` to read."""
+    """Write the configuration files that a page shows, and a run folder, for `--config`."""
     for block in pages.blocks(path, "toml"):
         (folder / block.options.partition('title="')[2].partition('"')[0]).write_text(block.code)
     (folder / "runs" / "photos").mkdir()
@@ -111,7 +111,7 @@ def write_settings(path, folder):
 @pytest.mark.parametrize(("path", "line"), COMMANDS, ids=lambda value: getattr(value, "name", value))
 def test_command_lines_parse(path, line, folder, monkeypatch):
     write_settings(path, folder)
-    monkeypatch.setattr(checkpoint, "checkpoint_settings", lambda folder: asdict(TrainConfig()))  # of a training that was stopped
+    monkeypatch.setattr(checkpoint, "checkpoint_settings", lambda folder: asdict(TrainConfig()))  # settings of a stopped training
     words = shlex.split(line, comments=True)
     arguments = words[1:] if words[0] == "orthohash" else words[words.index("-m") + 2 :]
     arguments = arguments[: next((i for i, word in enumerate(arguments) if word in ("|", ">", "&&")), None)]
@@ -120,12 +120,12 @@ def test_command_lines_parse(path, line, folder, monkeypatch):
     with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
         try:
             make_parser().parse_args(arguments)
-        except SystemExit as ended:  # as --help does
+        except SystemExit as ended:  # --help exits
             status = ended.code
     assert status == 0, f"{pages.name(path)}: {line}\n{said.getvalue()}"
 
 
-def test_pages_have_what_is_tested_here():
+def test_pages_contain_blocks_and_commands():
     assert len(WITH_PYTHON) >= 10
     assert len(SCRIPTS) >= 1
     assert len(COMMANDS) >= 30

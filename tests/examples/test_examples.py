@@ -1,10 +1,10 @@
-"""The examples run, as a reader would run them, and show what they say."""
+"""Tests that every example runs as a script and prints the expected results."""
 
 import os
 import re
+import runpy
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,11 +15,31 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 NEEDS = {"lightning_module.py": "lightning", "search_with_faiss.py": "faiss"}
 
 
-def run(name: str, *arguments: str, launcher: tuple[str, ...] = ()) -> str:
-    """What the example prints."""
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """A function that runs an example with `--quick` and returns its output.
+
+    It runs the script in this process, since importing PyTorch in another one takes longer than the example.
+    """
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+
+    def run_example(name: str, *arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", [name, "--quick", *arguments])
+        capsys.readouterr()
+        with torch.random.fork_rng(devices=[]):
+            runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run_example
+
+
+def run_processes(name: str, processes: int) -> str:
+    """Run an example with `--quick` under torchrun, and return its output."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR", "CUDA_VISIBLE_DEVICES": ""}
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes))
     done = subprocess.run(
-        [sys.executable, *launcher, str(EXAMPLES / name), "--quick", *arguments],
+        [sys.executable, *torchrun, str(EXAMPLES / name), "--quick"],
         capture_output=True, text=True, env=environment, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
@@ -36,30 +56,26 @@ def losses(output: str) -> torch.Tensor:
         ("plain_loop.py", r"mAP 0\.[89]\d+"),
         ("lightning_module.py", r"'map': 0\.[89]\d+"),
         ("torch_compile.py", r"compiled: loss \d\.\d+ at the first step, 0\.\d+ at the last"),
-        ("search_with_faiss.py", r"(?s)the same ids, in the order of equal distances too: True.*FAISS's file, with its ids"),
+        ("search_with_faiss.py", r"(?s)the same ids, also in the order of equal distances: True.*FAISS's file, with its ids"),
         ("retrieval_with_filters.py", r"after selling five: 995 articles"),
     ],
 )
-def test_example(name: str, shown: str) -> None:
+def test_example(name: str, shown: str, run) -> None:
     if name in NEEDS and not find_spec(NEEDS[name]):
         pytest.skip(f"needs {NEEDS[name]}")
     output = run(name)
     assert re.search(shown, output), output
 
 
-def test_two_changed_lines_leave_the_losses_as_they_were() -> None:
-    with ThreadPoolExecutor() as pool:
-        before, after = (losses(output) for output in pool.map(run, ["original_script.py"] * 2, ["--before", "--quick"]))
+def test_two_changed_lines_do_not_change_the_losses(run) -> None:
+    before, after = losses(run("original_script.py", "--before")), losses(run("original_script.py"))
     assert len(before) == 5
     assert abs(before[0] - after[0]) < 1e-5
     torch.testing.assert_close(after, before, rtol=0, atol=1e-4)
 
 
-def test_two_processes_compute_what_one_does() -> None:
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    with ThreadPoolExecutor() as pool:
-        both = [pool.submit(run, "ddp.py", launcher=launcher) for launcher in ((), torchrun)]
-        alone, together = (losses(output.result()) for output in both)
+def test_two_processes_compute_the_losses_of_one(run) -> None:
+    alone, together = losses(run("ddp.py")), losses(run_processes("ddp.py", 2))
     assert len(alone) == 5
     torch.testing.assert_close(together, alone, rtol=0, atol=2e-6)
 

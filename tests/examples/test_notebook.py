@@ -1,4 +1,4 @@
-"""The quick-start notebook runs from top to bottom, and is kept without outputs."""
+"""Tests that the quick-start notebook runs from top to bottom, and is stored without outputs."""
 
 from pathlib import Path
 
