@@ -315,6 +315,7 @@ def _read_npy(path: Path, *, mmap: bool = False) -> np.ndarray:
     except (ValueError, OSError, EOFError) as error:
         raise ValueError(f"{path} is not a readable .npy file ({error})") from error
     if not isinstance(array, np.ndarray):
+        array.close()
         raise ValueError(f"{path} is an archive of arrays; give it a name that ends in .npz")
     return array
 

@@ -185,6 +185,24 @@ def test_bad_npy(tmp_path: Path, rows: np.ndarray, labels: np.ndarray | None, me
         features.load(write_npy(tmp_path / "x.npy", rows, labels))
 
 
+def test_archives_are_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, load = [], np.load
+
+    def recorded(*arguments, **keywords):
+        opened.append(load(*arguments, **keywords))
+        return opened[-1]
+
+    monkeypatch.setattr(np, "load", recorded)
+    features.load(write(tmp_path / "x.npz"))
+    features.open_rows(tmp_path / "x.npz")
+    features.load_unlabelled(tmp_path / "x.npz")
+    (tmp_path / "x.npz").rename(tmp_path / "x.npy")
+    with pytest.raises(ValueError, match="is an archive"):
+        features.load(tmp_path / "x.npy")
+    assert len(opened) == 4
+    assert all(archive.zip is None for archive in opened)  # as NpzFile.close leaves it
+
+
 def test_npy_that_is_an_archive(tmp_path: Path) -> None:
     write(tmp_path / "x.npz").rename(tmp_path / "x.npy")
     with pytest.raises(ValueError, match=r"x\.npy is an archive of arrays; give it a name that ends in \.npz"):
