@@ -31,7 +31,7 @@ from .._base import checks
 from .._base.files import atomic_write
 from .._base.progress import progress_bar
 from ..data import Dataset, Skipped, Source, open_source
-from ..data.images import report_skipped, write_skipped
+from ..data.images import OnError, report_skipped, write_skipped
 from ..data.sources import is_plain_name
 from ..search import HammingIndex, faiss_io
 from ..train import HashModel
@@ -57,7 +57,7 @@ def encode_to(
     *,
     batch_size: int = 256,
     resume: bool = False,
-    on_error: str = "skip",
+    on_error: OnError = "skip",
     split: str | None = None,
     save_every: float = 1.0,
     progress: bool = True,
