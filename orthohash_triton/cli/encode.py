@@ -2,7 +2,7 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ._command import Command, command
 from ._output import print_count
@@ -40,7 +40,7 @@ def _declare(parser: Command) -> None:
     parser.add_argument("--split-column", metavar="NAME", help="column of a manifest (split, if there is one)")
 
 
-_ON_TROUBLE = {"skip": "skip", "fail": "raise"}
+_ON_TROUBLE: dict[str, Literal["skip", "raise"]] = {"skip": "skip", "fail": "raise"}
 
 
 def run(options: argparse.Namespace) -> None:
