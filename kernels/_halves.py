@@ -5,10 +5,22 @@ import triton.language as tl
 
 
 @triton.jit
+def high_half(x):
+    """Round float32 `x` to float16."""
+    return x.to(tl.float16)
+
+
+@triton.jit
+def low_half(x, high):
+    """Return in float16 what rounding `x` to `high` left out."""
+    return (x - high.to(tl.float32)).to(tl.float16)
+
+
+@triton.jit
 def halves(x):
     """Return float32 `x` as float16 (high, low): high + low is x, up to 2^-22 of x where `low` is a normal number."""
-    high = x.to(tl.float16)
-    return high, (x - high.to(tl.float32)).to(tl.float16)
+    high = high_half(x)
+    return high, low_half(x, high)
 
 
 @triton.jit

@@ -1,86 +1,89 @@
-"""The parts of batch normalisation that the fused loss takes apart: column statistics, column sums, gradient of the input.
+"""Parts of batch normalisation on a GPU: column statistics, column sums, gradient of the input.
 
-One program owns a few columns and all rows of them, so that every sum has one fixed order.
+The fused loss applies them at different times. One program takes a block of columns and all rows, so every sum has a fixed order.
 """
 
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from ._sizes import cdiv
 from .launch import launch
 
-COLUMNS = 16  # per program: half a sector's worth of lanes, so that 64 bits already make four programs
-ROWS = 128  # per step
+BLOCK_N = 16  # columns of a program: 64 bits already make four programs
+BLOCK_M = 128  # rows of a step
 
 
-def statistics(latent: torch.Tensor, correction: int, eps: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Mean, variance with that correction as in torch.var, and 1 / sqrt(biased variance + eps) of every column of latent [N, K],
-    in float32.  [K] each"""
+def statistics(latent: Tensor, correction: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return three statistics of every column of latent [N, K], float32 [K] each.
+
+    They are the mean, the variance with `correction` as in torch.var, and 1 / sqrt(biased variance + eps).
+    """
     rows, columns = latent.shape
-    mean, var, rstd = (_per_column(latent) for _ in range(3))
+    mean, var, rstd = (_empty_column(latent) for _ in range(3))
     launch(
         _statistics_kernel, _column_grid(columns), latent, mean, var, rstd, rows, columns, *latent.stride(), correction, eps,
-        ROWS=ROWS, COLUMNS=COLUMNS, min_blocks_per_sm=1,
+        BLOCK_M=BLOCK_M, BLOCK_N=BLOCK_N, min_blocks_per_sm=1,
     )  # fmt: skip
     return mean, var, rstd
 
 
 def sums(
-    rows: torch.Tensor,  # [N, K]
-    upstream: torch.Tensor | None,  # float32 [N] or scalar: a factor of the rows
-    latent: torch.Tensor,
-    mean: torch.Tensor,
-    rstd: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Over the batch: the sum of rows * normalised latent, and the sum of rows.  [K], [K]"""
+    rows: Tensor,  # [N, K]
+    upstream: Tensor | None,  # float32, a scalar or [N]: a factor of the rows; None for 1
+    latent: Tensor,  # [N, K]
+    mean: Tensor,  # [K]
+    rstd: Tensor,  # [K]
+) -> tuple[Tensor, Tensor]:
+    """Sum over the batch: upstream * rows * (normalised latent), and upstream * rows.  [K], [K]"""
     count, columns = latent.shape
-    along, plain = _per_column(latent), _per_column(latent)
+    along, plain = _empty_column(latent), _empty_column(latent)
     launch(
         _sums_kernel, _column_grid(columns), rows, upstream, latent, mean, rstd, along, plain,
-        count, columns, *rows.stride(), _row_stride(upstream), *latent.stride(), ROWS=ROWS, COLUMNS=COLUMNS, min_blocks_per_sm=1,
+        count, columns, *rows.stride(), _row_stride(upstream), *latent.stride(),
+        BLOCK_M=BLOCK_M, BLOCK_N=BLOCK_N, min_blocks_per_sm=1,
     )  # fmt: skip
     return along, plain
 
 
 def input_gradient(
-    rows: torch.Tensor,
-    upstream: torch.Tensor | None,
-    latent: torch.Tensor,
-    mean: torch.Tensor,
-    rstd: torch.Tensor,
-    weight: torch.Tensor | None,
-    along: torch.Tensor,  # [K]
-    plain: torch.Tensor,  # [K]
+    rows: Tensor,  # [N, K]
+    upstream: Tensor | None,  # as in `sums`
+    latent: Tensor,  # [N, K]
+    mean: Tensor,  # [K]
+    rstd: Tensor,  # [K]
+    weight: Tensor | None,  # [K]; None for 1
+    along: Tensor,  # [K]
+    plain: Tensor,  # [K]
     share: float,
-) -> torch.Tensor:
-    """weight * rstd * (rows - share * (plain + normalised latent * along)), in the dtype of the latent; rows, upstream as in
-    `sums`.  [N, K]"""
+) -> Tensor:
+    """Return weight * rstd * (upstream * rows - share * (plain + normalised latent * along)), in the dtype of latent.  [N, K]"""
     count, columns = latent.shape
     gradient = torch.empty((count, columns), dtype=latent.dtype, device=latent.device)
     launch(
-        _input_gradient_kernel, (cdiv(count, ROWS), cdiv(columns, COLUMNS)),
+        _input_gradient_kernel, (cdiv(count, BLOCK_M), cdiv(columns, BLOCK_N)),
         rows, upstream, latent, mean, rstd, weight, along, plain, gradient,
-        count, columns, *rows.stride(), _row_stride(upstream), *latent.stride(), share, ROWS=ROWS, COLUMNS=COLUMNS,
+        count, columns, *rows.stride(), _row_stride(upstream), *latent.stride(), share, BLOCK_M=BLOCK_M, BLOCK_N=BLOCK_N,
     )  # fmt: skip
     return gradient
 
 
-def _row_stride(upstream: torch.Tensor | None) -> int:
+def _row_stride(upstream: Tensor | None) -> int:
     return upstream.stride(0) if upstream is not None and upstream.ndim else 0
 
 
-def _per_column(latent: torch.Tensor) -> torch.Tensor:
+def _empty_column(latent: Tensor) -> Tensor:
     return torch.empty(latent.shape[1], dtype=torch.float32, device=latent.device)
 
 
 def _column_grid(columns: int) -> tuple[int]:
-    return (cdiv(columns, COLUMNS),)
+    return (cdiv(columns, BLOCK_N),)
 
 
 @triton.jit
 def _load(x_ptr, row, column, n_rows, n_columns, row_stride, column_stride):
-    """A float32 tile, zero outside, and where it is inside.  [ROWS, COLUMNS] each"""
+    """Load a tile in float32, zero outside; also return where it is inside.  [BLOCK_M, BLOCK_N] each"""
     inside = (row < n_rows)[:, None] & (column < n_columns)[None, :]
     at = row.to(tl.int64)[:, None] * row_stride + column[None, :] * column_stride
     return tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32), inside
@@ -88,7 +91,7 @@ def _load(x_ptr, row, column, n_rows, n_columns, row_stride, column_stride):
 
 @triton.jit
 def _load_gradient(rows_ptr, upstream_ptr, row, column, n_rows, n_columns, row_stride, column_stride, upstream_stride):
-    """A tile of rows times upstream, zero outside.  [ROWS, COLUMNS]"""
+    """Load a tile of rows times upstream, zero outside.  [BLOCK_M, BLOCK_N]"""
     g, _ = _load(rows_ptr, row, column, n_rows, n_columns, row_stride, column_stride)
     if upstream_ptr is not None:
         g *= tl.load(upstream_ptr + row.to(tl.int64) * upstream_stride, mask=row < n_rows, other=0.0)[:, None]
@@ -97,20 +100,24 @@ def _load_gradient(rows_ptr, upstream_ptr, row, column, n_rows, n_columns, row_s
 
 @triton.jit(do_not_specialize=["n_rows", "correction"])
 def _statistics_kernel(
-    latent_ptr, mean_ptr, var_ptr, rstd_ptr,  # [N, K], out: [K] each
+    # latent [N, K]; out: float32 [K] each.
+    latent_ptr, mean_ptr, var_ptr, rstd_ptr,
     n_rows, n_columns, row_stride, column_stride, correction, eps,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
-    # The variance is summed about the mean in a second pass: a sum of squares would cancel.
-    total = tl.zeros((ROWS, COLUMNS), tl.float32)
-    for first in range(0, n_rows, ROWS):
-        x, _ = _load(latent_ptr, first + tl.arange(0, ROWS), column, n_rows, n_columns, row_stride, column_stride)
+    """Compute mean, variance and 1 / deviation of one block of columns. The grid is (blocks of columns,).
+
+    The variance is summed about the mean in a second pass, because a sum of squares would cancel.
+    """
+    column = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    for first in range(0, n_rows, BLOCK_M):
+        x, _ = _load(latent_ptr, first + tl.arange(0, BLOCK_M), column, n_rows, n_columns, row_stride, column_stride)
         total += x
     mean = tl.sum(total, 0) / n_rows
-    square = tl.zeros((ROWS, COLUMNS), tl.float32)
-    for first in range(0, n_rows, ROWS):
-        x, inside = _load(latent_ptr, first + tl.arange(0, ROWS), column, n_rows, n_columns, row_stride, column_stride)
+    square = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    for first in range(0, n_rows, BLOCK_M):
+        x, inside = _load(latent_ptr, first + tl.arange(0, BLOCK_M), column, n_rows, n_columns, row_stride, column_stride)
         centred = tl.where(inside, x - mean[None, :], 0.0)
         square += centred * centred
     in_columns = column < n_columns
@@ -122,17 +129,21 @@ def _statistics_kernel(
 
 @triton.jit(do_not_specialize=["n_rows", "upstream_stride"])
 def _sums_kernel(
-    rows_ptr, upstream_ptr, latent_ptr, mean_ptr, rstd_ptr, along_ptr, plain_ptr,  # [N, K], [N], [N, K], [K]..., out: [K], [K]
+    # rows [N, K], upstream [N], scalar or None, latent [N, K], mean [K], rstd [K].
+    rows_ptr, upstream_ptr, latent_ptr, mean_ptr, rstd_ptr,
+    # Out: float32 [K], [K].
+    along_ptr, plain_ptr,
     n_rows, n_columns, rows_stride, rows_column_stride, upstream_stride, latent_stride, latent_column_stride,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    """Sum upstream * rows, with and without the normalised latent, in one block of columns. The grid is (blocks of columns,)."""
+    column = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     mean = tl.load(mean_ptr + column, mask=column < n_columns, other=0.0).to(tl.float32)
     rstd = tl.load(rstd_ptr + column, mask=column < n_columns, other=0.0).to(tl.float32)
-    along = tl.zeros((ROWS, COLUMNS), tl.float32)
-    plain = tl.zeros((ROWS, COLUMNS), tl.float32)
-    for first in range(0, n_rows, ROWS):
-        row = first + tl.arange(0, ROWS)
+    along = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    plain = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    for first in range(0, n_rows, BLOCK_M):
+        row = first + tl.arange(0, BLOCK_M)
         g = _load_gradient(
             rows_ptr, upstream_ptr, row, column, n_rows, n_columns, rows_stride, rows_column_stride, upstream_stride
         )
@@ -145,12 +156,16 @@ def _sums_kernel(
 
 @triton.jit(do_not_specialize=["n_rows", "upstream_stride"])
 def _input_gradient_kernel(
-    rows_ptr, upstream_ptr, latent_ptr, mean_ptr, rstd_ptr, weight_ptr, along_ptr, plain_ptr, gradient_ptr,  # out: [N, K]
+    # As in `_sums_kernel`; weight [K] or None, along [K], plain [K].
+    rows_ptr, upstream_ptr, latent_ptr, mean_ptr, rstd_ptr, weight_ptr, along_ptr, plain_ptr,
+    # Out: [N, K].
+    gradient_ptr,
     n_rows, n_columns, rows_stride, rows_column_stride, upstream_stride, latent_stride, latent_column_stride, share,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    """Compute one tile of the gradient of the input. The grid is (blocks of rows, blocks of columns)."""
+    row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    column = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     in_columns = column < n_columns
     mean = tl.load(mean_ptr + column, mask=in_columns, other=0.0).to(tl.float32)
     rstd = tl.load(rstd_ptr + column, mask=in_columns, other=0.0).to(tl.float32)

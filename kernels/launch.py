@@ -76,19 +76,3 @@ def executor(run: Executor, device: Device | None = None) -> Iterator[None]:
 def accepts_any_device() -> bool:
     """Return whether launches take tensors that are not on a GPU: with an executor, or where Triton interprets kernels."""
     return _executor is not None or os.environ.get("TRITON_INTERPRET") == "1"
-
-
-# What the loss kernels still call; `device_of` replaces it.
-
-
-def backend() -> str:
-    on_gpu = torch.cuda.is_available()
-    return device_of(torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")).backend
-
-
-def multiprocessor_count(device: torch.device) -> int:
-    return device_of(device).multiprocessors
-
-
-def architecture(device: torch.device) -> str:
-    return device_of(device).architecture

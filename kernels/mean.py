@@ -1,4 +1,4 @@
-"""The mean of a loss over the rows that have a label, in one launch."""
+"""Mean of a loss over the rows that have a label, in one launch."""
 
 import torch
 import triton
@@ -6,34 +6,38 @@ import triton.language as tl
 
 from .launch import launch
 
-ROWS = 4096  # at once
+BLOCK_M = 4096  # rows of a step
 
 
 def labelled_mean(
     losses: torch.Tensor,  # float32 [N], contiguous
-    labelled: torch.Tensor,  # class ids int64 [N]; or what is above 0 for a row with a label, bool or float [N]
+    labelled: torch.Tensor,  # class ids int64 [N]; or bool or float [N], above 0 for a row with a label
     ignore_index: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The mean, float32 scalar, NaN without a labelled row; and what gradients of the losses are to be multiplied with to be
-    those of the mean, float32 scalar, finite even then. One program: its sums have one fixed order."""
-    mean, scale = (torch.empty((), device=losses.device) for _ in range(2))
+    """Return two float32 scalars: the mean, NaN without a labelled row, and its derivative by each loss, finite even then.
+
+    One program computes both, so the sums have a fixed order.
+    """
+    mean, scale = (torch.empty((), dtype=torch.float32, device=losses.device) for _ in range(2))
     launch(
         _labelled_mean_kernel, (1,), losses, labelled, mean, scale, len(losses), labelled.stride(0), ignore_index,
-        IDS=labelled.dtype == torch.int64, ROWS=ROWS, num_warps=8,
+        IDS=labelled.dtype == torch.int64, BLOCK_M=BLOCK_M, num_warps=8,
     )  # fmt: skip
     return mean, scale
 
 
 @triton.jit(do_not_specialize=["ignore_index"])
 def _labelled_mean_kernel(
-    losses_ptr, labelled_ptr, mean_ptr, scale_ptr,  # [N], [N], out: scalars
+    # losses [N], labels [N]; out: float32 scalars.
+    losses_ptr, labelled_ptr, mean_ptr, scale_ptr,
     n_rows, labelled_stride, ignore_index,
-    IDS: tl.constexpr, ROWS: tl.constexpr,
+    IDS: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
-    total = tl.zeros((ROWS,), tl.float64)
-    count = tl.zeros((ROWS,), tl.int32)
-    for first in range(0, n_rows, ROWS):
-        row = first + tl.arange(0, ROWS)
+    """Sum the losses, count the rows with a label, and divide. There is one program."""
+    total = tl.zeros((BLOCK_M,), tl.float64)
+    count = tl.zeros((BLOCK_M,), tl.int32)
+    for first in range(0, n_rows, BLOCK_M):
+        row = first + tl.arange(0, BLOCK_M)
         inside = row < n_rows
         at = labelled_ptr + row.to(tl.int64) * labelled_stride
         if IDS:

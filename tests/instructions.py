@@ -28,6 +28,6 @@ def _expected_instructions(compiled: Compiled) -> dict[str, str] | None:
         return _POPCOUNT
     if kernel in ("_apply_kernel", "_outer_kernel", "_dots_kernel"):
         return _FP16
-    if kernel == "_sweep_kernel" and (constants.get("NEED_PULL", True) or "v_ptr" in compiled.asm["ttir"]):
+    if kernel == "_sweep_kernel" and (constants.get("NEED_GRAD", True) or "v_ptr" in compiled.asm["ttir"]):
         return _FP16
     return None

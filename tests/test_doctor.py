@@ -341,10 +341,10 @@ def test_json_on_standard_output_and_progress_on_standard_error(
 def test_the_grid_takes_every_way_on_a_gpu_and_compiles_little(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without running a kernel: by the plans, and by what launches would compile for an H100."""
     pytest.importorskip("triton")
-    from orthohash_triton.kernels import cosine_codebook_loss, hamming_topk, pairwise_likelihood_loss
+    from orthohash_triton.kernels import _pairwise_sweep, cosine_codebook_loss, hamming_topk
 
     plans: dict[str, list[Any]] = {}
-    for module in (cosine_codebook_loss, hamming_topk, pairwise_likelihood_loss):
+    for module in (cosine_codebook_loss, hamming_topk, _pairwise_sweep):
         monkeypatch.setattr(module, "plan", _noting(module.plan, plans.setdefault(module.__name__.rpartition(".")[2], [])))
     for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
         monkeypatch.setattr(owner, name, _zeroed(getattr(owner, name)))
@@ -363,9 +363,9 @@ def test_the_grid_takes_every_way_on_a_gpu_and_compiles_little(monkeypatch: pyte
                 case.run(case.inputs(), "triton")
     assert {plan.path for plan in plans["hamming_topk"]} == {"dot", "bandwidth", "popcount", "count"}
     losses = plans["cosine_codebook_loss"]
-    assert {(plan.chunked, plan.finishes) for plan in losses} == {(False, True), (False, False), (True, False)}
+    assert {(plan.chunked, plan.fuse_epilogue) for plan in losses} == {(False, True), (False, False), (True, False)}
     assert {plan.splits > 1 for plan in losses if not plan.chunked} == {False, True}
-    assert {plan.whole for plan in plans["pairwise_likelihood_loss"]} == {False, True}
+    assert {plan.one_tile for plan in plans["_pairwise_sweep"]} == {False, True}
     assert 40 < len(compiled) <= 80
 
 

@@ -1,4 +1,4 @@
-"""An exponential that the loops of the losses inline: LLVM makes vectors of it, but not of a call of the C library."""
+"""An exponential for the loops of the losses: LLVM vectorises it, unlike a call of the C library."""
 
 import numpy as np
 from llvmlite import ir
@@ -18,7 +18,7 @@ def _float_of_bits(typing_context, bits):
 
 @compiler(fastmath={"reassoc", "contract", "nsz"})
 def exponential(x):
-    """e^x of a float32 of at most a few units, to 3e-7, in vectors; it stays at e^-87 below. The polynomial is Cephes' expf."""
+    """Return e^x of a float32 x below about 80, to 3e-7, and e^-87 for x below -87, by the polynomial of Cephes' expf."""
     real = np.float32
     x = max(x, real(-87.0))
     power = np.floor(x * real(1.4426950408889634) + real(0.5))

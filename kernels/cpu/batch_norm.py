@@ -1,31 +1,56 @@
-"""The parts of batch normalisation that the fused loss takes apart, on a CPU."""
+"""Parts of batch normalisation on a CPU: column statistics, column sums, gradient of the input."""
 
 import torch
 from torch import Tensor
 
 
-def statistics(latent: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance of every column of latent [N, K], at least in float32.  [K], [K]"""
+def statistics(latent: Tensor, correction: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return three statistics of every column of latent [N, K], [K] each, at least in float32.
+
+    They are the mean, the variance with `correction` as in torch.var, and 1 / sqrt(biased variance + eps).
+    """
     var, mean = torch.var_mean(_wide(latent), 0, correction=0)
-    return mean, var
+    return mean, var * (len(latent) / (len(latent) - correction)), (var + eps).rsqrt()
 
 
 def normalise(latent: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    """(latent - mean) * rstd * weight + bias.  [N, K]"""
+    """Return (latent - mean) * rstd * weight + bias.  [N, K]"""
     factor = rstd if weight is None else rstd * weight
     rows = (_wide(latent) - mean).mul_(factor)
     return rows if bias is None else rows.add_(bias)
 
 
-def sums(rows: Tensor, latent: Tensor, mean: Tensor, rstd: Tensor) -> tuple[Tensor, Tensor]:
-    """Over the batch: the sum of rows * normalised latent, and the sum of rows.  [K], [K]"""
+def sums(
+    rows: Tensor,  # [N, K]
+    upstream: Tensor | None,  # a scalar or [N]: a factor of the rows; None for 1
+    latent: Tensor,  # [N, K]
+    mean: Tensor,  # [K]
+    rstd: Tensor,  # [K]
+) -> tuple[Tensor, Tensor]:
+    """Sum over the batch: upstream * rows * (normalised latent), and upstream * rows.  [K], [K]"""
+    rows = _times(rows, upstream)
     return (rows * normalise(latent, mean, rstd, None, None)).sum(0), rows.sum(0)
 
 
-def input_gradient(rows: Tensor, latent: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor | None, through: Tensor) -> Tensor:
-    """weight * rstd * (rows - through[1] - normalised latent * through[0]), in the dtype of the latent.  [N, K]"""
-    gradient = normalise(latent, mean, rstd, None, None).mul_(-through[0]).add_(rows).sub_(through[1])
+def input_gradient(
+    rows: Tensor,  # [N, K]
+    upstream: Tensor | None,  # as in `sums`
+    latent: Tensor,  # [N, K]
+    mean: Tensor,  # [K]
+    rstd: Tensor,  # [K]
+    weight: Tensor | None,  # [K]; None for 1
+    along: Tensor,  # [K]
+    plain: Tensor,  # [K]
+    share: float,
+) -> Tensor:
+    """Return weight * rstd * (upstream * rows - share * (plain + normalised latent * along)), in the dtype of latent.  [N, K]"""
+    gradient = normalise(latent, mean, rstd, None, None).mul_(-(along * share))
+    gradient.add_(_times(rows, upstream)).sub_(plain * share)
     return gradient.mul_(rstd if weight is None else rstd * weight).to(latent.dtype)
+
+
+def _times(rows: Tensor, upstream: Tensor | None) -> Tensor:
+    return rows if upstream is None else rows * upstream.unsqueeze(-1)
 
 
 def _wide(latent: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Distances inside a codebook of packed codes, without a [C, C] matrix."""
+"""Construction and distances of codebooks, without a [C, C] matrix."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ _BLOCK = 256  # codes whose distances are computed together: the buffer stays in
 
 @compiled
 def _nearest_in_block(code, planes, start, stop, distances):
-    """Smallest distance from `code` [W] to the codes `start` to `stop` of `planes` [W, C], at most _BLOCK of them."""
+    """Return the smallest distance from `code` [W] to the codes [start, stop) of `planes` [W, C], at most _BLOCK of them."""
     for j in range(stop - start):
         distances[j] = 0
     for word in range(code.size):
@@ -25,10 +25,10 @@ def _nearest_in_block(code, planes, start, stop, distances):
 
 @compiled
 def extend_far_codes(candidates, planes, count, min_distance, patience):
-    """Append each candidate that is at least `min_distance` from all rows so far: the greedy search of OrthoHash.
+    """Append each candidate whose distance to all rows so far is at least `min_distance`: the greedy search of OrthoHash.
 
     candidates: uint64 [M, W], tried in order; planes: uint64 [W, C], a column per row of the codebook, filled from column
-    `count` on. Ends with the candidates, with a full codebook, or after `patience` rejections.
+    `count` on. The search ends without further candidates, with a full codebook, or after `patience` rejections.
 
     Returns (count, tried, rejected).
     """
@@ -49,6 +49,7 @@ def extend_far_codes(candidates, planes, count, min_distance, patience):
 
 @compiled
 def _is_far(code, planes, count, min_distance, distances):
+    """Return whether `code` is at least `min_distance` from the first `count` codes."""
     for start in range(0, count, _BLOCK):
         stop = min(start + _BLOCK, count)
         if _nearest_in_block(code, planes, start, stop, distances) < min_distance:
@@ -58,7 +59,7 @@ def _is_far(code, planes, count, min_distance, distances):
 
 @compiled
 def _min_distances(planes, start, stop, nearest):
-    """nearest[i] = the smallest distance from code i to any code behind it, for i from `start` to `stop`."""
+    """Fill nearest[i] with the smallest distance from code i to a later code, for i in [start, stop)."""
     distances = np.empty(_BLOCK, dtype=np.int64)
     for row in range(start, stop):
         code = planes[:, row].copy()
@@ -68,12 +69,12 @@ def _min_distances(planes, start, stop, nearest):
 
 
 def min_distance(codes: np.ndarray) -> int:
-    """Smallest Hamming distance between two rows of packed codes, uint8 [C, B] with C of at least 2."""
+    """Return the smallest Hamming distance between two rows of packed codes, uint8 [C, B] with C of at least 2."""
     count, width = codes.shape
     planes = np.empty((-(-width // 8), count), dtype=np.uint64)
     load_block(codes, 0, count, planes)
     nearest = np.full(count, 8 * width, dtype=np.int64)
-    # A row meets only the rows behind it, so the first ranges hold the most work: several a thread even that out.
+    # A row is compared with later rows only, so the first ranges take longest; several ranges per thread balance the work.
     over_ranges(lambda start, stop: _min_distances(planes, start, stop, nearest), count, parts_per_thread=16)
     return int(nearest.min())
 
@@ -83,11 +84,12 @@ _GOLDEN_RATIO = (1 + 5**0.5) / 2
 
 @compiled
 def box_admm(rows, columns, inverse, own, sum_of_others, max_product, x):
-    """A vector of +-1 that is far from others: minimise <x, sum_of_others> with <x, row> <= max_product for every row but `own`.
+    """Find a vector of +-1 far from others: minimise <x, sum_of_others> with <x, row> <= max_product for every row but `own`.
 
     The lp-box ADMM of MDS with the constants of its released code: x = a = b with a in the box [-1, 1]^K and b on the sphere of
     radius sqrt(K), and slacks for the rows. rows: float64 [C, K]; columns: its transpose, contiguous; inverse: of
-    2 I + rows^T rows without row `own`, [K, K]; x: float64 [K], the start and the result, not rounded to +-1.
+    2 I + rows^T rows without row `own`, [K, K]; x: float64 [K], the start, overwritten by the result, which is not rounded to
+    +-1.
     """
     count, bits = rows.shape
     target = np.empty(bits)
@@ -130,7 +132,7 @@ def box_admm(rows, columns, inverse, own, sum_of_others, max_product, x):
 
 @compiled
 def _multiply(columns, x, out):
-    """out [M] = the combination of the rows of `columns` [K, M] with the weights x [K]."""
+    """Fill out [M] with the sum of the rows of `columns` [K, M] times x [K]."""
     out[:] = 0.0
     for k in range(x.size):
         for c in range(out.size):

@@ -1,28 +1,48 @@
-"""Rows through a product of Householder reflections R = I - U^T W, in BLAS products.
+"""Products of rows with an orthogonal matrix, and the gradient of the matrix, in BLAS products."""
 
-Near K reflections take one product with R [K, K]. Few reflections are cheaper factor by factor, U and W [M, K]: 4 N K M
-operations instead of 2 N K^2.
-"""
+import math
 
+import torch
 from torch import Tensor
 
 
-def apply(x: Tensor, matrix: Tensor) -> Tensor:
-    """x R.  [N, K]"""
-    return x @ matrix
+def multiplies_factors(count: int, bits: int) -> bool:
+    """Return whether to multiply by the factors U, W [M, K] of the matrix: 4 N K M operations instead of 2 N K^2."""
+    return 2 * count < bits
 
 
-def outer(x: Tensor, g: Tensor) -> Tensor:
-    """P = x^T g, the gradient of R where g is that of x R.  [K, K]"""
-    return x.T @ g
+def apply(
+    x: Tensor,  # float [N, K]
+    matrix: Tensor,  # float [K, K]
+    dtype: torch.dtype,
+) -> Tensor:
+    """Return x @ matrix, computed in the dtype of the matrix, in `dtype`.  [N, K]"""
+    return (x.to(matrix.dtype) @ matrix).to(dtype)
 
 
-def apply_factors(x: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """x (I - left^T right): with U, W rows times R, with W, U rows times R^T.  [N, K]"""
-    return x.addmm(x @ left.T, right, alpha=-1)
+def outer(
+    x: Tensor,  # float [N, K]
+    g: Tensor,  # float [N, K]
+    dtype: torch.dtype,
+) -> Tensor:
+    """Return x^T g, computed in `dtype`.  [K, K]"""
+    return x.to(dtype).T @ g.to(dtype)
 
 
-def factor_pulls(g: Tensor, x: Tensor, w: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """W P^T [M, K], V P [M, K] and V P W^T [M, M] without P, which is larger than they."""
-    xv, gw = x @ v.T, g @ w.T  # [N, M] each
-    return gw.T @ x, xv.T @ g, xv.T @ gw
+def reflectors(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Scale vectors [M, K] to length sqrt(2), float64 [M, K]; also return the factors [M]. Both are 0 for a zero vector."""
+    vectors = vectors.double()
+    norm = torch.linalg.vector_norm(vectors, dim=1)
+    factor = (math.sqrt(2) / norm).masked_fill_(norm == 0, 0)
+    return vectors * factor[:, None], factor
+
+
+def vectors_gradient(
+    gradient: Tensor,  # of the reflectors, float64 [M, K]; overwritten
+    reflectors: Tensor,  # float64 [M, K]
+    factor: Tensor,  # float64 [M]
+    dtype: torch.dtype,
+) -> Tensor:
+    """Return the gradient of the vectors that became `reflectors`, in `dtype`.  [M, K]"""
+    along = (reflectors * gradient).sum(1, keepdim=True)
+    return gradient.addcmul_(reflectors, along, value=-0.5).mul_(factor[:, None]).to(dtype)

@@ -1,17 +1,17 @@
-"""Pairwise likelihood a block of pairs at a time: loss and gradient in one pass, compiled by Numba.
+"""Pairwise likelihood on a CPU: loss and gradient in one pass over blocks of pairs, compiled by Numba.
 
-A thread takes two rows and a block of columns: their products, the loss and the gradient with respect to the products, and the
-gradient of the rows, while all of it lies in the caches. Calls of BLAS in between would be quicker by themselves, but the threads
-of BLAS spin for a while after each call, and take the processors from ours.
+A thread takes two rows and a block of columns. It computes their products, the loss, the gradient with respect to the products
+and that of the rows, while all of it is in the caches. Calls of BLAS in between would be faster by themselves, but the
+threads of BLAS spin for a while after each call, and keep the processors busy.
 
-With t = theta for a dissimilar pair and -theta for a similar one the loss is w log(1 + e^t) and its slope along t is w sigma(t):
-nothing cancels, and the only exponential, e^-|t|, cannot overflow. A first loop over a row of pairs writes their signed weights
-(above zero for a similar pair, below for a dissimilar one); the second knows nothing of labels, and both are vectors.
+Let t = theta for a dissimilar pair and -theta for a similar one. The loss is w log(1 + e^t) and its slope along t is w sigma(t):
+nothing cancels, and the only exponential, e^-|t|, cannot overflow. A first loop over a row of pairs writes their signed weights,
+positive for a similar pair and negative for a dissimilar one. The second loop needs no labels, and both are vectorised.
 """
 
 import math
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -26,24 +26,143 @@ from ._ranges import over_ranges
 from ._threads import run_all, thread_count
 
 BLOCK = 256
-ROWS_OF_A_THREAD = 32  # fewer do not repay the transposing of the columns: then threads share out the columns too
-WORK_OF_A_THREAD = 1 << 18  # multiplications, below which a second thread costs more than it saves
+ROWS_PER_THREAD = 32  # fewer do not repay the transposition of the columns: then threads share the columns too
+WORK_PER_THREAD = 1 << 18  # multiplications; below these a second thread costs more than it saves
 
-SIMILARITIES = ("any", "jaccard", "squared_cosine")  # their positions are what the compiled code knows
+Similarity = Literal["any", "jaccard", "squared_cosine"]
+Reduction = Literal["none", "mean", "sum"]
+SIMILARITIES = get_args(Similarity)  # compiled code takes their positions
 
 _compiled = compiler(fastmath={"reassoc", "contract", "nsz"})
 
 
 class Labels(NamedTuple):
-    """The labels of one side: class ids, or sets of classes as bits, a word of all rows after the other."""
+    """The labels of one side: class ids, or sets of classes as bits, stored word by word: all rows' first words come first."""
 
     ids: np.ndarray  # int64 [N], or [0]
     words: np.ndarray  # uint64 [W, N]; W = 0 with ids
     sizes: np.ndarray  # int64 [N], classes in each set, or [0]
 
 
+def loss_and_gradient(
+    z: Tensor,  # float [N, K]
+    target: Tensor,  # int64 ids [N], or multi-hot [N, C]
+    bank: Tensor | None,  # float [M, K]; None for z itself
+    bank_target: Tensor | None,  # int64 ids [M], or multi-hot [M, C]
+    *,
+    alpha: float,
+    positive_weight: float | None,  # None for 1; not used if balanced
+    balanced: bool,
+    similarity: Similarity,
+    ignore_index: int,
+    reduction: Reduction,
+    need_grad: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the loss and what its backward needs.
+
+    Returns:
+        loss: float32 (float64 if an input is), a scalar, or [N] for reduction "none".
+        grad: of the dtype of the loss, [N, K], or [0, K] if not needed: the gradient with respect to z of the sum of all rows.
+            Without a bank it covers both roles of z, except for reduction "none", where it covers z as rows.
+        factors: the weights of a dissimilar and of a similar pair and the normaliser [3]; [0] if the options give them.
+        scale: what `grad` must still be multiplied with: a scalar for reduction "mean", otherwise [0].
+    """
+    both_roles = bank is None and reduction != "none"
+    bank, bank_target = (z, target) if bank is None or bank_target is None else (bank, bank_target)
+    dtype = _wide_dtype(z, bank)
+    rows = labels(target)
+    columns = rows if bank_target is target else labels(bank_target)
+    pairs = _known_rows(target, ignore_index) * _known_rows(bank_target, ignore_index)
+    factors: list[float] = []
+    if balanced or (positive_weight is not None and reduction == "mean"):
+        similar = _count_similar(target, bank_target, rows, columns, ignore_index)
+        factors = _factors(pairs, similar, positive_weight)
+    losses, grad = sweep(
+        _without_ignored(z, target, ignore_index).to(dtype), rows,
+        _without_ignored(bank, bank_target, ignore_index).to(dtype), columns, None,
+        alpha=alpha, weights=_weights(factors, positive_weight), similarity=similarity, ignore_index=ignore_index,
+        need_grad=need_grad,
+    )  # fmt: skip
+    normaliser = factors[2] if factors else pairs
+    loss = losses if reduction == "none" else losses.sum()
+    if reduction == "mean":  # without a pair it is NaN, as in torch, and the gradient is zero
+        loss = loss / normaliser
+    scale = torch.full(() if reduction == "mean" else (0,), 1 / normaliser if normaliser else 0.0, dtype=dtype)
+    return loss.to(dtype), grad.mul_(2) if both_roles else grad, torch.tensor(factors, dtype=dtype), scale
+
+
+def column_gradient(
+    z: Tensor,  # float [N, K]
+    target: Tensor,
+    bank: Tensor,  # float [M, K]
+    bank_target: Tensor,
+    upstream: Tensor | None,  # float [N], a factor of each row's loss; None for ones
+    factors: Tensor,  # from `loss_and_gradient`
+    *,
+    alpha: float,
+    positive_weight: float | None,
+    balanced: bool,
+    similarity: Similarity,
+    ignore_index: int,
+) -> Tensor:
+    """Return the gradient of sum_i upstream_i loss_i with respect to the bank [M, K]."""
+    dtype = _wide_dtype(z, bank)
+    rows = labels(target)
+    columns = rows if bank_target is target else labels(bank_target)
+    z, bank = _without_ignored(z, target, ignore_index), _without_ignored(bank, bank_target, ignore_index)
+    values = None if upstream is None else upstream[:, None] * z
+    return sweep(
+        bank.to(dtype), columns, z.to(dtype), rows, values, alpha=alpha, weights=_weights(factors.tolist(), positive_weight),
+        similarity=similarity, ignore_index=ignore_index, need_grad=True,
+    )[1]  # fmt: skip
+
+
+def _wide_dtype(z: Tensor, bank: Tensor) -> torch.dtype:
+    return torch.float64 if torch.float64 in (z.dtype, bank.dtype) else torch.float32
+
+
+def _without_ignored(codes: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+    """Replace ignored rows by zeros: their pairs weigh nothing, but NaN times nothing is NaN."""
+    ignored = target == ignore_index if target.ndim == 1 else None
+    return codes if ignored is None or not ignored.any() else codes.masked_fill(ignored[:, None], 0)
+
+
+def _known_rows(target: Tensor, ignore_index: int) -> int:
+    return len(target) if target.ndim == 2 else int((target != ignore_index).sum())
+
+
+def _count_similar(target: Tensor, bank_target: Tensor, rows: Labels, columns: Labels, ignore_index: int) -> int:
+    """Count the pairs that share a class, without those that are ignored."""
+    if target.ndim == 1:
+        ordered = bank_target.sort().values
+        counts = torch.searchsorted(ordered, target, right=True) - torch.searchsorted(ordered, target)
+        return int(counts.masked_fill(target == ignore_index, 0).sum())
+    shared = np.zeros(rows.words.shape[1], np.int64)
+
+    def count(start: int, stop: int) -> None:
+        _count_shared(rows.words, columns.words, start, stop, shared)
+
+    over_ranges(count, len(shared))
+    return int(shared.sum())
+
+
+def _factors(pairs: int, similar: int, positive_weight: float | None) -> list[float]:
+    """Return the weights of a dissimilar and of a similar pair, and the normaliser. Without a positive_weight, balance them.
+
+    If there are no pairs of a kind, their weight is 0.
+    """
+    if positive_weight is None:
+        return [pairs / part if part else 0.0 for part in (pairs - similar, similar)] + [pairs]
+    return [1.0, positive_weight, positive_weight * similar + (pairs - similar)]
+
+
+def _weights(factors: list[float], positive_weight: float | None) -> tuple[float, float]:
+    """Return the weights of a dissimilar and of a similar pair, given `_factors` or an empty list."""
+    return (factors[0], factors[1]) if factors else (1.0, 1.0 if positive_weight is None else positive_weight)
+
+
 def labels(target: Tensor) -> Labels:
-    """Of int64 class ids [N], or of a multi-hot target [N, C]."""
+    """Pack int64 class ids [N], or a multi-hot target [N, C]."""
     if target.ndim == 1:
         return Labels(target.contiguous().numpy(), np.empty((0, 0), np.uint64), np.empty(0, np.int64))
     member = (target != 0).numpy()
@@ -51,43 +170,26 @@ def labels(target: Tensor) -> Labels:
     return Labels(np.empty(0, np.int64), np.ascontiguousarray(words.T), member.sum(1, dtype=np.int64))
 
 
-def weights(kepts: Tensor) -> tuple[float, float]:
-    """Of a dissimilar and of a similar pair, from the head of `kepts`: numbers, which compiled code takes."""
-    dissimilar, similar = kepts[:2].tolist()
-    return dissimilar, similar
-
-
-def count_similar(rows: Labels, columns: Labels) -> int:
-    """Pairs of sets that share a class."""
-    counts = np.zeros(rows.words.shape[1], np.int64)
-
-    def count(start: int, stop: int) -> None:
-        _count_shared(rows.words, columns.words, start, stop, counts)
-
-    over_ranges(count, len(counts))
-    return int(counts.sum())
-
-
 def sweep(
     rows: Tensor,  # [N, K], float32 or float64
     row_labels: Labels,
     columns: Tensor,  # [M, K]
     column_labels: Labels,
-    pulls: Tensor | None,  # [M, K]
+    values: Tensor | None,  # [M, K]: the codes that make up the gradient, if not the columns
     *,
     alpha: float,
     weights: tuple[float, float],  # of a dissimilar and of a similar pair
-    similarity: str,
+    similarity: Similarity,
     ignore_index: int,
     need_grad: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Per row, the sum of its pairs' losses, float64 [N], and its gradient [N, K] (no rows where not needed).
+    """Return for each row the sum of its pairs' losses, float64 [N], and its gradient [N, K] ([0, K] if not needed).
 
-    `pulls` are the codes that make up the gradient, if not the columns. Pairs with the class id `ignore_index` are none.
+    Pairs with the class id `ignore_index` do not count.
     """
     count, bits = rows.shape
     scaled, columns = (alpha * rows).contiguous(), columns.contiguous()
-    pulls = columns if pulls is None else pulls.contiguous()
+    values = columns if values is None else values.contiguous()
     kept = np.ones(len(columns), scaled.numpy().dtype)
     if column_labels.ids.size:
         kept[column_labels.ids == ignore_index] = 0
@@ -95,7 +197,7 @@ def sweep(
     losses = np.zeros((column_parts, count))
     grads = torch.zeros((column_parts, count if need_grad else 0, bits), dtype=rows.dtype)
     options = (*weights, SIMILARITIES.index(similarity), ignore_index)
-    arrays = (scaled.numpy(), *row_labels, columns.numpy(), pulls.numpy(), *column_labels, kept)
+    arrays = (scaled.numpy(), *row_labels, columns.numpy(), values.numpy(), *column_labels, kept)
     run_all(_sweep, [
         (*options, *arrays, start, stop, first, last, losses[part], grads[part].numpy())
         for part, (first, last) in enumerate(_ranges(len(columns), column_parts)) for start, stop in _ranges(count, row_parts)
@@ -104,28 +206,28 @@ def sweep(
 
 
 def _shares(rows: int, columns: int, bits: int) -> tuple[int, int]:
-    """Into how many parts rows and columns go, so that every thread has one."""
-    threads = min(thread_count(), max(1, rows * columns * bits // WORK_OF_A_THREAD))
-    row_parts = min(threads, max(1, rows // ROWS_OF_A_THREAD))
+    """Return the numbers of parts of the rows and of the columns, so that every thread has one of each."""
+    threads = min(thread_count(), max(1, rows * columns * bits // WORK_PER_THREAD))
+    row_parts = min(threads, max(1, rows // ROWS_PER_THREAD))
     return row_parts, min(threads // row_parts, math.ceil(columns / BLOCK))
 
 
 def _ranges(count: int, parts: int) -> list[tuple[int, int]]:
-    """Consecutive ranges that cover `range(count)`."""
+    """Return consecutive ranges that cover `range(count)`."""
     return list(pairwise(count * part // parts for part in range(parts + 1)))
 
 
 @_compiled
 def _sweep(
     negative_weight, positive_weight, similarity, ignore_index,
-    rows, ids, words, sizes, columns, pulls, column_ids, column_words, column_sizes, kept, start, stop, first, last, loss, grad,
+    rows, ids, words, sizes, columns, values, column_ids, column_words, column_sizes, kept, start, stop, first, last, loss, grad,
 ):  # fmt: skip
-    """Rows from start to stop meet columns from first to last: `loss` [N] and `grad` [N, K] grow."""
+    """Pair the rows [start, stop) with the columns [first, last), and add to `loss` [N] and `grad` [N, K]."""
     real = rows.dtype.type
     bits = rows.shape[1]
     transposed, theta = np.empty((bits, BLOCK), rows.dtype), np.empty((2, BLOCK), rows.dtype)
     signed, shared = np.empty(BLOCK, rows.dtype), np.empty(BLOCK, np.uint64)
-    pulled = np.empty((2, bits), rows.dtype)  # of a block: sums of sums lose fewer digits
+    acc = np.empty((2, bits), rows.dtype)  # of one block: sums of sums lose fewer digits
     if_different, if_same = real(-negative_weight), real(positive_weight * (4.0 if ids.size and similarity == 2 else 1.0))
     for left in range(first, last, BLOCK):
         width = min(BLOCK, last - left)
@@ -151,16 +253,16 @@ def _sweep(
                                 kept[left : left + width], if_different, if_same, signed[:width])  # fmt: skip
                 loss[own] += _pass_pairs(theta[i, :width], signed[:width])
             if len(grad):
-                pulled[:] = 0
-                _multiply(theta[: len(pair), :width], pulls[left : left + width], pulled[: len(pair)])
+                acc[:] = 0
+                _multiply(theta[: len(pair), :width], values[left : left + width], acc[: len(pair)])
                 for i in range(len(pair)):
                     for k in range(bits):
-                        grad[n + i, k] += pulled[i, k]
+                        grad[n + i, k] += acc[i, k]
 
 
 @_compiled
 def _multiply(a, b, out):
-    """out + a @ b in place, for one or two rows of a. Four rows of b at a time, along which the loop is a vector."""
+    """Add a @ b to `out` in place, for one or two rows of a, four rows of b at a time; the inner loop is vectorised."""
     length, width = b.shape
     fours = length // 4 * 4
     x, y = out[0], out[len(a) - 1]
@@ -183,13 +285,14 @@ def _multiply(a, b, out):
 
 @_compiled
 def _weigh_ids(own, ids, kept, if_different, if_same, signed):
+    """Fill the signed weights [B] of the pairs of one row, by class ids."""
     for j in range(signed.size):
         signed[j] = kept[j] * (if_same if ids[j] == own else if_different)
 
 
 @_compiled
 def _share(words, n, column_words, left, counted, shared):
-    """What row n's set shares with the sets of a block: the number of classes if `counted`, otherwise 0 only where nothing."""
+    """Fill `shared` [B] for row n and a block of columns: the shared classes if `counted`, otherwise 0 only if there are none."""
     shared[:] = 0
     for w in range(len(words)):
         own = words[w, n]
@@ -204,6 +307,7 @@ def _share(words, n, column_words, left, counted, shared):
 
 @_compiled
 def _weigh_sets(similarity, shared, size, sizes, kept, if_none, if_some, signed):
+    """Fill the signed weights [B] of the pairs of one row, by sets of classes."""
     real = signed.dtype.type
     if similarity == 0:
         for j in range(signed.size):
@@ -222,7 +326,7 @@ def _weigh_sets(similarity, shared, size, sizes, kept, if_none, if_some, signed)
 
 @_compiled
 def _pass_pairs(theta, signed):
-    """theta [B] becomes the gradient with respect to it; the sum of the losses. signed: see the head of this file."""
+    """Replace theta [B] by the gradient with respect to it, and return the sum of the losses, given the signed weights [B]."""
     real = theta.dtype.type
     total = real(0)
     if theta.itemsize == 4:
@@ -247,14 +351,14 @@ def _pass_pairs(theta, signed):
 
 @register_jitable
 def _sigma(t, e):
-    """The logistic function of t, given e = e^-|t|; NaN for NaN, whatever e is then."""
+    """Return the logistic function of t, given e = e^-|t|; NaN for NaN, whatever e is."""
     inverse = type(t)(1) / (type(t)(1) + e)
     return inverse if t > 0 else (e * inverse if t <= 0 else t)
 
 
 @register_jitable
 def _log1p_over(e):
-    """log(1 + e) / e of a float32 in [0, 1], to 1.7e-7. A fit at Chebyshev's nodes that is weighted for the relative error."""
+    """Return log(1 + e) / e of a float32 in [0, 1], to 1.7e-7: a fit at Chebyshev's nodes, weighted for the relative error."""
     real = np.float32
     series = real(-0.0031639994)
     series = series * e + real(0.0194876865)
@@ -270,7 +374,7 @@ def _log1p_over(e):
 
 @_compiled
 def _count_shared(words, column_words, start, stop, counts):
-    """counts[n] for rows from start to stop: how many columns share a class with row n."""
+    """Fill counts[n] for the rows [start, stop): how many columns share a class with row n."""
     shared = np.empty(column_words.shape[1], np.uint64)
     for n in range(start, stop):
         _share(words, n, column_words, 0, False, shared)

@@ -1,4 +1,4 @@
-"""Modules for the functions of the package, with the same keywords."""
+"""Modules: the hash layer, and one for each loss with the options of its function."""
 
 from .batch_norm import reestimate_batch_norm
 from .central import CentralSimilarityLoss, MinimumDistanceLoss, QuantizationLoss

@@ -1,57 +1,109 @@
-"""Modules for the losses against a codebook."""
+"""Modules for the losses over cosines to a codebook."""
 
-from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
 
-from ..ops.cosine_codebook_loss import cosine_codebook_loss
+from ..ops.cosine_codebook_loss import ImplChoice, MarginType, Precision, Reduction, cosine_codebook_loss
 from ..ops.orthohash_loss import orthohash_loss
-from . import _keywords
+from ._options import CodebookLoss
 from .batch_norm import shared_by
 
 
-class _CodebookLoss(nn.Module):
-    """Keeps the codebook as a buffer, so that it moves with the module and is saved with it, and the keywords of the loss."""
+class CosineCodebookLoss(CodebookLoss):
+    """Module of `orthohash_triton.cosine_codebook_loss`: `criterion(v, target)`.
 
-    codebook: Tensor
-    function: Callable[..., Any]
-    filled: tuple[str, ...] = ()  # keywords of the function that are not the caller's
+    Args:
+        codebook: int8 +-1 [C, K], one code per class. It is a buffer of the module.
+        scale, margin, margin_type, label_smoothing, ignore_index, reduction, precision, impl, return_lse: options of the
+            function.
 
-    def __init__(self, codebook: Tensor, **keywords: Any) -> None:
-        super().__init__()
-        self.register_buffer("codebook", codebook)
-        self.keywords = _keywords.checked(self, type(self).function, keywords, self.filled)
+    The call takes continuous codes v [N, K], and a target of class ids [N], or multi-hot or soft labels [N, C]. It returns and
+    raises what the function does.
 
-    def extra_repr(self) -> str:
-        classes, bits = self.codebook.shape
-        return ", ".join([f"classes={classes}, bits={bits}", *(f"{name}={value!r}" for name, value in self.keywords.items())])
-
-
-class CosineCodebookLoss(_CodebookLoss):
-    """`cosine_codebook_loss` with its codebook [C, K] and keywords: `criterion(v, target)`.
-
-    v are continuous codes [N, K], target class ids [N] or multi-hot or soft [N, C]. Errors are the function's.
+    Example:
+        >>> import torch
+        >>> import orthohash_triton as oht
+        >>> codebook = oht.make_codebook(10, 16, seed=0)
+        >>> criterion = oht.nn.CosineCodebookLoss(codebook, margin=0.1)
+        >>> criterion
+        CosineCodebookLoss(classes=10, bits=16, margin=0.1)
+        >>> v = codebook[:3].float().requires_grad_()  # codes of the first three classes
+        >>> criterion(v, torch.tensor([0, 1, 2])) < criterion(v, torch.tensor([3, 4, 5]))
+        tensor(True)
     """
 
-    function = staticmethod(cosine_codebook_loss)
+    def __init__(
+        self,
+        codebook: Tensor,
+        *,
+        scale: float | None = None,
+        margin: float = 0.2,
+        margin_type: MarginType = "cosine",
+        label_smoothing: float = 0.0,
+        ignore_index: int = -100,
+        reduction: Reduction = "mean",
+        precision: Precision | None = None,
+        impl: ImplChoice = "auto",
+        return_lse: bool = False,
+    ) -> None:
+        super().__init__(
+            codebook, scale=scale, margin=margin, margin_type=margin_type, label_smoothing=label_smoothing,
+            ignore_index=ignore_index, reduction=reduction, precision=precision, impl=impl, return_lse=return_lse,
+        )  # fmt: skip
 
     def forward(self, v: Tensor, target: Tensor) -> Any:
+        """Return the loss of v [N, K]; a pair with the log-sum-exp [N] for return_lse."""
         return cosine_codebook_loss(v, target, self.codebook, **self.keywords)
 
 
-class OrthoHashLoss(_CodebookLoss):
-    """`orthohash_loss` with its codebook [C, K] and keywords: `criterion(latent, target, batch_norm)`.
+class OrthoHashLoss(CodebookLoss):
+    """Module of `orthohash_triton.orthohash_loss`: `criterion(latent, target, batch_norm)`.
 
-    latent [N, K] comes before the batch norm; target as `CosineCodebookLoss`. The BatchNorm1d stays part of the model: its
-    weight, bias, running statistics and training flag are used and updated as if `batch_norm(latent)` had been called. Those of
-    a SyncBatchNorm are of all its processes. Errors are the function's; TypeError where batch_norm is none.
+    Args:
+        codebook: int8 +-1 [C, K], one code per class. It is a buffer of the module.
+        scale, margin, margin_type, label_smoothing, ignore_index, reduction, precision, impl, return_lse: options of the
+            function.
+
+    The call takes the latent [N, K] before batch normalisation, a target as `CosineCodebookLoss`, and the BatchNorm1d, which
+    remains part of the model: its weight, bias, running statistics and training flag are used and updated as if
+    `batch_norm(latent)` had been called. A SyncBatchNorm shares its statistics with all its processes. The call returns and
+    raises what the function does, and raises TypeError for another `batch_norm`.
+
+    Example:
+        >>> import torch
+        >>> import orthohash_triton as oht
+        >>> _ = torch.manual_seed(0)
+        >>> head = oht.nn.HashHead(in_features=32, bits=16)
+        >>> criterion = oht.nn.OrthoHashLoss(oht.make_codebook(10, 16, seed=0))
+        >>> features, target = torch.randn(8, 32), torch.randint(0, 10, (8,))
+        >>> loss = criterion(head.latent(features), target, head.batch_norm)
+        >>> loss.backward()
+        >>> head.linear.weight.grad.shape
+        torch.Size([16, 32])
     """
 
-    function = staticmethod(orthohash_loss)
-    filled = ("training", "momentum", "eps", "process_group")  # the batch norm's
+    def __init__(
+        self,
+        codebook: Tensor,
+        *,
+        scale: float | None = None,
+        margin: float = 0.2,
+        margin_type: MarginType = "cosine",
+        label_smoothing: float = 0.0,
+        ignore_index: int = -100,
+        reduction: Reduction = "mean",
+        precision: Precision | None = None,
+        impl: ImplChoice = "auto",
+        return_lse: bool = False,
+    ) -> None:
+        super().__init__(
+            codebook, scale=scale, margin=margin, margin_type=margin_type, label_smoothing=label_smoothing,
+            ignore_index=ignore_index, reduction=reduction, precision=precision, impl=impl, return_lse=return_lse,
+        )  # fmt: skip
 
     def forward(self, latent: Tensor, target: Tensor, batch_norm: nn.BatchNorm1d) -> Any:
+        """Return the loss of latent [N, K]; a pair with the log-sum-exp [N] for return_lse."""
         if not isinstance(batch_norm, nn.BatchNorm1d | nn.SyncBatchNorm):
             raise TypeError(
                 f"OrthoHashLoss: batch_norm must be the BatchNorm1d behind the hash layer; got {type(batch_norm).__name__}"

@@ -1,4 +1,4 @@
-"""The hash layer: from features to continuous codes, and to packed binary ones."""
+"""The hash layer: features to continuous codes, and to packed binary codes."""
 
 import torch
 from torch import Tensor, nn
@@ -10,20 +10,33 @@ _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 class HashHead(nn.Module):
-    """The hash layer. With batch normalisation that of OrthoHash: Linear without bias (weights N(0, 0.01^2)), then BatchNorm1d;
-    without it that of DHN, HashNet, CSQ and others: one Linear with bias 0 and weights N(0, 0.64^2 / in_features), which is their
-    N(0, 0.01^2) on the 4,096 features of AlexNet: losses on products of codes have a saddle at 0, and fewer features would start
-    nearer to it.
+    """The hash layer: a linear layer, by default followed by batch normalisation.
 
-    Training feeds `latent(features)` and `batch_norm` to `OrthoHashLoss`, or `forward(features)` to a loss on continuous codes;
-    `forward` gives the continuous codes [N, bits] and `encode` the packed binary ones, uint8 [N, ceil(bits / 8)], bit 1 where a
-    continuous code is above 0.
+    With batch normalisation it is the layer of OrthoHash: Linear without bias (weights N(0, 0.01^2)), then BatchNorm1d. Without
+    it, it is the layer of DHN, HashNet, CSQ and others: one Linear with bias 0 and weights N(0, 0.64^2 / in_features). That is
+    their N(0, 0.01^2) on the 4,096 features of AlexNet. Losses on products of codes have a saddle at 0, and with the same
+    deviation fewer features would start nearer to it.
+
+    For training, pass `latent(features)` and `batch_norm` to `OrthoHashLoss`, or `forward(features)` to a loss on continuous
+    codes. `forward` returns continuous codes [N, bits], and `encode` packed binary codes, uint8 [N, ceil(bits / 8)], in which a
+    bit is 1 if the continuous code is above 0.
 
     Args:
         in_features: D.
         bits: K.
-        batch_norm: whether BatchNorm1d follows; where not, `head.batch_norm` is None.
-        bias: whether Linear has one; None is the usual: only without batch norm, which has a bias of its own.
+        batch_norm: whether BatchNorm1d follows; otherwise `head.batch_norm` is None.
+        bias: whether the linear layer has a bias; None is True without batch normalisation, which has a bias of its own.
+
+    Example:
+        >>> import torch
+        >>> import orthohash_triton as oht
+        >>> _ = torch.manual_seed(0)
+        >>> head = oht.nn.HashHead(in_features=32, bits=64).eval()
+        >>> features = torch.randn(5, 32)
+        >>> head(features).shape, head.encode(features).shape
+        (torch.Size([5, 64]), torch.Size([5, 8]))
+        >>> torch.allclose(head.folded()(features), head(features), atol=1e-6)
+        True
     """
 
     batch_norm: nn.BatchNorm1d | None
@@ -38,47 +51,47 @@ class HashHead(nn.Module):
 
     @classmethod
     def from_linear(cls, weight: Tensor, bias: Tensor) -> "HashHead":
-        """A head without batch norm that computes `features @ weight.T + bias`: weight [K, D], bias [K]."""
+        """Return a head without batch normalisation that computes `features @ weight.T + bias`: weight [K, D], bias [K]."""
         bits, in_features = weight.shape
-        with torch.device("meta"):  # neither memory nor random numbers for parameters that are replaced at once
+        with torch.device("meta"):  # no memory and no random numbers for parameters that are replaced below
             head = cls(in_features, bits, batch_norm=False)
         head.linear.weight, head.linear.bias = (nn.Parameter(tensor.detach().clone()) for tensor in (weight, bias))
         return head
 
     def latent(self, features: Tensor) -> Tensor:
-        """What the batch norm takes: float [N, D] -> [N, bits]."""
+        """Return the input of the batch normalisation: float [N, D] -> [N, bits]."""
         return self.linear(features)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Continuous codes: float [N, D] -> [N, bits]."""
+        """Return continuous codes: float [N, D] -> [N, bits]."""
         latent = self.linear(features)
         return latent if self.batch_norm is None else self.batch_norm(latent)
 
     @torch.no_grad()
     def encode(self, features: Tensor) -> Tensor:
-        """Packed codes: float [N, D] -> uint8 [N, ceil(bits / 8)]."""
+        """Return packed codes: float [N, D] -> uint8 [N, ceil(bits / 8)]."""
         return pack_codes(self(features))
 
     def folded(self) -> "HashHead":
-        """A head without batch norm that computes what this one does in eval mode: one matrix product instead of two passes.
+        """Return a head without batch normalisation that computes what this one does in eval mode, in one matrix product.
 
-        The affine map of the batch norm goes into weight and bias in float64, which are then rounded to the dtype of the weight:
-        continuous codes agree up to rounding, and so do all bits but those of values within rounding of 0. The new head shares
-        no memory with this one.
+        Weight and bias absorb the affine map of the batch normalisation in float64, and are then rounded to the dtype of the
+        weight. Continuous codes agree up to rounding, so bits can differ only where a continuous code is within rounding of 0.
+        The new head shares no memory with this one.
 
         Raises:
-            ValueError: a batch norm without running statistics.
+            ValueError: if the batch normalisation has no running statistics.
         """
         return self._from_wide(*self._affine())
 
     def rotated(self, matrix: Tensor) -> "HashHead":
-        """`folded()` with a rotation behind it, at no extra cost: it computes `forward(features) @ matrix` of eval mode.
+        """Return `folded()` followed by a rotation, at no extra cost: it computes `forward(features) @ matrix` in eval mode.
 
         Args:
             matrix: float [bits, bits], as `fit_itq(...).matrix` or `fit_householder(...).matrix`.
 
         Raises:
-            TypeError, ValueError: `matrix` is no floating tensor [bits, bits]; or as `folded`.
+            TypeError, ValueError: if `matrix` is not a floating tensor [bits, bits]; or as `folded`.
         """
         matrix = checks.tensor("HashHead.rotated", "matrix", matrix, dtypes=_FLOATS, ndim=2, shape="[bits, bits]")
         bits = self.linear.out_features
@@ -90,7 +103,7 @@ class HashHead(nn.Module):
 
     @torch.no_grad()
     def _affine(self) -> tuple[Tensor, Tensor]:
-        """Weight [K, D] and bias [K] of the whole head in eval mode, float64."""
+        """Return weight [K, D] and bias [K] of the whole head in eval mode, float64."""
         weight, norm = self.linear.weight.double(), self.batch_norm
         bias = weight.new_zeros(len(weight)) if self.linear.bias is None else self.linear.bias.double()
         if norm is None:

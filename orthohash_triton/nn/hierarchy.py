@@ -1,31 +1,58 @@
-"""A module for the loss that follows a class hierarchy."""
+"""Module for the loss that follows a class hierarchy."""
 
-from typing import Any
-
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
 from ..ops.semantic_hierarchy_loss import semantic_hierarchy_loss
-from . import _keywords
+from ._options import LossModule
 
 
-class SemanticHierarchyLoss(nn.Module):
-    """`semantic_hierarchy_loss` with its class distances [C, C] and keywords: `criterion(z, target)`.
+class SemanticHierarchyLoss(LossModule):
+    """Module of `orthohash_triton.semantic_hierarchy_loss`: `criterion(z, target)`.
 
-    The distances are a buffer: they move with the module and are saved with it. Without them (None) the samples' own distances
-    [N, N] come with every batch: `criterion(z, pair_distance=distances)`. z are codes [N, K] in (-1, 1), target class ids [N] or
-    multi-hot [N, C]. Errors are the function's.
+    Args:
+        class_distance: distances of the classes [C, C], a buffer of the module. None if every call brings the distances of the
+            samples [N, N]: `criterion(z, pair_distance=distances)`.
+        relational_weight, kl_weight, scale, pair_decay, binary_target, draws, distance_floor, generator: options of the function.
+
+    The call takes codes z [N, K] in (-1, 1), and a target of class ids [N] or multi-hot labels [N, C]. It returns and raises what
+    the function does.
+
+    Example:
+        >>> import torch
+        >>> import orthohash_triton as oht
+        >>> distance = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+        >>> criterion = oht.nn.SemanticHierarchyLoss(distance, kl_weight=0.0, scale=0.25)
+        >>> z = torch.tensor([[1.0, 1.0], [-1.0, -1.0]])  # their Manhattan distance is 4
+        >>> criterion(z, torch.tensor([0, 1]))
+        tensor(0.)
     """
 
     class_distance: Tensor | None
 
-    def __init__(self, class_distance: Tensor | None = None, **keywords: Any) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        class_distance: Tensor | None = None,
+        *,
+        relational_weight: float = 1.0,
+        kl_weight: float = 0.01,
+        scale: float | None = None,
+        pair_decay: float = 2.0,
+        binary_target: Tensor | None = None,
+        draws: int | None = None,
+        distance_floor: float = 1e-3,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(
+            relational_weight=relational_weight, kl_weight=kl_weight, scale=scale, pair_decay=pair_decay,
+            binary_target=binary_target, draws=draws, distance_floor=distance_floor, generator=generator,
+        )  # fmt: skip
         self.register_buffer("class_distance", class_distance)
-        self.keywords = _keywords.checked(self, semantic_hierarchy_loss, keywords, filled=("pair_distance",))
 
     def forward(self, z: Tensor, target: Tensor | None = None, *, pair_distance: Tensor | None = None) -> Tensor:
+        """Return the loss of z [N, K]."""
         return semantic_hierarchy_loss(z, target, self.class_distance, pair_distance=pair_distance, **self.keywords)
 
     def extra_repr(self) -> str:
-        classes = [] if self.class_distance is None else [f"classes={len(self.class_distance)}"]
-        return ", ".join([*classes, *(f"{name}={value!r}" for name, value in self.keywords.items())])
+        classes = None if self.class_distance is None else f"classes={len(self.class_distance)}"
+        return ", ".join(filter(None, (classes, super().extra_repr())))

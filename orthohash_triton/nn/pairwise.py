@@ -1,26 +1,47 @@
-"""Modules for the losses over pairs of codes."""
+"""Module for the loss over pairs of codes."""
 
-from typing import Any
+from typing import Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..ops.pairwise_likelihood_loss import pairwise_likelihood_loss
-from . import _keywords
+from ..ops.cosine_codebook_loss import ImplChoice, Reduction
+from ..ops.pairwise_likelihood_loss import Similarity, pairwise_likelihood_loss
+from ._options import LossModule
 
 
-class PairwiseLikelihoodLoss(nn.Module):
-    """`pairwise_likelihood_loss` with its keywords: `criterion(z, target)`, or `criterion(z, target, bank, bank_target)`.
+class PairwiseLikelihoodLoss(LossModule):
+    """Module of `orthohash_triton.pairwise_likelihood_loss`: `criterion(z, target)`, or with `bank` and `bank_target`.
 
-    z are codes [N, K] and bank such codes [M, K], each with targets: class ids [N], or multi-hot [N, C]. Errors are those of the
-    function.
+    Args:
+        alpha, positive_weight, similarity, ignore_index, reduction, impl: options of the function; alpha has no default.
+
+    The call takes codes z [N, K] and optionally a bank of codes [M, K], each with a target of class ids [N] or multi-hot labels
+    [N, C]. It returns and raises what the function does.
+
+    Example:
+        >>> import torch
+        >>> import orthohash_triton as oht
+        >>> criterion = oht.nn.PairwiseLikelihoodLoss(alpha=0.5)  # DPSH
+        >>> z = torch.tensor([[1.0, 1.0], [1.0, 1.0], [-1.0, -1.0]])
+        >>> criterion(z, torch.tensor([0, 0, 1])) < criterion(z, torch.tensor([0, 1, 1]))
+        tensor(True)
     """
 
-    def __init__(self, **keywords: Any) -> None:
-        super().__init__()
-        self.keywords = _keywords.checked(self, pairwise_likelihood_loss, keywords)
+    def __init__(
+        self,
+        *,
+        alpha: float,
+        positive_weight: float | Literal["balanced"] | None = None,
+        similarity: Similarity = "any",
+        ignore_index: int = -100,
+        reduction: Reduction = "mean",
+        impl: ImplChoice = "auto",
+    ) -> None:
+        super().__init__(
+            alpha=alpha, positive_weight=positive_weight, similarity=similarity, ignore_index=ignore_index, reduction=reduction,
+            impl=impl,
+        )  # fmt: skip
 
     def forward(self, z: Tensor, target: Tensor, bank: Tensor | None = None, bank_target: Tensor | None = None) -> Tensor:
+        """Return the loss of z [N, K]."""
         return pairwise_likelihood_loss(z, target, bank, bank_target, **self.keywords)
-
-    def extra_repr(self) -> str:
-        return ", ".join(f"{name}={value!r}" for name, value in self.keywords.items())

@@ -1,32 +1,35 @@
-"""What `cosine_codebook_loss` and `orthohash_loss` share: options, checks, choice of implementation, reduction."""
+"""Parts that `cosine_codebook_loss` and `orthohash_loss` share: options, checks, choice of implementation."""
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import reference
 from .._base import checks
 from . import batch_norm, dispatch
-from ._codebook_loss_op import codebook_loss, cpu_kernel
+from ._codebook_loss_op import OP, codebook_loss
 from ._derived import derived, shown
 
+Reduction = Literal["none", "mean", "sum"]
+MarginType = Literal["cosine", "angular"]
+Precision = Literal["highest", "high"]
+
 LATENT_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-REDUCTIONS = ("none", "mean", "sum")
-PARTS = {"highest": 2, "high": 1}
+REDUCTIONS = get_args(Reduction)
+P_TERMS: dict[Precision, int] = {"highest": 2, "high": 1}
 
 
 class Options(NamedTuple):
-    """The keywords as the implementations take them, in the order of the registered op."""
+    """The options as the implementations take them, in the order of the registered op."""
 
     scale: float
     margin: float
     angular: bool
     label_smoothing: float
     ignore_index: int
-    parts: int  # fp16 parts that carry a float32 through the tensor cores; 0 to follow torch's setting when the op runs
+    p_terms: int  # fp16 numbers that carry a probability through the tensor cores; 0 to follow torch's setting
 
 
 def check_options(
@@ -35,12 +38,16 @@ def check_options(
     *,
     scale: float | None,
     margin: float,
-    margin_type: str,
+    margin_type: MarginType,
     label_smoothing: float,
     ignore_index: int,
-    reduction: str,
-    precision: str | None,
+    reduction: Reduction,
+    precision: Precision | None,
 ) -> Options:
+    """Return the options in the form of the implementations.
+
+    Raises TypeError or ValueError for an unknown option or an invalid value.
+    """
     scale = math.sqrt(bits) if scale is None else checks.number(op, "scale", scale)
     margin, label_smoothing = (
         checks.number(op, name, value) for name, value in (("margin", margin), ("label_smoothing", label_smoothing))
@@ -54,24 +61,24 @@ def check_options(
         )
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"{op}: label_smoothing must be in [0, 1); got {label_smoothing}")
-    checks.choice(op, "margin_type", margin_type, ("cosine", "angular"))
+    checks.choice(op, "margin_type", margin_type, get_args(MarginType))
     checks.choice(op, "reduction", reduction, REDUCTIONS)
     if precision is not None:
-        checks.choice(op, "precision", precision, tuple(PARTS))
-    parts = 0 if precision is None else PARTS[precision]
-    return Options(scale, margin, margin_type == "angular", label_smoothing, ignore_index, parts)
+        checks.choice(op, "precision", precision, tuple(P_TERMS))
+    p_terms = 0 if precision is None else P_TERMS[precision]
+    return Options(scale, margin, margin_type == "angular", label_smoothing, ignore_index, p_terms)
 
 
 class Target(NamedTuple):
-    """A target as the registered op takes it."""
+    """A target in the form of the registered op."""
 
-    target: Tensor  # int64 ids [N]; floating [N, C]; or, of a sparse [N, C] target, the row starts int64 [N + 1]
+    target: Tensor  # int64 ids [N]; floating [N, C]; or, for a sparse [N, C] target, the row starts int64 [N + 1]
     columns: Tensor | None  # int64 [nnz]
     values: Tensor | None  # float32 [nnz], float64 for float64 latents
 
 
 def check_inputs(op: str, name: str, v: Any, target: Any, codebook: Any, ignore_index: int) -> tuple[Tensor, Target, Tensor]:
-    """v [N, K] (called `name` by the caller), target (see Target), codebook int8 +-1 [C, K]."""
+    """Return v [N, K] (the caller's argument `name`), the target, and the codebook int8 +-1 [C, K], or raise."""
     v = checks.tensor(op, name, v, dtypes=LATENT_DTYPES, ndim=2, shape="[N, K]")
     codebook = checks.tensor(op, "codebook", codebook, dtypes=(torch.int8,), ndim=2, shape="[C, K] of +-1")
     rows, bits = v.shape
@@ -119,14 +126,14 @@ def _wrong_ids(target: Tensor) -> bool:
 
 
 def _class_outside(target: Tensor, classes: int, ignore_index: int) -> int | None:
-    if target.device.type == "cpu":  # one pass of compiled code: the check of a small batch must not cost as much as its loss
-        return cpu_kernel().class_outside(target.contiguous(), classes, ignore_index)
+    if target.device.type == "cpu":  # compiled, because the check of a small batch must not take as long as its loss
+        return dispatch.implementation(OP, "cpu").class_outside(target.contiguous(), classes, ignore_index)
     outside = target[((target < 0) | (target >= classes)) & (target != ignore_index)]
     return int(outside[0]) if len(outside) else None
 
 
 def _check_weights(op: str, weights: Tensor, latent: torch.dtype) -> Tensor:
-    """Weights of classes, floating: those of a dense target [N, C], or of the entries of a sparse one [nnz]."""
+    """Return the weights of classes as floating numbers: a dense target [N, C], or the values of a sparse one [nnz]."""
     if weights.is_complex():
         raise TypeError(f"{op}: target must be real; got {checks.describe(weights)}")
     if not weights.is_floating_point():
@@ -182,7 +189,7 @@ def _check_entries(op: str, starts: Tensor, columns: Tensor, classes: int) -> No
             f"{op}: target has class {bad}; expected columns from 0 to {classes - 1} (the codebook has {classes} rows)"
         )
     ascending = F.pad(columns.diff() > 0, (1, 0), value=True)
-    ascending[starts[:-1][starts.diff() > 0]] = True  # the first entries of their rows
+    ascending[starts[:-1][starts.diff() > 0]] = True  # first entries of rows
     if not bool(ascending.all()):
         row = int((starts <= int(ascending.long().argmin())).sum()) - 1
         raise ValueError(
@@ -200,18 +207,26 @@ def _require_signs(op: str, codebook: Tensor) -> bool:
 
 def evaluate(
     op: str,
-    name: str,  # what the caller calls v
+    name: str,  # the caller's name of v
     v: Any,
     target: Any,
     codebook: Any,
     norm: batch_norm.BatchNorm | None,
-    impl: str,
+    *,
+    scale: float | None,
+    margin: float,
+    margin_type: MarginType,
+    label_smoothing: float,
+    ignore_index: int,
+    reduction: Reduction,
+    precision: Precision | None,
+    impl: dispatch.ImplChoice,
     return_lse: bool,
-    precision: str | None,
-    **keywords: Any,
 ) -> Any:
-    """The loss behind both public functions: v is normalised over the batch first where `norm` says how."""
+    """Compute the loss of both public functions; `norm` normalises v over the batch first."""
     bits = v.shape[-1] if isinstance(v, Tensor) and v.ndim else 1
+    keywords: dict[str, Any] = dict(scale=scale, margin=margin, margin_type=margin_type, label_smoothing=label_smoothing,
+                                    ignore_index=ignore_index, reduction=reduction)  # fmt: skip
     options = check_options(op, bits, precision=precision, **keywords)
     v, positives, codebook = check_inputs(op, name, v, target, codebook, options.ignore_index)
     if norm is not None:
@@ -220,20 +235,16 @@ def evaluate(
     if chosen == "reference":
         with torch.autocast(v.device.type, enabled=False):
             return _evaluate_reference(op, v, positives, codebook, norm, return_lse=return_lse, **keywords)
-    if chosen == "triton" and v.dtype == torch.float64:
-        raise TypeError(
-            f'{op}: {name} is float64, which the Triton kernels do not take. Convert it with .float(), or use impl="reference"'
-        )
-
+    dispatch.refuse_float64(op, chosen, **{name: v})
     wanted = [v] if norm is None else [v, norm.weight, norm.bias]
     need_grad = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in wanted)
-    how = *positives, codebook, *options, chosen, keywords["reduction"], need_grad, need_grad and return_lse
+    arguments = *positives, codebook, *options, chosen, reduction, need_grad, need_grad and return_lse
     if norm is None:
-        loss, lse, *_ = codebook_loss(v, *batch_norm.NO_NORM, *how)
+        loss, lse, *_ = codebook_loss(v, *batch_norm.NO_NORM, *arguments)
     else:
         statistics = norm.statistics(v, chosen)
-        loss, lse, *_ = codebook_loss(v, *norm.normalisation(statistics), *how)
-        norm.update_running(statistics)  # last: what raises above leaves them as they were
+        loss, lse, *_ = codebook_loss(v, *norm.normalisation(statistics), *arguments)
+        norm.update_running(statistics)  # last, so that an error above leaves them unchanged
     return (loss, lse) if return_lse else loss
 
 
@@ -245,10 +256,10 @@ def _evaluate_reference(
     if columns is not None and values is not None:
         target = torch.sparse_csr_tensor(target, columns, values, (len(v), len(codebook)))
     if norm is None:
-        return reference.cosine_codebook_loss(v, target, codebook, **keywords)
+        return dispatch.implementation(OP, "reference").cosine_codebook_loss(v, target, codebook, **keywords)
     if norm.process_group is not None:
-        raise ValueError(f'{op}: impl="reference" knows no process_group; use impl="auto"')
-    return reference.orthohash_loss(
+        raise ValueError(f'{op}: impl="reference" does not support process_group; use impl="auto"')
+    return dispatch.implementation("orthohash_loss", "reference").orthohash_loss(
         v, target, codebook, norm.running_mean, norm.running_var, norm.weight, norm.bias,
         training=norm.training, momentum=norm.momentum, eps=norm.eps, **keywords,
     )  # fmt: skip

@@ -1,7 +1,7 @@
-"""What is computed once from a tensor that does not change, such as the packed form of a codebook.
+"""Values that are computed once from a tensor that does not change, such as the packed form of a codebook.
 
-Only of tensors that a caller holds and shows us, as every public function does in eager mode. A compiled graph also passes memory
-of its own, which it uses again for other values and writes to without counting: of that nothing may be remembered.
+Values are kept only for tensors that a public function received from its caller in eager mode (`shown`). A compiled graph also
+passes memory of its own, which it reuses for other values and writes to without a version count, so nothing is kept for it.
 """
 
 import weakref
@@ -20,12 +20,12 @@ class _Known(NamedTuple):
     values: dict[str, Any]
 
 
-_known: dict[int, _Known] = {}  # by id, which is quicker than a weak dictionary; `tensor` says whose id it is
+_known: dict[int, _Known] = {}  # by id, which is faster than a weak dictionary; `tensor` is the owner of the id
 
 
 def shown(tensor: Tensor) -> None:
-    """A caller holds `tensor`: what is derived from it may be remembered for as long as it lives and is not written to."""
-    if torch.compiler.is_compiling() or tensor.is_inference():  # none yet, or one that does not count its writes
+    """Allow values derived from `tensor` to be kept as long as it lives and is not written to; a caller must hold it."""
+    if torch.compiler.is_compiling() or tensor.is_inference():  # a traced tensor, or one that does not count its writes
         return
     if _values(tensor) is None:
         key = id(tensor)
@@ -33,7 +33,7 @@ def shown(tensor: Tensor) -> None:
 
 
 def derived(tensor: Tensor, what: str, make: Callable[[], T]) -> T:
-    """`make()`; remembered where `tensor` was `shown` and has not been written to since."""
+    """Return `make()`, kept under the name `what` if `tensor` was `shown` and has not been written to since."""
     values = None if tensor.is_inference() else _values(tensor)
     if values is None:
         return make()
@@ -53,5 +53,5 @@ def _version(tensor: Tensor) -> tuple[int, int]:
 
 def _forget(key: int, gone: weakref.ref) -> None:
     known = _known.get(key)
-    if known is not None and known.tensor is gone:  # not the entry of a newer tensor at the same address
+    if known is not None and known.tensor is gone:  # not the entry of a newer tensor with the same id
         del _known[key]

@@ -1,4 +1,4 @@
-"""What losses in plain PyTorch share: one implementation for every device, in float32 at least, safe to compile."""
+"""Helpers of the losses in plain PyTorch: one implementation for every device, at least in float32, safe to compile."""
 
 from typing import Any
 
@@ -8,11 +8,12 @@ from torch import Tensor
 from .._base import checks
 from . import _codebook_loss
 
+Reduction = _codebook_loss.Reduction
 REDUCTIONS = _codebook_loss.REDUCTIONS
 
 
 def latents(op: str, name: str, value: Any) -> Tensor:
-    """Floating [N, K] with K of at least 1."""
+    """Return `value` as a floating tensor [N, K] with K of at least 1, or raise."""
     checked = checks.tensor(op, name, value, dtypes=_codebook_loss.LATENT_DTYPES, ndim=2, shape="[N, K]")
     if checked.shape[1] == 0:
         raise ValueError(f"{op}: {name} must have at least one bit; got {checks.describe(checked)}")
@@ -20,7 +21,7 @@ def latents(op: str, name: str, value: Any) -> Tensor:
 
 
 def labels(op: str, name: str, u: Any, target: Any, codebook: Any, ignore_index: int) -> tuple[Tensor, Tensor, Tensor]:
-    """u [N, K] (called `name` by the caller), target int64 [N] or multi-hot [N, C], codebook int8 +-1 [C, K]."""
+    """Return u [N, K] (the caller's argument `name`), target int64 [N] or multi-hot [N, C] and codebook [C, K], or raise."""
     u, checked, codebook = _codebook_loss.check_inputs(op, name, u, target, codebook, ignore_index)
     if checked.columns is not None:
         raise ValueError(f"{op}: target must be dense; got a sparse one. Convert it with .to_dense()")
@@ -28,36 +29,39 @@ def labels(op: str, name: str, u: Any, target: Any, codebook: Any, ignore_index:
 
 
 def weight(op: str, name: str, value: float) -> float:
+    """Return the weight of a term, or raise ValueError if it is negative or not finite."""
     if not 0 <= value < float("inf"):
         raise ValueError(f"{op}: {name} must be at least 0 and finite; got {value}")
     return float(value)
 
 
 def widened(values: Tensor) -> Tensor:
-    """In float32, or in float64 if that is what came."""
+    """Convert float16 and bfloat16 to float32; return float32 and float64 unchanged."""
     return values.float() if values.dtype.itemsize < 4 else values
 
 
 def unit_rows(values: Tensor) -> Tensor:
-    """values / |values| [N, K]; a zero row stays zero and gets no gradient."""
+    """Divide each row of values [N, K] by its length; a zero row stays zero and gets no gradient."""
     largest = values.detach().abs().amax(1, keepdim=True)
-    values = values / torch.where((largest > 0) & (largest < torch.inf), largest, 1)  # squares neither overflow nor vanish
+    values = values / torch.where(
+        (largest > 0) & (largest < torch.inf), largest, 1
+    )  # so that squares neither overflow nor vanish
     square = values.square().sum(1, keepdim=True)
     return torch.where(square > 0, values / torch.where(square > 0, square, 1).sqrt(), 0)
 
 
 def labelled_rows(target: Tensor, ignore_index: int) -> Tensor:
-    """bool [N]: rows that have a class."""
+    """Return which rows have a class, bool [N]."""
     return target != ignore_index if target.ndim == 1 else (target > 0).any(1)
 
 
 def unknown_class(target: Tensor, classes: int, ignore_index: int) -> Tensor:
-    """bool [N]: class ids that are none. Only those that `labels` could not look at without stalling a GPU come this far."""
+    """Return which class ids are invalid, bool [N]; `labels` has rejected those that could be read without stalling a GPU."""
     return ((target < 0) | (target >= classes)) & (target != ignore_index)
 
 
-def reduce(loss: Tensor, rows: Tensor, reduction: str) -> Tensor:
-    """Losses of rows [N]; `rows` bool [N] says which of them count in the mean (NaN without one, as in torch)."""
+def reduce(loss: Tensor, rows: Tensor, reduction: Reduction) -> Tensor:
+    """Reduce the losses of rows [N]; the mean is over the rows where bool `rows` [N] is true, NaN if there are none."""
     if reduction == "none":
         return loss
     return loss.sum() / rows.sum() if reduction == "mean" else loss.sum()

@@ -1,7 +1,7 @@
-"""Ops for both worlds: a `torch.library` op for torch.compile, the plain function (or autograd.Function) for eager calls.
+"""Ops with two ways to be called: a `torch.library` op for torch.compile, a function or autograd.Function for eager calls.
 
-Both share one forward and one backward. Eager calls go round the dispatcher's Python layers because those cost about as much as
-a small search or a small loss.
+Both share one forward and one backward. Eager calls avoid the Python layers of the dispatcher, which take about as long as a
+small search or a small loss.
 """
 
 import inspect
@@ -12,7 +12,7 @@ import torch
 
 
 class Op:
-    """Calls `op`, the registered op, while torch.compile traces, and `eager`, which does the same, otherwise."""
+    """A callable that calls the registered op while torch.compile traces, and otherwise `eager`, which does the same."""
 
     def __init__(self, op: torch.library.CustomOpDef, eager: Callable[..., Any]) -> None:
         self.op = op
@@ -22,12 +22,12 @@ class Op:
         return self.op(*args) if torch.compiler.is_compiling() else self.eager(*args)
 
     def in_backward(self, ctx: Any, *args: Any) -> Any:
-        """The same in the backward of a `differentiable`: that of the registered op is traced without torch.compile saying so."""
+        """Call the op in the backward of a `differentiable`, where torch.compile does not report that it traces."""
         return self(*args) if getattr(ctx, "eager", False) else self.op(*args)
 
 
 def registered(name: str, forward: Callable[..., Any], *, fake: Callable[..., Any]) -> Op:
-    """Register `forward` as op `orthohash::name`; the schema comes from its annotations, all arguments are positional."""
+    """Register `forward` as op `orthohash::name`, with the schema of its annotations; all arguments are positional."""
     op = torch.library.custom_op(f"orthohash::{name}", forward, mutates_args=())
     op.register_fake(fake)
     return Op(op, forward)
@@ -43,14 +43,14 @@ def differentiable(
     leading: int,
     outputs: int,
 ) -> Op:
-    """As `registered`, with gradients for some of the first `leading` arguments, all of them tensors or None.
+    """Register `forward` with gradients for some of the first `leading` arguments, all of them tensors or None.
 
-    `backward` returns one gradient, or None, for each of these. Outputs beyond the first `outputs` are kept for the backward;
-    callers do not use them.
+    `backward` returns one gradient, or None, for each of these. Outputs beyond the first `outputs` are kept for the backward and
+    not returned to callers.
     """
 
-    # A Function that is given `setup_context` inspects its signature at every call, which takes longer than a small loss; and
-    # `apply` looks at every argument, so that those without a gradient travel as one.
+    # A Function with `setup_context` inspects its signature at every call, which takes longer than a small loss, and `apply`
+    # examines every argument, so arguments without a gradient are passed as one tuple.
     def forward_in_context(ctx: Any, *args: Any) -> Any:
         inputs = (*args[:leading], *args[leading])
         ctx.eager = True
@@ -79,7 +79,7 @@ def differentiable(
 
 
 def refuse_double_backward(op: str) -> None:
-    """Call first in a backward: under create_graph=True, and only there, gradients are recorded while it runs."""
+    """Raise RuntimeError in a backward under create_graph=True, which is when gradients are recorded while it runs."""
     if torch.is_grad_enabled():
         raise RuntimeError(
             f"{op} has no second derivative: its backward was called with create_graph=True. "

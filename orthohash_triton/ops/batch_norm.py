@@ -1,6 +1,5 @@
-"""Batch normalisation as the fused loss needs it: statistics apart from use, synchronised over processes where asked."""
+"""Batch normalisation for the fused loss: statistics separate from their use, and shared by processes if a group is given."""
 
-import functools
 from typing import Any, NamedTuple
 
 import torch
@@ -8,13 +7,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .._base import checks
+from . import dispatch
 from ._registered import registered
 
 NO_NORM = (None, None, None, None, False, "")
 
 
 class BatchNorm(NamedTuple):
-    """The arguments of torch.nn.functional.batch_norm, and the processes that share the statistics."""
+    """The arguments of torch.nn.functional.batch_norm, and the processes that share statistics."""
 
     running_mean: Tensor | None
     running_var: Tensor | None
@@ -26,6 +26,7 @@ class BatchNorm(NamedTuple):
     process_group: Any
 
     def check(self, op: str, latent: Tensor) -> None:
+        """Raise TypeError or ValueError for arguments that do not fit latent [N, K]."""
         bits = latent.shape[1]
         for name in ("running_mean", "running_var", "weight", "bias"):
             value = getattr(self, name)
@@ -48,6 +49,7 @@ class BatchNorm(NamedTuple):
             raise ValueError(f"Expected more than 1 value per channel when training, got input size {latent.shape}")
 
     def statistics(self, latent: Tensor, impl: str) -> "Found":
+        """Return what latent [N, K] is normalised with: running statistics in eval mode, otherwise those of the batch."""
         with torch.no_grad():
             if not self.training:
                 assert self.running_mean is not None  # see check
@@ -61,13 +63,13 @@ class BatchNorm(NamedTuple):
             return Found(mean, (var + self.eps).rsqrt(), var * (count / (count - 1)), count)
 
     def normalisation(self, found: "Found") -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, bool, str]:
-        """(mean, 1 / deviation, weight, bias, training, group name): what the loss op takes."""
+        """Return (mean, 1 / deviation, weight, bias, training, group name), which the loss op takes."""
         weight, bias = (None if x is None else x.contiguous() for x in (self.weight, self.bias))
         group = self.process_group.group_name if self.training and self.process_group is not None else ""
         return found.mean, found.rstd, weight, bias, self.training, group
 
     def update_running(self, found: "Found") -> None:
-        """What training does to the running statistics, in place; without any row nothing, as in torch."""
+        """Move the running statistics towards those of the batch, in place, if training; not for an empty batch, as in torch."""
         if not self.training or self.running_mean is None or self.running_var is None:
             return
         if isinstance(found.count, int) and found.count == 0:
@@ -78,15 +80,15 @@ class BatchNorm(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """Of the rows of all processes together."""
+    """Statistics of the rows of all processes together."""
 
     mean: Tensor  # [K]
     var: Tensor  # biased, [K]
-    count: Any  # of rows: an int, or a scalar tensor where processes added theirs
+    count: Any  # number of rows: an int, or a scalar tensor if it is the sum over processes
 
 
 class Found(NamedTuple):
-    """What a batch is normalised with, and running statistics move towards."""
+    """Statistics that a batch is normalised with, and that running statistics move towards."""
 
     mean: Tensor  # [K]
     rstd: Tensor  # 1 / deviation, [K]
@@ -99,7 +101,7 @@ def _wide(latent: Tensor) -> torch.dtype:
 
 
 def over_processes(mine: Statistics, group: str) -> Statistics:
-    """Mean and variance of all processes' rows together (Chan et al.'s combination), and their number."""
+    """Return mean, variance and number of the rows of all processes together, combined as by Chan et al."""
     bits = len(mine.mean)
     numbers = torch.cat((mine.mean, mine.var, mine.mean.new_full((1,), mine.count)))  # [2K + 1]
     table = _from_every_process(numbers, group)  # [processes, 2K + 1]
@@ -110,7 +112,7 @@ def over_processes(mine: Statistics, group: str) -> Statistics:
 
 
 def backward(
-    ctx: Any,  # of the op whose backward this is part of
+    ctx: Any,  # of the op whose backward calls this
     rows: Tensor,
     upstream: Tensor | None,
     latent: Tensor,
@@ -121,10 +123,12 @@ def backward(
     group: str,
     impl: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of latent [N, K], weight [K] and bias [K], from the gradient of the normalised latent: `rows` [N, K] times
-    `upstream`, a scalar or [N], None for ones."""
+    """Return the gradients of latent [N, K], weight [K] and bias [K].
+
+    The gradient of the normalised latent is `rows` [N, K] times `upstream`, a scalar or [N]; None for 1.
+    """
     weight_grad, bias_grad = _sums.in_backward(ctx, rows, upstream, latent, mean, rstd, impl)
-    # In eval mode the statistics do not depend on the latent: nothing comes back through them.
+    # In eval mode the statistics do not depend on the latent, so no gradient flows through them.
     along, plain, count = weight_grad, bias_grad, len(latent) if training else 0
     if group:
         together = torch.cat((along, plain, along.new_full((1,), count)))
@@ -135,37 +139,19 @@ def backward(
     return latent_grad, weight_grad, bias_grad
 
 
-@functools.cache
-def _implementation(impl: str) -> Any:
-    if impl == "triton":
-        from ..kernels import batch_norm
-
-        return batch_norm
-    from ..kernels.cpu import batch_norm as cpu_batch_norm
-
-    return cpu_batch_norm
-
-
 def _statistics_forward(latent: Tensor, correction: int, eps: float, impl: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean, variance with that correction as in torch.var, and 1 / sqrt(biased variance + eps) of every column.  [K] each"""
-    if not len(latent):  # zeros rather than NaN, which would spread to the processes that have rows
+    """Return mean, variance with `correction` as in torch.var, and 1 / sqrt(biased variance + eps) of every column.  [K] each"""
+    if not len(latent):  # zeros instead of NaN, which would spread to the processes that have rows
         mean = latent.new_zeros(latent.shape[1], dtype=_wide(latent))
         return mean, mean.clone(), torch.full_like(mean, eps**-0.5)
-    run = _implementation(impl)
-    if impl == "triton":
-        return run.statistics(latent, correction, eps)
-    mean, var = run.statistics(latent)
-    return mean, var * (len(latent) / (len(latent) - correction)), (var + eps).rsqrt()
+    return dispatch.implementation("batch_norm", impl).statistics(latent, correction, eps)
 
 
 def _sums_forward(
     rows: Tensor, upstream: Tensor | None, latent: Tensor, mean: Tensor, rstd: Tensor, impl: str
 ) -> tuple[Tensor, Tensor]:
-    """Over the batch: the sum of rows * upstream * normalised latent, and the sum of rows * upstream.  [K], [K]"""
-    run = _implementation(impl)
-    if impl == "triton":
-        return run.sums(rows, upstream, latent, mean, rstd)
-    return run.sums(times(rows, upstream), latent, mean, rstd)
+    """Sum over the batch: upstream * rows * (normalised latent), and upstream * rows.  [K], [K]"""
+    return dispatch.implementation("batch_norm", impl).sums(rows, upstream, latent, mean, rstd)
 
 
 def _input_gradient_forward(
@@ -180,16 +166,16 @@ def _input_gradient_forward(
     count: int,
     impl: str,
 ) -> Tensor:
-    """weight * rstd * (rows * upstream - (plain + normalised latent * along) / count), in the dtype of the latent; a count of 0
-    leaves out what it divides.  [N, K]"""
-    run, share = _implementation(impl), 1 / count if count else 0.0
-    if impl == "triton":
-        return run.input_gradient(rows, upstream, latent, mean, rstd, weight, along, plain, share)
-    return run.input_gradient(times(rows, upstream), latent, mean, rstd, weight, torch.stack((along, plain)).mul_(share))
+    """Return weight * rstd * (upstream * rows - (plain + normalised latent * along) / count), in the dtype of latent.  [N, K]
+
+    A count of 0 omits the term that it divides.
+    """
+    run = dispatch.implementation("batch_norm", impl)
+    return run.input_gradient(rows, upstream, latent, mean, rstd, weight, along, plain, 1 / count if count else 0.0)
 
 
 def times(rows: Tensor, upstream: Tensor | None) -> Tensor:
-    """rows [N, K] times a scalar or [N], None for ones."""
+    """Return rows [N, K] times a scalar or [N]; None for 1."""
     if upstream is None:
         return rows
     return rows * (upstream[:, None] if upstream.ndim else upstream)
@@ -203,7 +189,7 @@ def _group_named(name: str) -> Any:
 
 
 def _from_every_process_forward(numbers: Tensor, group: str) -> Tensor:
-    """`numbers` of every process of the group of that name.  [M] -> [processes, M]"""
+    """Gather `numbers` of every process of the group of that name.  [M] -> [processes, M]"""
     processes = _group_named(group)
     table = [torch.empty_like(numbers) for _ in range(processes.size())]
     dist.all_gather(table, numbers, group=processes)
@@ -225,7 +211,7 @@ _input_gradient = registered(
     _input_gradient_forward,
     fake=lambda rows, upstream, latent, *_: torch.empty(latent.shape, dtype=latent.dtype, device=latent.device),
 )
-# An op of its own, so that torch.compile keeps the collective in its graph; there, a group can only travel by its name.
+# A separate op, so that torch.compile keeps the collective in its graph, where a group can only be passed by its name.
 _from_every_process = registered(
     "from_every_process",
     _from_every_process_forward,

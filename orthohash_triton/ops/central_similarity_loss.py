@@ -1,4 +1,4 @@
-"""Binary cross entropy of tanh codes towards the centre of their class."""
+"""Binary cross entropy of tanh codes to the centre of their class."""
 
 import torch
 import torch.nn.functional as F
@@ -7,7 +7,7 @@ from torch import Tensor
 from .._base import checks
 from .._base.modes import without_autocast
 from . import _plain
-from .quantization_loss import KINDS, row_penalty
+from .quantization_loss import KINDS, Kind, row_penalty
 
 
 def central_similarity_loss(
@@ -17,40 +17,48 @@ def central_similarity_loss(
     *,
     centre_weight: float = 1.0,
     quantization_weight: float = 1e-4,
-    quantization: str = "log_cosh",
+    quantization: Kind = "log_cosh",
     seed: int = 0,
     ignore_index: int = -100,
-    reduction: str = "mean",
+    reduction: _plain.Reduction = "mean",
 ) -> Tensor:
-    """`centre_weight * BCE((y + 1)/2, (c + 1)/2) + quantization_weight * Q(y)` with y = tanh(u) and c the centre of the row.
+    """Return `centre_weight * BCE((y + 1)/2, (c + 1)/2) + quantization_weight * Q(y)`, with y = tanh(u) and c the row's centre.
 
     CSQ (Yuan et al., CVPR 2020, arXiv 1908.00347); stage 3 of SHC (Chen et al., TOIS 2025, arXiv 2507.08404). As
-    (tanh(u) + 1)/2 is the sigmoid of 2u, the cross entropy of a bit is softplus(-2 c u): exact where tanh is saturated and the
-    released codes rely on a clamped logarithm.
+    (tanh(u) + 1)/2 is the sigmoid of 2u, the cross entropy of a bit is softplus(-2 c u). This is exact where tanh saturates,
+    while the released codes clamp a logarithm there.
 
-    The centre of a row with several classes is the majority vote of theirs; bits on which they are evenly split come from one
-    random vector, the same for all rows (the released code draws it once a run).
+    The centre of a row with several classes is the majority vote of their centres. Bits with as many votes for +1 as for -1 come
+    from one random vector, which is the same for all rows (the released code draws it once per run).
 
     Args:
         u: latents before tanh, float32, float16, bfloat16 or float64 [N, K].
-        target: int64 class ids [N], or multi-hot [N, C] of any real dtype (what is above 0 is a class of the row).
+        target: int64 class ids [N], or multi-hot [N, C] of any real dtype (entries above 0 are classes of the row).
         codebook: int8 +-1 [C, K], one centre per class, as from `make_codebook`.
-        centre_weight: of the cross entropy (lambda_0 of the released code).
-        quantization_weight: of Q (lambda_2; CSQ's runs have 0.05 for ResNet-50 and 1e-3 to 1e-4 for AlexNet, SHC 1e-4). CSQ's
-            lambda_1, of a pairwise term, is 0 in all its runs: add `pairwise_likelihood_loss` for it.
-        quantization: Q, a kind of `quantization_loss`: "log_cosh" is CSQ's paper, "l2" its released code and SHC; also "l1",
-            "cosine".
-        seed: fixes the vector that decides even votes.
-        ignore_index: rows with this class id, and rows of a [N, C] target without a class, have loss 0 and gradient 0 and are
-            left out of the mean.
-        reduction: "none" | "mean" (over labelled rows; NaN if there is none, as in torch) | "sum" (over the rows).
+        centre_weight: weight of the cross entropy (lambda_0 of the released code).
+        quantization_weight: weight of Q (lambda_2; CSQ uses 0.05 for ResNet-50 and 1e-3 to 1e-4 for AlexNet, SHC 1e-4). The
+            weight lambda_1 of a pairwise term is 0 in all runs of CSQ; add `pairwise_likelihood_loss` for such a term.
+        quantization: Q, a kind of `quantization_loss`: "log_cosh" as in the paper of CSQ, "l2" as in its released code and SHC,
+            "l1" or "cosine".
+        seed: determines the random vector that decides ties of votes.
+        ignore_index: rows with this class id, and rows of a [N, C] target without a class, have loss 0 and gradient 0 and do not
+            count in the mean.
+        reduction: "none" | "mean" (over labelled rows; NaN if there are none, as in torch) | "sum" (over the rows).
 
     Returns:
         The loss, a mean over the bits, in float32 (float64 for float64): a scalar, or [N] for reduction="none".
 
     Raises:
-        TypeError, ValueError: for a wrong dtype, shape, device, option, class id or codebook. On a GPU, where looking at values
+        TypeError, ValueError: for a wrong dtype, shape, device, option, class id or codebook. On a GPU, where reading values
             would stall the stream, a class id outside [0, C) makes the loss of its row NaN instead.
+
+    Example:
+        >>> import torch
+        >>> import orthohash_triton as oht
+        >>> codebook = torch.tensor([[1, 1], [-1, 1]], dtype=torch.int8)
+        >>> u = torch.tensor([[9.0, 9.0], [9.0, 9.0]])  # two rows close to the centre of class 0
+        >>> oht.central_similarity_loss(u, torch.tensor([0, 1]), codebook, quantization_weight=0.0, reduction="none")
+        tensor([1.5230e-08, 9.0000e+00])
     """
     op = "central_similarity_loss"
     centre_weight = _plain.weight(op, "centre_weight", centre_weight)
@@ -72,7 +80,7 @@ def central_similarity_loss(
 
 
 def _centres(u: Tensor, target: Tensor, codebook: Tensor, ignore_index: int, seed: int) -> Tensor:
-    """The centre of every row, +-1 in the dtype of u [N, K]; NaN for a class id that is none."""
+    """Return the centre of every row, +-1 in the dtype of u [N, K]; NaN for an invalid class id."""
     if target.ndim == 1:
         classes = len(codebook)
         centre = codebook[target.clamp(0, classes - 1)].to(u.dtype)
@@ -82,7 +90,7 @@ def _centres(u: Tensor, target: Tensor, codebook: Tensor, ignore_index: int, see
 
 
 def tie_breaker(bits: int, seed: int, device: torch.device) -> Tensor:
-    """A random vector of +-1, int64 [K], a hash of (seed, bit) made on the device: no generator, no copy from the host."""
+    """Return a random vector of +-1, int64 [K]: a hash of (seed, bit) computed on the device, without a copy from the host."""
     bit = torch.arange(bits, device=device)
     value = (bit * 0x9E3779B1 + 0x85EBCA6B * (seed + 1) % 2**32) % 2**32
     for _ in range(2):

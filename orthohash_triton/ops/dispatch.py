@@ -8,14 +8,15 @@ from typing import Any, Literal, get_args
 import torch
 
 Impl = Literal["triton", "cpu", "reference"]
-IMPLS: tuple[str, ...] = ("auto", *get_args(Impl))
+ImplChoice = Literal["auto", "triton", "cpu", "reference"]  # the argument `impl` of an op
+IMPLS: tuple[str, ...] = get_args(ImplChoice)
 
 # The package that holds one module per op, named after the op, for each implementation.
-_PACKAGES: dict[Impl, str] = {"triton": "..kernels", "cpu": "..kernels.cpu", "reference": "..reference"}
+_PACKAGES: dict[str, str] = {"triton": "..kernels", "cpu": "..kernels.cpu", "reference": "..reference"}
 
 
 @functools.cache
-def implementation(op: str, impl: Impl) -> Any:
+def implementation(op: str, impl: str) -> Any:
     """Import and return the module that implements `op`, such as `orthohash_triton.kernels.hamming_topk`.
 
     The modules of "triton" and "cpu" define the same functions with the same signatures. A module is imported when it is first
@@ -60,6 +61,16 @@ def choose(op: str, impl: str, tensor: torch.Tensor) -> Impl:
             'Move it with .cpu(), or use impl="auto", "triton" or "reference"'
         )
     return impl  # type: ignore[return-value]
+
+
+def refuse_float64(op: str, impl: Impl, **tensors: torch.Tensor | None) -> None:
+    """Raise TypeError if `impl` is "triton", which computes in float32, and one of the named tensors is float64."""
+    for name, tensor in tensors.items():
+        if impl == "triton" and tensor is not None and tensor.dtype == torch.float64:
+            raise TypeError(
+                f"{op}: {name} is float64, which the Triton kernels do not take. "
+                'Convert it with .float(), or use impl="reference"'
+            )
 
 
 def _require_triton(op: str, tensor: torch.Tensor) -> None:

@@ -1,33 +1,31 @@
 """Products of Householder reflections: orthogonal matrices that gradient descent can move.
 
-The compact WY form (Schreiber and Van Loan, 1989; with the triangle by Joffrain et al., ACM TOMS 2006): with the vectors, scaled
-to length sqrt(2), as rows of S [M, K], so that H_i = I - s_i s_i^T,
+This uses the compact WY form (Schreiber and Van Loan, 1989; with the triangle by Joffrain et al., ACM TOMS 2006). Let the
+vectors, scaled to length sqrt(2), be the rows of S [M, K], so that H_i = I - s_i s_i^T. Then
 
-    H_1 H_2 ... H_M = I - S^T T S,    T^-1 = I + striu(S S^T),
+    H_1 H_2 ... H_M = I - S^T T S,    T^-1 = I + striu(S S^T).
 
-which replaces M steps, each waiting for the one before, by one triangular solve of size M and matrix products. What is best for
+One triangular solve of size M and matrix products replace M steps that each wait for the one before. The best way to multiply
 rows depends on their number:
 
-- With M near K, the usual case, the matrix R itself is built once a step (about 5 K^3 operations forward, 9 K^3 backward,
-  independent of N) and rows take one product with it, as in a linear layer: 2 N K^2 forward, 4 N K^2 backward. Rows times U^T,
+- With M near K, the usual case, the matrix R itself is built once per step (about 5 K^3 operations forward and 9 K^3 backward,
+  independent of N), and rows take one product with it, as in a linear layer: 2 N K^2 forward, 4 N K^2 backward. Rows times U^T,
   T and U would take twice that.
-- Few reflections of many dimensions (2 M < K) are applied factor by factor on a CPU. On a GPU the product with R stays bound by
-  memory up to hundreds of dimensions, so that factors would save nothing there.
+- On a CPU, few reflections of many dimensions (2 M < K) are applied factor by factor. On a GPU the product with R is bound by
+  memory up to hundreds of dimensions, so factors would save nothing.
 
-What has size K alone is in float64, and plain torch but for the lengths. In float32 R loses up to a digit where reflections
-nearly cancel (near the identity or with similar vectors, as all training starts), and by a global switch float32 products may be
-TF32 ones; these matrices are small. Rows on a GPU go through `kernels/householder.py`.
+Tensors whose size depends on K alone are float64, in plain torch except for the lengths. In float32 R would lose up to a digit
+where reflections nearly cancel (near the identity or with similar vectors, as at the start of training), and a global switch can
+turn float32 products into TF32 ones; these matrices are small. Rows on a GPU go through `kernels/householder.py`.
 
-The gradient comes from P = x^T g, with g that of the result, W = T S and V = T^T S:
+The gradient follows from P = x^T g, where g is that of the result, W = T S and V = T^T S:
 
     dL/dS = -(W P^T + V P) + (B + B^T) S,    B = striu(V P W^T),
 
-and then goes through the normalisation. Of what has size N only x is kept, and rounding does not grow with the length of the
-chain.
+and then goes through the normalisation. The only tensor of size N that is kept is x, and rounding errors do not grow with the
+length of the chain.
 """
 
-import functools
-import math
 from typing import Any, NamedTuple
 
 import torch
@@ -38,13 +36,14 @@ from .._base.modes import without_autocast
 from . import dispatch
 from ._registered import differentiable, refuse_double_backward
 
+OP = "householder"
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
-def householder_apply(x: Tensor, vectors: Tensor, *, impl: str = "auto") -> Tensor:
-    """Rows through a product of reflections: `x H_1 H_2 ... H_M` with `H_i = I - 2 u_i u_i^T / |u_i|^2`.
+def householder_apply(x: Tensor, vectors: Tensor, *, impl: dispatch.ImplChoice = "auto") -> Tensor:
+    """Multiply rows by a product of reflections: `x H_1 H_2 ... H_M` with `H_i = I - 2 u_i u_i^T / |u_i|^2`.
 
-    H2Q (Schwengber et al., arXiv 2311.04207), whose rotations are these with M = K. Its released code computes R v for columns v,
+    H2Q (Schwengber et al., arXiv 2311.04207) uses these rotations with M = K. Its released code computes R v for columns v,
     which for rows is the inverse order, in log2(K) stages (FastH); the set of matrices is the same.
 
     Args:
@@ -54,13 +53,18 @@ def householder_apply(x: Tensor, vectors: Tensor, *, impl: str = "auto") -> Tens
         impl: "auto" | "triton" | "cpu" | "reference".
 
     Returns:
-        [N, K] in the dtype of x, computed in float32 (in float64 where x or vectors are, except in Triton). Gradients go to both
-        arguments.
+        The result [N, K] in the dtype of x, computed in float32 (in float64 if x or vectors are, except in Triton). Gradients go
+        to both arguments. There is no second derivative except with impl="reference".
 
     Raises:
         TypeError, ValueError: for a wrong dtype, shape, device or implementation.
 
-    There is no second derivative except with impl="reference".
+    Example:
+        >>> import torch
+        >>> import orthohash_triton as oht
+        >>> x = torch.tensor([[3.0, 4.0]])
+        >>> oht.householder_apply(x, torch.tensor([[1.0, 0.0]]))  # mirrored at the plane orthogonal to the vector
+        tensor([[-3.,  4.]])
     """
     op = "householder_apply"
     x = checks.tensor(op, "x", x, dtypes=_FLOATS, ndim=2, shape="[N, K]")
@@ -72,39 +76,39 @@ def householder_apply(x: Tensor, vectors: Tensor, *, impl: str = "auto") -> Tens
         )
     checks.same_device(op, "vectors", vectors, "x", x)
     chosen = dispatch.choose(op, impl, x)
-    if chosen == "triton" and x.dtype == torch.float64:
-        raise TypeError(
-            f'{op}: x is float64, which the Triton kernels do not take. Convert it with .float(), or use impl="reference"'
-        )
+    dispatch.refuse_float64(op, chosen, x=x)
     if chosen == "reference":
-        from ..reference.householder import householder_apply as reference
-
         wide = _wide(x, vectors)
         with without_autocast(x):
-            return reference(x.to(wide), vectors.to(wide)).to(x.dtype)
+            return dispatch.implementation(OP, chosen).householder_apply(x.to(wide), vectors.to(wide)).to(x.dtype)
     return _householder(x, vectors, chosen)[0]
 
 
-def householder_product(vectors: Tensor, *, impl: str = "auto") -> Tensor:
-    """The matrix `H_1 H_2 ... H_M` of `householder_apply`, orthogonal up to rounding.
+def householder_product(vectors: Tensor, *, impl: dispatch.ImplChoice = "auto") -> Tensor:
+    """Return the matrix `H_1 H_2 ... H_M` of `householder_apply`, orthogonal up to rounding.
 
     Args:
         vectors: u_i as rows, floating [M, K], any M.
-        impl: as `householder_apply`.
+        impl: "auto" | "triton" | "cpu" | "reference".
 
     Returns:
-        [K, K], float64 for float64 vectors and float32 otherwise. The gradient goes to `vectors`.
+        The matrix [K, K], float64 for float64 vectors and float32 otherwise. The gradient goes to `vectors`.
 
     Raises:
-        TypeError, ValueError: as `householder_apply`.
+        TypeError, ValueError: for a wrong dtype, shape or implementation.
+
+    Example:
+        >>> import torch
+        >>> import orthohash_triton as oht
+        >>> oht.householder_product(torch.tensor([[1.0, 1.0]]))  # swaps the two dimensions, and changes their signs
+        tensor([[ 0., -1.],
+                [-1.,  0.]])
     """
     vectors = _check_vectors("householder_product", vectors)
     chosen = dispatch.choose("householder_product", impl, vectors)
     if chosen == "reference":
-        from ..reference.householder import householder_product as reference
-
         with without_autocast(vectors):
-            return reference(vectors.to(_wide(vectors, vectors)))
+            return dispatch.implementation(OP, chosen).householder_product(vectors.to(_wide(vectors, vectors)))
     return _householder(None, vectors, chosen)[0]
 
 
@@ -116,7 +120,7 @@ def _check_vectors(op: str, vectors: Any) -> Tensor:
 
 
 def _wide(x: Tensor, vectors: Tensor) -> torch.dtype:
-    """What rows are computed in."""
+    """Return the dtype in which rows are computed."""
     return torch.float64 if torch.float64 in (x.dtype, vectors.dtype) else torch.float32
 
 
@@ -124,109 +128,82 @@ class _Compact(NamedTuple):
     """The compact WY form, float64."""
 
     reflectors: Tensor  # S [M, K], rows of length sqrt(2), or 0 for a zero vector
-    factor: Tensor  # what made them of the vectors [M], 0 for a zero vector
-    gram: Tensor  # S S^T [M, M]; T^-1 is what is above its diagonal, and ones
+    factor: Tensor  # [M], what the vectors were multiplied with; 0 for a zero vector
+    gram: Tensor  # S S^T [M, M]; T^-1 is its part above the diagonal, plus the identity
     w_transposed: Tensor  # (T S)^T [K, M]
 
     def w(self) -> Tensor:
-        """T S.  [M, K]"""
+        """Return T S.  [M, K]"""
         return self.w_transposed.T
 
     def v(self) -> Tensor:
-        """T^T S.  [M, K]"""
+        """Return T^T S.  [M, K]"""
         return torch.linalg.solve_triangular(self.gram.T, self.reflectors, upper=False, unitriangular=True)
 
 
 def _compact(vectors: Tensor, impl: str) -> _Compact:
-    reflectors, factor = _implementation(impl).reflectors(vectors) if impl == "triton" else _reflectors(vectors)
+    reflectors, factor = dispatch.implementation(OP, impl).reflectors(vectors)
     gram = reflectors @ reflectors.T
     w = torch.linalg.solve_triangular(gram, reflectors, upper=True, unitriangular=True)
     return _Compact(reflectors, factor, gram, w.T.contiguous())
 
 
-def _reflectors(vectors: Tensor) -> tuple[Tensor, Tensor]:
-    vectors = vectors.double()
-    norm = torch.linalg.vector_norm(vectors, dim=1)
-    factor = (math.sqrt(2) / norm).masked_fill_(norm == 0, 0)
-    return vectors * factor[:, None], factor
-
-
-class _Pulls(NamedTuple):
-    """What the gradient of the vectors needs of P, float64."""
+class _Products(NamedTuple):
+    """The products with P that the gradient of the vectors needs, float64."""
 
     both: Tensor  # W P^T + V P [M, K]
     vw: Tensor  # V P W^T [M, M]; overwritten
 
 
-def _pulls(p: Tensor, compact: _Compact) -> _Pulls:
+def _products(p: Tensor, compact: _Compact) -> _Products:
     p = p.double()
-    pulled = compact.v() @ p
-    return _Pulls(torch.addmm(pulled, compact.w(), p.T), pulled @ compact.w_transposed)
+    vp = compact.v() @ p
+    return _Products(torch.addmm(vp, compact.w(), p.T), vp @ compact.w_transposed)
 
 
-def _vectors_gradient(pulls: _Pulls, compact: _Compact, dtype: torch.dtype, impl: str) -> Tensor:
-    """[M, K]"""
-    strict = pulls.vw.triu_(1)
-    gradient = torch.addmm(pulls.both, strict + strict.T, compact.reflectors, beta=-1)
-    if impl == "triton":
-        return _implementation(impl).vectors_gradient(gradient, compact.reflectors, compact.factor, dtype)
-    along = (compact.reflectors * gradient).sum(1, keepdim=True)
-    return gradient.addcmul_(compact.reflectors, along, value=-0.5).mul_(compact.factor[:, None]).to(dtype)
+def _products_of_factors(x: Tensor, g: Tensor, w: Tensor, v: Tensor) -> _Products:
+    """Compute the products without P = x^T g [K, K], which is larger than they are."""
+    xv, gw = x @ v.T, g @ w.T  # [N, M] each
+    by_w, by_v, vw = (product.double() for product in (gw.T @ x, xv.T @ g, xv.T @ gw))
+    return _Products(by_w + by_v, vw)
 
 
-def _by_factors(x: Tensor | None, vectors: Tensor, impl: str) -> bool:
-    return x is not None and impl == "cpu" and 2 * len(vectors) < vectors.shape[1]
+def _vectors_gradient(products: _Products, compact: _Compact, dtype: torch.dtype, impl: str) -> Tensor:
+    """Return the gradient of the vectors [M, K]."""
+    strict = products.vw.triu_(1)
+    gradient = torch.addmm(products.both, strict + strict.T, compact.reflectors, beta=-1)
+    return dispatch.implementation(OP, impl).vectors_gradient(gradient, compact.reflectors, compact.factor, dtype)
+
+
+def _multiplies_factors(x: Tensor | None, vectors: Tensor, impl: str) -> bool:
+    return x is not None and dispatch.implementation(OP, impl).multiplies_factors(*vectors.shape)
+
+
+def _multiply_factors(x: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """Return x (I - left^T right): with S, W that is rows times R, with W, S rows times R^T.  [N, K]"""
+    return x.addmm(x @ left.T, right, alpha=-1)
 
 
 def _forward(x: Tensor | None, vectors: Tensor, impl: str) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """x R, or R itself for no x; and for the backward the compact form, and R (empty where rows did not go through it)."""
+    """Return x R, or R itself without x; for the backward, the compact form and R ([0, 0] if rows were not multiplied by it)."""
     wide = _wide(vectors if x is None else x, vectors)
     with without_autocast(vectors):
         compact = _compact(vectors, impl)
         matrix = vectors.new_empty(0, 0, dtype=wide)
-        if x is not None and _by_factors(x, vectors, impl):
-            y = _implementation(impl).apply_factors(x.to(wide), compact.reflectors.to(wide), compact.w().to(wide)).to(x.dtype)
+        if x is not None and _multiplies_factors(x, vectors, impl):
+            y = _multiply_factors(x.to(wide), compact.reflectors.to(wide), compact.w().to(wide)).to(x.dtype)
             return y, *compact, matrix
         product = torch.eye(vectors.shape[1], dtype=torch.float64, device=vectors.device)
         product = product.addmm_(compact.reflectors.T, compact.w(), alpha=-1).to(wide)
         if x is None:
             return product, *compact, matrix
-        return _rows(x, product, impl, transposed=False), *compact, product
-
-
-def _rows(x: Tensor, matrix: Tensor, impl: str, *, transposed: bool, dtype: torch.dtype | None = None) -> Tensor:
-    """x R or x R^T, in `dtype` or that of x.  [N, K]"""
-    dtype = dtype or x.dtype
-    run = _implementation(impl)
-    matrix = matrix.T if transposed else matrix
-    if impl != "triton":
-        return run.apply(x.to(matrix.dtype), matrix).to(dtype)
-    y = torch.empty(x.shape, dtype=dtype, device=x.device)
-    run.apply(x, matrix.float(), y)
-    return y
-
-
-def _outer(x: Tensor, g: Tensor, impl: str, wide: torch.dtype) -> Tensor:
-    """P = x^T g.  [K, K]"""
-    run = _implementation(impl)
-    return run.outer(x, g) if impl == "triton" else run.outer(x.to(wide), g.to(wide))
-
-
-@functools.cache
-def _implementation(impl: str) -> Any:
-    if impl == "triton":
-        from ..kernels import householder as kernel
-
-        return kernel
-    from ..kernels.cpu import householder as cpu_kernel
-
-    return cpu_kernel
+        return dispatch.implementation(OP, impl).apply(x, product, x.dtype), *compact, product
 
 
 def _fake(x: Tensor | None, vectors: Tensor, impl: str) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     wide = _wide(vectors if x is None else x, vectors)
     count, dimensions = vectors.shape
-    side = 0 if x is None or _by_factors(x, vectors, impl) else dimensions
+    side = 0 if x is None or _multiplies_factors(x, vectors, impl) else dimensions
     return (
         vectors.new_empty(dimensions, dimensions, dtype=wide) if x is None else x.new_empty(x.shape),
         vectors.new_empty(count, dimensions, dtype=torch.float64),
@@ -246,22 +223,20 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 def _backward(ctx: Any, upstream: Tensor, *_: Any) -> tuple[Tensor | None, Tensor | None]:
     refuse_double_backward("householder_apply")
     x, *parts, matrix = ctx.saved_tensors
-    compact, wide, impl = _Compact(*parts), matrix.dtype, ctx.impl
+    compact, wide, run = _Compact(*parts), matrix.dtype, dispatch.implementation(OP, ctx.impl)
     needs_x, needs_vectors = ctx.needs_input_grad[:2]
-    x_gradient = pulls = None
+    x_gradient = products = None
     with without_autocast(upstream):
         if x is None:
-            pulls = _pulls(upstream, compact)
+            products = _products(upstream, compact)
         elif matrix.numel():
-            x_gradient = _rows(upstream, matrix, impl, transposed=True, dtype=x.dtype) if needs_x else None
-            pulls = _pulls(_outer(x, upstream, impl, wide), compact) if needs_vectors else None
+            x_gradient = run.apply(upstream, matrix.T, x.dtype) if needs_x else None
+            products = _products(run.outer(x, upstream, wide), compact) if needs_vectors else None
         else:
-            reflectors, w, g, kernel = compact.reflectors.to(wide), compact.w().to(wide), upstream.to(wide), _implementation(impl)
-            x_gradient = kernel.apply_factors(g, w, reflectors).to(x.dtype) if needs_x else None
-            if needs_vectors:
-                by_w, by_v, vw = (part.double() for part in kernel.factor_pulls(g, x.to(wide), w, compact.v().to(wide)))
-                pulls = _Pulls(by_w + by_v, vw)
-        return x_gradient, None if pulls is None else _vectors_gradient(pulls, compact, ctx.vectors_dtype, impl)
+            reflectors, w, g = compact.reflectors.to(wide), compact.w().to(wide), upstream.to(wide)
+            x_gradient = _multiply_factors(g, w, reflectors).to(x.dtype) if needs_x else None
+            products = _products_of_factors(x.to(wide), g, w, compact.v().to(wide)) if needs_vectors else None
+        return x_gradient, None if products is None else _vectors_gradient(products, compact, ctx.vectors_dtype, ctx.impl)
 
 
 _householder = differentiable(

@@ -1,4 +1,4 @@
-"""Softmax over the cosines to the centres, pairs of one class, and a quantisation term."""
+"""The loss of MDS: softmax over the cosines to the centres, pairs of one class, and a quantisation term."""
 
 import math
 from typing import Any
@@ -10,7 +10,7 @@ from torch import Tensor
 from .._base import checks
 from .._base.modes import without_autocast
 from . import _plain
-from .quantization_loss import KINDS, row_penalty
+from .quantization_loss import KINDS, Kind, row_penalty
 
 
 def minimum_distance_loss(
@@ -23,47 +23,59 @@ def minimum_distance_loss(
     scale: float | None = None,
     pair_weight: float = 1.0,
     quantization_weight: float = 1e-4,
-    quantization: str = "l2",
+    quantization: Kind = "l2",
     ignore_index: int = -100,
 ) -> Tensor:
-    """L_C + pair_weight * L_P + quantization_weight * L_Q, the loss of MDS (Wang et al., CVPR 2023).
+    """Return L_C + pair_weight * L_P + quantization_weight * L_Q, the loss of MDS (Wang et al., CVPR 2023).
 
     - L_C: with p = softmax_c(scale * cos(u, h_c)) and y the classes of the row, the mean over rows and classes of
       `-[y log p + (1 - y) log(1 - p)]`: a binary cross entropy on the output of a softmax.
     - L_P: the mean over pairs of a row and a bank row of the same class of `log(1 + exp((1 - cos)/2))`; 0 where there is no such
-      pair. The released code adds it from the tenth epoch on (leave `bank` out until then), against the outputs of a momentum
-      encoder for the training set.
+      pair. The released code adds it from the tenth epoch on (omit `bank` until then), with the outputs of a momentum
+      encoder for the training set as bank.
     - L_Q: `quantization_loss(u, quantization)`, the mean of (|u| - 1)^2 in the released code.
 
-    log(1 - p) of the most probable class is computed from the other classes, so that it stays exact as p approaches 1, where
-    the released code yields -inf.
+    log(1 - p) of the most probable class is computed from the other classes, so that it remains exact as p approaches 1, where
+    the released code returns -inf.
 
     Args:
         u: latents, float32, float16, bfloat16 or float64 [N, K].
-        target: int64 class ids [N], or multi-hot [N, C] of any real dtype (what is above 0 is a class of the row; the released
-            code knows one class a row).
+        target: int64 class ids [N], or multi-hot [N, C] of any real dtype (entries above 0 are classes of the row; the
+            released code supports one class per row).
         codebook: int8 +-1 [C, K], C at least 2, one centre per class, as from `make_codebook(method="minimum_distance")`.
-        bank: codes to pair with, floating [M, K]; None leaves L_P out. It gets a gradient if it requires one. Rows of zeros
-            stand for samples that were never seen and are left out. The cosines are a matrix [N, M].
+        bank: codes to pair with, floating [M, K]; None omits L_P. It gets a gradient if it requires one. Rows of zeros are
+            samples that were not seen yet, and are ignored. The cosines are a matrix [N, M].
         bank_target: its classes, of the same kind as target: [M] or [M, C]. Two rows of several classes match if they share one.
-        scale: of the cosine; None is sqrt(K), as in the released code.
-        pair_weight: of L_P (beta of the released code, 1).
-        quantization_weight: of L_Q (1e-4 in the released code).
+        scale: factor of the cosine; None is sqrt(K), as in the released code.
+        pair_weight: weight of L_P (beta of the released code, 1).
+        quantization_weight: weight of L_Q (1e-4 in the released code).
         quantization: a kind of `quantization_loss`: "log_cosh", "l1", "l2", "cosine".
-        ignore_index: rows with this class id, and rows of a [N, C] target without a class, take no part in anything.
+        ignore_index: rows with this class id, and rows of a [N, C] target without a class, are ignored.
 
     Returns:
-        The loss, a scalar in float32 (float64 for float64); NaN if no row is labelled, as in torch.
+        The loss, a float32 scalar (float64 for float64); NaN if no row is labelled, as in torch.
 
     Raises:
         TypeError, ValueError: for a wrong dtype, shape, device, option, class id or codebook, or one of bank and bank_target
-            without the other. On a GPU, where looking at values would stall the stream, a class id of target outside [0, C) makes
+            without the other. On a GPU, where reading values would stall the stream, a class id of target outside [0, C) makes
             the loss NaN instead.
+
+    Example:
+        >>> import torch
+        >>> import orthohash_triton as oht
+        >>> codebook = oht.make_codebook(10, 16, seed=0)
+        >>> u, target = codebook[:3].float(), torch.tensor([0, 1, 2])  # codes on the centres of their classes
+        >>> oht.minimum_distance_loss(u, target, codebook) < oht.minimum_distance_loss(u, target + 1, codebook)
+        tensor(True)
+        >>> bank, bank_target = codebook[[0, 5]].float(), torch.tensor([0, 5])  # one pair of one class, with cosine 1
+        >>> with_pairs = oht.minimum_distance_loss(u, target, codebook, bank, bank_target)
+        >>> (with_pairs - oht.minimum_distance_loss(u, target, codebook)).item()  # doctest: +ELLIPSIS
+        0.693...
     """
     op = "minimum_distance_loss"
     u, target, codebook = _plain.labels(op, "u", u, target, codebook, ignore_index)
     if len(codebook) < 2:
-        raise ValueError(f"{op}: codebook must have at least two rows, as the loss tells classes apart; got one")
+        raise ValueError(f"{op}: codebook must have at least two rows, because the loss compares classes; got one")
     scale = math.sqrt(u.shape[1]) if scale is None else float(scale)
     if not 0 < scale < math.inf:
         raise ValueError(f"{op}: scale must be positive and finite; got {scale}. None takes sqrt(bits)")
@@ -107,7 +119,7 @@ def _check_bank(
 def _centre_term(
     direction: Tensor, target: Tensor, codebook: Tensor, labelled: Tensor, scale: float, ignore_index: int
 ) -> Tensor:
-    """L_C of every row [N], 0 for those without a class."""
+    """Return L_C of every row [N], 0 for rows without a class."""
     classes, bits = codebook.shape
     logits = direction @ codebook.to(direction.dtype).T * (scale / math.sqrt(bits))  # [N, C]
     column = torch.arange(classes, device=logits.device)
@@ -125,7 +137,7 @@ def _centre_term(
 def _pair_term(
     direction: Tensor, target: Tensor, bank: Tensor, bank_target: Tensor, labelled: Tensor, ignore_index: int
 ) -> Tensor:
-    """L_P, a scalar."""
+    """Return L_P, a scalar."""
     bank = bank.to(direction.dtype)
     if target.ndim == 1:
         same = target[:, None] == bank_target  # [N, M]

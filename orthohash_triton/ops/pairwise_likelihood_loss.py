@@ -1,19 +1,18 @@
-"""Weighted pairwise logistic likelihood of a batch against itself or against a bank: the matrix of pairs never in memory."""
+"""Weighted pairwise logistic likelihood of a batch with itself or with a bank, without storing the matrix of pairs."""
 
 import math
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from .._base import checks
-from ..reference.pairwise_likelihood_loss import pairwise_likelihood_loss as reference
 from . import dispatch
-from ._codebook_loss import LATENT_DTYPES, REDUCTIONS
-from ._pairwise_op import pairwise_likelihood, wide_dtype
+from ._codebook_loss import LATENT_DTYPES, REDUCTIONS, Reduction
+from ._pairwise_op import OP, pairwise_likelihood, wide_dtype
 
-OP = "pairwise_likelihood_loss"
-SIMILARITIES = ("any", "jaccard", "squared_cosine")
+Similarity = Literal["any", "jaccard", "squared_cosine"]
+SIMILARITIES = get_args(Similarity)
 
 
 def pairwise_likelihood_loss(
@@ -23,17 +22,17 @@ def pairwise_likelihood_loss(
     bank_target: Tensor | None = None,
     *,
     alpha: float,
-    positive_weight: float | str | None = None,
-    similarity: str = "any",
+    positive_weight: float | Literal["balanced"] | None = None,
+    similarity: Similarity = "any",
     ignore_index: int = -100,
-    reduction: str = "mean",
-    impl: str = "auto",
+    reduction: Reduction = "mean",
+    impl: dispatch.ImplChoice = "auto",
 ) -> Tensor:
-    """Weighted logistic likelihood of whether two codes belong together, over all pairs of z with the bank.
+    """Return the weighted logistic loss of whether two codes share a class, over all pairs of z with the bank.
 
         L = sum_ij w_ij [log(1 + exp(theta_ij)) - s_ij theta_ij] / normaliser,  theta_ij = alpha <z_i, b_j>
 
-    with s_ij = 1 where the two rows share a class, else 0. The systems of the literature are settings of it:
+    with s_ij = 1 if the two rows share a class, else 0. These settings give the losses of the literature:
 
     | system | alpha | positive_weight | similarity |
     | --- | --- | --- | --- |
@@ -48,21 +47,21 @@ def pairwise_likelihood_loss(
         target: int64 class ids [N]; or multi-hot [N, C] of zeros and ones, of any real dtype or bool. A row of zeros is similar
             to nothing, itself included, and dissimilar to everything, as in the released codes.
         bank: codes to pair z with [M, K], such as a memory bank or another batch. None pairs z with itself: all N^2 ordered
-            pairs, the diagonal included, as DHN's released code does; z then gets the gradient of both its roles.
+            pairs, including the diagonal, as in the released code of DHN; z then gets the gradient of both its roles.
         bank_target: the labels of the bank, of the same kind as target: int64 [M], or multi-hot [M, C].
         alpha: positive and finite factor of the inner products.
         positive_weight: factor of similar pairs in w. None is 1. A number p is the class_num of HashNet's released code, which
-            changes the normaliser too. "balanced" is HashNet's paper: similar pairs weigh |S| / |S1|, dissimilar ones |S| / |S0|,
-            from the pairs of this call; where there are none of a kind, that part contributes 0.
-        similarity: the further factor c_ij in w of a similar pair (of a dissimilar one it is 1), from the sets of classes y:
+            also changes the normaliser. "balanced" is HashNet's paper: similar pairs weigh |S| / |S1|, dissimilar ones |S| /
+            |S0|, from the pairs of this call; a kind without pairs contributes 0.
+        similarity: a further factor c_ij of similar pairs in w, computed from the sets of classes y:
             "any": 1;
             "jaccard": |y_i & y_j| / |y_i | y_j|, HashNet's paper;
             "squared_cosine": 4 |y_i & y_j|^2 / (|y_i| |y_j|), HashNet's Caffe code. That code applies it to the gradient only;
-            here it is part of the loss, whose gradient is then the same. It is 4 for one class a row.
-        ignore_index: rows with this class id, in target or bank_target, are unknown: all their pairs are dropped.
-        reduction: "mean": over the normaliser, which is the number of pairs, for a number p the sum
-            p * (similar pairs) + (dissimilar pairs), as in HashNet's code; NaN where no pair is left, as in torch.
-            "sum": normaliser 1. "none": each row's sum [N].
+            here it is part of the loss, which has the same gradient. It is 4 for one class per row.
+        ignore_index: rows with this class id, in target or bank_target, are unknown: all their pairs are omitted.
+        reduction: "mean": divide by the number of pairs, or for a positive_weight p by
+            p * (similar pairs) + (dissimilar pairs), as in the code of HashNet; NaN if no pair is left, as in torch.
+            "sum": no normaliser. "none": the sum of each row [N].
         impl: "auto" | "triton" | "cpu" | "reference".
 
     Returns:
@@ -73,9 +72,20 @@ def pairwise_likelihood_loss(
         TypeError, ValueError: for a wrong dtype, shape, device or option, z or bank without rows, and, in host memory, a
             multi-hot entry that is neither 0 nor 1; elsewhere any entry but 0 counts as 1 (ORTHOHASH_VALIDATE=1 checks it too).
 
-    Memory beyond inputs and gradients is O((N + M) K), whatever the number of pairs. Any size of theta is safe. Results are
-    bitwise repeatable. A NaN or infinity in z stays in the rows that it is paired with. There is no second derivative except with
-    impl="reference". On a GPU nothing is read back.
+    Memory beyond inputs and gradients is O((N + M) K). theta may have any size. Results are bitwise repeatable. A NaN or infinity
+    in z affects only the rows that it is paired with. There is no second derivative except with impl="reference". On a GPU
+    nothing is read back.
+
+    Example:
+        >>> import torch
+        >>> import orthohash_triton as oht
+        >>> z = torch.tensor([[2.0, 2.0], [2.0, 2.0], [-2.0, -2.0]], requires_grad=True)
+        >>> target = torch.tensor([0, 0, 1])
+        >>> oht.pairwise_likelihood_loss(z, target, alpha=0.5)  # doctest: +ELLIPSIS
+        tensor(0.0181, grad_fn=...)
+        >>> bank, bank_target = torch.tensor([[1.0, 1.0]]), torch.tensor([1])
+        >>> oht.pairwise_likelihood_loss(z, target, bank, bank_target, alpha=0.5, reduction="none").detach()
+        tensor([2.1269, 2.1269, 2.1269])
     """
     z, target, bank, bank_target = _check_inputs(z, target, bank, bank_target)
     alpha = _positive_number("alpha", alpha)
@@ -89,15 +99,11 @@ def pairwise_likelihood_loss(
     wide = wide_dtype(z, bank)
     if chosen == "reference":
         with torch.autocast(z.device.type, enabled=False):
-            return reference(
+            return dispatch.implementation(OP, chosen).pairwise_likelihood_loss(
                 z.to(wide), target, None if bank is None else bank.to(wide), bank_target, alpha=alpha,
                 positive_weight=positive_weight, similarity=similarity, ignore_index=ignore_index, reduction=reduction,
             )  # fmt: skip
-    if chosen == "triton" and wide == torch.float64:
-        name = "z" if z.dtype == torch.float64 else "bank"
-        raise TypeError(
-            f'{OP}: {name} is float64, which the Triton kernels do not take. Convert it with .float(), or use impl="reference"'
-        )
+    dispatch.refuse_float64(OP, chosen, z=z, bank=bank)
     balanced = positive_weight == "balanced"
     weight = None if isinstance(positive_weight, str) else positive_weight
     need_grad = torch.is_grad_enabled() and z.requires_grad

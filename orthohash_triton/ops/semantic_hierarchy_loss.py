@@ -1,4 +1,4 @@
-"""SHREWD: distances of codes that follow distances of classes, and codes distributed as random binary ones."""
+"""The loss of SHREWD: distances of codes follow distances of classes, and codes are distributed like random binary ones."""
 
 import math
 from typing import Any
@@ -30,21 +30,20 @@ def semantic_hierarchy_loss(
     distance_floor: float = 1e-3,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """`relational_weight * R + kl_weight * D / K`: codes as far apart as their classes, and distributed as random binary codes.
+    """Return `relational_weight * R + kl_weight * D / K`: R fits distances of codes to those of classes, D makes codes binary.
 
     SHREWD (Arponen and Bishop, 2019, arXiv 1908.05602; with the estimator named in their arXiv 2005.04917). No code was released
-    and the papers' constants could not be confirmed: the two terms are theirs, what is said below of scale, weights and
-    floor is derived here. Their optional classification loss is left to the caller.
+    and the constants of the papers could not be confirmed: the two terms are theirs, while scale, weights and floor as described
+    below are derived here. Their optional classification loss is not included.
 
     The relational term compares scaled Manhattan distances with semantic distances d of the pairs of the batch:
 
         R = (1/N^2) sum_{b,b'} w_bb' | scale * |z_b - z_b'|_1 - d_bb' |,
 
-    with w_bb' in proportion to exp(-pair_decay * d_bb') and of mean 1: a weighted mean over the pairs b != b'. Weights fall with
-    d because near pairs are rare: in a batch of C balanced classes only one pair in C is of one class. For scale: two independent
-    uniform codes of +-1 differ in K/2 bits on average, each by 2, hence E|z - z'|_1 = K. With scale = (mean semantic distance of
-    two independent samples) / K such codes are, on average, as far apart as their classes, and R and D do not pull against
-    each other.
+    with w_bb' proportional to exp(-pair_decay * d_bb') and of mean 1: a weighted mean over the pairs b != b'. Weights decrease
+    with d because near pairs are rare: in a batch of C balanced classes only one pair in C has the same class. Two independent
+    uniform codes of +-1 differ in K/2 bits on average, each by 2, so E|z - z'|_1 = K. With scale = (mean semantic distance of
+    two independent samples) / K such codes are, on average, as far apart as their classes, and R and D do not conflict.
 
     The divergence term is the nearest-neighbour estimate (Kozachenko and Leonenko, 1987; Wang, Kulkarni and Verdú, 2009) of the
     Kullback-Leibler divergence D(p || q), in nats, of the codes' density p from the target's q. Let c_K be the volume of the unit
@@ -53,31 +52,31 @@ def semantic_hierarchy_loss(
 
         D = (K/N) sum_b [ log nu_b - log rho_b ] + log(M / (N - 1)).
 
-    It pulls every code to the nearest of some random binary codes and pushes it off its nearest neighbour. With M far below 2^K
-    even the nearest draw is far away, so that the term balances and spreads the bits more than it makes them binary. In high
-    dimensions the estimate is biased, and towards a discrete target the true divergence is infinite: take the value for a
-    measure of progress, not for a figure.
+    It moves every code towards the nearest of some random binary codes and away from its nearest neighbour. With M far below 2^K
+    even the nearest draw is far away, so the term balances and spreads the bits more than it makes them binary. In high
+    dimensions the estimate is biased, and the true divergence from a discrete target is infinite: use the value to compare steps
+    of a training, not as a measurement.
 
     Args:
         z: codes, float32, float16, bfloat16 or float64 [N, K], N at least 2, in (-1, 1) such as `torch.tanh(latent)`. (The
             papers' outputs u in (0, 1) are z = 2u - 1.) Computed in float32, or float64 for float64.
         target: int64 class ids [N], or multi-hot rows [N, C] of 0 and 1 in any real or bool dtype. The distance of two sets
             of classes is the mean, over both sets, of the distance from a class to the nearest class of the other set: 0 for
-            equal sets alone, and the class distance for sets of one class. A row without a class is left out of R.
+            equal sets alone, and the class distance for sets of one class. A row without a class is omitted from R.
         class_distance: floating [C, C], symmetric, at least 0, zero diagonal, as from `class_distance(hierarchy, classes)`.
         pair_distance: floating [N, N], at least 0, in place of target and class_distance: semantic distances of the samples
             themselves, for weak supervision (as 1 - cosine of text embeddings). Its diagonal is not used.
-        relational_weight, kl_weight: at least 0; a term of weight 0 costs nothing. D counts per bit, so that one weight suits all
-            K. It asks for codes that have nothing to do with classes: above some 0.03 it costs retrieval dearly.
-        scale: positive. None is, divided by K, the mean of class_distance over all C^2 pairs for class ids, which are taken to be
-            equally frequent, and the mean over the batch's pairs b != b' for multi-hot targets and pair_distance.
-        pair_decay: at least 0; 0 weighs all pairs alike.
+        relational_weight, kl_weight: at least 0; a term of weight 0 is not computed. D is divided by K, so that one weight
+            suits all K. D does not depend on classes: a weight above about 0.03 harms retrieval.
+        scale: positive. None is a mean distance divided by K: for class ids, which are assumed to be equally frequent, the mean
+            of class_distance over all C^2 pairs; for multi-hot targets and pair_distance, the mean over the pairs b != b'.
+        pair_decay: at least 0; 0 gives all pairs the same weight.
         binary_target: floating [M, K], M at least 1: draws from q, without gradient. None draws fair coin flips of +-1 in every
-            call. Another q that suits: `2 * torch.distributions.Beta(0.1, 0.1).sample((M, K)) - 1`, which has a density.
-        draws: M, how many coin flips where there is no binary_target; None for N.
-        distance_floor: at least 1e-15; nearest-neighbour distances below it count as it and have no gradient, so that equal
-            codes and codes on a draw give a finite loss.
-        generator: for the draws, on the device of z; None for torch's global one.
+            call. Another suitable q is `2 * torch.distributions.Beta(0.1, 0.1).sample((M, K)) - 1`, which has a density.
+        draws: M, the number of draws without a binary_target; None is N.
+        distance_floor: at least 1e-15; nearest-neighbour distances below it are replaced by it and have no gradient, so that
+            equal codes, and codes equal to a draw, give a finite loss.
+        generator: generator of the draws, on the device of z; None is the global one of torch.
 
     Returns:
         The loss, a float32 scalar (float64 for float64 z). Memory grows with N^2, not N^2 K. A class id outside [0, C) makes it
@@ -86,6 +85,14 @@ def semantic_hierarchy_loss(
     Raises:
         TypeError, ValueError: for a wrong dtype, shape, device or option, fewer than two rows, a class id outside [0, C), or
             distances that are negative, not finite, not symmetric or not zero on the diagonal.
+
+    Example:
+        >>> import torch
+        >>> import orthohash_triton as oht
+        >>> distance = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+        >>> z = torch.tensor([[1.0, 1.0], [1.0, 1.0], [-1.0, -1.0]])  # Manhattan distances 0 and 4
+        >>> oht.semantic_hierarchy_loss(z, torch.tensor([0, 0, 1]), distance, kl_weight=0.0, scale=0.25)
+        tensor(0.)
     """
     z = checks.tensor(_OP, "z", z, dtypes=_FLOATS, ndim=2, shape="[N, K]")
     if len(z) < 2 or z.shape[1] == 0:
@@ -146,7 +153,7 @@ def _check_supervision(z: Tensor, target: Any, class_distance: Any, pair_distanc
 
 
 def _check_distance(name: str, distance: Any, z: Tensor, rows: int | None) -> Tensor:
-    """A matrix of distances: between the samples, or between classes of any number."""
+    """Return a matrix of distances between the `rows` samples, or between any number of classes (None), or raise."""
     shape = "[C, C]" if rows is None else f"[{rows}, {rows}]"
     distance = checks.tensor(_OP, name, distance, dtypes=_FLOATS, ndim=2, shape=shape)
     if distance.shape[0] != distance.shape[1] or distance.shape[0] != (rows or max(1, distance.shape[0])):
@@ -195,7 +202,7 @@ def _check_target(target: Any, z: Tensor, classes: int) -> Tensor:
 def _semantic(
     z: Tensor, target: Tensor | None, class_distance: Tensor | None, pair_distance: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Distances [N, N] of the samples, which pairs have one (bool [N, N]), and the mean distance of two independent samples."""
+    """Return distances [N, N] of the samples, which pairs have one, bool [N, N], and the mean distance of independent samples."""
     pairs = ~torch.eye(len(z), dtype=torch.bool, device=z.device)
     if target is None or class_distance is None:
         assert pair_distance is not None
@@ -215,7 +222,7 @@ def _semantic(
 
 
 def _label_set_distance(members: Tensor, class_distance: Tensor) -> Tensor:
-    """Distances of sets of classes, bool [N, C] -> [N, N]; something finite for an empty set."""
+    """Return the distances of sets of classes, bool [N, C] -> [N, N]; a finite number for an empty set."""
     classes = len(class_distance)
     step = max(1, _CHUNK // classes**2)
     farthest = class_distance.max()
@@ -228,8 +235,9 @@ def _label_set_distance(members: Tensor, class_distance: Tensor) -> Tensor:
 
 
 def _relational(z: Tensor, distance: Tensor, pairs: Tensor, mean: Tensor, scale: float | None, pair_decay: float) -> Tensor:
+    """Return R, a scalar."""
     factor = mean / z.shape[1] if scale is None else scale
-    # From the smallest distance on: distances in any unit keep their weights, of which only proportions matter.
+    # Subtracting the smallest distance keeps the proportions of the weights, and avoids underflow.
     smallest = distance.where(pairs, torch.inf).amin().nan_to_num(posinf=0.0)
     weights = torch.exp(-pair_decay * (distance - smallest)).where(pairs, 0)
     error = (factor * _manhattan(z) - distance).abs()
@@ -237,12 +245,13 @@ def _relational(z: Tensor, distance: Tensor, pairs: Tensor, mean: Tensor, scale:
 
 
 def _manhattan(z: Tensor) -> Tensor:
-    """|z_b - z_b'|_1 [N, N], in pieces: on a GPU the gradient of cdist(a, b) takes memory for all differences of a and b."""
+    """Return |z_b - z_b'|_1 [N, N], in chunks: the gradient of cdist on a GPU needs memory for all differences of a chunk."""
     step = max(1, _CHUNK // z.numel())
     return torch.cat([torch.cdist(rows, z, p=1) for rows in z.split(step)])
 
 
 def _divergence(z: Tensor, draws: Tensor, floor: float) -> Tensor:
+    """Return D, a scalar."""
     rows, bits = z.shape
     with torch.no_grad():
         to_draw = _distances(z, draws).argmin(dim=1)
@@ -252,17 +261,17 @@ def _divergence(z: Tensor, draws: Tensor, floor: float) -> Tensor:
 
 
 def _distances(a: Tensor, b: Tensor) -> Tensor:
-    """Euclidean [N, M]. By differences: through an inner product near points would all look equally near."""
+    """Return Euclidean distances [N, M], from differences: inner products would cancel for near points."""
     return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def _log_distance(a: Tensor, b: Tensor, floor: float) -> Tensor:
-    """log |a - b| of pairs of rows, at least log(floor), where there is no gradient."""
+    """Return log |a - b| of pairs of rows; it is at least log(floor), and has no gradient there.  [N]"""
     square = (a - b).square().sum(dim=1)
     return square.clamp(min=floor**2).log() / 2
 
 
 def _coin_flips(count: int, z: Tensor, generator: torch.Generator | None) -> Tensor:
-    """+-1 [M, K]."""
+    """Draw random codes of +-1 [M, K]."""
     flips = torch.randint(0, 2, (count, z.shape[1]), generator=generator, device=z.device)
     return 2 * flips.to(z.dtype) - 1

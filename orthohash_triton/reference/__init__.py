@@ -1,4 +1,4 @@
-"""The naive truth of every op, straight from its formula. Tests and benchmarks compare with these."""
+"""A direct implementation of the formula of every op, with which tests and benchmarks compare."""
 
 from .cosine_codebook_loss import cosine_codebook_loss
 from .orthohash_loss import orthohash_loss

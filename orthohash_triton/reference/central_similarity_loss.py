@@ -1,4 +1,4 @@
-"""Binary cross entropy of tanh codes towards the centre of their class, as one would write it by hand.
+"""Binary cross entropy of tanh codes to the centre of their class, written directly from the formula.
 
 CSQ (Yuan et al., CVPR 2020); SHC (Chen et al., TOIS 2025) uses the same loss.
 """
@@ -21,6 +21,7 @@ def central_similarity_loss(
     ignore_index: int = -100,
     reduction: str = "mean",
 ) -> Tensor:
+    """Return the loss; see `orthohash_triton.central_similarity_loss`."""
     centres = codebook.to(u.dtype)
     if target.ndim == 1:
         labelled = target != ignore_index

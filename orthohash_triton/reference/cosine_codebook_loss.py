@@ -1,4 +1,4 @@
-"""Cross entropy of cosine logits against a fixed +-1 codebook, as one would write it by hand.
+"""Cross entropy of cosine logits against a fixed +-1 codebook, written directly from the formula.
 
 OrthoHash (Hoe et al., NeurIPS 2021, arXiv 2109.14449), equation 7 and algorithm 1 of the supplement.
 """
@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SINE_FLOOR = 1e-6  # of sin^2(theta), below which the angular margin takes the derivative of sin(theta) for zero
+SINE_FLOOR = 1e-6  # smallest sin^2(theta); below it the angular margin uses 0 for the derivative of sin(theta)
 
 
 def cosine_codebook_loss(
@@ -25,6 +25,7 @@ def cosine_codebook_loss(
     reduction: str = "mean",
     return_lse: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
+    """Return the loss, or (loss, log-sum-exp); see `orthohash_triton.cosine_codebook_loss`."""
     target = target if target.layout == torch.strided else target.to_dense()
     bits = v.shape[1]
     scale = math.sqrt(bits) if scale is None else scale
@@ -51,7 +52,7 @@ def cosine_codebook_loss(
 
 
 def with_margin(cosine: Tensor, margin: float, margin_type: str) -> Tensor:
-    """What a positive class's cosine becomes: cos(theta) - m, or cos(theta + m) continued by a line where theta + m > pi."""
+    """Return the cosine of a positive class after its margin: cos(theta) - m, or cos(theta + m), with a line past pi."""
     if margin_type == "cosine":
         return cosine - margin
     sine = (1 - cosine.square()).clamp(min=SINE_FLOOR).sqrt()
@@ -61,7 +62,7 @@ def with_margin(cosine: Tensor, margin: float, margin_type: str) -> Tensor:
 
 
 def _unit(v: Tensor) -> Tensor:
-    """v / |v|; a zero row stays zero and gets no gradient."""
+    """Return v / |v|; a zero row stays zero and gets no gradient."""
     square = v.square().sum(1, keepdim=True)
     norm = torch.where(square > 0, square, 1).sqrt()
     return torch.where(square == 0, 0, v / norm)

@@ -1,4 +1,4 @@
-"""Products of Householder reflections, one reflection after the other.
+"""Products of Householder reflections, applied one after the other.
 
 H2Q (Schwengber et al., arXiv 2311.04207): a rotation as H_1 H_2 ... H_M with H_i = I - 2 u_i u_i^T / |u_i|^2.
 """
@@ -11,7 +11,7 @@ def householder_apply(
     x: Tensor,  # [N, K]
     vectors: Tensor,  # [M, K]
 ) -> Tensor:
-    """x H_1 H_2 ... H_M.  [N, K]"""
+    """Return x H_1 H_2 ... H_M.  [N, K]"""
     for vector in vectors.unbind():
         square = vector.square().sum()
         unit = vector / torch.where(square > 0, square, 1).sqrt()  # a zero vector reflects nothing
@@ -20,5 +20,5 @@ def householder_apply(
 
 
 def householder_product(vectors: Tensor) -> Tensor:
-    """H_1 H_2 ... H_M.  [K, K]"""
+    """Return H_1 H_2 ... H_M.  [K, K]"""
     return householder_apply(torch.eye(vectors.shape[1], dtype=vectors.dtype, device=vectors.device), vectors)

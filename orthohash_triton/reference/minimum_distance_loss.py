@@ -1,4 +1,4 @@
-"""Softmax over the cosines to the centres, pairs of one class, and a quantisation term, as one would write it by hand.
+"""The loss of MDS: softmax over cosines to centres, pairs of one class, and a quantisation term, directly from the formula.
 
 MDS (Wang et al., CVPR 2023), as in its released code.
 """
@@ -24,6 +24,7 @@ def minimum_distance_loss(
     quantization: str = "l2",
     ignore_index: int = -100,
 ) -> Tensor:
+    """Return the loss; see `orthohash_triton.minimum_distance_loss`."""
     scale = math.sqrt(u.shape[1]) if scale is None else scale
     y = _multi_hot(target, len(codebook), ignore_index)
     labelled = y.any(1)

@@ -22,5 +22,6 @@ def orthohash_loss(
     eps: float = 1e-5,
     **keywords: Any,
 ) -> Tensor | tuple[Tensor, Tensor]:
+    """Return the loss, or (loss, log-sum-exp); see `orthohash_triton.orthohash_loss`."""
     v = F.batch_norm(latent, running_mean, running_var, bn_weight, bn_bias, training, momentum, eps)
     return cosine_codebook_loss(v, target, codebook, **keywords)

@@ -1,4 +1,4 @@
-"""Weighted pairwise logistic likelihood of continuous codes, as one would write it by hand.
+"""Weighted pairwise logistic likelihood of continuous codes, written directly from the formula.
 
 DHN (Zhu et al., AAAI 2016); DPSH (Li et al., IJCAI 2016); HashNet (Cao et al., ICCV 2017), whose equation 2 has the weights.
 """
@@ -20,9 +20,10 @@ def pairwise_likelihood_loss(
     ignore_index: int = -100,
     reduction: str = "mean",
 ) -> Tensor:
+    """Return the loss; see `orthohash_triton.pairwise_likelihood_loss`."""
     if bank is None or bank_target is None:
         bank, bank_target = z, target
-    if target.ndim == 1:  # whatever stands in ignored rows
+    if target.ndim == 1:  # ignored rows may hold any numbers, also NaN
         z, bank = (x.masked_fill((ids == ignore_index)[:, None], 0) for x, ids in ((z, target), (bank, bank_target)))
     theta = alpha * (z @ bank.T)  # [N, M]
     overlap = overlap_weight(target, bank_target, similarity, theta.dtype)
@@ -49,7 +50,7 @@ def pairwise_likelihood_loss(
 
 
 def overlap_weight(target: Tensor, bank_target: Tensor, similarity: str, dtype: torch.dtype) -> Tensor:
-    """c_ij, 0 where two rows share no class.  [N, M]"""
+    """Return c_ij, 0 where two rows share no class.  [N, M]"""
     if target.ndim == 1:
         same = (target[:, None] == bank_target[None, :]).to(dtype)
         return 4 * same if similarity == "squared_cosine" else same

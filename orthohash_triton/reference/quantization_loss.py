@@ -1,6 +1,6 @@
-"""How far continuous codes are from +-1, as one would write it by hand.
+"""Penalties on the distance of continuous codes to +-1, written directly from the formulas.
 
-"log_cosh" is DHN's (Zhu et al., AAAI 2016); the others are OrthoHash's options (its released code).
+"log_cosh" is from DHN (Zhu et al., AAAI 2016), the others from the released code of OrthoHash.
 """
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def quantization_loss(z: Tensor, kind: str = "log_cosh", *, reduction: str = "mean") -> Tensor:
-    """z [N, K]."""
+    """Return the penalty of z [N, K]; see `orthohash_triton.quantization_loss`."""
     gap = z.abs() - 1  # [N, K]
     if kind == "log_cosh":
         loss = gap.cosh().log().mean(1)

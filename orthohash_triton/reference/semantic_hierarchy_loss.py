@@ -1,4 +1,4 @@
-"""The two terms of SHREWD, as one would write them by hand. The derivation stands in ops/semantic_hierarchy_loss.py."""
+"""The two terms of SHREWD, written directly from the formulas that `ops/semantic_hierarchy_loss.py` derives."""
 
 import math
 
@@ -17,12 +17,13 @@ def semantic_hierarchy_loss(
     pair_decay: float = 2.0,
     distance_floor: float = 1e-3,
 ) -> Tensor:
+    """Return the loss; see `orthohash_triton.semantic_hierarchy_loss`."""
     relational = relational_term(z, distance, scale, pair_decay)
     return relational_weight * relational + kl_weight / z.shape[1] * divergence(z, draws, distance_floor)
 
 
 def relational_term(z: Tensor, distance: Tensor, scale: float, pair_decay: float) -> Tensor:
-    """Sum of w |scale |z_b - z_b'|_1 - d| over all pairs b != b', with w in proportion to exp(-pair_decay d) and of sum 1."""
+    """Return the sum of w |scale |z_b - z_b'|_1 - d| over the pairs b != b', w proportional to exp(-pair_decay d), of sum 1."""
     used = ~torch.eye(len(z), dtype=torch.bool) & ~distance.isnan()
     manhattan = (z[:, None] - z[None]).abs().sum(2)  # [N, N]
     weights = torch.exp(-pair_decay * distance[used])
@@ -30,7 +31,7 @@ def relational_term(z: Tensor, distance: Tensor, scale: float, pair_decay: float
 
 
 def divergence(z: Tensor, draws: Tensor, distance_floor: float) -> Tensor:
-    """Kullback-Leibler divergence, in nats, of what z are draws of from what `draws` are draws of."""
+    """Estimate the Kullback-Leibler divergence, in nats, of the distribution of z from that of `draws`."""
     rows, bits = z.shape
     others = ~torch.eye(rows, dtype=torch.bool)
     to_draws = _distances(z, draws).min(1).values  # the gradient goes to one of several equally near
@@ -40,13 +41,13 @@ def divergence(z: Tensor, draws: Tensor, distance_floor: float) -> Tensor:
 
 
 def _distances(a: Tensor, b: Tensor) -> Tensor:
-    """Euclidean [N, M], with gradient zero at distance zero."""
+    """Return Euclidean distances [N, M], with gradient zero at distance zero."""
     squares = (a[:, None] - b[None]).square().sum(2)
     return torch.where(squares > 0, squares.where(squares > 0, 1).sqrt(), 0)
 
 
 def label_set_distance(target: Tensor, class_distance: Tensor) -> Tensor:
-    """Distances [N, N] of sets of classes, rows of a multi-hot target [N, C]; NaN where a set is empty."""
+    """Return the distances [N, N] of sets of classes, rows of a multi-hot target [N, C]; NaN if a set is empty."""
     sets = [row.nonzero()[:, 0] for row in target]
     distance = class_distance.new_full((len(sets), len(sets)), torch.nan)
     for i, first in enumerate(sets):

@@ -225,9 +225,9 @@ ROTATED_ROWS = [60, 1_000, 2**22]
 def rotations() -> None:
     for bits, rows, dtype in itertools.product(ROTATION_BITS, ROTATED_ROWS, _FLOATS):
         x, matrix = meta(rows, bits, dtype=dtype), meta(bits, bits)
-        householder.apply(x, matrix, torch.empty_like(x))
-        householder.apply(x, matrix.T, torch.empty_like(x))
-        householder.outer(x, x)
+        householder.apply(x, matrix, dtype)
+        householder.apply(x, matrix.T, dtype)
+        householder.outer(x, x, torch.float32)
 
 
 VECTORS = [(1, 7), (20, 64), (4_096, 4_096)]
@@ -285,12 +285,12 @@ LOSS_OPTIONS = [
 
 
 def losses() -> None:
-    for bits, shape, kind, parts, options in itertools.product(LOSS_BITS, LOSS_SHAPES, LOSS_KINDS, (1, 2), LOSS_OPTIONS):
-        run_loss(bits, *shape, kind, parts, *options)
+    for bits, shape, kind, p_terms, options in itertools.product(LOSS_BITS, LOSS_SHAPES, LOSS_KINDS, (1, 2), LOSS_OPTIONS):
+        run_loss(bits, *shape, kind, p_terms, *options)
 
 
 def run_loss(
-    bits: int, rows: int, classes: int, kind: str, parts: int, dtype: torch.dtype, norms: int,
+    bits: int, rows: int, classes: int, kind: str, p_terms: int, dtype: torch.dtype, norms: int,
     angular: bool, label_smoothing: float, need_grad: bool, need_lse_grad: bool,
 ) -> None:  # fmt: skip
     columns = values = None
@@ -304,7 +304,7 @@ def run_loss(
     cosine_codebook_loss.cosine_codebook_loss(
         meta(rows, bits, dtype=dtype), *norm, target, columns, values, codes,
         meta(rows), meta(rows), meta(rows, bits), meta(rows, bits),
-        parts=parts, scale=bits**0.5 / 2, margin=0.2, angular=angular, label_smoothing=label_smoothing, ignore_index=-100,
+        p_terms=p_terms, scale=bits**0.5 / 2, margin=0.2, angular=angular, label_smoothing=label_smoothing, ignore_index=-100,
         need_grad=need_grad, need_lse_grad=need_lse_grad,
     )  # fmt: skip
 
@@ -312,32 +312,32 @@ def run_loss(
 PAIRWISE_BITS = [8, 16, 17, 32, 64, 65, 100, 128, 200, 256, 512, 2_048, 4_096]
 PAIRWISE_KINDS = ["ids", "any", "jaccard", "squared_cosine"]
 PAIRWISE_SHAPES = [(100, 999), (256, 100_000), (1_024, 2**22)]
+PAIRWISE_CLASSES = 70
+PAIRWISE_PASSES = ["loss", "rows", "columns"]
 
 
 def pairwise() -> None:
-    for bits, kind, shape, pass_ in itertools.product(
-        PAIRWISE_BITS, PAIRWISE_KINDS, PAIRWISE_SHAPES, ("loss", "rows", "columns")
-    ):
+    for bits, kind, shape, pass_ in itertools.product(PAIRWISE_BITS, PAIRWISE_KINDS, PAIRWISE_SHAPES, PAIRWISE_PASSES):
         run_pairwise(bits, *shape, kind, pass_)
-    for (rows, _), dtype in itertools.product(PAIRWISE_SHAPES, (torch.float32, torch.bool, torch.int64)):
-        pairwise_likelihood_loss.labels(meta(rows, 70, dtype=dtype))
+    for (rows, columns), dtype in itertools.product(PAIRWISE_SHAPES, (torch.bool, torch.int64)):
+        run_pairwise(64, rows, columns, "any", "rows", dtype)
 
 
-def run_pairwise(bits: int, rows: int, columns: int, kind: str, pass_: str) -> None:
-    """pass_: "loss" alone, with the gradient of the "rows", or the gradient of the "columns"."""
-    pairing = pairwise_likelihood_loss.Pairing(0.5, None, True, "any" if kind == "ids" else kind, -100)
-    sides = meta(rows, bits), _labels(rows, kind), meta(columns, bits), _labels(columns, kind)
+def run_pairwise(bits: int, rows: int, columns: int, kind: str, pass_: str, dtype: torch.dtype = torch.float32) -> None:
+    """pass_: "loss" alone, with the gradient of the "rows", or the gradient of the "columns"; dtype of multi-hot targets."""
+    options: dict[str, Any] = dict(alpha=0.5, positive_weight=None, balanced=True, ignore_index=-100)
+    options["similarity"] = "any" if kind == "ids" else kind
+    z, target = meta(columns, bits), _pairwise_target(columns, kind, dtype)
+    bank, bank_target = meta(rows, bits), _pairwise_target(rows, kind, dtype)
     if pass_ == "columns":
-        pairwise_likelihood_loss.column_gradient(*sides, meta(columns, bits), pairing, meta(3))
+        pairwise_likelihood_loss.column_gradient(z, target, bank, bank_target, meta(columns), meta(3), **options)
     else:
         need_grad = pass_ == "rows"
-        pairwise_likelihood_loss.loss_and_gradient(*sides, pairing, reduction="mean", factor=1.0, need_grad=need_grad)
+        pairwise_likelihood_loss.loss_and_gradient(bank, bank_target, z, target, reduction="mean", need_grad=need_grad, **options)
 
 
-def _labels(rows: int, kind: str) -> pairwise_likelihood_loss.Labels:
-    if kind == "ids":
-        return pairwise_likelihood_loss.Labels(meta(rows, dtype=torch.int64), None, None)
-    return pairwise_likelihood_loss.Labels(None, meta(3, rows, dtype=torch.int32), meta(rows, dtype=torch.int32))
+def _pairwise_target(rows: int, kind: str, dtype: torch.dtype) -> torch.Tensor:
+    return meta(rows, dtype=torch.int64) if kind == "ids" else meta(rows, PAIRWISE_CLASSES, dtype=dtype)
 
 
 FAMILIES = {

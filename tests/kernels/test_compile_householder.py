@@ -37,9 +37,9 @@ def test_every_launch(bits, target):
     def every_launch():
         for rows, dtype in HOW if EVERYTHING else HOW[:1]:
             x = meta(rows, bits, dtype=dtype)
-            kernel.apply(x, matrix, meta(rows, bits, dtype=dtype))
-            kernel.apply(x, matrix.T, meta(rows, bits, dtype=dtype))
-            kernel.outer(x, x)
+            kernel.apply(x, matrix, dtype)
+            kernel.apply(x, matrix.T, dtype)
+            kernel.outer(x, x, torch.float32)
         reflectors, factor = kernel.reflectors(meta(bits, bits))
         kernel.vectors_gradient(reflectors, reflectors, factor, torch.bfloat16)
 
@@ -59,8 +59,7 @@ def test_a_sum_over_many_rows_is_split_to_fill_the_device():
         grids.append(grid)
 
     with launch.executor(record):
-        kernel.outer(meta(100_000, 64), meta(100_000, 64))
-        kernel.outer(meta(64, 64), meta(64, 64))
-        kernel.outer(meta(0, 64), meta(0, 64))
-        kernel.apply(meta(0, 64), meta(64, 64), meta(0, 64))
+        for rows in (100_000, 64, 0):
+            kernel.outer(meta(rows, 64), meta(rows, 64), torch.float32)
+        kernel.apply(meta(0, 64), meta(64, 64), torch.float32)
     assert grids == [(1, 1, 196), (1, 1, 1)]  # 1,563 blocks of rows, 8 a program

@@ -17,7 +17,7 @@ pytest.importorskip("triton")
 from orthohash_triton.kernels import batch_norm
 from orthohash_triton.kernels import cosine_codebook_loss as kernel
 
-from tests.compiled import compile_launches
+from tests.compiled import DEVICES, compile_launches
 
 EVERYTHING = bool(os.environ.get("ORTHOHASH_TEST_ALL"))
 TARGETS = ["sm_80", "sm_90", "sm_100", "gfx942"]
@@ -39,7 +39,7 @@ HOW = {  # latents and their normalisation: how a sweep loads its rows
     "bfloat16, normalised, affine": (torch.bfloat16, 4),
 }
 
-# (bits, kind, parts, classes): the widest of each tile, in the mode with most accumulators, and tiles that once spilled.
+# (bits, kind, p_terms, classes): the widest of each tile, in the mode with most accumulators, and tiles that once spilled.
 REPRESENTATIVE = {
     (8, "dense", 2, FEW), (8, "sparse", 2, MANY), (50, "ids", 2, FEW), (50, "ids", 1, MANY),
     (100, "ids", 2, MANY), (100, "dense", 2, MANY), (300, "ids", 2, MANY),
@@ -53,7 +53,7 @@ def meta(*shape, dtype=torch.float32):
     return torch.empty(shape, dtype=dtype, device="meta")
 
 
-def run_loss(bits, kind, parts, classes, how="bfloat16, normalised, affine", angular=True, backward=True):
+def run_loss(bits, kind, p_terms, classes, how="bfloat16, normalised, affine", angular=True, backward=True):
     rows = 256
     dtype, affine = HOW[how]
     columns = values = None
@@ -67,31 +67,31 @@ def run_loss(bits, kind, parts, classes, how="bfloat16, normalised, affine", ang
     kernel.cosine_codebook_loss(
         meta(rows, bits, dtype=dtype), *norm, target, columns, values, prepared,
         meta(rows), meta(rows), meta(rows, bits), meta(rows, bits),
-        parts=parts, scale=bits**0.5 / 2, margin=0.2, angular=angular, label_smoothing=0.1, ignore_index=-100,
+        p_terms=p_terms, scale=bits**0.5 / 2, margin=0.2, angular=angular, label_smoothing=0.1, ignore_index=-100,
         need_grad=backward, need_lse_grad=backward,
     )  # fmt: skip
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize(("bits", "kind", "parts", "classes"), list(itertools.product(BITS, KINDS, [1, 2], [FEW, MANY])))
-def test_sweep_and_finish(bits, kind, parts, classes, target):
-    if (bits, kind, parts, classes) not in REPRESENTATIVE and not EVERYTHING:
+@pytest.mark.parametrize(("bits", "kind", "p_terms", "classes"), list(itertools.product(BITS, KINDS, [1, 2], [FEW, MANY])))
+def test_sweep_and_finish(bits, kind, p_terms, classes, target):
+    if (bits, kind, p_terms, classes) not in REPRESENTATIVE and not EVERYTHING:
         pytest.skip("ORTHOHASH_TEST_ALL=1 compiles this one too")
 
     def every_launch():
-        run_loss(bits, kind, parts, classes)
+        run_loss(bits, kind, p_terms, classes)
         if EVERYTHING:
             for rest in itertools.product(HOW, [False, True], [False, True]):
-                run_loss(bits, kind, parts, classes, *rest)
+                run_loss(bits, kind, p_terms, classes, *rest)
 
     compiled = compile_launches(target, every_launch)
-    chunked = bits > kernel.SLICE
+    chunked = bits > kernel.MAX_BLOCK_K
     names = {"_halves_kernel", "_dots_kernel", "_sweep_kernel", "_finish_kernel"} if chunked else {"_sweep_kernel"}
     assert {c.kernel for c in compiled} - {"_finish_kernel"} == names - {"_finish_kernel"}
     for c in compiled:
         c.check_budget()
-        pulls = c.kernel == "_sweep_kernel" and (c.constexprs["NEED_PULL"] or not chunked)
-        assert c.contains(TENSOR_CORES[target]) or not (pulls or c.kernel == "_dots_kernel")
+        multiplies = c.kernel == "_sweep_kernel" and (c.constexprs["NEED_GRAD"] or not chunked)
+        assert c.contains(TENSOR_CORES[target]) or not (multiplies or c.kernel == "_dots_kernel")
 
 
 @pytest.mark.parametrize("classes", [FEW, MANY])
@@ -105,8 +105,9 @@ def test_every_launch_of_the_plan_is_compiled_above():
     """The tiles that `plan` picks over all numbers of bits are those of BITS."""
 
     def chosen(bits, classes, kind, arch):
-        plan = kernel.plan(256, classes, bits, kind, True, arch, 108)
-        return plan.rows, plan.classes, plan.bits, plan.chunked, plan.finishes, plan.fits, plan.hoist, plan.warps, plan.stages
+        plan = kernel.plan(256, classes, bits, kind, True, False, DEVICES[arch])
+        tiles = plan.block_m, plan.block_n, plan.block_k, plan.chunked, plan.fuse_epilogue
+        return *tiles, plan.min_blocks_per_sm, plan.hoist, plan.num_warps, plan.num_stages
 
     numbers_of_bits = [*range(1, 70), *range(120, 2049, 8), 129, 257, 513]
     for kind, arch in itertools.product(KINDS, TARGETS):

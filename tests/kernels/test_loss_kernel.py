@@ -5,6 +5,7 @@ import torch
 
 pytest.importorskip("triton")
 
+from orthohash_triton.kernels import _codebook_dots, _codebook_finish, _codebook_sweep, launch
 from orthohash_triton.kernels import cosine_codebook_loss as kernel
 
 from orthohash_triton import reference
@@ -15,15 +16,15 @@ LOSS, LSE, GRAD, LSE_GRAD = range(4)
 
 @pytest.fixture
 def launched(monkeypatch):
-    """(kernel, grid, PARTS) of every launch."""
+    """(kernel, grid, P_TERMS) of every launch."""
     seen = []
 
     def recording(jitted, grid, *args, **constexprs):
-        seen.append((jitted.fn.__name__, grid, constexprs.get("PARTS")))
-        real(jitted, grid, *args, **constexprs)
+        seen.append((jitted.fn.__name__, grid, constexprs.get("P_TERMS")))
+        launch.launch(jitted, grid, *args, **constexprs)
 
-    real = kernel.launch
-    monkeypatch.setattr(kernel, "launch", recording)
+    for module in (_codebook_dots, _codebook_sweep, _codebook_finish):
+        monkeypatch.setattr(module, "launch", recording)
     return seen
 
 
@@ -45,7 +46,7 @@ def problem(rows, classes, bits, kind, device):
     return v.to(device), target.to(device), codebook.to(device)
 
 
-def run(v, target, codebook, *, sparse=False, parts=2, scale=None, margin=0.2, margin_type="cosine", label_smoothing=0.0):
+def run(v, target, codebook, *, sparse=False, p_terms=2, scale=None, margin=0.2, margin_type="cosine", label_smoothing=0.0):
     """loss [N], lse [N] and their gradients [N, K] by the launcher."""
     columns = values = None
     if sparse:
@@ -58,7 +59,7 @@ def run(v, target, codebook, *, sparse=False, parts=2, scale=None, margin=0.2, m
     out = [torch.empty(shape, device=v.device) for shape in [(len(v),), (len(v),), v.shape, v.shape]]
     kernel.cosine_codebook_loss(
         v, None, None, None, None, target, columns, values, kernel.prepare(codebook), *out,
-        parts=parts, scale=v.shape[1] ** 0.5 if scale is None else scale, margin=margin, angular=margin_type == "angular",
+        p_terms=p_terms, scale=v.shape[1] ** 0.5 if scale is None else scale, margin=margin, angular=margin_type == "angular",
         label_smoothing=label_smoothing, ignore_index=-100, need_grad=True, need_lse_grad=True,
     )  # fmt: skip
     return out
@@ -111,7 +112,8 @@ def test_columns_that_make_no_row_are_nan_and_harm_no_other(columns, device):
     out = [torch.empty(shape, device=device) for shape in [(3,), (3,), v.shape, v.shape]]
     kernel.cosine_codebook_loss(
         v, None, None, None, None, starts, columns, torch.ones(4, device=device), kernel.prepare(codebook), *out,
-        parts=2, scale=4.0, margin=0.2, angular=False, label_smoothing=0.0, ignore_index=-100, need_grad=True, need_lse_grad=True,
+        p_terms=2, scale=4.0, margin=0.2, angular=False, label_smoothing=0.0, ignore_index=-100,
+        need_grad=True, need_lse_grad=True,
     )  # fmt: skip
     by_id = run(v, torch.tensor([5, 0, 7], device=device), codebook)
     assert out[LOSS].isnan().tolist() == [False, True, False]
@@ -124,7 +126,7 @@ def test_columns_that_make_no_row_are_nan_and_harm_no_other(columns, device):
 @pytest.mark.parametrize(("bits", "kind"), [(600, "dense"), (1024, "ids"), (2048, "sparse")])
 def test_chunks_of_classes(bits, kind, device, launched, monkeypatch):
     monkeypatch.setattr(kernel, "SCRATCH", 0)
-    monkeypatch.setattr(kernel, "FEWEST_CLASSES", 128)
+    monkeypatch.setattr(kernel, "MIN_CHUNK", 128)
     v, target, codebook = problem(3, 300, bits, "ids" if kind == "ids" else "dense", device)
     found = run(v, target, codebook, sparse=kind == "sparse", **OPTIONS)
     exact, eager = (truth(v, target, codebook, dtype, **OPTIONS) for dtype in (torch.float64, torch.float32))
@@ -137,11 +139,11 @@ def test_chunks_of_classes(bits, kind, device, launched, monkeypatch):
 def test_precision_high(bits, kind, device, launched):
     v, target, codebook = problem(5, 330, bits, "ids" if kind == "ids" else "dense", device)
     keywords = dict(scale=bits**0.5 / 4, label_smoothing=0.1)
-    found = run(v, target, codebook, sparse=kind == "sparse", parts=1, **keywords)
+    found = run(v, target, codebook, sparse=kind == "sparse", p_terms=1, **keywords)
     exact = truth(v, target, codebook, **keywords)
     check(found[:LSE_GRAD], exact[:LSE_GRAD], 1e-4)
     check(found[LSE_GRAD:], exact[LSE_GRAD:], 5e-4)  # the mean code alone: +-1 cancels in it
-    assert {parts for name, _, parts in launched if name == "_sweep_kernel"} == {1}
+    assert {p_terms for name, _, p_terms in launched if name == "_sweep_kernel"} == {1}
     assert (found[LSE].double() - exact[LSE]).abs().max() > 0
 
 
@@ -153,7 +155,7 @@ def test_precision_high_where_few_classes_hold_the_sum(bits, device):
         codebook[100 + row : 115 + row : 5] = codebook[ids[row]]
         codebook[100 + row : 115 + row : 5, row] *= -1
     v = codebook[ids] + 0.1 * torch.randn(5, bits, device=device)
-    found = run(v, ids, codebook, parts=1, scale=20.0, margin=0.0)
+    found = run(v, ids, codebook, p_terms=1, scale=20.0, margin=0.0)
     check(found, truth(v, ids, codebook, scale=20.0, margin=0.0), 1e-4)
 
 

@@ -9,6 +9,7 @@ pytest.importorskip("triton")
 
 from orthohash_triton.kernels import cosine_codebook_loss as kernel
 from orthohash_triton.kernels import launch
+from orthohash_triton.kernels._device import A100
 
 
 def tensors(rows, classes, bits, kind, device):
@@ -27,9 +28,9 @@ def tensors(rows, classes, bits, kind, device):
     return empty(rows, bits), None, None, None, None, target, columns, values, codes, *outputs
 
 
-def run(arguments, parts=2):
+def run(arguments, p_terms=2):
     kernel.cosine_codebook_loss(
-        *arguments, parts=parts, scale=8.0, margin=0.2, angular=False, label_smoothing=0.0, ignore_index=-100,
+        *arguments, p_terms=p_terms, scale=8.0, margin=0.2, angular=False, label_smoothing=0.0, ignore_index=-100,
         need_grad=True, need_lse_grad=False,
     )  # fmt: skip
 
@@ -39,10 +40,10 @@ def bytes_of(*values):
 
 
 @pytest.mark.parametrize("kind", ["ids", "sparse"])
-@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("p_terms", [1, 2])
 @pytest.mark.parametrize("bits", [64, 512, 2048])
 @pytest.mark.parametrize("rows", [64, 1024])
-def test_scratch_does_not_grow_with_the_classes(rows, bits, parts, kind, monkeypatch):
+def test_scratch_does_not_grow_with_the_classes(rows, bits, p_terms, kind, monkeypatch):
     arguments = tensors(rows, 1_000_000, bits, kind, "meta")
     allocated = []
     allocate = torch.empty
@@ -54,9 +55,9 @@ def test_scratch_does_not_grow_with_the_classes(rows, bits, parts, kind, monkeyp
 
     monkeypatch.setattr(kernel.torch, "empty", counting)
     with launch.executor(lambda *_, **__: None):
-        run(arguments, parts)
-    tiles = kernel.plan(rows, 1_000_000, bits, kind, True, "sm_80", 108)
-    partials = tiles.splits * rows * (bits + 2 * tiles.slices) * 4
+        run(arguments, p_terms)
+    tiles = kernel.plan(rows, 1_000_000, bits, kind, True, True, A100)
+    partials = tiles.splits * rows * (bits + 2 * tiles.k_blocks) * 4
     chunk = rows * (tiles.chunk * 4 + bits * 4) if tiles.chunked else 0
     assert sum(allocated) == partials + chunk
     assert chunk <= max(4 * kernel.SCRATCH, 8 * rows * bits) + 4 * rows * bits
@@ -79,11 +80,11 @@ def test_loads_and_stores_are_inputs_outputs_and_partials(rows, processors, devi
         pytest.skip("needs an executor that counts loads and stores")
     arguments = tensors(rows, classes, bits, "ids", "cpu")
     arguments[0].normal_()
-    monkeypatch.setattr(kernel, "multiprocessor_count", lambda _: processors)
+    gpu = A100._replace(multiprocessors=processors)
     monkeypatch.setattr(kernel, "FEW_CLASSES", 256 if processors else classes)
-    tiles = kernel.plan(rows, classes, bits, "ids", True, "sm_80", processors)
-    splits, row_blocks = tiles.splits, math.ceil(rows / tiles.rows)
-    with launch.executor(counting):
+    tiles = kernel.plan(rows, classes, bits, "ids", True, True, gpu)
+    splits, row_blocks = tiles.splits, math.ceil(rows / tiles.block_m)
+    with launch.executor(counting, gpu):
         run(arguments)
     if not all(hasattr(stats, "get") for stats in counts.values()) or not counts:
         pytest.skip("needs an executor that counts loads and stores")

@@ -1,0 +1,76 @@
+"""Device functions that the kernels of the codebook loss share: normalised rows, codes of classes, the margin.
+
+Shapes use N rows, C classes and K bits. BLOCK_M rows, BLOCK_N classes and BLOCK_K bits are processed at once.
+"""
+
+import triton
+import triton.language as tl
+
+ROW_SCALE = tl.constexpr(256.0)  # |v^| <= 1, so this keeps the low half of a number a normal fp16 number
+SINE_FLOOR = tl.constexpr(1e-6)  # smallest sin^2(theta) with a slope; the reference uses the same
+
+
+@triton.jit
+def load_unit_rows(v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, row, bit, in_rows, n_bits, HAS_NORM: tl.constexpr):
+    """Load whole rows, batch-normalised if HAS_NORM; return v^ = v / |v| [BLOCK_M, BLOCK_K] and 1 / |v| [BLOCK_M].
+
+    Both are zero outside the input.
+    """
+    v = load_rows(v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, row, bit, in_rows, n_bits, HAS_NORM)
+    inverse_norm = inverse_root(tl.sum(v * v, 1))
+    return v * inverse_norm[:, None], inverse_norm
+
+
+@triton.jit
+def load_rows(v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, row, bit, in_rows, n_bits, HAS_NORM: tl.constexpr):
+    """Load some bits of some rows in float32, batch-normalised if HAS_NORM; zero outside the input.  [BLOCK_M, bits]"""
+    in_bits = bit < n_bits
+    inside = in_rows[:, None] & in_bits[None, :]
+    v = tl.load(v_ptr + row[:, None] * n_bits + bit[None, :], mask=inside, other=0.0).to(tl.float32)
+    if HAS_NORM:
+        mean = tl.load(mean_ptr + bit, mask=in_bits, other=0.0).to(tl.float32)
+        factor = tl.load(rstd_ptr + bit, mask=in_bits, other=0.0).to(tl.float32)
+        if weight_ptr is not None:
+            factor *= tl.load(weight_ptr + bit, mask=in_bits, other=0.0).to(tl.float32)
+        v = (v - mean[None, :]) * factor[None, :]
+        if bias_ptr is not None:
+            v += tl.load(bias_ptr + bit, mask=in_bits, other=0.0).to(tl.float32)[None, :]
+        v = tl.where(inside, v, 0.0)
+    return v
+
+
+@triton.jit
+def inverse_root(square):
+    """Return 1 / sqrt(square), and 0 for 0: a zero row has neither a direction nor a gradient."""
+    return tl.where(square == 0.0, 0.0, 1.0 / tl.sqrt(square))
+
+
+@triton.jit
+def load_codes(words_ptr, c, in_classes, first_bit, WORDS: tl.constexpr, BLOCK_N: tl.constexpr, TILE_K: tl.constexpr):
+    """Unpack TILE_K bits, starting at first_bit, of the codes of classes c to +-1 in fp16.  [BLOCK_N, TILE_K]"""
+    TILE_WORDS: tl.constexpr = (TILE_K + 31) // 32
+    word = first_bit // 32 + tl.arange(0, TILE_WORDS)
+    inside = in_classes[:, None] & (word < WORDS)[None, :]
+    packed = tl.load(words_ptr + c.to(tl.int64)[:, None] * WORDS + word[None, :], mask=inside, other=0)  # [BLOCK_N, TILE_WORDS]
+    PER_WORD: tl.constexpr = TILE_K // TILE_WORDS
+    # Placing the bit in the sign of fp16's 1.0 is cheaper than a conversion from an integer.
+    bit = (packed[:, :, None] >> tl.arange(0, PER_WORD)[None, None, :]) << 15
+    return tl.reshape(((bit & 0x8000) ^ 0xBC00).to(tl.int16).to(tl.float16, bitcast=True), (BLOCK_N, TILE_K))
+
+
+@triton.jit
+def apply_margin(cosine, margin, cos_margin, sin_margin, past_pi_cosine, ANGULAR: tl.constexpr):
+    """Return the cosine of a positive class after its margin, and the slope d shifted / d cosine.
+
+    The additive margin gives cos(theta) - margin. The angular one gives cos(theta + margin), continued by a straight line where
+    theta + margin exceeds pi, which is where the cosine is below past_pi_cosine = cos(pi - margin).
+    """
+    if ANGULAR:
+        square = 1.0 - cosine * cosine
+        sine = tl.sqrt(tl.maximum(square, SINE_FLOOR))
+        slope = cos_margin + tl.where(square > SINE_FLOOR, sin_margin * cosine / sine, 0.0)
+        past_pi = cosine < past_pi_cosine
+        shifted = tl.where(past_pi, cosine - margin * sin_margin, cosine * cos_margin - sine * sin_margin)
+        return shifted, tl.where(past_pi, 1.0, slope)
+    else:
+        return cosine - margin, tl.full(cosine.shape, 1.0, tl.float32)

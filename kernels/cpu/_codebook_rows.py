@@ -1,0 +1,101 @@
+"""Compiled loops over the rows of the codebook loss: normalisation, margin, and the end of a row with a dense target."""
+
+import math
+
+import numpy as np
+
+from ._compiler import compiler
+
+SINE_FLOOR = 1e-6  # smallest sin^2(theta) with a slope; the reference uses the same
+TINY_SUM = 1e-25  # a sum of exponentials below this has lost digits to underflow
+
+# Sums may be reordered, which vectorises them; NaN and infinity keep their meaning.
+compiled = compiler(fastmath={"reassoc", "contract", "nsz"})
+
+
+@compiled
+def margin_of(cosine, margin, angular):
+    """Return the cosine of a positive class after its margin, and the slope d shifted / d cosine."""
+    if not angular:
+        return cosine - margin, 1.0
+    if cosine < math.cos(math.pi - margin):
+        return cosine - margin * math.sin(math.pi - margin), 1.0
+    square = 1.0 - cosine * cosine
+    sine = math.sqrt(max(square, SINE_FLOOR))
+    slope = math.cos(margin)
+    if square > SINE_FLOOR:
+        slope += math.sin(margin) * cosine / sine
+    return cosine * math.cos(margin) - sine * math.sin(margin), slope
+
+
+@compiled
+def fill_margin(margin, angular, cosine, shifted, slope):
+    """Apply `margin_of` to every cosine."""
+    for i in range(cosine.size):
+        shifted[i], slope[i] = margin_of(cosine[i], margin, angular)
+
+
+@compiled
+def extend_rows(v, step, inverse_norm, extended):
+    """Fill 1 / |v| [N], 0 for a zero row, and `Rows.extended` [N, K + 1]."""
+    count, bits = v.shape
+    for n in range(count):
+        square = v.dtype.type(0)
+        for k in range(bits):
+            square += v[n, k] * v[n, k]
+        inverse_norm[n] = 0.0 if square == 0 else 1.0 / np.sqrt(square)
+        bound = v.dtype.type(0)
+        for k in range(bits):
+            extended[n, k] = v.dtype.type(step) * inverse_norm[n] * v[n, k]
+            bound += abs(extended[n, k])
+        extended[n, bits] = -bound
+
+
+@compiled
+def expand(codebook, first, codes):
+    """Fill [codes, 1] of the classes from `first` on."""
+    count, width = codes.shape
+    for i in range(count):
+        for k in range(width - 1):
+            codes[i, k] = codebook[first + i, k]
+        codes[i, width - 1] = 1
+
+
+@compiled
+def finish_dense(
+    step, share, extended, inverse_norm, labelled, target_logit, total, target_sums, sums, loss, lse, grad, lse_grad
+):
+    """Fill the result; the first K columns of `target_sums` are sum_c q_c z'_c o_c."""
+    bits = extended.shape[1] - 1
+    sum_of_losses = 0.0
+    any_lost = False
+    for n in range(len(loss)):
+        above_bound = math.log(total[n])
+        lse[n] = above_bound - extended[n, bits]
+        loss[n] = above_bound - target_logit[n] if labelled[n] else 0.0
+        sum_of_losses += loss[n]
+        any_lost |= total[n] < TINY_SUM
+        if len(grad):
+            for k in range(bits):
+                grad[n, k] = sums[n, k] / total[n] - target_sums[n, k]
+            through_norm(grad[n], extended[n], step, inverse_norm[n], labelled[n], share)
+        if len(lse_grad):
+            for k in range(bits):
+                lse_grad[n, k] = sums[n, k] / total[n]
+            through_norm(lse_grad[n], extended[n], step, inverse_norm[n], True, 1.0)
+    return sum_of_losses, any_lost
+
+
+@compiled
+def through_norm(gradient, extended, step, inverse_norm, labelled, share):
+    """Turn the gradient with respect to v^, without its factor `step`, into `share` times that with respect to v, in place."""
+    if not labelled:
+        gradient[:] = 0
+        return
+    along = gradient.dtype.type(0)
+    for k in range(gradient.size):
+        along += gradient[k] * extended[k]
+    factor = gradient.dtype.type(step * share) * inverse_norm
+    along = along * gradient.dtype.type(share / step) * inverse_norm  # extended is step v^
+    for k in range(gradient.size):
+        gradient[k] = factor * gradient[k] - along * extended[k]
