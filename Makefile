@@ -5,7 +5,7 @@ PYTHON ?= python3
 # A folder with the PTX emulator `ptxemu`: when named, the kernel tests also run as compiled PTX.
 PTXEMU ?=
 
-# Options of tools/compile_matrix.py: MATRIX=--pairs compiles a few hundred configurations a GPU instead of all.
+# Further options of tools/compile_matrix.py, such as MATRIX="--targets sm_90 --kernels _sweep_kernel".
 MATRIX ?=
 # The oldest, which PyTorch 2.10 and 2.11 bring, and the newest.
 TRITONS := 3.6.0 3.9.0
@@ -13,7 +13,7 @@ TRITONS := 3.6.0 3.9.0
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: setup demo test docs lint test-cpu test-interpreter test-ptx test-gpu bench clean compile-matrix compat sanitize gpu-report
+.PHONY: setup demo test docs lint test-cpu test-interpreter test-ptx test-gpu bench clean compile-matrix compile-matrix-all compat sanitize gpu-report
 
 setup: .venv/installed
 
@@ -50,7 +50,12 @@ test-gpu: setup
 	  { echo 'PyTorch sees no GPU here: make test runs the kernels without one'; exit 1; }
 	$(PYTEST) -m gpu
 
+# A few hundred configurations per GPU, which show any two choices of a launcher together; under an hour on two cores.
 compile-matrix: setup
+	$(BIN)/python -m tools.compile_matrix --pairs --report bench/results/compile_matrix_pairs.json $(MATRIX)
+
+# Every configuration.
+compile-matrix-all: setup
 	$(BIN)/python -m tools.compile_matrix --report bench/results/compile_matrix.json $(MATRIX)
 
 # Each Triton in an environment of its own; what PyTorch pins does not matter, for nothing runs.

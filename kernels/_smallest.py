@@ -14,7 +14,7 @@ from .launch import launch
 
 HELD = 4096  # values that a program holds in registers
 ORDERED = 1024  # the largest k whose answer one program puts in order
-_VALUES_A_WARP = 512
+_VALUES_PER_WARP = 512
 _MISSING_DISTANCE = tl.constexpr(2**31 - 1)
 _MISSING_ID = tl.constexpr(-1)
 
@@ -34,7 +34,7 @@ def candidates(values: Tensor, largest: int, k: int) -> Tensor:
         parts = cdiv(values.shape[1], HELD)
         fewer = values.new_empty(values.shape[0], parts * k, dtype=torch.int64)
         launch(_candidates, (values.shape[0] * parts,), values, fewer, values.shape[1], k, parts, LARGEST=largest, BLOCK=HELD,
-               num_warps=HELD // _VALUES_A_WARP)  # fmt: skip
+               num_warps=HELD // _VALUES_PER_WARP)  # fmt: skip
         values = fewer
     return values
 
@@ -51,7 +51,7 @@ def first_smallest(values: Tensor, largest: int, places: Tensor, smallest: Tenso
     any k: every row is one program's, which reads it again for each halving.
     """
     launch(_first_smallest, (values.shape[0],), values, places, smallest, values.shape[1], places.shape[1],
-           LARGEST=largest, BLOCK=HELD, num_warps=HELD // _VALUES_A_WARP)  # fmt: skip
+           LARGEST=largest, BLOCK=HELD, num_warps=HELD // _VALUES_PER_WARP)  # fmt: skip
 
 
 def nearest_first(
@@ -68,10 +68,10 @@ def nearest_first(
            SPAN=span, K=next_power_of_2(k), BLOCK=block, num_warps=warps)  # fmt: skip
 
 
-def block_of(count: int, k: int) -> tuple[int, int]:
-    """How many values a program holds for a row of `count` candidates, and its warps."""
-    block = max(next_power_of_2(count), next_power_of_2(k), _VALUES_A_WARP)
-    return block, block // _VALUES_A_WARP
+def block_of(count: int, k: int, *, least: int = 0) -> tuple[int, int]:
+    """Return how many values, at least `least`, a program holds for a row of `count` candidates, and its number of warps."""
+    block = max(next_power_of_2(count), next_power_of_2(k), _VALUES_PER_WARP, least)
+    return block, block // _VALUES_PER_WARP
 
 
 @triton.jit

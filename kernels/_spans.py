@@ -15,7 +15,7 @@ from ._sizes import cdiv, next_power_of_2
 from ._smallest import block_of, first_of, held, kept
 from .launch import launch
 
-_MOST_SLOTS = 1024  # chosen spans of a program
+_SLOTS = (32, 128, 1024)  # room for the chosen spans of a program
 # Where NVIDIA's compiler aims at 64 or 72 registers and spills a few bytes: (family, warps) -> (most words of a code for which
 # this happens, min_blocks_per_sm that prevents it).
 _TIGHT: dict[tuple[Family, int], tuple[int, int]] = {("sm_86", 2): (4, 8), ("sm_90", 8): (1, 3), ("sm_100", 8): (1, 3)}
@@ -59,15 +59,17 @@ def span_distances(
     """
     words, k = gallery.shape[1], chosen.shape[1]
     count = nearest.shape[1] if nearest is not None else 0
-    block, warps = block_of(count, k) if nearest is not None else (0, 4)
+    block, warps = block_of(count, k, least=1024) if nearest is not None else (0, 4)
     device = device_of(gallery.device)
     parts = cdiv(32 * device.multiprocessors, warps * queries.shape[0])
-    slots = min(next_power_of_2(cdiv(k, parts)), _MOST_SLOTS)
+    rows = warps * rows_in_flight(words, device.warp_size)
+    # A program takes as many spans as fill its first step of rows.
+    slots = max(min(next_power_of_2(cdiv(k, parts)), max(_SLOTS)), rows * group_of(words) // span)
     parts = cdiv(k, slots)
-    rows = min(warps * rows_in_flight(words, device.warp_size), slots * span // group_of(words))
     most_words, min_blocks = _TIGHT.get((device.family, warps), (0, None))
     launch(_span_distances, (queries.shape[0] * parts,), queries, gallery, mask, nearest, chosen, distances, gallery.shape[0],
-           count, k, parts, WORDS=words, GROUP=group_of(words), ROWS=rows, SPAN=span, SLOTS=slots, BLOCK=block,
+           count, k, parts, slots, WORDS=words, GROUP=group_of(words), ROWS=rows, SPAN=span,
+           SLOTS=min(room for room in _SLOTS if room >= slots), BLOCK=block,
            SLOW_POPCOUNT=device.backend == "cuda", num_warps=warps,
            min_blocks_per_sm=min_blocks if words <= most_words else None)  # fmt: skip
 
@@ -165,24 +167,26 @@ def _nearest_by_dot(queries, gallery, mask, nearest, query_count, gallery_count,
             best = tl.full([ROWS, BLOCK_Q], 32 * WORDS + 1, tl.int32)
 
 
-@triton.jit(do_not_specialize=["gallery_count", "nearest_count", "k", "parts"])
-def _span_distances(queries, gallery, mask, nearest, chosen, distances, gallery_count, nearest_count, k, parts,
+@triton.jit(do_not_specialize=["gallery_count", "nearest_count", "k", "parts", "slots"])
+def _span_distances(queries, gallery, mask, nearest, chosen, distances, gallery_count, nearest_count, k, parts, slots,
                     WORDS: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, SPAN: tl.constexpr, SLOTS: tl.constexpr,
                     BLOCK: tl.constexpr, SLOW_POPCOUNT: tl.constexpr):  # fmt: skip
     query = (tl.program_id(0) // parts).to(tl.int64)
     query_words = query_words_of(queries, query, query + 1, WORDS, 1)
-    first_slot = tl.program_id(0) % parts * SLOTS
+    first_slot = tl.program_id(0) % parts * slots
     slot = first_slot + tl.arange(0, SLOTS)
+    end_slot = tl.minimum(first_slot + slots, k)
     if nearest is not None:
         value, place = held(nearest, query, 0, nearest_count, 32 * WORDS + 1, BLOCK)
         _, upto = kept(value, k, 32 * WORDS + 1)
         spans = tl.gather(place, first_of(upto, tl.minimum(slot + 1, k), BLOCK), axis=0)
-        tl.store(chosen + (query * k + slot), spans, mask=slot < k)
+        tl.store(chosen + (query * k + slot), spans, mask=slot < end_slot)
+        spans = tl.where(slot < end_slot, spans, 0)
     else:
-        spans = tl.load(chosen + (query * k + slot), mask=slot < k, other=0)
+        spans = tl.load(chosen + (query * k + slot), mask=slot < end_slot, other=0)
 
     target = distances + (query * k + first_slot) * SPAN
-    live = tl.minimum(k - first_slot, SLOTS) * SPAN
+    live = (end_slot - first_slot) * SPAN
     whole = (tl.max(spans, axis=0) + 1).to(tl.int64) * SPAN <= gallery_count
     for first in range(0, live, ROWS * GROUP):
         within = first + tl.arange(0, ROWS) * GROUP

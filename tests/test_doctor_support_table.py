@@ -24,9 +24,11 @@ def run(target: str = "sm_90", *, selftest: bool = True, passed: int = 3) -> dic
     }
 
 
-def counts(configurations: int, passed: int, *, slower: int = 0, of: str | None = None) -> dict:
+def counts(configurations: int, passed: int, *, slower: int = 0, old: tuple[str, ...] = ()) -> dict:
+    """The sums of a target; the families `old` were compiled from other sources than now."""
     sums = {"configurations": configurations, "passed": passed, "slower": slower}
-    return {"date": "2026-01-01", "sources": of or sources(), **sums}
+    families = {name: {"sources": "0123" if name in old else digits} for name, digits in sources().items()}
+    return {"date": "2026-01-01", "families": families, **sums}
 
 
 MATRIX = {"triton": "3.9.0", "part": None, "kernels": "", "pairs": False, "targets": {"sm_80": counts(1200, 1199)}}
@@ -68,26 +70,69 @@ def test_pairs_add_nothing_to_the_whole() -> None:
     assert tool.table([MATRIX | {"pairs": True, "targets": other}, MATRIX], [run()]) == tool.table([MATRIX], [run()])
 
 
+def test_pairs_of_the_present_kernels_say_more_than_all_of_earlier_ones() -> None:
+    old = MATRIX | {"targets": {"sm_80": counts(1200, 1199, old=tuple(sources()))}}
+    new = MATRIX | {"pairs": True, "targets": {"sm_80": counts(12, 12)}}
+    assert row(tool.table([old, new], []), "NVIDIA sm_80")[1] == "Triton 3.9.0: 12 of 12 pairs of choices"
+
+
 def test_what_is_slower_and_what_is_old_is_said() -> None:
-    targets = {"sm_86": counts(12, 10, slower=2), "sm_89": counts(12, 11, of="0123")}
+    every = tuple(sources())
+    targets = {"sm_86": counts(12, 10, slower=2), "sm_89": counts(12, 11, old=every), "sm_90": counts(12, 12, old=every[:2])}
+    targets["sm_100"] = {name: value for name, value in counts(12, 12).items() if name != "families"}  # an older report
     text = tool.table([MATRIX | {"targets": targets}], [])
     assert row(text, "NVIDIA sm_86")[1] == "Triton 3.9.0: 10 of 12 configurations, 2 slower"
     assert row(text, "NVIDIA sm_89")[1] == "Triton 3.9.0: 11 of 12 configurations (earlier kernels)"
+    old = ", ".join(sorted(every[:2]))
+    assert row(text, "NVIDIA sm_90")[1] == f"Triton 3.9.0: 12 of 12 configurations (earlier kernels: {old})"
+    assert row(text, "NVIDIA sm_100")[1] == "Triton 3.9.0: 12 of 12 configurations (earlier kernels)"
 
 
-def test_sources_are_told_apart_by_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (*compile_matrix.CHECKS, compile_matrix.CONFIGURATIONS, "kernels/a.py"):
+def test_sources_change_with_the_code_of_one_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(name: str, text: str) -> None:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("x = 1\n")
+        (tmp_path / name).write_text(text)
+
+    configurations = """
+from orthohash_triton.kernels import a, b
+SIZES = [1]
+def _ends_of_ranges(): ...
+def pairs(): ...
+def first(): a.a(SIZES)
+def second(): b.b()
+FAMILIES = {"training": [first], "search": [second]}
+"""
+    for name in compile_matrix.CHECKS:
+        write(name, "x = 1\n")
+    write(compile_matrix.CONFIGURATIONS, configurations)
+    write("kernels/a.py", "from ._shared import y\nx = 1\n")
+    write("kernels/b.py", "x = 1\n")
+    write("kernels/_shared.py", "y = 1\n")
     monkeypatch.setattr(compile_matrix, "ROOT", tmp_path)
     before = sources()
-    (tmp_path / "kernels/a.py").write_text('"""Words."""\n\nx = 1  # one\n')
-    assert sources() == before
-    (tmp_path / "kernels/a.py").write_text("x = 2\n")
-    assert sources() != before
-    (tmp_path / "kernels/a.py").write_text("x = 1\n")
-    (tmp_path / "kernels/b.py").write_text("y = None\n")
-    assert sources() != before
+    assert list(before) == ["first", "second"]
+
+    def changed() -> set[str]:
+        now = sources()
+        return {name for name in now if now[name] != before.get(name)}
+
+    write("kernels/a.py", '"""Words."""\n\nfrom ._shared import y\nx = 1  # one\n')
+    assert changed() == set()
+    write("kernels/_shared.py", "y = 2\n")
+    assert changed() == {"first"}
+    write("kernels/_shared.py", "y = 1\n")
+    write("kernels/b.py", "x = 2\n")
+    assert changed() == {"second"}
+    write("kernels/b.py", "x = 1\n")
+    write(compile_matrix.CONFIGURATIONS, configurations.replace("[1]", "[2]"))
+    assert changed() == {"first"}
+    third = configurations.replace("second]}", "second, third]}") + "from orthohash_triton.kernels import c\ndef third(): c.c()\n"
+    write(compile_matrix.CONFIGURATIONS, third)
+    write("kernels/c.py", "x = 1\n")
+    assert changed() == {"third"}
+    write(compile_matrix.CONFIGURATIONS, configurations)
+    write(compile_matrix.CHECKS[0], "x = 2\n")
+    assert changed() == {"first", "second"}
 
 
 def test_a_quick_report_is_refused() -> None:

@@ -1,6 +1,7 @@
 """Compile every kernel, in every configuration that a launcher can choose, for every GPU, and check what comes out.
 
-    python -m tools.compile_matrix                                   # or: make compile-matrix
+    python -m tools.compile_matrix --pairs                           # or: make compile-matrix
+    python -m tools.compile_matrix                                   # every configuration; or: make compile-matrix-all
     python -m tools.compile_matrix --targets sm_90,gfx942 --part training --jobs 2
     python -m tools.compile_matrix --pairs --kernels _sweep_kernel
     python -m tools.compile_matrix --pairs --allow-slower            # with another Triton: make compat MATRIX=--pairs
@@ -48,6 +49,7 @@ class Job(NamedTuple):
     key: str
     target: str
     launch: Any  # tests.compiled.Launch
+    family: str = ""  # the function of tests/kernels/configurations.py that lists it
 
 
 class Verdict(Enum):
@@ -142,7 +144,7 @@ def all_jobs(options: argparse.Namespace, targets: Sequence[str]) -> list[Job]:
 
 
 def _jobs_of(target: str, part: str | None, kernels: str, only_pairs: bool) -> list[Job]:
-    from tests.kernels.configurations import KERNELS, launches, pairs
+    from tests.kernels.configurations import KERNELS, launches_by_family, pairs
 
     for module in KERNELS:  # a line more above a kernel makes no other code
         for kernel in vars(module).values():
@@ -150,13 +152,15 @@ def _jobs_of(target: str, part: str | None, kernels: str, only_pairs: bool) -> l
                 kernel.starting_line_number = 1
     version = importlib.metadata.version("triton")
     checks = hashlib.sha256("".join(ast.dump(ast.parse((ROOT / name).read_text())) for name in CHECKS).encode()).hexdigest()
-    found = launches(target, part)
+    by_family = launches_by_family(target, part)
+    family_of = {launch.key: family for family, found in by_family.items() for launch in found}
+    listed = list(itertools.chain.from_iterable(by_family.values()))
     jobs = []
-    for launch in pairs(found) if only_pairs else found:
+    for launch in pairs(listed) if only_pairs else listed:
         if re.search(kernels, launch.kernel):
             sizes = sorted(launch.sizes)
             parts = (version, target, checks, launch.source().hash(), sorted(launch.options.items()), sizes)
-            jobs.append(Job(hashlib.sha256(repr(parts).encode()).hexdigest(), target, launch))
+            jobs.append(Job(hashlib.sha256(repr(parts).encode()).hexdigest(), target, launch, family_of[launch.key]))
     return jobs
 
 
@@ -329,21 +333,100 @@ def summary(jobs: Sequence[Job], results: dict[str, dict[str, Any]], version: st
 
 def sums_by_target(jobs: Sequence[Job], results: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     today = datetime.now(timezone.utc).strftime("%Y-%m-%d")
-    nothing = {"date": today, "sources": sources(), "configurations": 0, "passed": 0, "slower": 0}
+    nothing = {"configurations": 0, "passed": 0, "slower": 0}
     found: dict[str, dict[str, Any]] = {}
     for job in jobs:
-        sums = found.setdefault(job.target, dict(nothing))
+        sums = found.setdefault(job.target, {"date": today, **nothing, "families": {}})
+        family = sums["families"].setdefault(job.family, dict(nothing))
         verdict = judged(results[job.key])
-        sums["configurations"] += 1
-        sums["passed"] += verdict is Verdict.PASSED
-        sums["slower"] += verdict is Verdict.SLOWER
+        for counts in (sums, family):
+            counts["configurations"] += 1
+            counts["passed"] += verdict is Verdict.PASSED
+            counts["slower"] += verdict is Verdict.SLOWER
+    now = sources()
+    for sums in found.values():
+        for name, family in sums["families"].items():
+            family["sources"] = now.get(name, "")
     return found
 
 
-def sources() -> str:
-    """Sixteen digits that change with the kernels, the list of configurations and the checks, not with what is said of them."""
-    files = [*sorted((ROOT / "kernels").glob("*.py")), *(ROOT / name for name in (*CHECKS, CONFIGURATIONS))]
-    return hashlib.sha256(repr([_shape(ast.parse(path.read_text())) for path in files]).encode()).hexdigest()[:16]
+def sources() -> dict[str, str]:
+    """Return, for each family of configurations, sixteen digits that change with what decides over its results.
+
+    That is the family's part of CONFIGURATIONS, the kernel modules that it uses with what they import, and the CHECKS; comments
+    and docstrings do not count. A new op, with a family of its own, changes no other family.
+    """
+    tree = ast.parse((ROOT / CONFIGURATIONS).read_text())
+    defined = {name: node for node in tree.body for name in _defined_by(node)}
+    modules = _imported_kernels(tree)
+    checks = [_shape(ast.parse((ROOT / name).read_text())) for name in CHECKS]
+    return {
+        family: _digits([checks, *_parts(["_ends_of_ranges", "pairs", family], defined, modules)]) for family in _families(tree)
+    }
+
+
+def _digits(parts: Any) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def _families(tree: ast.Module) -> list[str]:
+    """Return the names of the functions in FAMILIES, a dict of lists."""
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and _defined_by(node) == ["FAMILIES"]:
+            return [name.id for name in ast.walk(node.value) if isinstance(name, ast.Name)]
+    raise Failure(f"{CONFIGURATIONS} defines no FAMILIES")
+
+
+def _defined_by(node: ast.stmt) -> list[str]:
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return [node.name]
+    targets = node.targets if isinstance(node, ast.Assign) else []
+    return [target.id for target in targets if isinstance(target, ast.Name)]
+
+
+def _imported_kernels(tree: ast.Module) -> dict[str, str]:
+    """Return the kernel module behind each name that is imported from `orthohash_triton.kernels` or a module of it."""
+    found = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("orthohash_triton.kernels"):
+            module = (node.module or "").removeprefix("orthohash_triton.kernels").lstrip(".")
+            found |= {alias.asname or alias.name: module or alias.name for alias in node.names}
+    return found
+
+
+def _parts(names: list[str], defined: dict[str, ast.stmt], modules: dict[str, str]) -> list[Any]:
+    """Return the shapes of `names`, of all that they refer to, and of the kernel modules behind these."""
+    seen: list[str] = []
+    pending = list(names)
+    while pending:
+        name = pending.pop()
+        if name not in seen and name in defined:
+            seen.append(name)
+            pending += [node.id for node in ast.walk(defined[name]) if isinstance(node, ast.Name)]
+            pending += [
+                node.value.id
+                for node in ast.walk(defined[name])
+                if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+            ]
+        elif name not in seen and name in modules:
+            seen.append(name)
+    files = _with_imports({modules[name] for name in seen if name not in defined})
+    own = [_shape(defined[name]) for name in sorted(seen) if name in defined]
+    return [*own, *((file, _shape(ast.parse((ROOT / "kernels" / f"{file}.py").read_text()))) for file in files)]
+
+
+def _with_imports(modules: set[str]) -> list[str]:
+    """Return the kernel modules and those that they import, each with theirs, by relative imports."""
+    found: set[str] = set()
+    pending = set(modules)
+    while pending:
+        module = pending.pop()
+        found.add(module)
+        for node in ast.walk(ast.parse((ROOT / "kernels" / f"{module}.py").read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level == 1:
+                imported = {node.module} if node.module else {alias.name for alias in node.names}
+                pending |= {name for name in imported if name} - found
+    return sorted(found)
 
 
 def _shape(tree: Any) -> Any:

@@ -58,24 +58,31 @@ def _cell(found: dict[str, list[str]], target: str) -> str:
 
 def _compiled(matrices: Iterable[dict[str, Any]]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
-    whole = set()
     now = sources()
+    best: dict[tuple[str, str, str], tuple[dict[str, Any], dict[str, Any], str]] = {}
     for matrix in sorted(matrices, key=lambda matrix: (matrix["pairs"], matrix["triton"], matrix["part"] or "")):
         if matrix["kernels"]:
             raise ValueError(f"a report of the compile matrix must not leave out kernels; got --kernels {matrix['kernels']}")
         for target, counts in matrix["targets"].items():
-            subject = matrix["triton"], matrix["part"], target
-            if subject in whole:  # says more than the pairs among its configurations
-                continue
-            if not matrix["pairs"]:
-                whole.add(subject)
-            passed = f"{counts['passed']:,} of {counts['configurations']:,}"
-            of = "pairs of choices" if matrix["pairs"] else "configurations"
-            what = f"{matrix['part']}, " if matrix["part"] else ""
-            slower = f", {counts['slower']} slower" if counts["slower"] else ""
-            age = "" if counts["sources"] == now else " (earlier kernels)"
-            found.setdefault(target, []).append(f"Triton {matrix['triton']}: {what}{passed} {of}{slower}{age}")
+            subject, age = (target, matrix["triton"], matrix["part"]), _age(counts.get("families", {}), now)
+            # All configurations say more than pairs of choices, unless only the pairs are of the kernels as they are now.
+            if subject not in best or (best[subject][2] and not age):
+                best[subject] = matrix, counts, age
+    for (target, *_), (matrix, counts, age) in best.items():
+        passed = f"{counts['passed']:,} of {counts['configurations']:,}"
+        of = "pairs of choices" if matrix["pairs"] else "configurations"
+        what = f"{matrix['part']}, " if matrix["part"] else ""
+        slower = f", {counts['slower']} slower" if counts["slower"] else ""
+        found.setdefault(target, []).append(f"Triton {matrix['triton']}: {what}{passed} {of}{slower}{age}")
     return found
+
+
+def _age(families: dict[str, dict[str, Any]], now: dict[str, str]) -> str:
+    """Return which families of kernels have changed since they were compiled, in brackets; nothing where none has."""
+    old = sorted(name for name, counts in families.items() if counts["sources"] != now.get(name))
+    if families and not old:
+        return ""
+    return f" (earlier kernels: {', '.join(old)})" if len(old) < len(families) else " (earlier kernels)"
 
 
 def _ran(runs: Iterable[dict[str, Any]]) -> dict[str, list[str]]:

@@ -34,7 +34,7 @@ from ._blocks import ROW_BLOCK_BYTES, as_array, blocks_for, in_words, mark_open,
 from ._threads import run_all, thread_count
 
 _POSITION_BITS = 40
-_QUERIES_A_GROUP = 256
+_QUERIES_PER_GROUP = 256
 _BINS_A_GROUP = 2**17  # counters of a sort that stay in the second-level cache
 _SMALLEST_CHUNK, _LARGEST_CHUNK = 2**15, 2**20  # keys
 _DENSE = 3  # where one code of so many is found, asking for the few near ones does not pay
@@ -88,7 +88,7 @@ def _gallery_bounds(queries: int, gallery: int) -> list[tuple[int, int]]:
 
 def _query_groups(queries: int, parts: int, distance_bits: int) -> list[slice]:
     """Queries that one thread scans together; an even number, as the scan takes them in pairs."""
-    size = min(_QUERIES_A_GROUP, math.ceil(queries * parts / thread_count()), _BINS_A_GROUP >> distance_bits)
+    size = min(_QUERIES_PER_GROUP, math.ceil(queries * parts / thread_count()), _BINS_A_GROUP >> distance_bits)
     size = max(2, size + size % 2)
     return [slice(first, min(first + size, queries)) for first in range(0, queries, size)]
 

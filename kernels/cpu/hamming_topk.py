@@ -33,7 +33,7 @@ from ._blocks import ROW_BLOCK_BYTES, as_array, blocks_for, in_words, mark_open,
 from ._threads import run_all, thread_count
 
 _POSITION_BITS = 40
-_QUERIES_A_GROUP = 256
+_QUERIES_PER_GROUP = 256
 _HELD_BYTES = 2**25  # of candidates, per thread
 
 
@@ -91,7 +91,7 @@ def _gallery_bounds(queries: int, gallery: int, k: int) -> list[int]:
 
 def _query_groups(queries: int, k: int, parts: int) -> list[slice]:
     """Queries that one thread scans together; an even number, as the scan takes them in pairs."""
-    size = min(_QUERIES_A_GROUP, math.ceil(queries * parts / thread_count()), _HELD_BYTES // (8 * _capacity(k)))
+    size = min(_QUERIES_PER_GROUP, math.ceil(queries * parts / thread_count()), _HELD_BYTES // (8 * _capacity(k)))
     size = max(2, size + size % 2)
     return [slice(first, first + size) for first in range(0, queries, size)]
 

@@ -7,10 +7,11 @@ the largest, so that sums which leave 32 bits are seen.
 """
 
 import functools
+import heapq
 import importlib
 import itertools
 import pkgutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -45,15 +46,29 @@ _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 def launches(target: str, part: str | None = None) -> list[Launch]:
     """All that is to be compiled for `target`: "training", "search", or None for both."""
-    return [launch for name in FAMILIES if part in (None, name) for launch in _launches(target, name)]
+    return [launch for found in launches_by_family(target, part).values() for launch in found]
+
+
+def launches_by_family(target: str, part: str | None = None) -> dict[str, list[Launch]]:
+    """Return the same by the name of the family; a launch that several families make belongs to the first of them."""
+    return {
+        family.__name__: found
+        for name in FAMILIES
+        if part in (None, name)
+        for family, found in zip(FAMILIES[name], _launches(target, name), strict=True)
+    }
 
 
 @functools.cache
-def _launches(target: str, part: str) -> list[Launch]:
-    found = []
+def _launches(target: str, part: str) -> list[list[Launch]]:
+    """Return the launches of each family of `part`."""
+    known: set[str] = set()
+    families = []
     for family in FAMILIES[part]:
-        found += _ends_of_ranges(collect_launches(target, family))
-    return list({launch.key: launch for launch in found}.values())
+        found = {launch.key: launch for launch in _ends_of_ranges(collect_launches(target, family))}
+        families.append([launch for key, launch in found.items() if key not in known])
+        known |= found.keys()
+    return families
 
 
 def _ends_of_ranges(found: Iterable[Launch]) -> list[Launch]:
@@ -93,16 +108,32 @@ def _choice(launch: Launch) -> tuple[Any, ...]:
 
 
 def pairs(found: Iterable[Launch]) -> list[Launch]:
-    """Launches such that any two choices that some launch of a kernel makes together are made together in one of these."""
-    kept, covered = [], set()
+    """Return few launches such that any two choices that some launch of a kernel makes together are made together in one of them.
+
+    Greedy: the launch that shows most pairs that no other one has shown comes next; of equals the largest.
+    """
+    by_kernel: dict[tuple[str, str], list[tuple[Launch, set[tuple[str, str]]]]] = {}
     for launch in sorted(found, key=_place_in_range, reverse=True):
         module, kernel, types, constexprs, *rest = _choice(launch)
-        choices = [*types.items(), *constexprs.items(), *enumerate(rest)]
-        together = {(module, kernel, *map(str, pair)) for pair in itertools.combinations(choices, 2)}
-        if not together <= covered:
-            kept.append(launch)
-            covered |= together
-    return kept
+        choices = map(str, [*types.items(), *constexprs.items(), *enumerate(rest)])
+        by_kernel.setdefault((module, kernel), []).append((launch, set(itertools.combinations(choices, 2))))
+    return [launch for candidates in by_kernel.values() for launch in _cover(candidates)]
+
+
+def _cover(candidates: Sequence[tuple[Launch, set[tuple[str, str]]]]) -> Iterator[Launch]:
+    """Yield launches until all pairs are covered. A launch shows no more new pairs than when they were last counted."""
+    covered: set[tuple[str, str]] = set()
+    queue = [(-len(shown), place) for place, (_, shown) in enumerate(candidates)]
+    heapq.heapify(queue)
+    while queue:
+        place = heapq.heappop(queue)[1]
+        launch, shown = candidates[place]
+        new = len(shown - covered)
+        if new and queue and (-new, place) > queue[0]:
+            heapq.heappush(queue, (-new, place))
+        elif new:
+            covered |= shown
+            yield launch
 
 
 def _place_in_range(launch: Launch) -> list[int]:
@@ -133,7 +164,7 @@ def _codes(rows: int, words: int) -> torch.Tensor:
 WORDS = [*range(1, 10), *range(12, 18), 20, 32, 33, 64, 128]
 SEARCHES = [
     *itertools.product((1, 2, 3, 4, 8, 9, 31), (9_999, 1_000_000, 2**33), (1, 100)),
-    *itertools.product((32, 64, 100, 5_000), (1_000_000, 2**33), (100,)),
+    *itertools.product((32, 64, 100, 5_000), (1_000_000, 2**33), (100, 1_000)),
     *itertools.product((1, 32), (10_000, 1_000_000), (1_000, 6_000)),
     *itertools.product((1, 1_000), (10**8, 10**9), (1, 10)),
 ]
@@ -210,7 +241,7 @@ PACKINGS = [(999, 70), (2**30, 64), (2**22, 4_096)]
 
 
 def packing() -> None:
-    dtypes = (*_FLOATS, torch.float64, torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64, torch.bool)
+    dtypes = (*_FLOATS, torch.float64, torch.int8, torch.bool)  # what the op takes
     for dtype, (rows, bits) in itertools.product(dtypes, PACKINGS):
         packed = meta(rows, -(-bits // 8), dtype=torch.uint8)
         pack_codes.pack_codes(meta(rows, bits, dtype=dtype), 0.0, packed)

@@ -234,7 +234,7 @@ def test_kernel_one_query_in_parts(make, device, monkeypatch):
 
     launched = []
     monkeypatch.setattr(_smallest, "HELD", 64)
-    monkeypatch.setattr(_smallest, "_VALUES_A_WARP", 64)
+    monkeypatch.setattr(_smallest, "_VALUES_PER_WARP", 64)
     monkeypatch.setattr(_smallest, "launch", lambda kernel, *args, **kw: launched.append(args[0]) or launch(kernel, *args, **kw))
     launch = kernels._spans.launch
     monkeypatch.setattr(kernels, "plan", lambda *_: kernels.Plan("bandwidth", 32, 1, 16, 64))
@@ -244,14 +244,36 @@ def test_kernel_one_query_in_parts(make, device, monkeypatch):
 
 
 @pytest.mark.kernel
-def test_kernel_batches_of_queries(device, monkeypatch):
-    """Memory for a few queries at a time."""
+@pytest.mark.parametrize("plan", [("popcount", 128, 2, 64, 2), ("count",)], ids=["spans", "count"])
+def test_kernel_batches_of_queries_with_limits(plan, device, monkeypatch):
+    """There is memory for one or two queries at a time; each query of a later batch has its own limit."""
     from orthohash_triton.kernels import hamming_topk as kernels
 
     monkeypatch.setattr(kernels, "_BUFFER_BYTES", 1)
-    monkeypatch.setattr(kernels, "plan", lambda *_: kernels.Plan("popcount", 128, 2, 64, 2))
+    monkeypatch.setattr(kernels, "plan", lambda *_: kernels.Plan(*plan))
     gallery = near_codes(300, 8, device)
-    check(gallery[:3], gallery, 2, impl="triton")
+    queries, mask = gallery[:5] ^ 1, torch.rand(300, device=device) < 0.8
+    check(queries, gallery, 2, mask, impl="triton")
+    nearest_distance = hamming_topk(queries, gallery, 2, mask=mask, impl="reference")[0][:, 0]
+    limits = nearest_distance + torch.tensor([1, 0, 64, 0, 1], dtype=torch.int32, device=device)
+    found, expected = (nearest(queries, gallery, 2, mask=mask, limits=limits, impl=impl) for impl in ("triton", "reference"))
+    assert all(map(torch.equal, found, expected))
+    assert (expected[0][:, 0] == MISSING[0]).tolist() == [False, True, False, True, False]
+
+
+@pytest.mark.parametrize("thread_count", [1, 3])
+def test_cpu_groups_of_queries_with_limits(thread_count, monkeypatch):
+    """Each query of a later group of queries has its own limit."""
+    from orthohash_triton.kernels.cpu import hamming_topk as cpu
+
+    monkeypatch.setattr(cpu, "_QUERIES_PER_GROUP", 2)
+    gallery = near_codes(500, 8)
+    queries = gallery[:7] ^ 1
+    limits = torch.tensor([1, 64, 0, 65, 2, 9, 64], dtype=torch.int32)
+    with threads(thread_count):
+        found = nearest(queries, gallery, 20, limits=limits, impl="cpu")
+    expected = nearest(queries, gallery, 20, limits=limits, impl="reference")
+    assert all(map(torch.equal, found, expected))
 
 
 def test_same_answers_as_faiss():

@@ -59,6 +59,18 @@ def test_threshold_and_nan(dtype, impl, device):
         assert pack_codes(x.masked_fill(x > 0.15, float("nan")), threshold=-0.5, impl=impl).tolist() == [[0b0101]]
 
 
+@pytest.mark.parametrize("impl", ["cpu", "reference", pytest.param("triton", marks=pytest.mark.kernel)])
+def test_threshold_is_compared_in_the_dtype_of_x(impl, device):
+    """A float64 value and a threshold that are one number in float32 differ; an int8 value is compared in float32."""
+    above = np.nextafter(0.1, 1.0)
+    x = torch.tensor([[0.1, above, np.nextafter(0.1, 0.0), 1 + 1e-12]], dtype=torch.float64, device=device)
+    assert pack_codes(x, threshold=0.1, impl=impl).tolist() == [[0b1010]]
+    assert pack_codes(x, threshold=above, impl=impl).tolist() == [[0b1000]]
+    assert pack_codes(x, threshold=1.0, impl=impl).tolist() == [[0b1000]]
+    one = torch.ones(1, 1, dtype=torch.int8, device=device)
+    assert pack_codes(one, threshold=1 - 1e-12, impl=impl).tolist() == [[0]]  # as torch: 1 - 1e-12 is 1 in float32
+
+
 def test_numpy_in_numpy_out():
     x = np.random.default_rng(0).standard_normal((37, 20)).astype(np.float32)
     packed = pack_codes(x)
