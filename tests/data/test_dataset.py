@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -171,3 +173,21 @@ def test_unknown_source() -> None:
         FileNotFoundError, match=r"cifar10 does not exist.*a folder of images.*a manifest.*a list.*digits, fashion-mnist"
     ):
         data.load_splits("cifar10")
+
+
+def test_skipped_files_of_all_sets_are_listed_once() -> None:
+    def part(*names: str, validation: Dataset | None = None) -> Dataset:
+        skipped = tuple(data.Skipped(Path(name), "the file is empty") for name in names)
+        return Dataset(
+            torch.zeros(1, 1), torch.zeros(1, dtype=torch.int64), ("a",), "toy", skipped=skipped, validation=validation
+        )
+
+    train = part("1.png", "2.png", validation=part("3.png"))
+    splits = data.Splits(train, train, part("4.png", "1.png"))
+    assert [path.name for path, _ in splits.skipped] == ["1.png", "2.png", "4.png", "3.png"]
+
+
+def test_the_seed_reaches_the_split_of_digits() -> None:
+    same, again, other = (data.load_splits("digits", seed=seed).query.inputs for seed in (1, 1, 2))
+    assert torch.equal(same, again)
+    assert not torch.equal(same, other)

@@ -101,6 +101,7 @@ def test_splits_are_read_from_the_archive_and_then_from_the_cache(monkeypatch: p
     again = data.load_splits("debian-packages", query_fraction=0.2, seed=1).query
     assert torch.equal(again.inputs, query.inputs)
     assert again.name == query.name
+    assert not torch.equal(data.load_splits("debian-packages", query_fraction=0.2, seed=2).query.inputs, query.inputs)
 
 
 def test_archive_without_debtags() -> None:

@@ -225,3 +225,25 @@ def test_labels_that_are_names(tmp_path: Path) -> None:
         ValueError, match=r"x\.labels\.npy: labels must be integers.*got <U3 \[3\]\. Number names with numpy\.unique"
     ):
         features.load(tmp_path / "x.npy")
+
+
+def test_labels_beside_another_kind_of_file_are_not_its_own(tmp_path: Path) -> None:
+    """X.labels.npy belongs to X.npy alone."""
+    np.save(tmp_path / "x.labels.npy", np.full(20, 3))
+    assert features.load(write(tmp_path / "x.npz")).labels.tolist() == [0, 1, 2, 3] * 5
+
+
+def test_pickled_objects_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"x\.npz is not a readable \.npz file"):
+        features.load(write(tmp_path / "x.npz", features=np.array([{}], dtype=object)))
+    np.save(tmp_path / "x.npy", np.array([{}], dtype=object))
+    with pytest.raises(ValueError, match=r"x\.npy is not a readable \.npy file"):
+        features.load(tmp_path / "x.npy")
+
+
+def test_queries_of_classes_that_training_lacks(tmp_path: Path) -> None:
+    """The names are those of the part that has most classes."""
+    write(tmp_path / "train.npz", n=8)
+    write(tmp_path / "query.npz", n=2, labels=np.array([5, 0]))
+    train, gallery, query = features.load_splits(tmp_path)
+    assert train.class_names == gallery.class_names == query.class_names == tuple("012345")

@@ -179,3 +179,15 @@ def test_resizing_keeps_the_picture(tmp_path: Path) -> None:
     assert small[:, 0].eq(0).all()
     assert small[:, 3].eq(200).all()
     assert small.dtype == torch.uint8
+
+
+def test_a_class_that_loses_its_last_image_of_one_part(tmp_path: Path) -> None:
+    """It is an error in the training set, and none among the queries."""
+    for part in ("train", "query"):
+        for name in "ab":
+            picture(tmp_path / part / name / "1.png", 1)
+    (tmp_path / "query" / "b" / "1.png").write_bytes(b"")
+    assert folders.load_splits(tmp_path, size=4).query.labels.tolist() == [0]
+    (tmp_path / "train" / "b" / "1.png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"train: no image of class b can be read .*train/b/1\.png"):
+        folders.load_splits(tmp_path, size=4)

@@ -5,6 +5,7 @@ from PIL import Image
 
 from orthohash_triton import data
 from orthohash_triton.data import lists
+from orthohash_triton.data.listing import drop_missing, unlabelled
 
 
 @pytest.fixture
@@ -129,3 +130,11 @@ def test_no_lists(tmp_path: Path) -> None:
         lists.read(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"x\.txt does not exist; expected a list"):
         lists.read(tmp_path / "x.txt")
+
+
+def test_files_that_were_left_out_before_stay_listed(photos: Path) -> None:
+    earlier = data.Skipped(photos / "earlier.png", "the file is empty")
+    rows = tuple(photos / "images" / name for name in ("0.png", "gone.png"))
+    listing = drop_missing(unlabelled("photos", rows, [earlier]), "skip")
+    assert listing.paths == rows[:1]
+    assert [path.name for path, _ in listing.skipped] == ["earlier.png", "gone.png"]

@@ -103,6 +103,8 @@ def test_splits_and_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     assert train is gallery
     assert query.labels.tolist() == [0, 1]
     assert len(gallery) == 5
+    draws = [data.load_splits("wordnet-nouns", query_fraction=0.3, seed=seed).query.inputs.tolist() for seed in range(6)]
+    assert len({str(draw) for draw in draws}) > 1
     monkeypatch.setenv("ORTHOHASH_WORDNET", str(tmp_path / "gone"))
     assert torch.equal(data.load_splits("wordnet-nouns", query_fraction=0.3).query.class_distance, query.class_distance)
 

@@ -490,3 +490,37 @@ def test_packed_labels_are_the_words(classes):
     for found in (_labels.Labels(labels, labels[:5]), _labels.Labels(torch.arange(-4, 5), torch.arange(5))):
         for packed, words in zip(found.packed(), found.words(), strict=True):
             assert np.array_equal(packed.numpy().view(np.uint64), words)
+
+
+def test_scores_in_double_precision_keep_their_order():
+    """Differences below the precision of float32 are not ties."""
+    scores = np.array([[1.0, 1.0 + 1e-12, 1.0 - 1e-12]])
+    assert average_precision_from_scores(scores, np.array([1]), np.array([0, 1, 0]))[0] == 1
+    assert average_precision_from_scores(scores, np.array([1]), np.array([0, 0, 1]))[0] == pytest.approx(1 / 3)
+
+
+def test_mean_from_scores_by_hand():
+    scores = np.array([[0.9, 0.8, 0.7, 0.6]] * 3)
+    labels = np.array([0, 1, 7]), np.array([0, 1, 0, 0])  # nothing is relevant to the third
+    for k, denominator, zero, skip in (
+        (None, "hits", ((1 + 2 / 3 + 3 / 4) / 3 + 1 / 2) / 3, ((1 + 2 / 3 + 3 / 4) / 3 + 1 / 2) / 2),
+        (1, "hits", 1 / 3, 1),
+        (2, "min", (1 / 2 + 1 / 2) / 3, 1 / 2),
+        (2, "relevant", (1 / 3 + 1 / 2) / 3, (1 / 3 + 1 / 2) / 2),
+    ):
+        for zero_hits, expected in (("zero", zero), ("skip", skip)):
+            found = mean_average_precision_from_scores(scores, *labels, k=k, denominator=denominator, zero_hits=zero_hits)
+            assert found == pytest.approx(expected, abs=1e-15)
+    with pytest.raises(
+        ValueError, match="mean_average_precision_from_scores: zero_hits must be one of 'zero', 'skip'; got 'drop'"
+    ):
+        mean_average_precision_from_scores(scores, *labels, zero_hits="drop")
+
+
+@pytest.mark.parametrize("name", ["query_labels", "gallery_labels", "gallery_codes"])
+def test_arguments_on_different_devices(name):
+    """ "meta" stands in for a GPU."""
+    arguments = {key: torch.from_numpy(value) for key, value in bad().items()}
+    arguments[name] = arguments[name].to("meta")
+    with pytest.raises(ValueError, match=r"average_precision: .*(meta.*cpu|cpu.*meta).*; both must be on one device"):
+        average_precision(**arguments)

@@ -147,3 +147,10 @@ def test_errors(metric, change, error, message):
         metric(*arguments, k=change.get("k", 2))
     with pytest.raises(ValueError, match="area must be one of 'trapezoid', 'mean'; got 'sum'"):
         mean_average_hierarchical_precision(*HAND, area="sum")
+
+
+def test_classes_that_the_gallery_lacks():
+    """The last class of class_distance may be that of the query alone, or of nothing."""
+    codes = at_distances([1, 2, 3])
+    assert hierarchical_precision(*codes, np.array([2]), np.array([0, 1, 1]), 1 - np.eye(3), k=2) == 0
+    assert hierarchical_precision(*codes, np.array([0]), np.array([1, 0, 0]), DISTANCE, k=2) == pytest.approx((3 / 4 + 1) / 2)
