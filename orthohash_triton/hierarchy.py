@@ -1,4 +1,4 @@
-"""Class hierarchies: how far two classes are from each other."""
+"""Distances between classes in a class hierarchy."""
 
 import difflib
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
@@ -11,43 +11,51 @@ from ._base import checks
 
 _OP = "class_distance"
 _KINDS = "a nested dict (leaves by name), a dict child -> parent, or a list of pairs (child, parent)"
-_SHOWN = 5  # names in a message
+_SHOWN = 5  # names listed in a message
 
-Parents = dict[Hashable, list[Hashable]]  # of every node; none of a root
+Parents = dict[Hashable, list[Hashable]]  # the parents of every node; an empty list for a root
 
 
 def class_distance(hierarchy: Any, classes: Sequence[Hashable]) -> Tensor:
-    """Distances between classes of a hierarchy, in [0, 1]: d(u, v) = height(lcs(u, v)) / height(root).
+    """Return the distances between classes of a hierarchy, d(u, v) = height(lcs(u, v)) / height(root), in [0, 1].
 
-    The dissimilarity of Barz and Denzler (Hierarchy-based Image Embeddings for Semantic Image Retrieval, WACV 2019),
-    who take it from Deng et al. (CVPR 2011). It is an ultrametric on a tree.
+    This is the dissimilarity of Barz and Denzler (Hierarchy-based Image Embeddings for Semantic Image Retrieval, WACV 2019), from
+    Deng et al. (CVPR 2011). It is an ultrametric on a tree. Only the classes and the nodes above them count, so that branches
+    without a class have no effect:
 
-    All terms are those of the part of the hierarchy that the classes span, so that branches without a class change nothing:
-
-    - spanned are the classes and everything above them;
     - height(x) is the number of edges of the longest path from x down to a class;
-    - lcs(u, v), the lowest common subsumer, is the node of the smallest height that is above both (or is one of them, if that is
-      above the other). It need not be the only lowest one: a node may have several parents;
-    - root is the node of the smallest height that is above all classes. On a tree the two farthest classes are thus 1 apart.
+    - lcs(u, v), the lowest common subsumer, is the node of the smallest height that is above both classes, or that is one of them
+      and above the other. There can be several, because a node may have several parents;
+    - root is the node of the smallest height that is above all classes. Therefore the two farthest classes of a tree have the
+      distance 1.
 
-    Barz and Denzler's released code differs where the hierarchy is no tree or the classes are not all of its leaves: it takes the
-    deepest common subsumer, and all heights in the whole hierarchy. To get heights in the whole hierarchy pass all its leaves and
-    pick rows and columns of the answer.
+    The released code of Barz and Denzler differs if the hierarchy is not a tree or the classes are not all of its leaves: it uses
+    the deepest common subsumer, and heights in the whole hierarchy. To use heights in the whole hierarchy, pass all its leaves as
+    classes and select rows and columns of the result.
 
     Args:
-        hierarchy: a nested dict whose keys are groups and whose values are again such dicts, or lists of names of leaves (None or
-            an empty dict make the key a leaf): `{"clothing": {"tops": ["shirt", "pullover"], "trousers": None}}`;
-            a dict child -> parent: `{"shirt": "tops", "tops": "clothing"}`;
-            or pairs (child, parent), where a child may have several parents. Names are strings or anything hashable.
-        classes: C names, leaves or not, in the order of the class ids.
+        hierarchy: one of three forms.
+            A nested dict, whose keys are groups and whose values are such dicts or lists of leaves; None or an empty dict makes
+            the key a leaf: `{"clothing": {"tops": ["shirt", "pullover"], "trousers": None}}`.
+            A dict from child to parent: `{"shirt": "tops", "tops": "clothing"}`.
+            Pairs (child, parent), where a child may have several parents. Names are strings or other hashable values.
+        classes: C names of nodes, in the order of the class ids.
 
     Returns:
         float32 [C, C] on the CPU, symmetric, with a zero diagonal.
 
     Raises:
-        TypeError: a hierarchy of another kind.
-        ValueError: a class that is not in the hierarchy or is named twice, a name that occurs twice in a nested dict, a cycle,
-            more than one root, or no class. The message names them.
+        TypeError: the hierarchy has none of these forms.
+        ValueError: a class is not in the hierarchy or is named twice, a name occurs twice in a nested dict, there is a cycle or
+            more than one root, or there are no classes. The message contains the names.
+
+    Example:
+        >>> import orthohash_triton as oht
+        >>> hierarchy = {"clothing": {"tops": ["shirt", "pullover"], "trousers": None}}
+        >>> oht.class_distance(hierarchy, ["shirt", "pullover", "trousers"])
+        tensor([[0.0000, 0.5000, 1.0000],
+                [0.5000, 0.0000, 1.0000],
+                [1.0000, 1.0000, 0.0000]])
     """
     classes = _check_classes(classes)
     parents = _parents(hierarchy)
@@ -57,7 +65,7 @@ def class_distance(hierarchy: Any, classes: Sequence[Hashable]) -> Tensor:
     heights, below = _heights(classes, parents, order), _below(classes, parents, order)
     spanned = sorted((node for node in order if below[node]), key=lambda node: heights[node], reverse=True)
     distance = torch.zeros(len(classes), len(classes), dtype=torch.float32, device="cpu")
-    for node in spanned:  # from the root down: a lower subsumer overwrites a higher one
+    for node in spanned:  # from the root down, so that lower subsumers overwrite higher ones
         members = torch.tensor(sorted(below[node]), device="cpu")
         distance[members[:, None], members] = float(heights[node])
     root = min((node for node in spanned if len(below[node]) == len(classes)), key=lambda node: heights[node])
@@ -77,7 +85,7 @@ def _check_classes(classes: Any) -> list[Hashable]:
 
 
 def _parents(hierarchy: Any) -> Parents:
-    """The parents of every node, whatever the hierarchy is given as."""
+    """Return the parents of every node, for every form of hierarchy."""
     if isinstance(hierarchy, Mapping):
         return _from_pairs(hierarchy.items()) if _is_parent_table(hierarchy) else _from_nested(hierarchy)
     if isinstance(hierarchy, str) or not isinstance(hierarchy, Iterable):
@@ -85,7 +93,7 @@ def _parents(hierarchy: Any) -> Parents:
     pairs = list(hierarchy)
     for pair in pairs:
         if not isinstance(pair, tuple | list) or len(pair) != 2:
-            raise TypeError(f"{_OP}: hierarchy must be {_KINDS}; got a list with {pair!r:.80}, which is no pair")
+            raise TypeError(f"{_OP}: hierarchy must be {_KINDS}; got a list with {pair!r:.80}, which is not a pair")
     return _from_pairs(pairs)
 
 
@@ -116,13 +124,13 @@ def _from_nested(hierarchy: Mapping[Any, Any]) -> Parents:
 
 
 def _edges(group: Any, parent: Any) -> Iterator[tuple[Any, Any]]:
-    """(child, parent) of everything in a nested group; the parent of the outermost is None."""
+    """Yield (child, parent) for every node in a nested group. The parent of the outermost nodes is None."""
     if isinstance(group, Mapping):
         for name, inner in group.items():
             yield name, parent
             if not _is_group(inner):
                 raise TypeError(
-                    f"{_OP}: hierarchy mixes kinds: {name!r} has {inner!r:.80}, other names have groups. It must be {_KINDS}"
+                    f"{_OP}: hierarchy mixes two forms: {name!r} has {inner!r:.80}, other names have groups. It must be {_KINDS}"
                 )
             yield from _edges(inner, name)
     elif group is not None:
@@ -137,7 +145,7 @@ def _check_members(classes: list[Hashable], parents: Parents) -> None:
     if not missing:
         return
     near = difflib.get_close_matches(str(missing[0]), [str(node) for node in parents], n=3)
-    hint = f". Near {missing[0]!r} are {_listed(near)}" if near else ""
+    hint = f". Names similar to {missing[0]!r} are {_listed(near)}" if near else ""
     raise ValueError(f"{_OP}: hierarchy must hold every class; it lacks {_listed(missing)}{hint}")
 
 
@@ -145,18 +153,18 @@ def _check_one_root(parents: Parents) -> None:
     roots = [node for node, above in parents.items() if not above]
     if len(roots) > 1:
         raise ValueError(
-            f"{_OP}: hierarchy must have one root; got {len(roots)}: {_listed(roots)}. Put one node above all of them"
+            f"{_OP}: hierarchy must have one root; got {len(roots)}: {_listed(roots)}. Add one node above all of them"
         )
 
 
 def _upwards(parents: Parents) -> list[Hashable]:
-    """All nodes, every child before its parents."""
+    """Return all nodes, every child before its parents."""
     children = dict.fromkeys(parents, 0)
     for above in parents.values():
         for parent in above:
             children[parent] += 1
     order = [node for node, count in children.items() if count == 0]
-    for node in order:  # grows while it is read
+    for node in order:  # the loop appends to `order`
         for parent in parents[node]:
             children[parent] -= 1
             if children[parent] == 0:
@@ -167,9 +175,9 @@ def _upwards(parents: Parents) -> list[Hashable]:
 
 
 def _cycle(parents: Parents, clear: set[Hashable]) -> str:
-    """One cycle among the nodes that are not `clear`, in words. Going up from such a node may leave them, but not forever."""
+    """Return one cycle among the nodes that are not in `clear`, as text."""
     above = {node: [parent for parent in parents[node] if parent not in clear] for node in parents if node not in clear}
-    while leaving := [node for node in above if not above[node]]:
+    while leaving := [node for node in above if not above[node]]:  # nodes that only lead out of the cycles
         above = {node: [p for p in rest if p not in leaving] for node, rest in above.items() if node not in leaving}
     path = [next(iter(above))]
     while path[-1] not in path[:-1]:
@@ -178,7 +186,7 @@ def _cycle(parents: Parents, clear: set[Hashable]) -> str:
 
 
 def _heights(classes: list[Hashable], parents: Parents, order: list[Hashable]) -> dict[Hashable, int]:
-    """Edges of the longest path down to a class, of every node that is above one (or is one)."""
+    """Return the length of the longest path down to a class, for every node that is a class or above one."""
     heights = dict.fromkeys(classes, 0)
     for node in order:
         if node in heights:
@@ -188,7 +196,7 @@ def _heights(classes: list[Hashable], parents: Parents, order: list[Hashable]) -
 
 
 def _below(classes: list[Hashable], parents: Parents, order: list[Hashable]) -> dict[Hashable, set[int]]:
-    """Class ids at or below every node."""
+    """Return the ids of the classes at or below every node."""
     below: dict[Hashable, set[int]] = {node: set() for node in parents}
     for index, name in enumerate(classes):
         below[name].add(index)
@@ -199,6 +207,7 @@ def _below(classes: list[Hashable], parents: Parents, order: list[Hashable]) -> 
 
 
 def _repeated(names: list[Any]) -> list[Any]:
+    """Return the names that occur more than once."""
     seen: set[Any] = set()
     return list(dict.fromkeys(name for name in names if name in seen or seen.add(name)))  # type: ignore[func-returns-value]
 

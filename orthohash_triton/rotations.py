@@ -1,17 +1,17 @@
-"""Rotations of continuous codes that bring them near +-1 before their signs are taken.
+"""Rotations of continuous codes, which bring them near +-1 before they are binarised.
 
-Training without a quantisation term and rotating afterwards does better than most such terms (H2Q, Schwengber et al., arXiv
-2311.04207), needs no labels and leaves every angle as it was. Both fits here minimise the same thing for unit rows: the distance
-of the rotated codes to their signs.
+Training without a quantisation term and rotating afterwards gives better codes than most such terms (H2Q, Schwengber et al.,
+arXiv 2311.04207). It needs no labels and does not change the angles between codes. For rows of equal length both fits minimise
+the same quantity: the distance of the rotated codes to their signs.
 
-Codes are signs, so that bits split at 0 and a rotation is about 0: codes are not centred here. Where they should split at
-their mean, centre before training ends (batch norm does) or subtract the mean, here and when codes are used.
+Codes are not centred, because binary codes are the signs of continuous ones. If a bit should split at its mean, center the codes
+before training ends (batch norm does this), or subtract the mean here and whenever the codes are used.
 """
 
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -21,19 +21,44 @@ from ._base.arrays import as_tensor
 from .ops.householder import householder_apply, householder_product
 
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-_BLOCK_ROWS = 1 << 14  # that are in float64 at once
-_LEARNING_RATES = {"l2": 0.1, "l1": 0.1, "min_entry": 0.1, "bit_var": 0.01}  # H2Q's released recipe
+_BLOCK_ROWS = 1 << 14  # rows converted to float64 at once
+
+Loss = Literal["l2", "l1", "min_entry", "bit_var"]
+_LEARNING_RATES: dict[Loss, float] = {"l2": 0.1, "l1": 0.1, "min_entry": 0.1, "bit_var": 0.01}  # from the released code of H2Q
 
 
 @dataclass(frozen=True)
 class Rotation:
-    """What the fits return: `r(x)` rotates codes. Into a hash layer at no cost: `head.rotated(r.matrix)`."""
+    """A rotation of continuous codes. `head.rotated(rotation.matrix)` merges it into a hash layer.
 
-    matrix: Tensor  # orthogonal float32 [K, K]
-    errors: list[float] = field(repr=False)  # quantisation error before the first and after every iteration or epoch
+    Attributes:
+        matrix: orthogonal matrix, float32 [K, K].
+        errors: quantisation error before the first and after every iteration or epoch of the fit.
+
+    Example:
+        >>> import torch
+        >>> import orthohash_triton as oht
+        >>> rotation = oht.Rotation(torch.tensor([[0.0, 1.0], [-1.0, 0.0]]), errors=[])
+        >>> rotation(torch.tensor([[3.0, 4.0]]))
+        tensor([[-4.,  3.]])
+    """
+
+    matrix: Tensor
+    errors: list[float] = field(repr=False)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """x @ matrix: floating [N, K] on any device, in its dtype, computed in float32 at least. Gradients pass through."""
+        """Return the rotated codes x @ matrix.
+
+        Args:
+            x: floating [N, K] on any device. Gradients pass through.
+
+        Returns:
+            [N, K] in the dtype of x, computed in float32 or float64.
+
+        Raises:
+            TypeError: x is not a floating-point tensor.
+            ValueError: x has another shape.
+        """
         x = checks.tensor("Rotation", "x", x, dtypes=_FLOATS, ndim=2, shape=f"[N, {len(self.matrix)}]")
         if x.shape[1] != len(self.matrix):
             raise ValueError(f"Rotation: x must be [N, {len(self.matrix)}]; got {checks.describe(x)}")
@@ -41,27 +66,40 @@ class Rotation:
         return (x.to(wide) @ self.matrix.to(x.device, wide)).to(x.dtype)
 
 
-@torch.inference_mode(False)  # a result that later training may use
+@torch.inference_mode(False)  # the result must be usable in a later training
 def fit_itq(x: Any, *, iterations: int = 50, seed: int = 0) -> Rotation:
-    """Iterative quantisation: the rotation R that minimises |sgn(x R) - x R|^2, by alternating minimisation.
+    """Fit a rotation by iterative quantisation (ITQ): minimise |sgn(x R) - x R|^2 by alternating minimisation.
 
-    Gong and Lazebnik, CVPR 2011, section 2.2. Given R, the best signs are B = sgn(x R); given B, the best R is U W^T, from
-    x^T B = U S W^T (orthogonal Procrustes). The start is a random rotation. Two public implementations take W for W^T and then
-    do no better than that start. The paper's PCA to K dimensions comes first: `fit_pca`.
+    Gong and Lazebnik, CVPR 2011, section 2.2. For fixed R the best signs are B = sgn(x R). For fixed B the best R is U W^T, where
+    x^T B = U S W^T (orthogonal Procrustes). The start is a random rotation. The method of the paper first applies PCA to K
+    dimensions, see `fit_pca`.
 
     Args:
-        x: continuous codes, float [N, K], N at least 1, torch (any device) or numpy. Zero rows are fine: they pull nowhere. Rows
-            count by their length, as in the paper; normalise them first to have each count the same (H2Q does).
-        iterations: each costs 4 N K^2 operations in float64. The paper's 50 is beyond where it has settled.
-        seed: of the random start; torch's global generators are neither read nor advanced.
+        x: continuous codes, float [N, K] with at least one row; a tensor on any device, or a NumPy array. Rows are weighted by
+            their length, as in the paper; normalise them first to weight them equally, as H2Q does. Zero rows have no effect.
+        iterations: number of iterations, which cost 4 N K^2 operations in float64 each. The 50 of the paper are more than
+            convergence needs.
+        seed: seed of the random start. The global generators of torch are neither read nor advanced.
 
     Returns:
-        A `Rotation`, its matrix on the device of x. `errors` holds, before each iteration and after the last, the mean of
-        (z - sgn z)^2 for z = x R, x scaled as a whole so that the mean square of its entries is 1. It never increases. sgn 0 is
-        -1, as in `pack_codes`.
+        A `Rotation` with its matrix on the device of x. `errors` has the mean of (z - sgn z)^2 before each iteration and after
+        the last, where z = x R, scaled such that the mean square of its entries is 1. It never increases. sgn 0 is -1, as in
+        `pack_codes`.
 
     Raises:
-        TypeError, ValueError: x is no floating [N, K], has no rows, or has entries that are NaN or infinite; negative iterations.
+        TypeError: x is not a floating-point tensor or array, or a number is not an integer.
+        ValueError: x is not [N, K], has no rows, or has entries that are NaN or infinite; or `iterations` is negative.
+
+    Example:
+        >>> import torch
+        >>> import orthohash_triton as oht
+        >>> x = torch.randn(200, 16, generator=torch.Generator().manual_seed(0))
+        >>> rotation = oht.fit_itq(x, iterations=20)
+        >>> rotation.errors[-1] < rotation.errors[0]
+        True
+        >>> codes = oht.pack_codes(rotation(x))
+        >>> codes.shape
+        torch.Size([200, 2])
     """
     x = _codes("fit_itq", x)
     iterations = checks.integer("fit_itq", "iterations", iterations, minimum=0)
@@ -79,46 +117,57 @@ def fit_itq(x: Any, *, iterations: int = 50, seed: int = 0) -> Rotation:
     return Rotation(matrix.float(), errors)
 
 
-@torch.inference_mode(False)  # the same, and the descent itself
+@torch.inference_mode(False)  # for the same reason, and because the descent needs gradients
 @torch.enable_grad()
 def fit_householder(
     x: Any,
     *,
-    loss: str = "l2",
+    loss: Loss = "l2",
     epochs: int = 300,
     lr: float | None = None,
     batch_size: int = 128,
     validation: float = 0.1,
     seed: int = 0,
 ) -> Rotation:
-    """H2Q: a rotation as a product of K Householder reflections, by stochastic gradient descent.
+    """Fit a rotation as a product of K Householder reflections (H2Q), by stochastic gradient descent.
 
-    Schwengber et al., arXiv 2311.04207, section 3, with the recipe of the released code: rows normalised to length sqrt(K),
-    reflections that start along the axes (their product is -I), plain SGD, the epoch with the lowest loss on held-out rows.
+    Schwengber et al., arXiv 2311.04207, section 3, with the recipe of the released code: rows are normalised to length sqrt(K),
+    the reflections start along the axes (their product is -I), the optimizer is plain SGD, and the result is that of the epoch
+    with the lowest loss on held-out rows.
 
     Args:
-        x: continuous codes, float [N, K], N at least 1, torch (any device) or numpy. Zero rows have no direction and are left
-            out.
-        loss: of the rotated rows z, averaged over rows; the published figures are those of "l2", the others are within 0.2 mAP.
-            "l2": mean of (z - sgn z)^2 over the bits; "l1": mean of |z - sgn z|; "min_entry": logsumexp of -z^2 over the bits, so
-            that the entry nearest to 0 moves away; "bit_var": mean of s(z) (1 - s(z)) with s the logistic function.
-        epochs, lr, batch_size: None for lr is the released recipe's, 0.01 for "bit_var" and 0.1 for the others. The recipe's 300
-            epochs take tens of seconds for 10,000 codes of 64 bits on one core; 30 came within 3 % of their error there.
-        validation: share of the rows, in [0, 1), that chooses the epoch and is not trained on; 0, or a share of less than one
-            row, chooses by all rows.
-        seed: of the split and the order of rows; torch's global generators are neither read nor advanced.
+        x: continuous codes, float [N, K] with at least one row; a tensor on any device, or a NumPy array. Zero rows have no
+            direction and are ignored.
+        loss: loss of the rotated rows z, averaged over the rows. The published results use "l2"; the others are within 0.2 mAP.
+            "l2": mean of (z - sgn z)^2 over the bits; "l1": mean of |z - sgn z|; "min_entry": logsumexp of -z^2 over the bits,
+            which moves the entry nearest to 0 away from it; "bit_var": mean of s(z) (1 - s(z)), where s is the logistic function.
+        epochs: number of epochs. The 300 of the recipe take tens of seconds for 10,000 codes of 64 bits on one core, where 30 had
+            an error within 3 %.
+        lr: learning rate; None means that of the recipe, 0.01 for "bit_var" and 0.1 for the others.
+        batch_size: rows per batch.
+        validation: share of the rows in [0, 1) that selects the epoch and is not trained on. If it is less than one row, all rows
+            select the epoch.
+        seed: seed of the split and of the order of the rows. The global generators of torch are neither read nor advanced.
 
     Returns:
-        A `Rotation`, its matrix on the device of x. `errors` holds, before the first and after every epoch, the mean of
-        (z - sgn z)^2 over all rows, whatever the loss.
+        A `Rotation` with its matrix on the device of x. `errors` has the mean of (z - sgn z)^2 over all rows before the first and
+        after every epoch, for every loss.
 
     Raises:
-        TypeError, ValueError: x is no floating [N, K], has only zero rows, or has entries that are NaN or infinite; a number or a
-            name out of range.
+        TypeError: x is not a floating-point tensor or array, or a number has a wrong type.
+        ValueError: x is not [N, K], has only zero rows, or has entries that are NaN or infinite; or an option is out of range.
+
+    Example:
+        >>> import torch
+        >>> import orthohash_triton as oht
+        >>> x = torch.randn(200, 16, generator=torch.Generator().manual_seed(0))
+        >>> rotation = oht.fit_householder(x, epochs=5)
+        >>> rotation.matrix.shape, len(rotation.errors), min(rotation.errors) < rotation.errors[0]
+        (torch.Size([16, 16]), 6, True)
     """
     op = "fit_householder"
     x = _codes(op, x)
-    checks.choice(op, "loss", loss, tuple(_LOSSES))
+    checks.choice(op, "loss", loss, get_args(Loss))
     epochs = checks.integer(op, "epochs", epochs, minimum=0)
     batch_size = checks.integer(op, "batch_size", batch_size, minimum=1)
     lr = _LEARNING_RATES[loss] if lr is None else float(lr)
@@ -130,7 +179,7 @@ def fit_householder(
     rows = _on_sphere(op, x)
     shuffled = torch.randperm(len(rows), generator=generator).to(x.device)
     held_out = int(validation * len(rows))
-    training, judges = rows[shuffled[held_out:]], rows[shuffled[:held_out]] if held_out else rows
+    training, validating = rows[shuffled[held_out:]], rows[shuffled[:held_out]] if held_out else rows
 
     vectors = torch.eye(x.shape[1], dtype=rows.dtype, device=x.device, requires_grad=True)
     best, best_loss, errors = vectors.detach().clone(), math.inf, []
@@ -139,14 +188,14 @@ def fit_householder(
             _descend(vectors, training, loss, lr, batch_size, generator)
         matrix = householder_product(vectors.detach())
         errors.append(float(_LOSSES["l2"](rows @ matrix).mean()))
-        found = float(_LOSSES[loss](judges @ matrix).mean())
+        found = float(_LOSSES[loss](validating @ matrix).mean())
         if found < best_loss:
             best, best_loss = vectors.detach().clone(), found
     return Rotation(householder_product(best.double()).float(), errors)
 
 
-def _descend(vectors: Tensor, rows: Tensor, loss: str, lr: float, batch_size: int, generator: torch.Generator) -> None:
-    """One epoch of SGD; the last batch may be smaller."""
+def _descend(vectors: Tensor, rows: Tensor, loss: Loss, lr: float, batch_size: int, generator: torch.Generator) -> None:
+    """Update `vectors` in place by one epoch of SGD. The last batch may be smaller."""
     order = torch.randperm(len(rows), generator=generator).to(rows.device)
     for batch in rows[order].split(batch_size):
         value = _LOSSES[loss](householder_apply(batch, vectors)).mean()
@@ -160,8 +209,8 @@ def _bit_var(z: Tensor) -> Tensor:
     return (share * (1 - share)).mean(1)
 
 
-# Rotated rows [N, K] -> [N]. |z - sgn z| is ||z| - 1|.
-_LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
+# Losses of rotated rows, [N, K] -> [N]. |z - sgn z| equals ||z| - 1|.
+_LOSSES: dict[Loss, Callable[[Tensor], Tensor]] = {
     "l2": lambda z: (z.abs() - 1).square().mean(1),
     "l1": lambda z: (z.abs() - 1).abs().mean(1),
     "min_entry": lambda z: (-z.square()).logsumexp(1),
@@ -170,6 +219,7 @@ _LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def _codes(op: str, x: Any) -> Tensor:
+    """Return `x` as a tensor [N, K] after checking it."""
     x = checks.tensor(op, "x", as_tensor(x), dtypes=_FLOATS, ndim=2, shape="[N, K]").detach()
     if x.numel() == 0:
         raise ValueError(f"{op}: x must have at least one row and one bit; got {checks.describe(x)}")
@@ -179,28 +229,28 @@ def _codes(op: str, x: Any) -> Tensor:
 
 
 def _on_sphere(op: str, x: Tensor) -> Tensor:
-    """The rows of x that are not zero, scaled to length sqrt(K), float32."""
+    """Return the non-zero rows of x, scaled to length sqrt(K), float32."""
     length = torch.linalg.vector_norm(x, dim=1, dtype=torch.float64)
     kept = length > 0
     if not bool(kept.any()):
-        raise ValueError(f"{op}: x must have a row that is not zero; zero rows have no direction to rotate")
+        raise ValueError(f"{op}: x must have a row that is not zero; got zero rows only, which have no direction")
     return (x[kept] * (math.sqrt(x.shape[1]) / length[kept])[:, None]).float()
 
 
 def _blocks(x: Tensor) -> Iterator[Tensor]:
-    """The rows of x in their order, float64 [n, K]."""
+    """Yield the rows of x in blocks, float64 [n, K]."""
     for block in x.split(_BLOCK_ROWS):
         yield block.double()
 
 
 def _random_rotation(bits: int, generator: torch.Generator) -> Tensor:
-    """Uniform over the orthogonal matrices, float64 [K, K]."""
+    """Return a random orthogonal matrix, uniformly distributed, float64 [K, K]."""
     q, r = torch.linalg.qr(torch.randn(bits, bits, generator=generator, dtype=torch.float64))
     return q * r.diagonal().sign()
 
 
 def _pull_to_signs(x: Tensor, matrix: Tensor, scale: float) -> tuple[Tensor, float]:
-    """x^T sgn(x R), float64 [K, K], and the quantisation error of x R times `scale`."""
+    """Return x^T sgn(x R), float64 [K, K], and the quantisation error of x R times `scale`."""
     pull, error = torch.zeros_like(matrix), 0.0
     for block in _blocks(x):
         z = block @ matrix

@@ -1,4 +1,4 @@
-"""A run's gallery in the browser: click an image or bring one, and see its neighbours. Served on this machine only."""
+"""A web page that shows the gallery of a run and searches it by an image. It is served to this machine only."""
 
 from ._server import PORT, serve
 

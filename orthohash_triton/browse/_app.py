@@ -1,12 +1,12 @@
-"""The web application: a page, its style and script, and a small JSON interface.
+"""The web application: a page with its style and script, and a JSON interface.
 
-    GET  /api/info                          what is searched
-    GET  /api/random?count=24&class=3       images of the gallery to begin with
-    GET  /api/search?id=17&k=24&class=3     neighbours of an image of the gallery
+    GET  /api/info                          the gallery: title, number of items, classes
+    GET  /api/random?count=24&class=3       random gallery items
+    GET  /api/search?id=17&k=24&class=3     neighbours of a gallery item
     POST /api/search?k=24&class=3           neighbours of the image in the body (Content-Type: image/...)
-    GET  /api/image/17                      a picture of the gallery, by its id
+    GET  /api/image/17                      the image of a gallery item
 
-`class` is optional and keeps to one class. Errors are {"error": sentence} with a status of 4xx.
+The optional `class` restricts the results to one class. Errors have a status of 4xx and the body {"error": sentence}.
 """
 
 import re
@@ -34,7 +34,7 @@ from ._uploads import MAX_BYTES, Refused, decode_upload, read_body
 HOSTS = ("127.0.0.1", "localhost")
 _HERE = Path(__file__).parent / "static"
 _THEME = Path(report.__file__).parent / "templates"
-_FILES = {  # these and no others
+_FILES = {  # no other files are served
     "/": (_HERE / "page.html", "text/html"),
     "/theme.css": (_THEME / "theme.css", "text/css"),
     "/theme.js": (_THEME / "theme.js", "text/javascript"),
@@ -51,12 +51,12 @@ _HEADERS = {
     "x-content-type-options": "nosniff",
 }
 _DEFAULT_K = _DEFAULT_COUNT = 24
-_DECODERS = 2  # uploads decoded at a time
+_DECODERS = 2  # uploads decoded at the same time
 _CACHE = {"cache-control": "private, max-age=3600"}
 
 
 def make_app(run: Run) -> Starlette:
-    """The application that serves the gallery of `run`, an ASGI application.
+    """Return the ASGI application that serves the gallery of `run`.
 
     Raises:
         ValueError: the gallery is empty.
@@ -80,6 +80,8 @@ def make_app(run: Run) -> Starlette:
 
 
 class _Api:
+    """The JSON interface."""
+
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._decoders = anyio.CapacityLimiter(_DECODERS)
@@ -97,7 +99,7 @@ class _Api:
 
     async def upload(self, request: Request) -> Response:
         if not self._engine.takes_images:
-            raise Refused(422, "this run was trained on features, not images: search by an item of its gallery")
+            raise Refused(422, "this run was trained on features, not on images: search by a gallery item")
         arguments = self._arguments(request)
         content = await read_body(request)
 
@@ -110,7 +112,7 @@ class _Api:
         position = _checked("id", request.path_params["id"], 0, len(self._engine) - 1)
         picture = await run_in_threadpool(self._engine.picture, position)
         if picture is None:
-            raise Refused(404, f"there is no picture of item {position}: its file is missing or cannot be read")
+            raise Refused(404, f"there is no image of item {position}: its file is missing or cannot be read")
         return Response(picture.bytes, media_type=picture.media_type, headers=_CACHE)
 
     def _arguments(self, request: Request) -> tuple[int, int | None]:
@@ -151,11 +153,11 @@ def _http_error(request: Request, error: Exception) -> Response:
 
 
 def _own_error(request: Request, error: Exception) -> Response:
-    return JSONResponse({"error": "the server failed at this request; its terminal says more"}, 500)
+    return JSONResponse({"error": "the server failed to process this request; see the output of orthohash browse"}, 500)
 
 
 class _Headers:
-    """Adds the headers that keep the page to itself to every answer."""
+    """Add security headers, which isolate the page from other pages, to every response."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -170,7 +172,7 @@ class _Headers:
 
 
 class _SameOrigin:
-    """Refuses what another page's script sends here."""
+    """Refuse requests that the script of another page sends."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""Searching a run's gallery by an image of its own or by one that was brought."""
+"""Search of the gallery of a run by a gallery item or by an image of the user."""
 
 import threading
 import time
@@ -13,21 +13,25 @@ from ..runs.run import Run
 from ..runs.samples import Encoded, RunSamples, Samples, relevant
 
 MAX_K = 200
-_SIDE = 160  # pixels of a picture
+_SIDE = 160  # largest side of an image, in pixels
 _CACHED_PICTURES = 4096
 
 
 class Engine:
-    """The gallery of a run, for many threads at once.
+    """The gallery of a run, for concurrent use by several threads.
 
-    Searches and the model take turns: their threads are one pool, which not every threading layer of Numba may share.
+    Attributes:
+        takes_images: whether the model encodes images, so that users can upload one.
+        largest_k: largest number of neighbours of one search.
+        description: title, size and classes of the gallery, for the page.
+        picture: return the image of a gallery item, or None; results are cached.
     """
 
     def __init__(self, run: Run, samples: RunSamples) -> None:
         self._run = run
         self._gallery: Samples = samples.gallery
         self._labelled = samples.gallery.is_labelled
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()  # searches share one thread pool, which not every threading layer of Numba permits
         self.takes_images = len(run.model.sample_shape) == 3
         self.largest_k = min(MAX_K, len(samples.gallery))
         self.description = self._describe()
@@ -39,18 +43,18 @@ class Engine:
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
-        """(channels, height, width) of the images that the model takes, or (D,) of features."""
+        """The shape that the model accepts: (channels, height, width) of images, or (D,) of features."""
         return self._run.model.sample_shape
 
     def _warm_up(self) -> None:
-        """Have everything compiled and loaded before the first visitor waits for it."""
+        """Compile and load everything before the first request."""
         self.search_id(0, k=1, class_id=None)
         if self.takes_images:
             channels, *sides = self.sample_shape
             self.search_image(torch.zeros((1, *sides) if channels == 1 else (1, channels, *sides), dtype=torch.uint8), 1, None)
 
     def _describe(self) -> dict[str, Any]:
-        """What the page says of the gallery."""
+        """Return the description of the gallery that the page shows."""
         run, gallery = self._run, self._gallery
         config = run.config
         rotation = "" if config.rotate == "none" else f" + {config.rotate}"
@@ -64,17 +68,17 @@ class Engine:
         }  # fmt: skip
 
     def item(self, position: int) -> dict[str, Any]:
-        """One image of the gallery: its id, classes and file."""
+        """Return id, classes and file of a gallery item."""
         classes = self._gallery.classes(position) if self._labelled else []
         return {"id": position, "classes": classes, "file": self._gallery.file_name(position)}
 
     def random(self, count: int, class_id: int | None) -> list[dict[str, Any]]:
-        """Images of the gallery, or of one class, drawn without order; fewer where there are fewer."""
+        """Return `count` random gallery items, or all if there are fewer; only items of `class_id` unless that is None."""
         chosen = torch.arange(len(self)) if class_id is None else self._gallery.members(class_id).nonzero().flatten()
         return [self.item(i) for i in chosen[torch.randperm(len(chosen))[:count]].tolist()]
 
     def search_id(self, position: int, k: int, class_id: int | None) -> dict[str, Any]:
-        """The nearest to an image of the gallery, without itself."""
+        """Return the `k` nearest gallery items of a gallery item, which is not among them; only those of `class_id` if given."""
         found = self._search(self._gallery.codes[position : position + 1], k, class_id, without=position)
         if self._labelled:
             ids = [neighbour["id"] for neighbour in found["neighbours"]]
@@ -84,9 +88,9 @@ class Engine:
         return {"query": self.item(position), **found}
 
     def search_image(self, inputs: Tensor, k: int, class_id: int | None) -> dict[str, Any]:
-        """The nearest to an image as the model takes it: uint8 [1, H, W] or [1, 3, H, W]."""
+        """Return the `k` nearest gallery items of an image, uint8 [1, H, W] or [1, 3, H, W]; only of `class_id` if given."""
         started = time.perf_counter()
-        with self._turn:
+        with self._lock:
             code = self._run.model.encode(inputs)
         encoding = _milliseconds(started)
         found = self._search(code, k, class_id, without=None)
@@ -95,7 +99,7 @@ class Engine:
     def _search(self, code: Tensor, k: int, class_id: int | None, without: int | None) -> dict[str, Any]:
         mask = None if class_id is None else self._gallery.members(class_id)
         index = self._run.index
-        with self._turn:
+        with self._lock:
             started = time.perf_counter()
             distances, ids = index.search(
                 code.to(index.device), k, None if mask is None else mask.to(index.device),

@@ -1,4 +1,4 @@
-"""Serving the application on this machine, until Ctrl-C."""
+"""Serve the application on this machine until Ctrl-C."""
 
 import errno
 import socket
@@ -11,7 +11,7 @@ from contextlib import suppress
 from ..runs.run import Run
 
 PORT = 8765
-ADDRESS = "127.0.0.1"  # no other machine can reach it
+ADDRESS = "127.0.0.1"  # other machines cannot connect to it
 _CONNECTIONS = 64
 
 
@@ -19,14 +19,21 @@ def serve(run: Run, *, port: int = PORT, open_page: bool = False, say: Callable[
     """Serve the gallery of `run` on 127.0.0.1 until the process is interrupted.
 
     Args:
-        port: 0 takes a free one.
-        open_page: show the page in the default browser.
-        say: told the address, once it answers.
+        run: a run, opened by `runs.load_run`.
+        port: port from 1 to 65535; 0 selects a free one.
+        open_page: open the page in the default browser.
+        say: called with the address of the page when the server is ready.
 
     Raises:
-        OSError: the port is in use, or may not be taken.
+        OSError: the port is in use, or needs more permissions.
         ImportError: starlette, uvicorn or Pillow is missing.
-        ValueError: the gallery is empty, or the port is none.
+        ValueError: the gallery is empty, or the port is out of range.
+
+    Example:
+        >>> from orthohash_triton.browse import serve
+        >>> from orthohash_triton.runs import load_run
+        >>> serve(load_run("runs/fashion"), open_page=True)  # doctest: +SKIP (needs a run folder, and blocks until Ctrl-C)
+        http://127.0.0.1:8765/
     """
     try:
         import uvicorn
@@ -36,7 +43,7 @@ def serve(run: Run, *, port: int = PORT, open_page: bool = False, say: Callable[
         raise ImportError('browsing needs starlette and uvicorn: pip install "orthohash-triton[browse]"') from error
     if not 0 <= port < 2**16:
         raise ValueError(f"serve: port must be from 0 to 65535; got {port}")
-    with _listen(port) as listening:  # before the run is made ready: a port in use is told at once
+    with _listen(port) as listening:  # before the run is prepared, so that a used port is reported at once
         url = f"http://{ADDRESS}:{listening.getsockname()[1]}/"
         config = uvicorn.Config(
             make_app(run), log_level="warning", access_log=False, lifespan="off", server_header=False, timeout_keep_alive=5,
@@ -45,7 +52,7 @@ def serve(run: Run, *, port: int = PORT, open_page: bool = False, say: Callable[
         say(url)
         if open_page:
             threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
-        with suppress(KeyboardInterrupt):  # uvicorn has ended in order and passes it on
+        with suppress(KeyboardInterrupt):  # uvicorn stops cleanly and raises the interrupt again
             uvicorn.Server(config).run(sockets=[listening])
 
 
@@ -61,7 +68,7 @@ def _listen(port: int) -> socket.socket:
     except OSError as error:
         listening.close()
         if error.errno in (errno.EADDRINUSE, errno.EACCES):
-            why = "in use" if error.errno == errno.EADDRINUSE else "not for you to take"
+            why = "in use" if error.errno == errno.EADDRINUSE else "reserved for administrators"
             raise OSError(f"port {port} of {ADDRESS} is {why}; choose another with --port, or --port 0 for a free one") from error
         raise
     return listening

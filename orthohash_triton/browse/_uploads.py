@@ -1,4 +1,4 @@
-"""Images from outside: read with limits on bytes, time and pixels, since anything may come."""
+"""Uploaded images, which are untrusted: they are read with limits on bytes, time and pixels."""
 
 import io
 import warnings
@@ -13,11 +13,11 @@ from ..data.images import decode
 MAX_BYTES = 20 * 2**20
 MAX_PIXELS = 50_000_000
 SECONDS = 30.0
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # none of which starts another program
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # formats whose decoders start no other program
 
 
 class Refused(Exception):
-    """What was sent cannot be taken: the HTTP status, and a sentence that says why and what to do."""
+    """A request is refused with an HTTP status and a message that says why and what to do."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -25,10 +25,10 @@ class Refused(Exception):
 
 
 async def read_body(request: Request) -> bytes:
-    """The body of a request.
+    """Return the body of a request.
 
     Raises:
-        Refused: it is no image by its type, larger than MAX_BYTES, or takes longer than SECONDS.
+        Refused: the content type is not an image, the body is larger than MAX_BYTES, or it takes longer than SECONDS.
     """
     sent_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if not (sent_type.startswith("image/") or sent_type == "application/octet-stream"):
@@ -50,27 +50,27 @@ async def read_body(request: Request) -> bytes:
 
 
 def _too_large(size: int) -> str:
-    return f"the file has {size / 2**20:,.1f} MiB or more; at most {MAX_BYTES // 2**20} MiB are taken. Send a smaller picture"
+    return f"the file has {size / 2**20:,.1f} MiB or more; at most {MAX_BYTES // 2**20} MiB are accepted. Send a smaller image"
 
 
 def decode_upload(content: bytes, sample_shape: tuple[int, ...]) -> Tensor:
-    """An encoded image as a model takes it: uint8 [1, H, W] for grey, [1, 3, H, W] for RGB.
+    """Decode an image as the model accepts it: uint8 [1, H, W] for grey, [1, 3, H, W] for RGB.
 
     Raises:
-        Refused: it is no image of a known format, damaged, or has more than MAX_PIXELS.
+        Refused: the image has an unknown format, is damaged, or has more than MAX_PIXELS.
     """
     from PIL import Image
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is lower than where Pillow gives up
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our limit is lower than Pillow's
         try:
             with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
                 width, height = image.size
-        except Exception as error:  # Pillow's readers raise whatever their format makes them
-            raise Refused(422, f"this is no image that can be read ({_kind(content)}); send {', '.join(_FORMATS)}") from error
+        except Exception as error:  # every decoder of Pillow raises its own types
+            raise Refused(422, f"the upload is not a readable image ({_kind(content)}); send {', '.join(_FORMATS)}") from error
         if width * height > MAX_PIXELS:
             raise Refused(
-                413, f"the image has {width:,} x {height:,} pixels; at most {MAX_PIXELS:,} are taken. Send a smaller picture"
+                413, f"the image has {width:,} x {height:,} pixels; at most {MAX_PIXELS:,} are accepted. Send a smaller image"
             )
         channels, _, side = sample_shape
         try:

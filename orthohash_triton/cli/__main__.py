@@ -1,4 +1,4 @@
-"""python -m orthohash_triton.cli"""
+"""Run the command line: `python -m orthohash_triton.cli`."""
 
 import sys
 

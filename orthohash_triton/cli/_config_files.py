@@ -4,10 +4,11 @@
     method = "dhn"
     bits = 32
 
-    [options]                  # the method's own
+    [options]                  # options of the method
     quantization_weight = 0.1
 
-A run folder, or its config.json, is one too: it repeats the run. The command line goes before the file.
+A run folder, or its config.json, is a configuration file too, which repeats the run. Options on the command line take precedence
+over the file.
 """
 
 import argparse
@@ -20,12 +21,12 @@ from typing import Any
 
 from ._suggest import did_you_mean
 
-# What a file may not say: it stands for the options of one call.
+# These options apply to one call only and cannot be set in a file.
 NOT_IN_FILES = ("help", "config", "print_config", "json", "quiet", "progress", "resume", "overwrite")
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The settings in the file at `path` by the names of options (underscores); those of the method are among them."""
+    """Return the settings in the file at `path` by option name (with underscores), including the options of the method."""
     if path.is_dir():
         path = path / "config.json"
     if not path.is_file():
@@ -36,12 +37,12 @@ def read(path: Path) -> dict[str, Any]:
         found = _PARSERS[path.suffix](path.read_text(encoding="utf-8"))
     except ImportError:
         raise
-    except Exception as error:  # each parser has an error of its own
+    except Exception as error:  # each parser raises its own type
         raise ValueError(f"--config: {path} is not {path.suffix[1:].upper()} ({error})") from error
-    if isinstance(found, dict) and "config" in found and "format" in found:  # a run folder's
+    if isinstance(found, dict) and "config" in found and "format" in found:  # the config.json of a run folder
         found = found["config"]
     if not isinstance(found, dict) or not isinstance(found.get("options", {}), dict):
-        raise ValueError(f"--config: {path} must hold settings by name, and a method's own in a table [options]")
+        raise ValueError(f"--config: {path} must hold settings by name, and the options of the method in a table [options]")
     own = found.pop("options", {})
     settings = [*found.items(), *own.items()]
     names = [str(name).replace("-", "_") for name, _ in settings]
@@ -51,7 +52,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def apply(settings: dict[str, Any], parser: argparse.ArgumentParser, path: Path) -> None:
-    """Make `settings` the defaults of `parser`'s options."""
+    """Make `settings`, read from `path`, the defaults of the options of `parser`."""
     actions = options_of(parser)
     for name, value in settings.items():
         if name not in actions:
@@ -66,12 +67,12 @@ def apply(settings: dict[str, Any], parser: argparse.ArgumentParser, path: Path)
 
 
 def options_of(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
-    """The options of `parser` that a file may set, by name."""
+    """Return the options of `parser` that a file can set, by name."""
     return {action.dest: action for action in parser._actions if action.option_strings and action.dest not in NOT_IN_FILES}
 
 
 def as_toml(values: argparse.Namespace, parser: argparse.ArgumentParser, own: Iterable[str]) -> str:
-    """`values` as a TOML file that says the same, each with its help; those in `own` are the method's."""
+    """Return `values` as a TOML file with the help of each option as a comment. `own` names the options of the method."""
     actions = options_of(parser)
     lines = [_toml_line(action, getattr(values, name)) for name, action in actions.items() if name not in own]
     table = [_toml_line(actions[name], getattr(values, name)) for name in own]
@@ -88,7 +89,7 @@ def _toml_value(value: Any) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(_toml_value, value))}]"
     if isinstance(value, float):
-        return repr(value)  # inf and nan as TOML writes them
+        return repr(value)  # writes inf and nan as TOML does
     return json.dumps(value if isinstance(value, int) else str(value), ensure_ascii=False)
 
 
@@ -97,7 +98,7 @@ def _hint(parser: argparse.ArgumentParser) -> str:
 
 
 def _converted(action: argparse.Action, value: Any) -> Any:
-    """`value` as the option's own conversion of its text would give it."""
+    """Convert `value` as the option converts its text on the command line."""
     if action.nargs in ("+", "*"):
         return [_one(action, each) for each in (value if isinstance(value, list) else [value])]
     return _one(action, value)
@@ -108,13 +109,13 @@ def _one(action: argparse.Action, value: Any) -> Any:
         return None
     if action.nargs == 0:  # a flag
         if not isinstance(value, bool):
-            raise ValueError("it is true or false")
+            raise ValueError("expected true or false")
         return value
     kind: Any = action.type or str
     fitting = {int: (int, str), float: (int, float, str)}.get(kind, (str,))
     if not isinstance(value, fitting) or isinstance(value, bool):
         raise ValueError(f"expected {_in_words(kind)}")
-    converted = kind(value)  # text too, as on the command line: YAML takes 5e-4 for text
+    converted = kind(value)  # accepts text as the command line does, because YAML reads 5e-4 as text
     if action.choices is not None and converted not in action.choices:
         raise ValueError(f"expected one of {', '.join(map(str, action.choices))}")
     return converted

@@ -1,30 +1,38 @@
-"""The options that come from TrainConfig and from a method's own settings."""
+"""Options that are generated from TrainConfig and from the options of a training method."""
 
 import argparse
 import types
 import typing
-from collections.abc import Sequence
-from dataclasses import fields
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import Field, fields
+from typing import TYPE_CHECKING, Any, Literal
 
-from ._command import Command
+from ._command import CommandParser
 from ._suggest import one_of
 
+if TYPE_CHECKING:
+    from ..train import TrainConfig
 
-def add_config_options(parser: Command, *, only: Sequence[str] | None = None, without: Sequence[str] = ()) -> None:
-    """One option per field of TrainConfig, and --config; the method's own come from `add_method_options`."""
-    from ..train.trainer import TrainConfig
+
+def add_config_options(parser: CommandParser, *, only: Sequence[str] | None = None, without: Sequence[str] = ()) -> None:
+    """Add --config and one option per field of TrainConfig. `add_method_options` adds the options of the method.
+
+    Args:
+        only: the fields to add; None adds all.
+        without: fields to leave out.
+    """
+    from ..train import TrainConfig
 
     parser.add_config_file()
     chosen = [field for field in fields(TrainConfig) if field.name not in ("options", *without)]
     _add_fields(parser, [field for field in chosen if only is None or field.name in only])
 
 
-def add_method_options(parser: Command) -> None:
-    """The options of the method that the arguments or the configuration file name; for completion, those of all methods."""
+def add_method_options(parser: CommandParser) -> None:
+    """Add the options of the method in the arguments or the configuration file; those of all methods for shell completion."""
     from .. import methods
 
-    for name in methods.names() if parser.for_completion else [_named_method(parser)]:
+    for name in methods.names() if parser.for_completion else [_requested_method(parser)]:
         method = methods.get(name)
         group = parser.add_argument_group(f"options of the method {method.name}", f"{method.summary}. {method.paper}")
         own = [field for field in fields(method.options) if field.name not in parser.method_options]
@@ -32,10 +40,10 @@ def add_method_options(parser: Command) -> None:
         parser.method_options += [field.name for field in own]
 
 
-def config_from(options: argparse.Namespace, *, method_options: bool) -> Any:
-    """The TrainConfig that `options` make."""
+def config_from(options: argparse.Namespace, *, method_options: bool) -> "TrainConfig":
+    """Return the TrainConfig that `options` describe, with the options of the method if `method_options`."""
     from .. import methods
-    from ..train.trainer import TrainConfig
+    from ..train import TrainConfig
 
     values = {field.name: getattr(options, field.name) for field in fields(TrainConfig) if hasattr(options, field.name)}
     if method_options:
@@ -44,26 +52,24 @@ def config_from(options: argparse.Namespace, *, method_options: bool) -> Any:
     return TrainConfig(**values)
 
 
-def title_of(config: Any) -> str:
-    """The method and the rotation, as a table names them."""
+def title_of(config: "TrainConfig") -> str:
+    """Return the name of the method and the rotation, as tables show it."""
     from .. import methods
 
     return methods.get(config.method).title + ("" if config.rotate == "none" else f" + {config.rotate}")
 
 
-def _named_method(parser: Command) -> str:
-    """The method that the arguments name, or else the configuration file; the default one where it does not exist."""
+def _requested_method(parser: CommandParser) -> str:
+    """Return the method in the arguments or else in the configuration file; the default method if it is unknown."""
     from .. import methods
-    from ..train.trainer import TrainConfig
+    from ..train import TrainConfig
 
-    reader = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    reader.add_argument("--method", nargs="?", default=parser.settings.get("method"))
-    name = reader.parse_known_args(parser.arguments)[0].method
+    name = parser.peek("--method") or parser.settings.get("method")
     return name if name in methods.names() else TrainConfig.method
 
 
-def _add_fields(parser: Any, chosen: Sequence[Any]) -> None:
-    known = values_of_options()
+def _add_fields(parser: Any, chosen: Iterable[Field]) -> None:
+    choices_by_name = choices_of_options()
     for field in chosen:
         name, text = "--" + field.name.replace("_", "-"), field.metadata["help"].replace("%", "%%")
         if field.type is bool:
@@ -71,15 +77,16 @@ def _add_fields(parser: Any, chosen: Sequence[Any]) -> None:
             parser.add_argument(name, action=argparse.BooleanOptionalAction, default=field.default, help=text)
             continue
         default = "" if field.default is None else " (%(default)s)"
-        choices = known.get(field.name)
+        choices = _literal_values(field.type) or choices_by_name.get(field.name)
+        kind = _value_type(field.type)
         parser.add_argument(
-            name, type=one_of(choices) if choices else _plain_type(field.type), default=field.default, help=text + default,
-            metavar=_metavar(field.type), choices=choices,
+            name, type=one_of(choices) if choices else kind, default=field.default, help=text + default,
+            metavar={int: "N", float: "X", str: "NAME"}[kind], choices=choices,
         )  # fmt: skip
 
 
-def values_of_options() -> dict[str, list[str]]:
-    """The values of options that take one of a few."""
+def choices_of_options() -> dict[str, list[str]]:
+    """Return the accepted values of the options that accept a fixed set of values."""
     from .. import methods
     from ..train.augmentation import AUGMENTATIONS
     from ..train.config import ROTATIONS
@@ -97,14 +104,20 @@ def values_of_options() -> dict[str, list[str]]:
     }
 
 
-def _plain_type(annotation: Any) -> type:
-    """Return int for `int | None`, and str for a Literal of strings."""
-    if typing.get_origin(annotation) is typing.Literal:
-        return str
-    if isinstance(annotation, types.UnionType):
-        return next(member for member in typing.get_args(annotation) if member is not type(None))
+def _literal_values(annotation: Any) -> list[str]:
+    """Return the values of a Literal or `Literal | None`; an empty list for other types."""
+    members = typing.get_args(annotation) if _is_union(annotation) else (annotation,)
+    return [value for member in members if typing.get_origin(member) is Literal for value in typing.get_args(member)]
+
+
+def _is_union(annotation: Any) -> bool:
+    return isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union
+
+
+def _value_type(annotation: Any) -> type:
+    """Return the type of a value: int for `int | None`, str for a Literal of strings."""
+    if _is_union(annotation):
+        annotation = next(member for member in typing.get_args(annotation) if member is not type(None))
+    if typing.get_origin(annotation) is Literal:
+        return type(typing.get_args(annotation)[0])
     return annotation
-
-
-def _metavar(annotation: Any) -> str:
-    return {int: "N", float: "X", str: "NAME"}[_plain_type(annotation)]

@@ -1,4 +1,4 @@
-"""Tables and JSON, on standard output."""
+"""Tables and JSON on standard output."""
 
 import argparse
 import codecs
@@ -10,40 +10,40 @@ import sys
 from collections.abc import Iterator
 from typing import Any, Literal
 
-_IN_ASCII = {"≤": "<=", "≥": ">=", "±": "+-", "→": "->", "…": "..."}
+_ASCII = {"≤": "<=", "≥": ">=", "±": "+-", "→": "->", "…": "..."}
 
 
-def use_symbols_of_the_terminal() -> None:
-    """Print what the terminal's encoding lacks (Windows' cp1252 has no ≤) in other words, rather than fail."""
-    codecs.register_error("orthohash", _in_other_words)
+def replace_unsupported_symbols() -> None:
+    """Print symbols that the terminal's encoding lacks (Windows' cp1252 has no ≤) in ASCII, instead of raising an error."""
+    codecs.register_error("orthohash", _as_ascii)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="orthohash")
 
 
-def _in_other_words(error: UnicodeError) -> tuple[str, int]:
+def _as_ascii(error: UnicodeError) -> tuple[str, int]:
     assert isinstance(error, UnicodeEncodeError)
-    lacking = error.object[error.start : error.end]
-    return "".join(_IN_ASCII.get(character, "?") for character in lacking), error.end
+    unsupported = error.object[error.start : error.end]
+    return "".join(_ASCII.get(character, "?") for character in unsupported), error.end
 
 
 @contextlib.contextmanager
-def printed_unless(quiet: bool) -> Iterator[None]:
-    """Standard output goes nowhere if `quiet`."""
+def discard_output_if(quiet: bool) -> Iterator[None]:
+    """Discard everything that is written to standard output in this context, if `quiet`."""
     if not quiet:
         yield
         return
-    with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
+    with open(os.devnull, "w", encoding="utf-8") as sink, contextlib.redirect_stdout(sink):
         yield
 
 
 def print_json(value: Any) -> None:
-    """`value` as JSON, for other programs."""
+    """Print `value` as JSON, for other programs."""
     print(json.dumps(value, indent=2))
 
 
 def print_count(options: argparse.Namespace, figures: dict[str, Any]) -> None:
-    """What was written: the path (the first entry), its `count` codes and their `bits`."""
+    """Print which file was written: `figures` has its path as the first entry, and "count" and "bits" of its codes."""
     if options.json:
         print_json(figures)
     else:
@@ -52,13 +52,13 @@ def print_count(options: argparse.Namespace, figures: dict[str, Any]) -> None:
 
 _FIGURES = ["method", "bits", "mAP@1000", "mAP@all", "precision, radius ≤ 2", "bytes per image", "queries per second"]
 _FOOTER = (
-    "mAP: ties in the order (distance, gallery position), divided by the relevant images found, 0 for a query that finds none. "
-    "Queries per second: the 100 nearest, all queries at once, this machine."
+    "mAP: ties are ordered by gallery position; average precision is divided by the number of relevant images found, and is 0 if "
+    "none is found. Queries per second: the 100 nearest, all queries in one batch, on this machine."
 )
 
 
 def print_figures(rows: list[dict[str, Any]], title: str) -> None:
-    """The table of retrieval figures."""
+    """Print the table of retrieval figures, one row per method."""
     print_table(title, _FIGURES, [[
         row["method"],
         cell(row["bits"], "d"),
@@ -71,26 +71,26 @@ def print_figures(rows: list[dict[str, Any]], title: str) -> None:
 
 
 def cell(value: float | None, form: str) -> str:
-    """`value` in the format `form`, a dash where there is none."""
+    """Return `value` in the format `form`, or a dash for None."""
     return "-" if value is None else format(value, form)
 
 
 def print_table(
     title: str, columns: list[str], rows: list[list[str]], caption: str | None = None, justify: Literal["left", "right"] = "right"
 ) -> None:
-    """A table; the first column stands left, the others as `justify` says."""
+    """Print a table. The first column is aligned to the left, the others as `justify` says."""
     try:
         from rich.console import Console
         from rich.table import Table
     except ImportError as error:
-        raise ImportError('tables need rich: pip install "orthohash-triton[train]", or ask for --json') from error
+        raise ImportError('tables need rich: pip install "orthohash-triton[train]", or use --json') from error
 
     table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
     for i, column in enumerate(columns):
         table.add_column(column, justify="left" if i == 0 else justify)
     for row in rows:
         table.add_row(*row)
-    # A terminal tells its width; a file or a pipe takes what the table needs.
+    # A file or a pipe has no width, so that the table gets as much as it needs.
     width = None if sys.stdout.isatty() else 140
-    # Names are the user's: none of them is markup or an emoji.
+    # Names come from the user and must not be interpreted as markup or emoji codes.
     Console(width=width, markup=False, emoji=False, highlight=False).print(table)

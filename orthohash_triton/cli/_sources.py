@@ -1,7 +1,10 @@
-"""What the command line reads."""
+"""Models and data sources that commands accept."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..train import HashModel
 
 SOURCES = (
     "an image, a folder, manifest (.csv, .parquet) or list (.txt) of images, features (.npy, .npz, .safetensors), "
@@ -9,13 +12,8 @@ SOURCES = (
 )
 
 
-def splits_of(config: Any) -> Any:
-    """The training set, queries and gallery of the data set that `config` names."""
-    return config.load_splits()
-
-
-def load_model(folder: Path) -> Any:
-    """The model of a run folder, or of a folder that `HashModel.save_pretrained` wrote."""
+def load_model(folder: Path) -> "HashModel":
+    """Load the model of a run folder, or of a folder written by `HashModel.save_pretrained`."""
     from ..runs import load_run
     from ..train import HashModel
 

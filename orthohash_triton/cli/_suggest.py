@@ -1,4 +1,4 @@
-"""What the user may have meant."""
+"""Suggestions for misspelled names."""
 
 import argparse
 import difflib
@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown `name`: the nearest of `known`; empty where none is near."""
+    """Return "; did you mean X?" with the name in `known` that is most similar to `name`, or "" if none is similar."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {near[0]}?" if near else ""
 
 
 def one_of(names: Sequence[str]) -> Callable[[str], str]:
-    """An argparse type: one of `names`."""
+    """Return an argparse type that accepts one of `names` and suggests the nearest one otherwise."""
 
     def choose(text: str) -> str:
         if text not in names:

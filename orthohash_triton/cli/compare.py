@@ -1,46 +1,37 @@
-"""orthohash compare."""
+"""`orthohash compare`: train several methods on one data set and compare their codes."""
 
 import argparse
 from pathlib import Path
-from typing import Any
 
-from ._command import Command, command
-from ._config_options import add_config_options, config_from, values_of_options
+from ._command import Command, CommandParser
+from ._config_options import add_config_options, choices_of_options, config_from
 from ._output import print_json, print_table
-from ._sources import splits_of
 from ._suggest import one_of
 
 
-def add(commands: Any) -> None:
-    command(commands, "compare", run, _declare, "train all methods on one data set and compare their codes", """
-        orthohash compare --dataset digits --epochs 5 --out runs/digits-comparison
-        orthohash compare --dataset fashion-mnist --epochs 3 --validation 0.1 --out runs/comparison
-        orthohash compare --methods orthohash csq pca --lengths 32 --rotations none itq --out runs/three""")  # fmt: skip
-
-
-def _declare(parser: Command) -> None:
-    known = values_of_options()
-    parser.add_argument("--out", required=True, type=Path, help="folder of the cells, the table and the figures")
+def _add_options(parser: CommandParser) -> None:
+    choices = choices_of_options()
+    parser.add_argument("--out", required=True, type=Path, help="folder for the runs, the table and the figures")
     parser.add_argument(
-        "--methods", nargs="+", type=one_of(known["method"]), choices=known["method"], metavar="NAME",
-        help="of `orthohash methods` (all)",
+        "--methods", nargs="+", type=one_of(choices["method"]), choices=choices["method"], metavar="NAME",
+        help="methods to compare, see `orthohash methods` (all)",
     )  # fmt: skip
     parser.add_argument(
-        "--lengths", nargs="+", type=int, default=[16, 32, 64], metavar="BITS", help="lengths of the codes (16 32 64)"
+        "--lengths", nargs="+", type=int, default=[16, 32, 64], metavar="BITS", help="code lengths in bits (16 32 64)"
     )
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N", help="seeds of the training (0 1 2)")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N", help="random seeds, one run each (0 1 2)")
     parser.add_argument(
-        "--rotations", nargs="+", default=["none"], type=one_of(known["rotate"]), choices=known["rotate"], metavar="NAME",
+        "--rotations", nargs="+", default=["none"], type=one_of(choices["rotate"]), choices=choices["rotate"], metavar="NAME",
         help="none, itq, householder (none)",
     )  # fmt: skip
     add_config_options(parser, without=("method", "bits", "seed", "rotate", "checkpoint_every", "tensorboard", "wandb"))
 
 
-def run(options: argparse.Namespace) -> None:
+def _run(options: argparse.Namespace) -> None:
     from ..compare import compare, table
 
     config = config_from(options, method_options=False)
-    splits = splits_of(config)
+    splits = config.load_splits()
     rows = compare(
         config, splits, options.out, names=options.methods, bits=options.lengths, seeds=options.seeds,
         rotations=options.rotations, progress=options.progress,
@@ -50,4 +41,17 @@ def run(options: argparse.Namespace) -> None:
         return
     columns, cells = table(rows)
     print_table(f"{splits.query.name} against {splits.gallery.name}", columns, cells)
-    print(f"written: {options.out / 'results.md'}, results.csv, results.json and the figures beside them")
+    print(f"written: {options.out / 'results.md'}, results.csv, results.json and the figures in the same folder")
+
+
+COMMAND = Command(
+    name="compare",
+    summary="train all methods on one data set and compare their codes",
+    examples="""
+        orthohash compare --dataset digits --epochs 5 --out runs/digits-comparison
+        orthohash compare --dataset fashion-mnist --epochs 3 --validation 0.1 --out runs/comparison
+        orthohash compare --methods orthohash csq pca --lengths 32 --rotations none itq --out runs/three""",
+    add_options=_add_options,
+    run=_run,
+    help_order=30,
+)

@@ -1,32 +1,26 @@
-"""orthohash doctor."""
+"""`orthohash doctor`: check the installation and every op."""
 
 import argparse
 import sys
-from typing import Any
 
-from ._command import Command, command
+from ._command import Command, CommandParser
 from ._output import print_json
 
 
-def add(commands: Any) -> None:
-    command(commands, "doctor", run, _declare, "versions, devices, and a check of every op against its reference", """
-        orthohash doctor
-        orthohash doctor --selftest                       # everything, in Markdown to paste into an issue
-        orthohash doctor --selftest --device cuda --json""")  # fmt: skip
-
-
-def _declare(parser: Command) -> None:
+def _add_options(parser: CommandParser) -> None:
     parser.add_argument(
         "--selftest", action="store_true",
-        help="every implementation on a grid of cases, twice, with timings; half a minute on a CPU, a minute or two on a GPU",
+        help="run every implementation twice on a grid of cases and measure the speed; takes half a minute on a CPU, one or two "
+        "minutes on a GPU",
     )  # fmt: skip
     parser.add_argument("--device", default="all", metavar="NAME", help="cpu, cuda, cuda:1, ... (%(default)s)")
 
 
-def run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace) -> int:
     from ..doctor import as_markdown, examine
 
-    report = examine(options.device, selftest=options.selftest, progress=_tell if options.progress else lambda line: None)
+    progress = _print_progress if options.progress else lambda line: None
+    report = examine(options.device, selftest=options.selftest, progress=progress)
     if options.json:
         print_json(report)
     else:
@@ -34,5 +28,18 @@ def run(options: argparse.Namespace) -> int:
     return 0 if report["ok"] else 1
 
 
-def _tell(line: str) -> None:
+def _print_progress(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
+
+
+COMMAND = Command(
+    name="doctor",
+    summary="show versions and devices, and check every op against its reference",
+    examples="""
+        orthohash doctor
+        orthohash doctor --selftest                       # everything, in Markdown to paste into an issue
+        orthohash doctor --selftest --device cuda --json""",
+    add_options=_add_options,
+    run=_run,
+    help_order=140,
+)

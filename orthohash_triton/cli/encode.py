@@ -1,49 +1,44 @@
-"""orthohash encode."""
+"""`orthohash encode`: compute the packed codes of images or features."""
 
 import argparse
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from ._command import Command, command
+from ._command import Command, CommandParser
 from ._output import print_count
 from ._sources import SOURCES, load_model
-
-
-def add(commands: Any) -> None:
-    command(commands, "encode", run, _declare, "turn images or features into packed codes", """
-        orthohash encode runs/photos holiday/ --out holiday.npy
-        orthohash encode runs/photos photos.csv --root /data/photos --out photos.parquet --resume
-        orthohash encode runs/fashion fashion-mnist:test --out queries.ibxf""")  # fmt: skip
-
-
-def _declare(parser: Command) -> None:
-    parser.add_argument("model", type=Path, metavar="RUN", help="run folder, or pretrained model")
-    parser.add_argument("source", metavar="SOURCE", help=SOURCES)
-    parser.add_argument(
-        "--out", required=True, type=Path, metavar="FILE",
-        help="file of the codes, in the order of the source: .npy, .ibxf (FAISS) or .parquet; images are listed beside it",
-    )  # fmt: skip
-    parser.add_argument("--resume", action="store_true", help="go on where an earlier call was stopped, if one was")
-    parser.add_argument("--batch-size", type=int, default=256, metavar="N", help="samples encoded at a time (%(default)s)")
-    parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu, cuda, cuda:1, ... (%(default)s)")
-    parser.add_argument(
-        "--on-corrupt", choices=("skip", "fail"), default="skip",
-        help="images that cannot be decoded: skip them and list them beside the codes, or fail (%(default)s)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--on-missing", choices=("fail", "skip"), help="files that a manifest or list names and that are not there (fail)"
-    )
-    parser.add_argument("--split", metavar="NAME", help="one part of the source: train, gallery, query or validation (all)")
-    parser.add_argument("--root", type=Path, metavar="FOLDER", help="where the paths of a manifest or list start from (its own)")
-    parser.add_argument("--path-column", metavar="NAME", help="column of a manifest (path)")
-    parser.add_argument("--label-column", metavar="NAME", help="column of a manifest (labels or label)")
-    parser.add_argument("--split-column", metavar="NAME", help="column of a manifest (split, if there is one)")
-
 
 _ON_TROUBLE: dict[str, Literal["skip", "raise"]] = {"skip": "skip", "fail": "raise"}
 
 
-def run(options: argparse.Namespace) -> None:
+def _add_options(parser: CommandParser) -> None:
+    parser.add_argument("model", type=Path, metavar="RUN", help="run folder or pretrained model")
+    parser.add_argument("source", metavar="SOURCE", help=SOURCES)
+    parser.add_argument(
+        "--out", required=True, type=Path, metavar="FILE",
+        help="file for the codes, in the order of the source: .npy, .ibxf (FAISS) or .parquet; the image paths are listed in a "
+        "second file next to it",
+    )  # fmt: skip
+    parser.add_argument("--resume", action="store_true", help="continue an earlier call that was stopped, if there was one")
+    parser.add_argument("--batch-size", type=int, default=256, metavar="N", help="samples per batch (%(default)s)")
+    parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu, cuda, cuda:1, ... (%(default)s)")
+    parser.add_argument(
+        "--on-corrupt", choices=("skip", "fail"), default="skip",
+        help="for images that cannot be decoded: skip them and list them in a file next to the codes, or fail (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--on-missing", choices=("fail", "skip"), help="for files that are named in a manifest or list but do not exist (fail)"
+    )
+    parser.add_argument("--split", metavar="NAME", help="part of the source to encode: train, gallery, query or validation (all)")
+    parser.add_argument(
+        "--root", type=Path, metavar="FOLDER", help="folder that the paths in a manifest or list are relative to (the file's own)"
+    )
+    parser.add_argument("--path-column", metavar="NAME", help="column of the paths in a manifest (path)")
+    parser.add_argument("--label-column", metavar="NAME", help="column of the labels in a manifest (labels or label)")
+    parser.add_argument("--split-column", metavar="NAME", help="column of the split in a manifest (split, if it exists)")
+
+
+def _run(options: argparse.Namespace) -> None:
     from ..runs.encoding import encode_to, paths_file, skipped_file
     from ..train.trainer import require_device
 
@@ -60,4 +55,17 @@ def run(options: argparse.Namespace) -> None:
     }  # fmt: skip
     print_count(options, figures)
     if written.skipped and not options.json:
-        print(f"{skipped_file(options.out)}: files without a code, {len(written.skipped):,}")
+        print(f"{skipped_file(options.out)}: {len(written.skipped):,} files without a code")
+
+
+COMMAND = Command(
+    name="encode",
+    summary="turn images or features into packed codes",
+    examples="""
+        orthohash encode runs/photos holiday/ --out holiday.npy
+        orthohash encode runs/photos photos.csv --root /data/photos --out photos.parquet --resume
+        orthohash encode runs/fashion fashion-mnist:test --out queries.ibxf""",
+    add_options=_add_options,
+    run=_run,
+    help_order=50,
+)

@@ -1,61 +1,59 @@
-"""orthohash export."""
+"""`orthohash export`: write the model of a run as a pretrained model or as an ONNX graph."""
 
 import argparse
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from ._command import Command, command
+from ._command import Command, CommandParser
 from ._output import print_json
-from ._sources import splits_of
 
-FORMATS = ("pretrained", "onnx")
+if TYPE_CHECKING:
+    from torch import Tensor
 
+    from ..models.onnx_export import OnnxAgreement
+    from ..runs.run import Run
 
-def add(commands: Any) -> None:
-    command(commands, "export", run, _declare, "write the model of a run for use elsewhere", """
-        orthohash export runs/fashion --out models/fashion
-        orthohash export runs/fashion --out fashion.onnx
-        orthohash export runs/fashion --out fashion.onnx --check 1000""")  # fmt: skip
+Format = Literal["pretrained", "onnx"]
 
 
-def _declare(parser: Command) -> None:
+def _add_options(parser: CommandParser) -> None:
     parser.add_argument("model", type=Path, metavar="RUN", help="run folder")
     parser.add_argument(
-        "--out", required=True, type=Path, metavar="PATH", help="folder of the pretrained model, or file of the ONNX graph"
+        "--out", required=True, type=Path, metavar="PATH", help="folder for the pretrained model, or file for the ONNX graph"
     )
     parser.add_argument(
-        "--format", choices=FORMATS,
+        "--format", choices=get_args(Format),
         help="pretrained: safetensors and JSON for HashModel.from_pretrained; onnx: one graph from images to packed codes "
-        "(onnx if PATH ends with .onnx, else pretrained)",
+        "(onnx if PATH ends with .onnx, otherwise pretrained)",
     )  # fmt: skip
     onnx = parser.add_argument_group("options of the format onnx")
-    onnx.add_argument("--opset", type=int, metavar="N", help="version of ONNX's operators, 18 to 23 (18)")
-    onnx.add_argument("--batch-size", type=int, metavar="N", help="samples of every call; the default is any number")
+    onnx.add_argument("--opset", type=int, metavar="N", help="version of the ONNX operator set, 18 to 23 (18)")
+    onnx.add_argument("--batch-size", type=int, metavar="N", help="fixed number of samples per call (any number)")
     onnx.add_argument("--channels-last", action="store_true", help="take RGB images as [N, H, W, 3]")
     onnx.add_argument(
         "--check", type=int, metavar="N",
-        help="compare the codes of N samples of the data set, bit for bit, by ONNX Runtime and by PyTorch; exit status 1 if they "
-        "differ by more than rounding (8 samples of noise are compared in any case)",
+        help="compare the codes of N samples of the data set between ONNX Runtime and PyTorch, bit by bit; the exit status is 1 "
+        "if they differ by more than rounding (8 samples of noise are always compared)",
     )  # fmt: skip
 
 
-def run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace) -> int:
     from ..runs import load_run
 
     if options.format == "onnx" and options.out.suffix != ".onnx":
-        raise ValueError(f"--out {options.out}: let the name of an ONNX graph end in .onnx")
+        raise ValueError(f"--out {options.out}: the file name of an ONNX graph must end in .onnx")
     onnx = (options.format or ("onnx" if options.out.suffix == ".onnx" else "pretrained")) == "onnx"
     for name in ("opset", "batch_size", "channels_last", "check"):
         if not onnx and getattr(options, name):
-            raise ValueError(f"--{name.replace('_', '-')} is for ONNX; give --format onnx or a path that ends with .onnx")
+            raise ValueError(f"--{name.replace('_', '-')} applies to ONNX only; add --format onnx, or end the path with .onnx")
     if options.check is not None and options.check < 1:
         raise ValueError(f"--check must be at least 1; got {options.check}")
     run = load_run(options.model)
     return _export_onnx(options, run) if onnx else _export_pretrained(options, run)
 
 
-def _export_pretrained(options: argparse.Namespace, run: Any) -> int:
+def _export_pretrained(options: argparse.Namespace, run: "Run") -> int:
     from ..runs.export import export_run
 
     export_run(run, options.out)
@@ -66,7 +64,7 @@ def _export_pretrained(options: argparse.Namespace, run: Any) -> int:
     return 0
 
 
-def _export_onnx(options: argparse.Namespace, run: Any) -> int:
+def _export_onnx(options: argparse.Namespace, run: "Run") -> int:
     from ..models.onnx_export import OPSET, compare_onnx, export_onnx
 
     samples = None if options.check is None else _samples(run, options.check)
@@ -88,19 +86,32 @@ def _export_onnx(options: argparse.Namespace, run: Any) -> int:
     return 0 if agreement is None or agreement.within_rounding else 1
 
 
-def _verdict(agreement: Any) -> str:
+def _verdict(agreement: "OnnxAgreement") -> str:
     if agreement.identical:
         return ""
-    return ": rounding" if agreement.within_rounding else ": more than rounding; do not use this graph"
+    return ": within rounding" if agreement.within_rounding else ": more than rounding; do not use this graph"
 
 
-def _samples(run: Any, count: int) -> Any:
-    """The first `count` samples of the run's data set: queries, then the gallery."""
+def _samples(run: "Run", count: int) -> "Tensor":
+    """Return the first `count` samples of the data set of the run: queries, then the gallery."""
     import torch
 
-    splits = splits_of(run.config)
+    splits = run.config.load_splits()
     query, gallery = splits.query.inputs[:count], splits.gallery.inputs[: max(count - len(splits.query), 0)]
     found = torch.cat([query, gallery])
     if len(found) < count:
-        raise ValueError(f"--check {count}: the data set {run.config.dataset} has {len(found)} samples; ask for no more")
+        raise ValueError(f"--check {count}: the data set {run.config.dataset} has {len(found)} samples; use at most that number")
     return found
+
+
+COMMAND = Command(
+    name="export",
+    summary="write the model of a run for use in other programs",
+    examples="""
+        orthohash export runs/fashion --out models/fashion
+        orthohash export runs/fashion --out fashion.onnx
+        orthohash export runs/fashion --out fashion.onnx --check 1000""",
+    add_options=_add_options,
+    run=_run,
+    help_order=120,
+)

@@ -1,38 +1,35 @@
-"""orthohash features."""
+"""`orthohash features`: compute the features of a backbone and store them as a data set."""
 
 import argparse
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
 
-from ._command import Command, command
+from ._command import Command, CommandParser
 from ._config_options import add_config_options, config_from
 from ._output import print_json
-from ._sources import splits_of
 
 
-def add(commands: Any) -> None:
-    command(commands, "features", run, _declare, "compute the features of a backbone once, to train heads on", """
-        orthohash features --dataset fashion-mnist --backbone efficientnet-lite0 --out features/fashion
-        orthohash train --dataset features/fashion --backbone mlp --out runs/fashion""")  # fmt: skip
-
-
-def _declare(parser: Command) -> None:
-    parser.add_argument("--out", required=True, type=Path, help="folder of train.npz, query.npz (and gallery, validation)")
+def _add_options(parser: CommandParser) -> None:
+    parser.add_argument(
+        "--out",
+        required=True,
+        type=Path,
+        help="folder for train.npz, query.npz and, if the data set has them, gallery.npz, validation.npz",
+    )
     add_config_options(parser, only=(
         "dataset", "backbone", "pretrained", "image_size", "query_fraction", "seed", "threads", "device",
         "on_corrupt", "on_missing", "root", "path_column", "label_column", "split_column",
     ))  # fmt: skip
 
 
-def run(options: argparse.Namespace) -> None:
+def _run(options: argparse.Namespace) -> None:
     from .. import data
     from ..data.images import SKIPPED_FILE, write_skipped
     from ..train.features import compute_features
 
     config = config_from(options, method_options=False)
-    splits = splits_of(config)
+    splits = config.load_splits()
     parts = {"train": splits.train, "query": splits.query}
     if splits.gallery is not splits.train:
         parts["gallery"] = splits.gallery
@@ -43,7 +40,7 @@ def run(options: argparse.Namespace) -> None:
         for name, part in parts.items():
             features = compute_features(part, config, title=name, progress=options.progress)
             data.features.save(Path(made) / f"{name}.npz", features)
-        for name in ("train", "query", "gallery", "validation"):  # parts of another set must not stand beside these
+        for name in ("train", "query", "gallery", "validation"):  # remove parts of another data set
             (options.out / f"{name}.npz").unlink(missing_ok=True)
         for name in parts:
             os.replace(Path(made) / f"{name}.npz", options.out / f"{name}.npz")
@@ -52,3 +49,15 @@ def run(options: argparse.Namespace) -> None:
         print_json({"features": str(options.out), **{name: len(part) for name, part in parts.items()}})
     else:
         print(f"{options.out}: " + ", ".join(f"{len(part):,} {name}" for name, part in parts.items()))
+
+
+COMMAND = Command(
+    name="features",
+    summary="compute the features of a backbone once, to train hash layers on",
+    examples="""
+        orthohash features --dataset fashion-mnist --backbone efficientnet-lite0 --out features/fashion
+        orthohash train --dataset features/fashion --backbone mlp --out runs/fashion""",
+    add_options=_add_options,
+    run=_run,
+    help_order=40,
+)

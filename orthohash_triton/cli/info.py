@@ -1,26 +1,19 @@
-"""orthohash info."""
+"""`orthohash info`: identify a file or folder."""
 
 import argparse
 import json
 from pathlib import Path
 from typing import Any
 
-from ._command import Command, command
+from ._command import Command, CommandParser
 from ._output import cell, print_json
 
 
-def add(commands: Any) -> None:
-    command(commands, "info", run, _declare, "say what a file or folder is, and what can be done with it", """
-        orthohash info runs/fashion
-        orthohash info holiday.npy
-        orthohash info photos/ --json""")  # fmt: skip
-
-
-def _declare(parser: Command) -> None:
+def _add_options(parser: CommandParser) -> None:
     parser.add_argument("path", type=Path, help="run folder, codes, index, pretrained model or data set")
 
 
-def run(options: argparse.Namespace) -> None:
+def _run(options: argparse.Namespace) -> None:
     found = _describe(options.path)
     if options.json:
         print_json(found)
@@ -28,25 +21,25 @@ def run(options: argparse.Namespace) -> None:
     print(f"{options.path}: {found['kind']}")
     for name, value in found.items():
         if name not in ("kind", "next") and value is not None:
-            print(f"  {name.replace('_', ' '):<16}{_in_words(value)}")
+            print(f"  {name.replace('_', ' '):<16}{_as_text(value)}")
     print("\n".join(["next:", *(f"  {line}" for line in found["next"])]))
 
 
 def _describe(path: Path) -> dict[str, Any]:
-    """What is at `path`: `kind`, its figures, and `next`, command lines that take it."""
+    """Return what is at `path`: its "kind", its properties, and as "next" the command lines that accept it."""
     from ..runs.encoding import holds_codes
     from ..train.checkpoint import NAME as CHECKPOINT
 
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; give a run folder, codes, an index or a data set")
+        raise FileNotFoundError(f"{path} does not exist; name a run folder, a file of codes, an index or a data set")
     if (path / "config.json").is_file():
-        return _run(path) if (path / "index.ibxf").is_file() else _pretrained(path)
+        return _describe_run(path) if (path / "index.ibxf").is_file() else _describe_pretrained(path)
     if (path / CHECKPOINT).is_file():
-        return _stopped(path)
-    return _codes(path) if holds_codes(path) else _data_set(path)
+        return _describe_unfinished(path)
+    return _describe_codes(path) if holds_codes(path) else _describe_data_set(path)
 
 
-def _run(path: Path) -> dict[str, Any]:
+def _describe_run(path: Path) -> dict[str, Any]:
     from ..runs import load_run
 
     run = load_run(path)
@@ -73,7 +66,7 @@ def _run(path: Path) -> dict[str, Any]:
     }
 
 
-def _stopped(path: Path) -> dict[str, Any]:
+def _describe_unfinished(path: Path) -> dict[str, Any]:
     from ..train.checkpoint import checkpoint_settings
 
     settings = checkpoint_settings(path)
@@ -84,7 +77,7 @@ def _stopped(path: Path) -> dict[str, Any]:
     }
 
 
-def _pretrained(path: Path) -> dict[str, Any]:
+def _describe_pretrained(path: Path) -> dict[str, Any]:
     try:
         description = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except ValueError as error:
@@ -104,7 +97,7 @@ def _pretrained(path: Path) -> dict[str, Any]:
     }
 
 
-def _codes(path: Path) -> dict[str, Any]:
+def _describe_codes(path: Path) -> dict[str, Any]:
     from ..runs.encoding import read_codes
 
     found = read_codes(path)
@@ -124,7 +117,7 @@ def _codes(path: Path) -> dict[str, Any]:
     }
 
 
-def _data_set(path: Path) -> dict[str, Any]:
+def _describe_data_set(path: Path) -> dict[str, Any]:
     from ..data import names
     from ..data.readers import find_reader
 
@@ -138,9 +131,23 @@ def _data_set(path: Path) -> dict[str, Any]:
     return found
 
 
-def _in_words(value: Any) -> str:
+def _as_text(value: Any) -> str:
+    """Return a value of a description as one word or number."""
     if isinstance(value, bool):
         return "known" if value else "unknown"
     if isinstance(value, list):
         return " x ".join(map(str, value))
     return cell(value, ".4f" if isinstance(value, float) else "," if isinstance(value, int) else "")
+
+
+COMMAND = Command(
+    name="info",
+    summary="identify a file or folder, and list the commands that accept it",
+    examples="""
+        orthohash info runs/fashion
+        orthohash info holiday.npy
+        orthohash info photos/ --json""",
+    add_options=_add_options,
+    run=_run,
+    help_order=90,
+)

@@ -1,24 +1,18 @@
-"""orthohash methods."""
+"""`orthohash methods`: list the training methods and rotations."""
 
 import argparse
 from dataclasses import fields
 from typing import Any
 
-from ._command import Command, command
+from ._command import Command, CommandParser
 from ._output import print_json, print_table
 
 
-def add(commands: Any) -> None:
-    command(commands, "methods", run, _declare, "list the methods and rotations, with their papers", """
-        orthohash methods
-        orthohash methods --json""")  # fmt: skip
+def _add_options(parser: CommandParser) -> None:
+    """Add nothing: the command has no options of its own."""
 
 
-def _declare(parser: Command) -> None:
-    """Nothing to choose."""
-
-
-def run(options: argparse.Namespace) -> None:
+def _run(options: argparse.Namespace) -> None:
     from .. import methods
 
     known = [methods.get(name) for name in methods.names()]
@@ -37,7 +31,7 @@ def run(options: argparse.Namespace) -> None:
 
 _ROTATIONS = {
     "itq": (
-        "orthogonal rotation that brings the codes nearest to +-1, in closed form, alternating",
+        "orthogonal rotation that brings the codes near to +-1, by alternating closed-form steps",
         "Gong and Lazebnik, Iterative Quantization: A Procrustean Approach to Learning Binary Codes, CVPR 2011",
     ),
     "householder": (
@@ -45,3 +39,15 @@ _ROTATIONS = {
         "Schwengber et al., Deep Hashing via Householder Quantization, 2023, arXiv 2311.04207",
     ),
 }
+
+
+COMMAND = Command(
+    name="methods",
+    summary="list the methods and rotations, with their papers",
+    examples="""
+        orthohash methods
+        orthohash methods --json""",
+    add_options=_add_options,
+    run=_run,
+    help_order=20,
+)

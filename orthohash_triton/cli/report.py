@@ -1,28 +1,22 @@
-"""orthohash report."""
+"""`orthohash report`: write the report of a run."""
 
 import argparse
 from pathlib import Path
-from typing import Any
 
-from ._command import Command, command
+from ._command import Command, CommandParser
 from ._config_options import title_of
 from ._output import cell, print_json, print_table
 
 
-def add(commands: Any) -> None:
-    command(commands, "report", run, _declare, "write a run's curves, codes and images as one web page", """
-        orthohash report runs/fashion
-        orthohash report runs/photos --out photos.html --queries 20
-        orthohash report runs/fashion --json""")  # fmt: skip
-
-
-def _declare(parser: Command) -> None:
+def _add_options(parser: CommandParser) -> None:
     parser.add_argument("model", type=Path, metavar="RUN", help="run folder")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="the page (RUN/report.html)")
-    parser.add_argument("--queries", type=int, default=12, metavar="N", help="queries on the retrieval wall (%(default)s)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="HTML file to write (RUN/report.html)")
+    parser.add_argument(
+        "--queries", type=int, default=12, metavar="N", help="number of queries shown with neighbours (%(default)s)"
+    )
 
 
-def run(options: argparse.Namespace) -> None:
+def _run(options: argparse.Namespace) -> None:
     from ..report import write_report
     from ..runs import load_run
 
@@ -41,4 +35,17 @@ def run(options: argparse.Namespace) -> None:
         )
     for note in found["notes"]:
         print(f"note: {note}")
-    print(f"open it in a browser: {out}")
+    print(f"open this file in a browser: {out}")
+
+
+COMMAND = Command(
+    name="report",
+    summary="write a web page with the curves, codes and images of a run",
+    examples="""
+        orthohash report runs/fashion
+        orthohash report runs/photos --out photos.html --queries 20
+        orthohash report runs/fashion --json""",
+    add_options=_add_options,
+    run=_run,
+    help_order=100,
+)

@@ -1,39 +1,41 @@
-"""orthohash search."""
+"""`orthohash search`: find the nearest codes of queries."""
 
 import argparse
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ._command import Command, command
+from ._command import Command, CommandParser
 from ._output import print_json, print_table
 from ._sources import SOURCES, load_model
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..runs.encoding import CodeFile
+    from ..train import HashModel
+
 _SHOWN_QUERIES = 10
-_BATCH = 256  # queries that are encoded at a time
+_BATCH = 256  # queries encoded per batch
 
 
-def add(commands: Any) -> None:
-    command(commands, "search", run, _declare, "find the nearest codes", """
-        orthohash search runs/photos holiday/beach.jpg -k 5
-        orthohash search holiday.ibxf holiday/beach.jpg --model runs/photos
-        orthohash search holiday.parquet queries.npy -k 10 --limit 100 --json""")  # fmt: skip
-
-
-def _declare(parser: Command) -> None:
+def _add_options(parser: CommandParser) -> None:
     parser.add_argument(
-        "index", type=Path, metavar="INDEX", help="codes or index (.ibxf, .npy, .parquet), or a run folder (its gallery)"
+        "index",
+        type=Path,
+        metavar="INDEX",
+        help="codes or index (.ibxf, .npy, .parquet), or a run folder (its gallery)",
     )
-    parser.add_argument("queries", metavar="QUERIES", help=f"codes as those of INDEX; or, of a run folder or --model, {SOURCES}")
+    parser.add_argument("queries", metavar="QUERIES", help=f"a file of codes; or, with a run folder or --model, {SOURCES}")
     parser.add_argument("-k", type=int, default=10, metavar="N", help="neighbours per query (%(default)s)")
-    parser.add_argument("--limit", type=int, metavar="N", help="search for the first N queries only (10; with --json all)")
+    parser.add_argument("--limit", type=int, metavar="N", help="use the first N queries only (10; all with --json)")
     parser.add_argument(
-        "--model", type=Path, metavar="RUN", help="encodes the queries, where INDEX is a file: run folder, or pretrained model"
+        "--model", type=Path, metavar="RUN", help="run folder or pretrained model that encodes the queries, if INDEX is a file"
     )
 
 
-def run(options: argparse.Namespace) -> None:
+def _run(options: argparse.Namespace) -> None:
     if options.limit is not None and options.limit < 1:
         raise ValueError(f"--limit must be at least 1; got {options.limit}")
     if options.limit is None:
@@ -43,7 +45,7 @@ def run(options: argparse.Namespace) -> None:
     if 8 * queries.shape[1] != gallery.index.bits:
         raise ValueError(
             f"the queries have codes of {8 * queries.shape[1]} bits, {options.index} of {gallery.index.bits} bits; "
-            "encode both with one model"
+            "encode both with the same model"
         )
     distances, ids = gallery.index.search(queries, options.k)
     answers: list[dict[str, Any]] = [
@@ -53,11 +55,11 @@ def run(options: argparse.Namespace) -> None:
     if options.json:
         print_json({"queries": total, "results": answers})
         return
-    _print(answers, f"{len(answers)} of {total} queries in {gallery.index.ntotal:,} codes")
+    _print_results(answers, f"{len(answers)} of {total} queries in {gallery.index.ntotal:,} codes")
 
 
-def _gallery(options: argparse.Namespace) -> tuple[Any, Any]:
-    """What is searched in, a CodeFile, and the model that encodes queries, if there is one."""
+def _gallery(options: argparse.Namespace) -> "tuple[CodeFile, HashModel | None]":
+    """Return the codes to search, as a CodeFile, and the model that encodes queries, if there is one."""
     from ..data import UNLABELLED
     from ..runs import load_run
     from ..runs.encoding import CodeFile, read_codes
@@ -65,16 +67,16 @@ def _gallery(options: argparse.Namespace) -> tuple[Any, Any]:
     if not options.index.is_dir():
         return read_codes(options.index), load_model(options.model) if options.model else None
     if options.model:
-        raise ValueError(f"--model is for an index file; the run folder {options.index} has a model of its own")
+        raise ValueError(f"--model is for an index file; the run folder {options.index} contains its own model")
     run = load_run(options.index)
     labels = None
     if run.class_names != (UNLABELLED,):
-        labels = [", ".join(run.class_names[i] for i in _classes(label)) for label in run.gallery_labels]
+        labels = [", ".join(run.class_names[i] for i in _class_ids(label)) for label in run.gallery_labels]
     return CodeFile(run.index, run.gallery_paths, labels), run.model
 
 
-def _queries(options: argparse.Namespace, model: Any) -> tuple[list[str], Any, int]:
-    """Names and codes of the first queries, and how many there are in all."""
+def _queries(options: argparse.Namespace, model: "HashModel | None") -> "tuple[list[str], Tensor, int]":
+    """Return names and codes of the first `options.limit` queries, and the total number of queries."""
     from ..runs.encoding import holds_codes, read_codes
 
     if holds_codes(options.queries):
@@ -82,16 +84,17 @@ def _queries(options: argparse.Namespace, model: Any) -> tuple[list[str], Any, i
         codes = found.index.codes[: options.limit]
         return list(found.paths[: len(codes)]) if found.paths else list(map(str, range(len(codes)))), codes, len(found.index)
     if model is None and not Path(options.queries).exists():
-        raise FileNotFoundError(f"{options.queries} does not exist; expected codes as those of {options.index}")
+        raise FileNotFoundError(f"{options.queries} does not exist; expected a file of codes like those of {options.index}")
     if model is None:
         raise ValueError(
-            f"an index file alone cannot encode {options.queries}; name the run folder that its codes are from with --model, "
-            "or give codes as queries"
+            f"an index file alone cannot encode {options.queries}; name the run folder that computed its codes with --model, "
+            "or use a file of codes as queries"
         )
-    return _encoded(model, options.queries, options.limit)
+    return _encode(model, options.queries, options.limit)
 
 
-def _encoded(model: Any, queries: str, limit: int) -> tuple[list[str], Any, int]:
+def _encode(model: "HashModel", queries: str, limit: int) -> "tuple[list[str], Tensor, int]":
+    """Return names and codes of the first `limit` readable samples of the source `queries`, and its number of samples."""
     import torch
 
     from ..data import open_source
@@ -117,7 +120,8 @@ def _encoded(model: Any, queries: str, limit: int) -> tuple[list[str], Any, int]
     return names[:limit], torch.cat(codes)[:limit], len(source)
 
 
-def _neighbour(gallery: Any, distance: int, id: int) -> dict[str, Any]:
+def _neighbour(gallery: "CodeFile", distance: int, id: int) -> dict[str, Any]:
+    """Return one search result as plain values."""
     found: dict[str, Any] = {"id": id, "distance": distance}
     if gallery.labels:
         found["class"] = gallery.labels[id]
@@ -126,7 +130,7 @@ def _neighbour(gallery: Any, distance: int, id: int) -> dict[str, Any]:
     return found
 
 
-def _print(answers: list[dict[str, Any]], title: str) -> None:
+def _print_results(answers: list[dict[str, Any]], title: str) -> None:
     rows = [
         [
             _short(answer["query"]) if rank == 0 else "",
@@ -143,10 +147,23 @@ def _print(answers: list[dict[str, Any]], title: str) -> None:
 
 
 def _short(path: str) -> str:
-    """A file under the working folder by its path from there."""
+    """Return the path of a file relative to the working folder, if it is below that."""
     return path.removeprefix(os.getcwd() + os.sep)
 
 
-def _classes(label: Any) -> list[int]:
-    """The class ids of one label: a class id, or a multi-hot row."""
+def _class_ids(label: "Tensor") -> list[int]:
+    """Return the class ids of one label: a class id, or a multi-hot row."""
     return label.nonzero().flatten().tolist() if label.ndim else [int(label)]
+
+
+COMMAND = Command(
+    name="search",
+    summary="find the nearest codes",
+    examples="""
+        orthohash search runs/photos holiday/beach.jpg -k 5
+        orthohash search holiday.ibxf holiday/beach.jpg --model runs/photos
+        orthohash search holiday.parquet queries.npy -k 10 --limit 100 --json""",
+    add_options=_add_options,
+    run=_run,
+    help_order=70,
+)

@@ -1,4 +1,4 @@
-"""Codebooks: one +-1 code per class, the fixed targets of the losses."""
+"""Codebooks: one code of +-1 per class, the fixed targets of the losses."""
 
 from ._codebook import make_codebook
 from ._distance import codebook_min_distance

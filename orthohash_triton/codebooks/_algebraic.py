@@ -1,7 +1,7 @@
-"""Codebooks from algebra: families of codes with a guaranteed distance, and linear codes found by search.
+"""Algebraic codebooks: families of codes with a guaranteed distance, and linear codes found by search.
 
-All but `simplex` come as pairs of a code and its opposite. Every bit is then +1 in half of the rows, and the mean distance the
-largest that there is.
+Except for `simplex`, codes come in pairs of a code and its complement. Every bit is then +1 in half of the rows, which makes the
+mean distance the largest possible.
 """
 
 import numpy as np
@@ -10,22 +10,24 @@ from torch import Tensor
 
 from ._drawn import draw, signs
 
-# x^m + ...: an irreducible polynomial over GF(2) for every odd degree that is used, as a bit mask.
+# An irreducible polynomial over GF(2) for every odd degree in use, as a bit mask of its coefficients.
 _IRREDUCIBLE = {3: 0b1011, 5: 0b100101, 7: 0b10000011, 9: 0b1000010001, 11: 0b100000000101}
 
-# The search for a linear code starts anew after so many candidates for a generator, and gives a distance up after so many starts.
-_PATIENCE = 2**14
-_STARTS = 32
+_PATIENCE = 2**14  # candidates for a generator before the search for a linear code restarts
+_STARTS = 32  # starts before the search gives up a distance
 _DRAWS_AT_ONCE = 4_096
 
 
 def quadratic(num_classes: int, bits: int, rng: np.random.Generator) -> Tensor | None:
-    """Rows of Kerdock codes and of their cousins from Gold functions, side by side, one for each power of two in `bits`.
+    """Return rows of Kerdock codes and codes from Gold functions, concatenated over the powers of two in `bits`.
 
-    A part of P = 2^m bits holds Boolean functions of m variables: linear ones (Hadamard rows, distance P/2) up to 2P rows. Beyond
-    that quadratic forms are added: for even m those of the Kerdock set (P^2 rows, distance P/2 - sqrt(P)/2), for odd m
-    Tr(b x^3) (2P^2 rows, distance P/2 - sqrt(P/2)). MacWilliams and Sloane, The Theory of Error-Correcting Codes, chapter 15.
-    A part that has too few functions repeats them; None if that is the largest part.
+    The columns of the power of two P = 2^m hold the values of Boolean functions of m variables: linear functions (Hadamard rows,
+    distance P/2) for up to 2P rows. For more rows quadratic forms are added: for even m those of the Kerdock set (P^2 rows,
+    distance P/2 - sqrt(P)/2), for odd m Tr(b x^3) (2P^2 rows, distance P/2 - sqrt(P/2)). See MacWilliams and Sloane, The Theory
+    of Error-Correcting Codes, chapter 15. If a power has too few functions, they are repeated.
+
+    Returns:
+        int8 +-1 [C, K], or None if the largest power of two has too few functions.
     """
     pairs = -(-num_classes // 2)
     variables = [m for m in reversed(range(bits.bit_length())) if bits >> m & 1]
@@ -44,7 +46,7 @@ def _field_degree(variables: int) -> int:
 
 
 def _functions(pairs: int, variables: int, rng: np.random.Generator) -> np.ndarray:
-    """Values uint8 [pairs, 2^variables] of Boolean functions of which no two are opposites."""
+    """Return values uint8 [pairs, 2^variables] of Boolean functions, no two of which are complements."""
     length, degree = 2**variables, _field_degree(variables)
     forms = min(-(-pairs // length), _form_count(variables))
     quadratics = np.zeros((1, length), dtype=np.uint8)
@@ -57,7 +59,7 @@ def _functions(pairs: int, variables: int, rng: np.random.Generator) -> np.ndarr
 
 
 def _parity(values: np.ndarray) -> np.ndarray:
-    """0 or 1: whether an odd number of bits is set."""
+    """Return 1 where an odd number of bits is set, otherwise 0."""
     shift = 4 * values.itemsize
     while shift:
         values = values ^ (values >> values.dtype.type(shift))
@@ -66,13 +68,13 @@ def _parity(values: np.ndarray) -> np.ndarray:
 
 
 def _gold_forms(b: np.ndarray, degree: int) -> np.ndarray:
-    """Tr(b x^3) for every x of GF(2^degree), [B, 2^degree]."""
+    """Return Tr(b x^3) for every x in GF(2^degree), [B, 2^degree]."""
     x = np.arange(2**degree)
     return _trace(_multiply(b[:, None], _multiply(_multiply(x, x, degree), x, degree)[None], degree), degree)
 
 
 def _kerdock_forms(a: np.ndarray, degree: int) -> np.ndarray:
-    """sum_j Tr((a x)^(1 + 2^j)) + y Tr(a x), j = 1 .. (degree - 1)/2, for x of GF(2^degree), y = 0 first: [A, 2^(degree + 1)]."""
+    """Return sum_j Tr((a x)^(1 + 2^j)) + y Tr(a x) for j = 1 .. (degree - 1)/2, all x, and y = 0, 1: [A, 2^(degree + 1)]."""
     ax = _multiply(a[:, None], np.arange(2**degree)[None], degree)
     power, form = ax, np.zeros_like(ax)
     for _ in range((degree - 1) // 2):
@@ -82,7 +84,7 @@ def _kerdock_forms(a: np.ndarray, degree: int) -> np.ndarray:
 
 
 def _multiply(a: np.ndarray, b: np.ndarray, degree: int) -> np.ndarray:
-    """Products in GF(2^degree), whose elements are bit masks of polynomials."""
+    """Return products in GF(2^degree), whose elements are bit masks of polynomial coefficients."""
     product = np.zeros(np.broadcast_shapes(a.shape, b.shape), dtype=np.int64)
     for bit in range(degree):
         product ^= np.where(b >> bit & 1, a, 0)
@@ -92,7 +94,7 @@ def _multiply(a: np.ndarray, b: np.ndarray, degree: int) -> np.ndarray:
 
 
 def _trace(a: np.ndarray, degree: int) -> np.ndarray:
-    """a + a^2 + a^4 + ..., 0 or 1."""
+    """Return the trace a + a^2 + a^4 + ... in GF(2^degree), which is 0 or 1."""
     total = power = a
     for _ in range(degree - 1):
         power = _multiply(power, power, degree)
@@ -101,7 +103,10 @@ def _trace(a: np.ndarray, degree: int) -> np.ndarray:
 
 
 def simplex(num_classes: int, bits: int, rng: np.random.Generator) -> Tensor | None:
-    """Rows of a simplex code, repeated to `bits` bits: all distances are alike, and above bits/2. None where it does not fit."""
+    """Return rows of a simplex code, repeated to `bits` columns; None if the code is longer than `bits`.
+
+    All distances are nearly equal, and larger than bits/2.
+    """
     dimension = max(1, (num_classes - 1).bit_length())
     columns = 2**dimension - 1
     if columns > bits:
@@ -112,10 +117,10 @@ def simplex(num_classes: int, bits: int, rng: np.random.Generator) -> Tensor | N
 
 
 def linear(num_classes: int, bits: int, rng: np.random.Generator, distances: range) -> Tensor | None:
-    """Rows of a linear code of the first of `distances` for which a search finds one; None if it finds none.
+    """Return rows of a linear code with the first of `distances` for which a search finds a code; None if it finds none.
 
-    The code grows by a generator at a time, a random word as far from all words so far: the greedy search of "max_hamming" with
-    log2(C) steps in place of C, and so with more distance to choose.
+    The code grows by one generator at a time, a random word that is far enough from all words so far. This is the greedy search
+    of "max_hamming" with log2(C) steps instead of C, and reaches larger distances.
     """
     for distance in distances:
         attempts = (_linear_words(num_classes, bits, rng, distance) for _ in range(_STARTS))
@@ -128,7 +133,7 @@ def linear(num_classes: int, bits: int, rng: np.random.Generator, distances: ran
 
 
 def _linear_words(num_classes: int, bits: int, rng: np.random.Generator, distance: int) -> np.ndarray | None:
-    """All words of a linear code of at least `num_classes` words, uint64 [W, 2^k]; word 2i + 1 is the opposite of word 2i."""
+    """Return all words of a linear code of at least `num_classes` words, uint64 [W, 2^k]. Word 2i + 1 complements word 2i."""
     from ..kernels.cpu import codebook as kernel
 
     size = 2 ** max(1, (num_classes - 1).bit_length())
@@ -142,7 +147,7 @@ def _linear_words(num_classes: int, bits: int, rng: np.random.Generator, distanc
             if rejected >= _PATIENCE:
                 return None
             candidates = draw(rng, _DRAWS_AT_ONCE, bits)
-            if distance % 2 == 0:  # with words of even weight no distance is odd, and fewer are too short
+            if distance % 2 == 0:  # words of even weight have even distances, so that fewer of them are too near
                 candidates = candidates[_parity(np.bitwise_xor.reduce(candidates, axis=1)) == 0]
             found, _, misses = kernel.extend_far_codes(candidates, planes[:, : count + 1], count, distance, _PATIENCE)
             rejected += misses
@@ -152,6 +157,6 @@ def _linear_words(num_classes: int, bits: int, rng: np.random.Generator, distanc
 
 
 def _with_opposites(half: np.ndarray, num_classes: int, rng: np.random.Generator) -> Tensor:
-    """int8 +-1 [C, K]: the rows of `half` (bits) and their opposites in random order, so many that C are there."""
+    """Return C rows of `half` (bits) and of their complements, in random order, as int8 +-1 [C, K]."""
     rows = np.concatenate([half, 1 - half])[:num_classes]
     return torch.from_numpy(2 * rng.permutation(rows).astype(np.int8) - 1)

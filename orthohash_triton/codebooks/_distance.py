@@ -1,4 +1,4 @@
-"""The distance that tells how good a codebook is."""
+"""The smallest distance of a codebook, which measures its quality."""
 
 import numpy as np
 import torch
@@ -9,17 +9,25 @@ from .._base.arrays import as_tensor
 
 
 def codebook_min_distance(codebook: Tensor | np.ndarray) -> int:
-    """Smallest Hamming distance between two rows of a codebook, exactly.
+    """Return the smallest Hamming distance between two rows of a codebook.
+
+    No [C, C] matrix is formed.
 
     Args:
-        codebook: [C, K] of +-1, C at least 2, any numeric dtype, torch (any device) or numpy.
+        codebook: [C, K] of +-1 with at least two rows, of any numeric dtype; a tensor on any device, or a NumPy array.
 
     Returns:
-        Bits in which the two nearest rows differ; 0 means that two classes share a code. No [C, C] matrix is formed.
+        The number of bits in which the two nearest rows differ. 0 means that two classes share a code.
 
     Raises:
-        TypeError: not a numeric tensor or array.
-        ValueError: not two-dimensional, fewer than two rows, or values other than +-1.
+        TypeError: `codebook` is not a numeric tensor or array.
+        ValueError: `codebook` is not two-dimensional, has fewer than two rows, or has values other than +-1.
+
+    Example:
+        >>> import torch
+        >>> import orthohash_triton as oht
+        >>> oht.codebook_min_distance(torch.tensor([[1, 1, 1, 1], [1, 1, -1, -1], [-1, -1, -1, 1]]))
+        2
     """
     from ..kernels.cpu import codebook as kernel
 

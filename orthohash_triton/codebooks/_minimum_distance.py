@@ -1,4 +1,4 @@
-"""Codebooks of the largest smallest distance: MDS (Wang et al., CVPR 2023)."""
+"""Codebooks that maximise the smallest distance: MDS (Wang et al., CVPR 2023)."""
 
 import math
 from collections.abc import Callable
@@ -11,16 +11,16 @@ from . import _algebraic
 from ._distance import codebook_min_distance
 from ._drawn import bernoulli, max_hamming
 
-# Multiply-adds that the ADMM may spend: some five seconds of one core. A row takes up to 3,200 steps.
+# Limit of multiply-adds in the ADMM, about five seconds on one core. One row takes up to _ADMM_STEPS steps.
 _ADMM_BUDGET = 5 * 10**9
 _ADMM_STEPS = 3_200
 _ADMM_SWEEPS = 50
 
 
 def published_distance(num_classes: int, bits: int) -> int:
-    """The distance that MDS and SHC aim at: the smallest d with sum_{i<d} binom(K, i) >= 2^K / C.
+    """Return the target distance of MDS and SHC: the smallest d with sum_{i<d} binom(K, i) >= 2^K / C.
 
-    The papers call it guaranteed by the Gilbert-Varshamov bound. That bound guarantees d - 1: it wants the sum to be at most
+    The papers state that the Gilbert-Varshamov bound guarantees d. It guarantees d - 1, because it requires the sum to be at most
     2^K / C.
     """
     distance, ball = 0, 0
@@ -31,10 +31,13 @@ def published_distance(num_classes: int, bits: int) -> int:
 
 
 def largest_possible_distance(num_classes: int, bits: int) -> int:
-    """An upper bound on the smallest distance of any codebook: Plotkin's, with bits left out, and the sphere-packing bound."""
+    """Return an upper bound on the smallest distance of any codebook.
+
+    It is the smaller of Plotkin's bound, also applied to shortened codes, and the sphere-packing bound.
+    """
     bound = bits
     for left_out in range((num_classes - 1).bit_length()):
-        # Among C rows, C / 2^s agree in s given bits. A bit differs in at most rows^2 / 4 of the rows (rows - 1) / 2 pairs.
+        # C / 2^s of the rows agree in s given bits. A bit differs in at most rows^2 / 4 of the rows (rows - 1) / 2 pairs.
         rows, length = -(-num_classes // 2**left_out), bits - left_out
         if rows >= 2 and length > 0:
             bound = min(bound, length * (rows // 2) * (rows - rows // 2) // (rows * (rows - 1) // 2))
@@ -44,14 +47,14 @@ def largest_possible_distance(num_classes: int, bits: int) -> int:
 
 
 def minimum_distance(num_classes: int, bits: int, seed: int, wanted: int | None) -> Tensor:
-    """The best of `_algebraic` and of "max_hamming", then ADMM where that leaves something to gain."""
+    """Return the best of the algebraic codebooks and "max_hamming", improved by ADMM if it is not optimal."""
     if num_classes == 1:
         return bernoulli(1, bits, seed)
     bound = largest_possible_distance(num_classes, bits)
     if wanted is not None and wanted > bound:
         raise ValueError(
             f"make_codebook: no codebook of {num_classes} rows of {bits} bits has min_distance={wanted}; Plotkin's and the "
-            f"sphere-packing bound allow {bound} at most. Ask for less, or use more bits"
+            f"sphere-packing bound allow at most {bound}. Use a smaller min_distance, or more bits"
         )
     codebook, reached = _best_start(num_classes, bits, seed, bound)
     target = reached if wanted is None else max(wanted, reached)
@@ -59,13 +62,14 @@ def minimum_distance(num_classes: int, bits: int, seed: int, wanted: int | None)
         codebook = spread(codebook, target, np.random.default_rng(seed))
     if codebook_min_distance(codebook) < target:
         raise ValueError(
-            f"make_codebook: min_distance={wanted} was not reached for {num_classes} rows of {bits} bits; {reached} was, and no "
-            f"codebook has more than {bound}. Ask for {reached} or less, try another seed, or use more bits"
+            f"make_codebook: min_distance={wanted} was not reached for {num_classes} rows of {bits} bits, but {reached} was; no "
+            f"codebook has more than {bound}. Use min_distance={reached} or less, another seed, or more bits"
         )
     return codebook
 
 
 def _best_start(num_classes: int, bits: int, seed: int, bound: int) -> tuple[Tensor, int]:
+    """Return the best codebook without ADMM, and its smallest distance."""
     best, reached = torch.empty(0), -1
     rng = np.random.default_rng(seed)
     makers: tuple[Callable[[], Tensor | None], ...] = (
@@ -85,15 +89,16 @@ def _best_start(num_classes: int, bits: int, seed: int, bound: int) -> tuple[Ten
 
 
 def _unevenness(codebook: Tensor) -> int:
-    """The squared sum of the rows: the smaller, the larger the mean distance. C K plus twice the inner products of all pairs."""
+    """Return the squared norm of the sum of the rows. It is smaller if the mean distance of the rows is larger."""
     return int(codebook.sum(dim=0, dtype=torch.int64).square().sum())
 
 
 def spread(codebook: Tensor, distance: int, rng: np.random.Generator) -> Tensor:
-    """Coordinate descent of MDS: a row at a time is replaced by the outcome of its lp-box ADMM.
+    """Return `codebook` after the coordinate descent of MDS, which replaces one row at a time by the result of lp-box ADMM.
 
-    That minimises the row's inner products with the others, none of which may exceed K - 2 distance. The paper takes every
-    outcome; here it must lower the number of too near pairs, or the sum of inner products without raising that number.
+    ADMM minimises the inner products of the row with the others, none of which may exceed K - 2 distance. The paper accepts every
+    result. This function accepts a result only if it reduces the number of pairs below `distance`, or reduces the sum of the
+    inner products without increasing that number.
     """
     from ..kernels.cpu import codebook as kernel
 
@@ -101,7 +106,7 @@ def spread(codebook: Tensor, distance: int, rng: np.random.Generator) -> Tensor:
     count, bits = rows.shape
     limit = bits - 2 * distance
     visits = max(1, min(_ADMM_SWEEPS * count, _ADMM_BUDGET // (_ADMM_STEPS * (2 * count + bits) * bits)))
-    refused = 0  # in a row
+    refused = 0  # consecutive rows whose result was not accepted
     total = rows.sum(axis=0)
     products = rows @ rows.T
     for visit in range(visits):

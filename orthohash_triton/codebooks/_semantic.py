@@ -1,4 +1,4 @@
-"""Codebooks whose cosines follow given similarities of the classes: stage 2 of SHC (Chen et al., TOIS 2025)."""
+"""Codebooks whose cosines approximate given similarities of the classes: stage 2 of SHC (Chen et al., TOIS 2025)."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from .._base.modes import without_autocast
 from ._distance import codebook_min_distance
 from ._minimum_distance import minimum_distance, published_distance
 
-# The constants of the paper.
+# Constants of the paper, with its names.
 _ROUNDS = 20
 _PASSES = 3
 _PROXY_PENALTY = 0.2  # rho
@@ -15,19 +15,22 @@ _SPREAD_WEIGHT = 0.625  # mu
 _DISTANCE_PENALTY = 1e-6  # beta
 _STEP_DIVISOR = 0.5  # eta
 _FIRST_MULTIPLIER = 0.1  # lambda
-# The released code divides what concerns pairs of rows (mu, alpha, beta) by this; without it that part outweighs the similarity.
+# Factor of the terms for pairs of rows (mu, alpha, beta), as in the released code. Without it they dominate the similarity.
 _PAIR_SCALE = 1e-4
 
-# Annealing: temperatures in units of the spread of a flip's gain at the start, the share of rows that flip a bit at once.
+# Annealing: the first and the last temperature, in units of the standard deviation of the cost of a flip at the start.
 _HOT = 0.7
 _COLD = 0.01
-_FLIPPING = 0.3
-_ANNEALING_BUDGET = 3 * 10**10  # products of the form C^2 K
-_ANNEALING_STEPS = (300, 1_000)
+_FLIPPING = 0.3  # share of the rows that flip a bit in one step
+_ANNEALING_BUDGET = 3 * 10**10  # limit of steps times C^2 K
+_ANNEALING_STEPS = (300, 1_000)  # fewest and most steps
 
 
 def semantic(num_classes: int, bits: int, seed: int, similarity: Tensor, wanted: int | None) -> Tensor:
-    """Minimise the squared error of rows' cosines against `similarity` [C, C], all distances at least the wanted one."""
+    """Return a codebook that minimises the squared error of the cosines of its rows against `similarity` [C, C].
+
+    All distances are at least `wanted`, or for None at least the target of the paper, if that is reached.
+    """
     start = minimum_distance(num_classes, bits, seed, wanted)
     if num_classes == 1:
         return start
@@ -41,9 +44,15 @@ def semantic(num_classes: int, bits: int, seed: int, similarity: Tensor, wanted:
 
 
 class _Search:
-    """The best codebook so far, +-1 [C, K], none of whose inner products of two rows exceeds `limit`.
+    """A search for the codebook +-1 [C, K] of smallest error, in which no inner product of two rows exceeds `limit`.
 
-    A codebook travels with its inner products, as (rows, products [C, C]).
+    Attributes:
+        similarity: target of the cosines, [C, C].
+        limit: largest inner product of two rows.
+        best: the best codebook so far and its inner products, as (rows [C, K], products [C, C]).
+        error: squared error of the best codebook.
+        generator: generator of the random numbers.
+        others: 1 for pairs of two different rows, otherwise 0, [C, C].
     """
 
     def __init__(self, similarity: Tensor, start: Tensor, limit: int, seed: int) -> None:
@@ -52,13 +61,14 @@ class _Search:
         self.best = start, start @ start.T
         self.error = self._error(self.best[1], start.shape[1])
         self.generator = torch.Generator(similarity.device).manual_seed(seed)
-        self.others = 1 - torch.eye(len(start), dtype=start.dtype, device=start.device)  # [C, C]
+        self.others = 1 - torch.eye(len(start), dtype=start.dtype, device=start.device)
 
     def follow_lagrangian(self) -> None:
-        """The paper's optimisation: a proxy M of H, slacks and multipliers for the distances, projected gradient steps on H.
+        """Apply the optimisation of the paper: a proxy M of H, slacks and multipliers for the distances, projected gradients.
 
-        Mended against the released code: all multipliers of the distances are updated, as floating numbers, and the gradient of
-        their penalty takes h_j (h_j . h_i), not h_i (h_j . h_j). As there, rows that would come too near stay as they are.
+        It differs from the released code in two corrections: all multipliers of the distances are updated, as floating-point
+        numbers, and the gradient of their penalty is h_j (h_j . h_i) instead of h_i (h_j . h_j). As in the released code, a row
+        that would come too near to another is not changed.
         """
         rows, products = self.best
         bits = rows.shape[1]
@@ -81,7 +91,7 @@ class _Search:
             pair_multiplier = pair_multiplier + _DISTANCE_PENALTY * (products - self.limit + slack) * self.others
 
     def anneal(self) -> None:
-        """Flip one bit in many rows at once, at falling temperature."""
+        """Flip one bit in each of many rows per step, at decreasing temperature."""
         rows, products = self.best
         classes, bits = rows.shape
         steps = min(max(_ANNEALING_BUDGET // (classes**2 * bits), _ANNEALING_STEPS[0]), _ANNEALING_STEPS[1])
@@ -95,7 +105,7 @@ class _Search:
             self._keep(rows, products)
 
     def descend(self) -> None:
-        """Flip bits for as long as that lowers the error: many rows at once first, one in the end."""
+        """Flip bits as long as that reduces the error, at first in many rows per step, at the end in one."""
         classes = rows_at_once = len(self.similarity)
         while True:
             rows, products = self.best
@@ -120,7 +130,7 @@ class _Search:
             self.best, self.error = (rows, products), error
 
     def _where_far(self, rows: Tensor, proposed: Tensor) -> tuple[Tensor, Tensor]:
-        """`rows` with as many of the `proposed` ones as the limit allows, and their inner products."""
+        """Return `rows` with as many `proposed` rows as `limit` allows, and their inner products."""
         moved = (proposed != rows).any(1)
         while True:
             mixed = torch.where(moved[:, None], proposed, rows)
@@ -131,12 +141,15 @@ class _Search:
             moved &= ~blocked
 
     def _flip_costs(self, rows: Tensor, products: Tensor) -> Tensor:
-        """By how much the error grows with the flip of a single bit, [C, K], up to a factor of 8 / K."""
+        """Return the increase of the error by the flip of each bit, [C, K], divided by 8 / K."""
         classes, bits = rows.shape
         return rows * ((self.similarity - products / bits) @ rows) + (classes - 1) / bits
 
     def _feasible_flip_costs(self, rows: Tensor, products: Tensor) -> Tensor:
-        """The same, infinite for flips that bring two rows too near: at the limit, the bit must be one in which they agree."""
+        """Return `_flip_costs`, with infinity for flips that bring two rows too near.
+
+        Two rows at the limit may flip only a bit in which they agree.
+        """
         edge = ((products > self.limit - 2) * self.others).to(rows.dtype)
         nearer = edge.sum(1, keepdim=True) - rows * (edge @ rows)
         return self._flip_costs(rows, products).masked_fill(nearer > 0, torch.inf)
@@ -147,5 +160,5 @@ def _signs(values: Tensor) -> Tensor:
 
 
 def _flipped(rows: Tensor, bit: Tensor, chosen: Tensor) -> Tensor:
-    """`rows` with bit[i] of every chosen row i turned."""
+    """Return `rows` with bit[i] of every chosen row i flipped."""
     return rows.scatter(1, bit[:, None], -_signs(chosen[:, None].to(rows.dtype)) * rows.gather(1, bit[:, None]))

@@ -1,6 +1,6 @@
-"""How alike classes are, from what a classifier confuses: stage 1 of SHC."""
+"""Similarity of classes from the confusions of a classifier: stage 1 of SHC."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -8,30 +8,47 @@ from torch import Tensor
 from .._base import checks
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-_ENTRIES_AT_ONCE = 2**24  # of the logits: 64 MiB in float32
+_ENTRIES_AT_ONCE = 2**24  # logits per block, 128 MiB in float64
 
 
-def class_similarity(logits: Tensor, labels: Tensor, *, mask: str = "prediction", normalise: str = "paper") -> Tensor:
-    """Similarity of classes, for `make_codebook(method="semantic")`: stage 1 of SHC (Chen et al., TOIS 2025, arXiv 2507.08404).
+def class_similarity(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    mask: Literal["prediction", "label"] = "prediction",
+    normalise: Literal["paper", "code"] = "paper",
+) -> Tensor:
+    """Return similarities of classes in [-1, 1], for `make_codebook(method="semantic")`.
 
-    The logit of one class of every sample is masked, the softmax of the others is averaged over the samples of a class, and the
-    rows s of averages become (s - mean) / max(|max - mean|, |min - mean|), in [-1, 1]. The diagonal is 1.
+    This is stage 1 of SHC (Chen et al., TOIS 2025, arXiv 2507.08404). The logit of one class of every sample is masked, and the
+    softmax of the others is averaged over the samples of each class. Each row s of averages becomes
+    (s - mean) / max(|max - mean|, |min - mean|). The diagonal is 1.
 
     Args:
-        logits: of a trained classifier, floating [N, C] with C at least 2, finite, for the samples it was trained on.
-        labels: int64 class ids [N], or multi-hot [N, C] of any real dtype. A sample of several classes counts for each of them,
-            and all of them are masked, whatever `mask` says (an extension: SHC knows one class a sample). A sample without a
-            class, or of every class, counts for none.
-        mask: "prediction" masks the class of the largest logit (the paper), "label" the sample's own (the released code).
-        normalise: "paper" normalises the rows, then takes (S + S^T)/2; "code" takes (S + S^T)/2, then normalises the rows, which
-            leaves S asymmetric: `make_codebook` wants (S + S^T)/2 of it.
+        logits: finite logits of a trained classifier for its training samples, floating [N, C] with C at least 2.
+        labels: int64 class ids [N], or multi-hot labels [N, C] of any real dtype. A sample of several classes counts for each of
+            them, and all of them are masked, independent of `mask`; this extends SHC to several labels. Samples of no class or of
+            all classes are ignored.
+        mask: "prediction" masks the class of the largest logit (the paper), "label" the class of the sample (the released code).
+        normalise: "paper" normalises the rows, then computes (S + S^T)/2. "code" computes (S + S^T)/2, then normalises the rows;
+            the result is asymmetric, and `make_codebook` requires (S + S^T)/2 of it.
 
     Returns:
-        float32 [C, C] on the device of the logits.
+        float32 [C, C] on the device of `logits`.
 
     Raises:
-        TypeError, ValueError: a wrong dtype, shape, device or option, logits that are not finite, class ids outside [0, C), or
-            classes without a sample.
+        TypeError: an argument has a wrong type or dtype.
+        ValueError: a wrong shape, device or option, logits that are not finite, class ids outside [0, C), or a class without
+            samples.
+
+    Example:
+        >>> import torch
+        >>> import orthohash_triton as oht
+        >>> logits = torch.tensor([[9.0, 5, 0], [4, 8, 0], [1, 1, 7]])  # classes 0 and 1 are often confused
+        >>> oht.class_similarity(logits, torch.tensor([0, 1, 2])).round(decimals=2)
+        tensor([[ 1.00,  0.99, -0.49],
+                [ 0.99,  1.00, -0.48],
+                [-0.49, -0.48,  1.00]])
     """
     op = "class_similarity"
     logits = checks.tensor(op, "logits", logits, dtypes=_DTYPES, ndim=2, shape="[N, C]")
@@ -60,8 +77,8 @@ def class_similarity(logits: Tensor, labels: Tensor, *, mask: str = "prediction"
     if (count == 0).any():
         missing = (count[:, 0] == 0).nonzero()[:, 0].tolist()
         raise ValueError(
-            f"{op}: every class needs a sample; {len(missing)} of {classes} have none, class {missing[0]} first. "
-            "Leave those classes out, or add samples of them"
+            f"{op}: every class needs a sample; {len(missing)} of {classes} classes have none, the first is class {missing[0]}. "
+            "Remove these classes, or add samples of them"
         )
     mean = total / count
     similarity = _symmetric(_centred(mean)) if normalise == "paper" else _centred(_symmetric(mean))
@@ -86,7 +103,7 @@ def _symmetric(matrix: Tensor) -> Tensor:
 
 
 def _centred(rows: Tensor) -> Tensor:
-    """Each row minus its mean, over its largest distance from the mean; a constant row becomes zeros."""
+    """Return each row minus its mean, divided by its largest deviation; zeros for a constant row."""
     rows = rows - rows.mean(1, keepdim=True)
     widest = rows.abs().amax(1, keepdim=True)
     return rows / torch.where(widest > 0, widest, 1)

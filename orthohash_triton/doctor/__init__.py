@@ -1,4 +1,4 @@
-"""A check-up to paste into an issue: versions, devices, which implementation each op takes there, and whether it is right."""
+"""Self-test of the installation: versions, devices, the implementation of each op on each device, and whether it is correct."""
 
 from ._examination import examine
 from ._report import as_markdown

@@ -1,4 +1,4 @@
-"""One case on one device: two runs that must be alike bit for bit, and no further from the truth than the reference."""
+"""Check one case on one device: two runs must be equal bit by bit, and about as accurate as the reference."""
 
 import re
 import warnings
@@ -7,35 +7,48 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ._cases import Case, Inputs, Outputs
+from .cases import Case, Inputs, Outputs
 
-INCOMPARABLE = "an answer of another shape, or NaN or infinity where the reference has none"
+INCOMPARABLE = "the result has another shape than the reference, or NaN or infinity in other places"
 
 
 @dataclass(frozen=True)
 class Check:
-    """What came of it. Errors are the largest difference of an output, over its largest number."""
+    """The result of one case.
+
+    Attributes:
+        op: name of the public function.
+        case: label of the case.
+        device: "cpu" or "cuda:0".
+        impl: the implementation that was checked, or "torch" for ops without implementations.
+        error: largest difference from the exact result over the largest number, of the output with the largest error relative to
+            what is allowed; None if nothing could be compared.
+        allowed: the tolerance of the case plus the error of the reference in the same dtype; 0 if numbers must be equal.
+        repeatable: whether two runs were equal bit by bit.
+        cause: why nothing could be compared.
+    """
 
     op: str
     case: str
     device: str
     impl: str
-    error: float | None  # of the output that is worst off; None where there is a cause
-    allowed: float | None  # the error of the reference in the same dtype, and the tolerance of the case; 0 for whole numbers
+    error: float | None
+    allowed: float | None
     repeatable: bool | None
-    cause: str | None = None  # why nothing could be compared
+    cause: str | None = None
 
     @property
     def ok(self) -> bool:
+        """Whether the case ran, is accurate enough and repeatable."""
         return self.error is not None and self.allowed is not None and self.error <= self.allowed and bool(self.repeatable)
 
 
 def check(case: Case, device: str, impl: str) -> Check:
-    """Whatever goes wrong is part of the answer."""
-    name = "torch" if case.plain else impl
+    """Run `case` and compare it with its reference. Exceptions are caught and reported in the result."""
+    name = "torch" if case.is_plain else impl
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of torch, that sparse tensors are new
+            warnings.simplefilter("ignore")  # torch warns that sparse tensors are in beta
             given = {name: tensor.to(device) for name, tensor in case.inputs().items()}
             first, second = case.run(given, impl), case.run(given, impl)
             error, allowed = _worst(case, given, first)
@@ -47,7 +60,7 @@ def check(case: Case, device: str, impl: str) -> Check:
 
 
 def _worst(case: Case, given: Inputs, found: Outputs) -> tuple[float, float]:
-    """Error and allowance of the output that is worst off."""
+    """Return error and allowed error of the output with the largest ratio of the two."""
     reference = case.run(given, "reference")
     if case.tolerance is None:
         return max(difference(*pair) for pair in zip(found, reference, strict=True)), 0.0
@@ -61,8 +74,11 @@ def _worst(case: Case, given: Inputs, found: Outputs) -> tuple[float, float]:
 
 
 def difference(ours: Tensor, exact: Tensor) -> float:
-    """The largest difference over the largest finite number; infinite for another shape, or NaN or infinity in other places."""
-    if ours.shape != exact.shape:  # also where a search found more or fewer
+    """Return the largest difference over the largest finite number.
+
+    The result is infinite if the shapes differ, or if NaN or infinity are in different places.
+    """
+    if ours.shape != exact.shape:  # also if a search found more or fewer results
         return float("inf")
     if ours.numel() == 0:
         return 0.0
@@ -73,6 +89,7 @@ def difference(ours: Tensor, exact: Tensor) -> float:
 
 
 def same_bits(first: Outputs, second: Outputs) -> bool:
+    """Return whether all outputs have equal shapes, dtypes and bits."""
     return all(
         a.shape == b.shape and a.dtype == b.dtype and torch.equal(_bytes(a), _bytes(b))
         for a, b in zip(first, second, strict=True)
@@ -84,10 +101,11 @@ def _bytes(tensor: Tensor) -> Tensor:
 
 
 def cause_of(error: Exception) -> str:
-    """In one line that can be published: files lose their folders, which may name a person."""
+    """Return the error in one line that can be published: folders, which may contain a user name, are removed from paths."""
     line = " ".join(str(error).split()) or "no message"
     return f"{type(error).__name__}: {without_folders(line):.300}"
 
 
 def without_folders(text: str) -> str:
+    """Return `text` with every absolute path shortened to its file name."""
     return re.sub(r"(?:[A-Za-z]:)?(?:[/\\][\w.+@~-]+)+[/\\](?=[\w.+@~-])", "", text)

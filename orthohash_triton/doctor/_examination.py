@@ -1,4 +1,4 @@
-"""The whole check-up, as plain values."""
+"""The self-test as plain values."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -11,35 +11,44 @@ import torch
 from .._base.environment import environment
 from ..ops.dispatch import choose
 from . import _timings
-from ._cases import Case, cases, first_cases
 from ._check import cause_of, check, without_folders
 from ._devices import Device, devices
 from ._timings import Timing, bandwidth, timings
+from .cases import Case, all_cases, first_cases
 
 
 def examine(
     device: str | None = None, *, selftest: bool = False, progress: Callable[[str], None] = lambda line: None
 ) -> dict[str, Any]:
-    """Versions, devices, what impl="auto" takes there, and checks of every op against its reference.
+    """Return versions, devices, the implementations that impl="auto" selects, and checks of every op against its reference.
 
     Args:
-        device: "cpu", "cuda", "cuda:1"; None or "all" for every device of this machine.
-        selftest: the whole grid of cases instead of one an op, the headline cases timed, the memory's bandwidth.
-        progress: is told what is done next.
+        device: "cpu", "cuda" or "cuda:1"; None or "all" checks every device of this machine.
+        selftest: check all cases instead of one per op, measure the headline cases and the memory bandwidth.
+        progress: called with a line of text before each step.
 
     Returns:
-        date, selftest, environment, devices, implementations (of each op on each device), checks, timings, bandwidth (bytes a
-        second, read and written, or why there are none) and seconds. `ok` says whether every implementation can run and every
-        check passed. Nothing in it names the machine, a person or a folder.
+        A dict that `json` can write, with "date", "selftest", "environment", "devices", "implementations" (of each op on each
+        device), "checks", "timings", "bandwidth" (bytes per second, read and written, or why it was not measured), "seconds" and
+        "ok", which is True if every implementation can run and every check passed. It contains no name of a machine, user or
+        folder.
 
     Raises:
-        ValueError: for a device that is not there, or whose kernels cannot run.
+        ValueError: the device does not exist, or its kernels cannot run.
+
+    Example:
+        >>> from orthohash_triton.doctor import as_markdown, examine
+        >>> report = examine("cpu")
+        >>> report["ok"], report["implementations"]["hamming_topk"]
+        (True, {'cpu': 'cpu'})
+        >>> as_markdown(report).splitlines()[0]  # doctest: +ELLIPSIS
+        '**orthohash-triton ..., quick check of ...: all checks passed** (... of ..., ... s)'
     """
     started = time.perf_counter()
     found = devices(device)
     working = [each for each in found if each.obstacle is None]
-    grid = cases() if selftest else first_cases()
-    checks = [check(case, each.device, each.impl) for each in working for case in _told(grid, each, progress)]
+    grid = all_cases() if selftest else first_cases()
+    checks = [check(case, each.device, each.impl) for each in working for case in _announced(grid, each, progress)]
     timed: list[Timing] = []
     bandwidths: dict[str, int | str] = {}
     for each in working if selftest else []:
@@ -63,12 +72,12 @@ def examine(
 def _bandwidth(device: str) -> int | str:
     try:
         return round(bandwidth(device))
-    except RuntimeError as error:  # a card that others fill; a device that a kernel has broken
+    except RuntimeError as error:  # other programs use the memory, or a kernel has broken the device
         return cause_of(error)
 
 
-def _told(grid: Iterable[Case], device: Device, progress: Callable[[str], None]) -> Iterator[Case]:
-    """The cases of a device, each op told first."""
+def _announced(grid: Iterable[Case], device: Device, progress: Callable[[str], None]) -> Iterator[Case]:
+    """Yield the cases for a device, and call `progress` before each op."""
     op = None
     for case in grid:
         if not case.runs_on(device.device):
@@ -80,8 +89,8 @@ def _told(grid: Iterable[Case], device: Device, progress: Callable[[str], None])
 
 
 def _chosen(case: Case, device: Device) -> str:
-    """What impl="auto" takes on a device."""
-    if case.plain:
+    """Return the implementation that impl="auto" selects on a device."""
+    if case.is_plain:
         return "torch"
     try:
         return choose(case.op, "auto", torch.empty(0, device=device.device))

@@ -1,4 +1,4 @@
-"""The check-up in Markdown, to paste into an issue."""
+"""The self-test as Markdown, to paste into an issue."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -7,9 +7,9 @@ Report = dict[str, Any]
 
 
 def as_markdown(report: Report) -> str:
-    """What `examine` answered, as tables."""
+    """Return the result of `examine` as Markdown tables."""
     verdict = "all checks passed" if report["ok"] else "SOME CHECKS FAILED"
-    name = "self-test" if report["selftest"] else "check-up"
+    name = "self-test" if report["selftest"] else "quick check"
     version = report["environment"]["packages"]["orthohash-triton"]
     parts = [
         f"**orthohash-triton {version}, {name} of {report['date']}: {verdict}** "
@@ -38,8 +38,10 @@ def _machine(report: Report) -> Iterable[list[str]]:
             facts += [f"driver {device['driver']}" if device["driver"] else "driver unknown"]
         measured = report["bandwidth"].get(device["device"])
         if measured is not None:
-            copies = f"{measured / 1e9:,.0f} GB/s, read and written" if isinstance(measured, int) else f"nothing ({measured})"
-            facts += [f"copies {copies}"]
+            copies = (
+                f"{measured / 1e9:,.0f} GB/s, read and written" if isinstance(measured, int) else f"not measured ({measured})"
+            )
+            facts += [f"copy bandwidth {copies}"]
         yield [device["device"], f"{', '.join(facts)}; {device['why']}"]
 
 
@@ -49,7 +51,7 @@ def _ops(report: Report) -> Iterable[list[str]]:
 
 
 def _cell(report: Report, op: str, device: str, impl: str) -> str:
-    """What "auto" takes, what was checked, and the error that comes nearest to what is allowed."""
+    """Return the selected implementation, the number of passed checks, and the error that is nearest to its limit."""
     checks = [check for check in report["checks"] if check["op"] == op and check["device"] == device]
     if not checks:
         return f"{impl}: not checked"

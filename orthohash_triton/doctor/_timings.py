@@ -1,4 +1,4 @@
-"""How fast the headline cases are on a device, next to what one would otherwise do, and how fast its memory is."""
+"""Measure the headline cases on a device against alternatives without this package, and the memory bandwidth."""
 
 import math
 import statistics
@@ -17,19 +17,19 @@ from ..ops.pack_codes import unpack_codes
 from ..ops.pairwise_likelihood_loss import pairwise_likelihood_loss
 from ._check import cause_of, difference
 
-Run = Callable[[], Tensor]  # what peers must agree on
+Run = Callable[[], Tensor]  # returns what all peers must agree on
 
-SECONDS = 1.0  # of repeats a case, about
+SECONDS = 1.0  # approximate time spent on the repetitions of a case
 FEWEST, MOST = 3, 30
-SAME = 1e-4  # in float32
+SAME = 1e-4  # relative difference allowed between two float32 results
 MARGIN = 0.2
-GALLERY = 1_000_000  # codes that are searched
-COPIED_BYTES = {"cpu": 2**28, "cuda": 2**30}  # more than any cache holds
+GALLERY = 1_000_000  # codes in the searched gallery
+COPIED_BYTES = {"cpu": 2**28, "cuda": 2**30}  # larger than any cache
 
 
 @dataclass(frozen=True)
 class Headline:
-    """A problem, ours and its peers, all prepared: what runs is what is timed."""
+    """A problem with our implementation and its peers. Calling them does only what is to be timed."""
 
     case: str
     ours: Run
@@ -39,29 +39,38 @@ class Headline:
 
 @dataclass(frozen=True)
 class Timing:
-    """Median times of calls that take turns, waiting for the device each time."""
+    """Median times of our implementation and one peer, which are called alternately.
+
+    Attributes:
+        case, device, peer: what was measured.
+        ours_ms, peer_ms: milliseconds, including the wait for the device.
+        ratio: the time of the peer over ours.
+        agrees: whether both results agree.
+        cause: why there are no times.
+    """
 
     case: str
     device: str
     peer: str
     ours_ms: float | None
     peer_ms: float | None
-    ratio: float | None  # the peer's time over ours
-    agrees: bool | None  # ours and the peer's answer
-    cause: str | None = None  # why there are no times
+    ratio: float | None
+    agrees: bool | None
+    cause: str | None = None
 
     @property
     def ok(self) -> bool:
+        """Whether both were measured and agree."""
         return bool(self.agrees)
 
 
 def timings(device: str, impl: str, headlines: Sequence[Callable[[str, str], Headline]]) -> Iterator[Timing]:
-    """Of every headline case against each of its peers; a case that fails is one row that says so."""
+    """Yield the times of every headline case against each of its peers. A case that raises yields one row with the cause."""
     for make in headlines:
         try:
             headline = make(device, impl)
             yield from _measure(headline, device)
-        except Exception as error:  # out of memory, for one
+        except Exception as error:  # for example out of memory
             yield Timing(make.__name__.strip("_"), device, "", None, None, None, None, cause_of(error))
 
 
@@ -78,7 +87,7 @@ def _ms(seconds: float) -> float:
 
 
 def _medians(runs: list[Run], device: str) -> list[float]:
-    """Seconds; all have run before."""
+    """Return the median seconds of each run. All of them have run once before, so that nothing is compiled here."""
     taken: list[list[float]] = [[_seconds(run, device)] for run in runs]
     repeats = min(MOST, max(FEWEST, int(SECONDS / sum(seconds[0] for seconds in taken))))
     for _ in range(repeats - 1):
@@ -96,12 +105,17 @@ def _seconds(run: Callable[[], Any], device: str) -> float:
 
 
 def wait(device: str) -> None:
+    """Wait until the device has finished its work."""
     if device != "cpu":
         torch.cuda.synchronize(device)
 
 
 def bandwidth(device: str) -> float:
-    """Bytes a second, read and written, of the best of ten copies. Raises RuntimeError where the memory for them is not free."""
+    """Return bytes per second, read and written, of the fastest of ten copies.
+
+    Raises:
+        RuntimeError: the memory for the copies is not available.
+    """
     source = torch.ones(COPIED_BYTES[device.partition(":")[0]], dtype=torch.uint8, device=device)
     copy = torch.empty_like(source)
     copy.copy_(source)
@@ -109,14 +123,14 @@ def bandwidth(device: str) -> float:
 
 
 def _topk(device: str, impl: str) -> Headline:
-    """A million codes of 64 bits, 256 queries, the 100 nearest of each."""
+    """Return the search for the 100 nearest of a million codes of 64 bits, for 256 queries."""
     generator = Generator().manual_seed(0)
     queries, gallery = (
         torch.randint(0, 256, (rows, 8), generator=generator, dtype=torch.uint8).to(device) for rows in (256, GALLERY)
     )
-    dtype = torch.float32 if device == "cpu" else torch.float16  # both are exact here
+    dtype = torch.float32 if device == "cpu" else torch.float16  # both represent these products exactly
     query_signs, signs = (unpack_codes(codes, 64).to(dtype) for codes in (queries, gallery))
-    step = 32 if device == "cpu" else 256  # queries at a time: their products take 128 MB, and 512 MB on a GPU
+    step = 32 if device == "cpu" else 256  # queries per product, which takes 128 MB on a CPU and 512 MB on a GPU
 
     def by_torch() -> Tensor:
         products = [(query_signs[i : i + step] @ signs.T).topk(100).values for i in range(0, len(queries), step)]
@@ -137,7 +151,7 @@ def _topk(device: str, impl: str) -> Headline:
 
 
 def _codebook_loss(device: str, impl: str) -> Headline:
-    """256 rows, 10,000 classes, 128 bits: a training step."""
+    """Return a training step of the codebook loss with 256 rows, 10,000 classes and 128 bits."""
     rows, classes, bits = 256, 10_000, 128
     generator = Generator().manual_seed(0)
     codebook = (torch.randint(0, 2, (classes, bits), generator=generator, dtype=torch.int8) * 2 - 1).to(device)
@@ -146,7 +160,7 @@ def _codebook_loss(device: str, impl: str) -> Headline:
     floats = codebook.float()
 
     def four_lines() -> Tensor:
-        logits = F.normalize(v) @ floats.T  # the default scale is sqrt(bits), so that the factor of the product is 1
+        logits = F.normalize(v) @ floats.T  # the default scale sqrt(bits) cancels the length of the code
         margin = torch.full((rows, 1), -MARGIN * math.sqrt(bits), device=device)
         loss = F.cross_entropy(logits.scatter_add(1, target[:, None], margin), target)
         return torch.autograd.grad(loss, v)[0]
@@ -159,7 +173,10 @@ def _codebook_loss(device: str, impl: str) -> Headline:
 
 
 def _pairwise_loss(device: str, impl: str) -> Headline:
-    """A batch of codes of 64 bits with a bank: a training step. A CPU would take many seconds with the bank that a GPU gets."""
+    """Return a training step of the pairwise loss of a batch with a bank of codes of 64 bits.
+
+    The bank is smaller on a CPU, which would need many seconds for the bank of the GPU case.
+    """
     rows, columns, bits, alpha = (128, 10_000, 64, 0.5) if device == "cpu" else (1024, 100_000, 64, 0.5)
     generator = Generator().manual_seed(0)
     z = torch.randn(rows, bits, generator=generator).to(device).requires_grad_()
@@ -175,7 +192,7 @@ def _pairwise_loss(device: str, impl: str) -> Headline:
         loss = pairwise_likelihood_loss(z, target, bank, bank_target, alpha=alpha, impl=impl)
         return torch.autograd.grad(loss, z)[0]
 
-    name = f"pairwise_likelihood_loss, {rows:,} with {columns:,} x {bits}, a step"
+    name = f"pairwise_likelihood_loss, {rows:,} with {columns:,} x {bits}, one step"
     return Headline(name, ours, {"torch: four lines": four_lines}, SAME)
 
 

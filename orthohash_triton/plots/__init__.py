@@ -1,1 +1,1 @@
-"""Figures drawn with matplotlib, and the statistics of codes that they show."""
+"""Figures drawn with matplotlib, and the statistics of codes that figures and reports show."""

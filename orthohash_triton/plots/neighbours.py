@@ -1,33 +1,41 @@
-"""One picture: queries and their nearest neighbours, right ones and wrong ones told apart by colour and by mark."""
+"""A figure of queries and their nearest neighbours, with correct and wrong neighbours marked by colour."""
 
-import io
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
 
-from .._base.files import atomic_write
 from ..data import Dataset
+from ._style import OTHER_CLASS, SAME_CLASS, new_figure, save_png
 
-# Okabe and Ito's blue and vermilion, which people with any kind of colour blindness tell apart.
-RIGHT, WRONG = "#0072B2", "#D55E00"
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def draw_neighbours(
-    path: Path, query: Dataset, gallery: Dataset, rows: list[int], ids: Tensor, distances: Tensor, title: str
+    path: Path, query: Dataset, gallery: Dataset, rows: Sequence[int], ids: Tensor, distances: Tensor, title: str
 ) -> None:
-    """Write a PNG: one row for each of the queries `rows`, with the gallery images `ids` [len(rows), M] at `distances`."""
-    try:
-        from matplotlib.figure import Figure
-        from matplotlib.gridspec import GridSpec
-    except ImportError as error:
-        raise ImportError('the picture needs matplotlib: pip install "orthohash-triton[report]"') from error
+    """Write a PNG file with one row per query: its image and the images of its nearest gallery items.
+
+    Args:
+        path: the file to write.
+        query: the queries, images with class ids.
+        gallery: the gallery, images with class ids.
+        rows: positions of the queries to show.
+        ids: positions of their nearest gallery items, int64 [len(rows), M].
+        distances: Hamming distances, [len(rows), M].
+        title: title of the figure.
+
+    Raises:
+        ImportError: matplotlib is missing.
+    """
     columns = ids.shape[1]
     height = 0.98 * len(rows) + 1.1  # inches
-    figure = Figure(figsize=(0.92 * (columns + 2.6), height), dpi=130, facecolor="white")
-    grid = GridSpec(
-        len(rows), columns + 2, figure, width_ratios=[1, 0.25, *[1] * columns],
+    figure = new_figure(0.92 * (columns + 2.6), height, dpi=130)
+    grid = figure.add_gridspec(
+        len(rows), columns + 2, width_ratios=[1, 0.25, *[1] * columns],
         left=0.13, right=0.985, top=1 - 0.92 / height, bottom=0.3 / height, wspace=0.16, hspace=0.34,
     )  # fmt: skip
     for row, position in enumerate(rows):
@@ -37,24 +45,22 @@ def draw_neighbours(
         axes.set_ylabel(query.class_names[label], rotation=0, ha="right", va="center", labelpad=10, fontsize=10)
         for column, (neighbour, distance) in enumerate(zip(ids[row].tolist(), distances[row].tolist(), strict=True)):
             axes = figure.add_subplot(grid[row, column + 2])
-            right = int(gallery.labels[neighbour]) == label
-            _show(axes, gallery, neighbour, RIGHT if right else WRONG)
-            wrong_name = "" if right else f", {gallery.class_names[int(gallery.labels[neighbour])]}"
-            axes.set_xlabel(f"{distance}{wrong_name}", fontsize=7, color=RIGHT if right else WRONG, labelpad=2)
+            is_same = int(gallery.labels[neighbour]) == label
+            colour = SAME_CLASS if is_same else OTHER_CLASS
+            _show(axes, gallery, neighbour, colour)
+            other_name = "" if is_same else f", {gallery.class_names[int(gallery.labels[neighbour])]}"
+            axes.set_xlabel(f"{distance}{other_name}", fontsize=7, color=colour, labelpad=2)
     figure.suptitle(title, x=0.02, y=1 - 0.16 / height, ha="left", va="top", fontsize=12, fontweight="bold")
     figure.text(
-        0.02, 1 - 0.48 / height, "Query on the left, its nearest gallery images to the right, with their Hamming distances.",
+        0.02, 1 - 0.48 / height, "Query on the left; nearest gallery images on the right, with their Hamming distances.",
         fontsize=9, va="top",
     )  # fmt: skip
-    figure.text(0.985, 1 - 0.2 / height, "■ same class", color=RIGHT, fontsize=9, ha="right", va="top")
-    figure.text(0.985, 1 - 0.48 / height, "■ another class", color=WRONG, fontsize=9, ha="right", va="top")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    with atomic_write(path) as file:
-        file.write(buffer.getvalue())
+    figure.text(0.985, 1 - 0.2 / height, "■ same class", color=SAME_CLASS, fontsize=9, ha="right", va="top")
+    figure.text(0.985, 1 - 0.48 / height, "■ another class", color=OTHER_CLASS, fontsize=9, ha="right", va="top")
+    save_png(path, figure)
 
 
-def _show(axes: Any, dataset: Dataset, position: int, colour: str) -> None:
+def _show(axes: "Axes", dataset: Dataset, position: int, colour: str) -> None:
     image = dataset.inputs[position].numpy()
     axes.imshow(image if image.ndim == 2 else np.moveaxis(image, 0, -1), cmap="gray_r", vmin=0, vmax=255, interpolation="nearest")
     axes.set_xticks([])

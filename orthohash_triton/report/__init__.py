@@ -1,10 +1,11 @@
-"""A run as one self-contained page: what its codes find, what they are like, and the images that they bring together."""
+"""The report of a run: one self-contained HTML page with its retrieval quality, its codes and the images that it finds."""
 
 from pathlib import Path
 from typing import Any
 
 from .._base import checks
 from .._base.files import atomic_write
+from ..plots.profiles import EMBEDDED_CODES
 from ..runs.run import Run
 from ..runs.samples import RunSamples, Samples, open_samples
 from . import _page, _wall
@@ -13,55 +14,70 @@ from ._analysis import analyse, evenly_spaced, hardest_queries, query_precisions
 __all__ = ["write_report"]
 
 QUERIES = 12
-_POINTS = 1000  # codes shown in the plane: t-SNE takes some five seconds of them
 _HARDEST = 6
 
 
 def write_report(run: Run, path: str | Path, *, queries: int = QUERIES) -> dict[str, Any]:
-    """Write the report of `run` to `path`, one HTML file that needs nothing else, and answer its figures.
+    """Write the report of `run` to `path`, a self-contained HTML file, and return the figures in it.
 
-    Queries, their classes and images come from the run folder, or from the data set where the folder lacks them. What cannot be
-    had is left out and named in "notes".
+    Queries, their classes and images are read from the run folder, or from the data set if the folder lacks them. Whatever is not
+    available is left out and mentioned in "notes".
 
     Args:
-        run: as `train.runs.load_run` opens it.
-        path: the HTML file; its folder must exist.
-        queries: how many queries the retrieval wall shows, at least 1.
+        run: a run, opened by `runs.load_run`.
+        path: the HTML file to write. Its folder must exist.
+        queries: number of queries to show with their nearest neighbours, at least 1.
 
     Returns:
-        the figures of the page as plain values, see `_analysis.analyse`, and "report", the path.
+        The figures of the page as plain values that `json` can write: "report" (the path), "run", "setting", "retrieval", "bits",
+        "history", "queries_per_second" and "notes". "retrieval" is None without queries or without classes.
 
     Raises:
         ImportError: jinja2, scikit-learn or Pillow is missing.
         FileNotFoundError: the folder of `path` does not exist.
-        TypeError, ValueError: `queries` is no positive integer; `path` does not end in .html; the gallery is empty.
+        TypeError: `queries` is not an integer.
+        ValueError: `queries` is not positive, `path` does not end in .html, or the gallery is empty.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from orthohash_triton.report import write_report
+        >>> from orthohash_triton.runs import save_run
+        >>> from orthohash_triton.train import TrainConfig, train
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> config = TrainConfig(dataset="digits", method="lsh", bits=16, threads=1)
+        >>> splits = config.load_splits()
+        >>> run = save_run(folder / "run", config, train(config, splits.train, progress=False), splits.gallery)
+        >>> figures = write_report(run, folder / "report.html", queries=2)
+        >>> figures["run"]["bits"], figures["run"]["gallery"], round(figures["retrieval"]["chance"], 1)
+        (16, 1438, 0.1)
     """
     count = checks.integer("write_report", "queries", queries, minimum=1)
     if Path(path).suffix not in (".html", ".htm"):
-        raise ValueError(f"write_report: the page is HTML; let its name end in .html, not as {path}")
+        raise ValueError(f"write_report: path must end in .html; got {path}")
     if run.index.ntotal == 0:
         raise ValueError(f"write_report: the gallery of {run.path} must hold at least one code; got none. Train again")
     template = _page.load_template()
-    with atomic_write(path) as file:  # opened first, so that a folder that is missing is told at once
+    with atomic_write(path) as file:  # opened first, so that a missing folder is reported before the work
         found, page = _make(run, template, count)
         file.write(page.encode())
     return {"report": str(path), **found}
 
 
 def _make(run: Run, template: Any, count: int) -> tuple[dict[str, Any], str]:
-    """The figures and the page, with `count` queries on the wall."""
+    """Return the figures and the page with `count` queries."""
     samples = open_samples(run)
     precisions = query_precisions(samples)
     found = analyse(run, samples, precisions)
     gallery, asked = samples.gallery, samples.query if samples.query is not None else samples.gallery
     walls = [(
-        "What the codes find", _about(samples), _wall.hang(run.index, gallery, asked, typical_queries(asked, count))
+        "Nearest neighbours", _about(samples), _wall.find_neighbours(run.index, gallery, asked, typical_queries(asked, count))
     )]  # fmt: skip
     if precisions is not None:
         hardest = hardest_queries(precisions, asked, gallery, min(count, _HARDEST))
-        about = "The queries with the lowest average precision, one of each class at first."
-        walls.append(("Where they fail", about, _wall.hang(run.index, gallery, asked, hardest)))
-    sampled = _page.Sampled(asked, evenly_spaced(len(asked), _POINTS))
+        about = "The queries with the lowest average precision, at first one of each class."
+        walls.append(("Hardest queries", about, _wall.find_neighbours(run.index, gallery, asked, hardest)))
+    sampled = _page.Sampled(asked, evenly_spaced(len(asked), EMBEDDED_CODES))
     charts = {
         "training": _page.training_charts(found["history"]),
         "retrieval": _page.retrieval_charts(found["retrieval"]),
@@ -71,18 +87,18 @@ def _make(run: Run, template: Any, count: int) -> tuple[dict[str, Any], str]:
     found["notes"] += _missing_pictures(samples, walls)
     sprite = _wall.sprite(asked.pictures, sampled.rows.tolist())
     page = _page.render(template, found, charts, walls, sprite)
-    del found["correlation"]  # K x K figures that the page shows as a picture
+    del found["correlation"]  # K x K figures, which the page shows as an image
     return found, page
 
 
 def _about(samples: RunSamples) -> str:
     if samples.query is None:
-        return "Some of the gallery as queries, and the nearest others."
-    return "Queries on the left, the nearest of the gallery to the right, with their Hamming distances."
+        return "A sample of the gallery as queries, each with the nearest other gallery items."
+    return "Queries on the left; the nearest gallery items on the right, with their Hamming distances."
 
 
 def _missing_pictures(samples: RunSamples, walls: list[tuple[str, str, list[_wall.Row]]]) -> list[str]:
-    """A note where pictures of the wall could not be read."""
+    """Return a note if some images of the walls could not be read."""
     sides: tuple[Samples | None, ...] = (samples.gallery, samples.query)
     if not any(side is not None and side.pictures for side in sides):
         return []
@@ -91,5 +107,5 @@ def _missing_pictures(samples: RunSamples, walls: list[tuple[str, str, list[_wal
     if not missing:
         return []
     where = next((side.paths[0] for side in sides if side is not None and side.paths), None)
-    moved = "" if where is None else f" Image files were expected where the run was made, the first at {where}."
-    return [f"{missing:,} of the {len(tiles):,} images on this page could not be read, and show their classes.{moved}"]
+    moved = "" if where is None else f" The image files are expected at the paths of the training, the first one at {where}."
+    return [f"{missing:,} of the {len(tiles):,} images on this page could not be read; their classes are shown instead.{moved}"]

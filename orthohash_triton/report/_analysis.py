@@ -1,4 +1,4 @@
-"""The figures of a report: everything that its page shows, as plain values."""
+"""The figures of a report as plain values."""
 
 import math
 from collections.abc import Sequence
@@ -11,26 +11,37 @@ from torch import Tensor
 
 from .. import methods
 from ..metrics import average_precision, evaluate
-from ..plots.profiles import bit_statistics, curves
+from ..plots.profiles import bit_statistics, curves, mean_or_zero, pair_magnitudes
 from ..runs.run import Run
 from ..runs.samples import RunSamples, Samples
 
 RANKS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 TOP = 1000
 RADIUS = 2
-CORRELATED_PAIRS = 8  # named in the table beside the heat map
-COUNTED_CODES = 200_000  # of the gallery, evenly spaced: enough for three digits of every bit's figures
+CORRELATED_PAIRS = 8  # pairs listed in the table below the heat map
+COUNTED_CODES = 200_000  # evenly spaced gallery codes for the bit statistics: enough for three digits
 
 
 def analyse(run: Run, samples: RunSamples, precisions: Tensor | None) -> dict[str, Any]:
-    """Figures of a run, with the `query_precisions`; retrieval is None where there are no queries, or no classes to judge by.
+    """Return the figures of a run.
 
-    "run", "setting"      what was trained, and how
-    "retrieval"           "map_at_all", "map_at_1000", "precision_at_radius_2", "separability" (bits), "chance" (the precision of
-                          answers drawn at random), "curves" (see `_profiles.curves`), "classes": mAP of each class's queries
-    "bits"                "mean" [K], "mean_correlation" and "largest_correlation" (magnitudes), "most_correlated" pairs
-    "history"             one entry an epoch
-    "queries_per_second"  as `orthohash evaluate` measured it, None where it has not run
+    Args:
+        run: the run.
+        samples: its gallery and queries.
+        precisions: the result of `query_precisions`.
+
+    Returns:
+        A dict with these entries:
+
+        - "run", "setting": what was trained, and the configuration.
+        - "retrieval": "map_at_all", "map_at_1000", "precision_at_radius_2", "separability" (bits), "chance" (the precision of
+          random answers), "curves" (see `plots.profiles.curves`) and "classes" (mAP of the queries of each class). None without
+          queries or classes.
+        - "bits": "mean" [K], "mean_correlation" and "largest_correlation" (magnitudes), "most_correlated" (pairs), "constant".
+        - "correlation": the correlations of the bits [K, K].
+        - "history": one entry per epoch.
+        - "queries_per_second": measured by `orthohash evaluate`; None if that has not run.
+        - "notes": what is not available, and why.
     """
     query = samples.query
     bits = bit_statistics(samples.gallery.codes[evenly_spaced(len(samples.gallery), COUNTED_CODES)], run.config.bits)
@@ -58,13 +69,13 @@ def _description(run: Run, samples: RunSamples) -> dict[str, Any]:
 
 
 def _setting(run: Run) -> dict[str, Any]:
-    """Everything of the configuration, the method's own options among the rest."""
+    """Return the configuration as one flat dict, including the options of the method."""
     values = asdict(run.config)
     return {**{key: value for key, value in values.items() if key != "options"}, **values.get("options", {})}
 
 
 def query_precisions(samples: RunSamples) -> Tensor | None:
-    """The average precision of each query over the whole gallery, float64 [Q]; None where `analyse` has no retrieval figures."""
+    """Return the average precision of each query over the whole gallery, float64 [Q]; None without queries or classes."""
     query, gallery = samples.query, samples.gallery
     if query is None or not gallery.is_labelled:
         return None
@@ -94,7 +105,7 @@ def _or_none(value: float) -> float | None:
 
 
 def _by_class(precisions: Tensor, query: Samples) -> list[dict[str, Any]]:
-    """The mean average precision of each class's queries, the best class first."""
+    """Return the mean average precision of the queries of each class, the best class first."""
     found = []
     for class_id, name in enumerate(query.class_names):
         own = query.members(class_id)
@@ -104,26 +115,35 @@ def _by_class(precisions: Tensor, query: Samples) -> list[dict[str, Any]]:
 
 
 def hardest_queries(precisions: Tensor, query: Samples, gallery: Samples, count: int) -> list[int]:
-    """The queries with the lowest average precision [Q] of those to which anything is relevant, one for each class at first."""
+    """Return the positions of `count` queries with the lowest average precision, at first one of each class.
+
+    Queries for which the gallery has no relevant item are left out: their precision is 0 whatever the codes are.
+
+    Args:
+        precisions: average precision of each query, [Q].
+        query: the queries.
+        gallery: the gallery.
+        count: number of queries to return; fewer if fewer have a relevant item.
+    """
     possible = _has_relevant(query.labels, gallery.labels)
     order = [i for i in precisions.argsort(stable=True).tolist() if possible[i]]
     return _one_of_each_class(query, order, count)
 
 
 def typical_queries(query: Samples, count: int) -> list[int]:
-    """The first query of each class, in the order of the classes, then the second of each; evenly spaced ones without classes."""
+    """Return the first query of each class in class order, then the second of each; without classes, evenly spaced queries."""
     if not query.is_labelled:
         return evenly_spaced(len(query), count).tolist()
     return _one_of_each_class(query, range(len(query)), count)
 
 
 def evenly_spaced(total: int, most: int) -> np.ndarray:
-    """At most so many of the positions 0 .. total - 1, int64 [M]."""
+    """Return at most `most` evenly spaced positions from 0 to total - 1, int64 [M]."""
     return np.unique(np.linspace(0, total - 1, min(total, most)).round().astype(np.int64))
 
 
 def _one_of_each_class(query: Samples, order: Sequence[int], count: int) -> list[int]:
-    """`count` of `order`, in which every class has had its turn before one has its second."""
+    """Return `count` positions of `order`, so that each class has one before any class has a second."""
     turns: dict[int, int] = {}
     ranked = []
     for place, position in enumerate(order):
@@ -136,22 +156,23 @@ def _one_of_each_class(query: Samples, order: Sequence[int], count: int) -> list
 
 
 def _has_relevant(queries: Tensor, gallery: Tensor) -> list[bool]:
+    """Return whether the gallery has an item of a class of each query, from labels [N] or multi-hot labels [N, C]."""
     if queries.ndim == 2:
         return (queries & gallery.any(0)).any(1).tolist()
     return torch.isin(queries, gallery).tolist()
 
 
 def _bit_figures(bits: dict[str, Any]) -> dict[str, Any]:
-    correlation = np.abs(np.array(bits["bit_correlation"]))
+    correlation = np.array(bits["bit_correlation"])
+    magnitudes = pair_magnitudes(correlation)
     rows, columns = np.triu_indices(len(correlation), 1)
-    magnitudes = correlation[rows, columns]
     order = np.argsort(-magnitudes, kind="stable")[:CORRELATED_PAIRS]
     return {
         "mean": bits["bit_mean"],
-        "mean_correlation": float(magnitudes.mean()) if magnitudes.size else 0.0,
+        "mean_correlation": mean_or_zero(magnitudes),
         "largest_correlation": float(magnitudes.max()) if magnitudes.size else 0.0,
         "most_correlated": [
-            {"bits": [int(rows[i]), int(columns[i])], "correlation": bits["bit_correlation"][rows[i]][columns[i]]} for i in order
+            {"bits": [int(rows[i]), int(columns[i])], "correlation": float(correlation[rows[i], columns[i]])} for i in order
         ],
         "constant": sum(mean in (0.0, 1.0) for mean in bits["bit_mean"]),
     }

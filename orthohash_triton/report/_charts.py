@@ -1,4 +1,4 @@
-"""Charts as plain geometry, in the units of their view box: templates/charts.html draws them in the colours of the page."""
+"""Charts as plain geometry in the units of their SVG view box; templates/charts.html draws them in the colours of the page."""
 
 import base64
 import io
@@ -10,31 +10,33 @@ from itertools import pairwise
 import numpy as np
 
 WIDTH, HEIGHT = 400, 270
-LEFT, RIGHT, TOP, BOTTOM = 56, 14, 12, 44  # of the frame around the plot
-_LEVELS = 32  # of magnitude in a heat map
-_LARGEST_MAP = 512  # cells on a side
+LEFT, RIGHT, TOP, BOTTOM = 56, 14, 12, 44  # margins around the plot
+_LEVELS = 32  # levels of magnitude in a heat map
+_LARGEST_MAP = 512  # cells per side of a heat map
 
 
 @dataclass(frozen=True)
 class Tick:
+    """A label at a position on an axis."""
+
     at: float
     text: str
 
 
 @dataclass(frozen=True)
 class Line:
-    """A path in the colour `tone`, a number of the style sheet; `area` closes it down to the axis."""
+    """A path in the colour number `tone` of the style sheet. `area` is the same path, closed along the axis."""
 
     name: str
     tone: int
     path: str
     area: str = ""
-    points: tuple[tuple[float, float], ...] = ()  # marked, where there are few
+    points: tuple[tuple[float, float], ...] = ()  # marked with dots if there are few
 
 
 @dataclass(frozen=True)
 class Band:
-    """A strip that shows `tip` while the pointer is over it."""
+    """A rectangle that shows `tip` while the pointer is over it."""
 
     x: float
     y: float
@@ -45,6 +47,8 @@ class Band:
 
 @dataclass(frozen=True)
 class Bar:
+    """A filled rectangle in the colour number `tone`."""
+
     x: float
     y: float
     width: float
@@ -57,14 +61,14 @@ class Dots:
     """The points of one class."""
 
     name: str
-    tone: int | None  # None: none of the classes that have a colour
-    points: tuple[tuple[float, float, int], ...]  # x, y, row of the sprite
+    tone: int | None  # None for classes without a colour of their own
+    points: tuple[tuple[float, float, int], ...]  # x, y, number of the image in the sprite
     centre: tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Table:
-    """The figures of a chart, for those who do not see it or want them exactly."""
+    """The values of a chart as text, for readers who cannot see the chart or need exact values."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -72,8 +76,10 @@ class Table:
 
 @dataclass(frozen=True)
 class Chart:
+    """One chart of the page."""
+
     title: str
-    about: str  # what one sees, in a sentence: also the text for those who do not see it
+    about: str  # a description in one or two sentences, also for screen readers
     table: Table
     x_label: str = ""
     y_label: str = ""
@@ -82,31 +88,34 @@ class Chart:
     left: int = LEFT
     x_ticks: tuple[Tick, ...] = ()
     y_ticks: tuple[Tick, ...] = ()
-    names: tuple[Tick, ...] = ()  # along the left side, of horizontal bars
+    names: tuple[Tick, ...] = ()  # names of horizontal bars, on the left
     lines: tuple[Line, ...] = ()
     bars: tuple[Bar, ...] = ()
     bands: tuple[Band, ...] = ()
     dots: tuple[Dots, ...] = ()
-    rule: Tick | None = None  # a horizontal line to compare with
+    rule: Tick | None = None  # a horizontal reference line
     map: str = ""  # a heat map, as a data URI
-    named: bool = False  # clouds carry their names
+    named: bool = False  # draw the names of the classes over their dots
 
     @property
     def right(self) -> int:
+        """Right border of the plot."""
         return self.width - RIGHT
 
     @property
     def bottom(self) -> int:
+        """Lower border of the plot."""
         return self.height - BOTTOM
 
     @property
     def top(self) -> int:
+        """Upper border of the plot."""
         return TOP
 
 
 @dataclass(frozen=True)
 class Series:
-    """Values of one line, [M] each; a value of None is not drawn."""
+    """The values of one line. None is not drawn."""
 
     name: str
     y: Sequence[float | None]
@@ -116,7 +125,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Scale:
-    """From values to places."""
+    """A linear or logarithmic map from values in [low, high] to positions in [start, end]."""
 
     low: float
     high: float
@@ -130,9 +139,11 @@ class Scale:
         return round(self.start + (self.end - self.start) * (value - low) / ((high - low) or 1), 2)
 
     def ticks(self, count: int = 5) -> tuple[Tick, ...]:
-        return tuple(Tick(self(value), self.format(value)) for value in self._values(count))
+        """Return about `count` ticks at round values."""
+        return tuple(Tick(self(value), self.format(value)) for value in self.values(count))
 
-    def _values(self, count: int) -> list[float]:
+    def values(self, count: int) -> list[float]:
+        """Return about `count` round values in [low, high]; all powers of ten on a logarithmic scale."""
         if self.log:
             powers = range(math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9) + 1)
             return [10.0**power for power in powers]
@@ -142,7 +153,7 @@ class Scale:
 
 
 def nice_step(least: float) -> float:
-    """The smallest of 1, 2, 5, 10, ... times a power of ten that is at least `least`."""
+    """Return the smallest number of the form 1, 2 or 5 times a power of ten that is at least `least`."""
     if least <= 0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(least))
@@ -150,6 +161,7 @@ def nice_step(least: float) -> float:
 
 
 def percent(value: float) -> str:
+    """Return a share as text, such as "12.5 %"."""
     return f"{100 * value:.3g} %"
 
 
@@ -169,7 +181,20 @@ def lines(
     whole: bool = False,
     rule: tuple[float, str] | None = None,
 ) -> Chart:
-    """Lines over common x, ascending. `x_name` names an x in tips and the table, `whole` says that x are integers."""
+    """Return a chart of lines over common, ascending x.
+
+    Args:
+        title, about: see `Chart`.
+        x: ascending values [M].
+        series: the lines, with M values each.
+        x_label, y_label: labels of the axes.
+        x_name: name of an x in tips and in the table.
+        form: format of the values.
+        x_range, y_range: ends of the axes; None uses the ends of the data.
+        log: use a logarithmic x axis.
+        whole: x are integers.
+        rule: value and text of a horizontal reference line.
+    """
     known = [value for line in series for value in line.y if value is not None]
     low, high = y_range or _range(known)
     first, last = x_range or (min(x), max(x))
@@ -178,7 +203,7 @@ def lines(
     x_text = [f"{value:,.0f}" if whole or log else f"{value:.3f}" for value in x]
     ticks = across.ticks()
     if whole and not log:
-        ticks = tuple(Tick(across(v), f"{v:,.0f}") for v in sorted({round(v) for v in across._values(6)}) if first <= v <= last)
+        ticks = tuple(Tick(across(v), f"{v:,.0f}") for v in sorted({round(v) for v in across.values(6)}) if first <= v <= last)
     return Chart(
         title, about, _table(x_name, x_text, series, form), x_label, y_label,
         x_ticks=ticks, y_ticks=up.ticks(),
@@ -189,7 +214,7 @@ def lines(
 
 
 def _range(values: Sequence[float]) -> tuple[float, float]:
-    """From 0, or a little below, to a little above."""
+    """Return the ends of an axis that contains 0 and all values, rounded to steps."""
     high = max([*values, 0.0])
     step = nice_step((high - min([*values, 0.0])) / 5)
     return math.floor(min([*values, 0.0]) / step) * step, math.ceil(high / step - 1e-9) * step or 1.0
@@ -205,7 +230,7 @@ def _line(x: Sequence[float], series: Series, across: Scale, up: Scale) -> Line:
 def _bands(
     x: Sequence[float], names: Sequence[str], series: Sequence[Series], across: Scale, form: Callable[[float], str]
 ) -> tuple[Band, ...]:
-    """A strip around each x, half-way to its neighbours."""
+    """Return one band around each x, which extends half-way to the neighbouring x."""
     places = [across(value) for value in x]
     edges = [LEFT, *((a + b) / 2 for a, b in pairwise(places)), WIDTH - RIGHT]
     found = []
@@ -229,7 +254,7 @@ def _table(x_name: str, x: Sequence[str], series: Sequence[Series], form: Callab
 def columns(
     title: str, about: str, values: Sequence[float], *, x_label: str, y_label: str, x_name: str, rule: tuple[float, str]
 ) -> Chart:  # fmt: skip
-    """A column for each of `values`, in [0, 1], numbered from 0."""
+    """Return a chart with one vertical bar for each of `values` in [0, 1], numbered from 0."""
     up = Scale(0, 1, HEIGHT - BOTTOM, TOP, format=lambda value: f"{value:g}")
     across = Scale(0, len(values), LEFT, WIDTH - RIGHT)
     step = (WIDTH - RIGHT - LEFT) / len(values)
@@ -252,7 +277,7 @@ def columns(
 def rows(
     title: str, about: str, names: Sequence[str], values: Sequence[float], counts: Sequence[int], *, x_label: str, table: Table
 ) -> Chart:
-    """A horizontal bar with a name for each of `values`, in [0, 1]."""
+    """Return a chart with one named horizontal bar for each of `values` in [0, 1]."""
     each, left = 24, 116
     height = TOP + each * len(values) + BOTTOM
     across = Scale(0, 1, left, WIDTH - RIGHT, format=lambda value: f"{value:g}")
@@ -270,13 +295,21 @@ def rows(
 
 
 def shortened(text: str, most: int) -> str:
+    """Return `text`, cut to `most` characters."""
     return text if len(text) <= most else text[: most - 1].rstrip() + "…"
 
 
 def scatter(
     title: str, about: str, places: np.ndarray, groups: Sequence[tuple[str, int | None, np.ndarray]], table: Table, *, named: bool
 ) -> Chart:
-    """Points [M, 2] in the plane; `groups` are (name, colour, rows of the points), drawn in this order, `named` in place."""
+    """Return a chart of points in the plane.
+
+    Args:
+        title, about, table: see `Chart`.
+        places: positions [M, 2].
+        groups: name, colour number and point numbers of each class, in drawing order.
+        named: draw the names of the classes over their points.
+    """
     side = 480
     low, high = places.min(0), places.max(0)
     scale = (side - 24) / max(float((high - low).max()), 1e-12)
@@ -293,19 +326,19 @@ def scatter(
 
 
 def _centre(points: np.ndarray) -> tuple[float, float]:
-    """The point nearest to the median: it lies within the cloud."""
+    """Return the point nearest to the median, which is always one of the points."""
     nearest = np.linalg.norm(points - np.median(points, axis=0), axis=1).argmin()
     return float(points[nearest][0]), float(points[nearest][1])
 
 
 def heat_map(title: str, about: str, values: Sequence[Sequence[float]], table: Table, *, label: str) -> Chart:
-    """A square matrix of values in [-1, 1]: the hue is the sign, the opacity the magnitude, so that 0 is the page itself."""
+    """Return a chart of a square matrix of values in [-1, 1]. The hue shows the sign and the opacity the magnitude."""
     matrix = _coarse(np.array(values, float))
     return Chart(title, about, table, label, height=WIDTH, map=_as_image(matrix))
 
 
 def _coarse(matrix: np.ndarray) -> np.ndarray:
-    """Of a large matrix the value of the largest magnitude in each block."""
+    """Reduce a large matrix to the value of largest magnitude in each block; return a small one unchanged."""
     block = math.ceil(len(matrix) / _LARGEST_MAP)
     if block == 1:
         return matrix
@@ -329,4 +362,5 @@ def _as_image(matrix: np.ndarray) -> str:
 
 
 def data_uri(media_type: str, content: bytes) -> str:
+    """Return `content` as a data URI."""
     return f"data:{media_type};base64,{base64.b64encode(content).decode()}"

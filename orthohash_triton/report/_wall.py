@@ -1,31 +1,34 @@
-"""The retrieval wall: queries and their nearest images, right ones and wrong ones."""
+"""The wall of a report: queries with the images of their nearest neighbours."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from ..runs.samples import Pictures, Samples, encode_picture, relevant
 from ..search import HammingIndex
 from ._charts import data_uri
 
 NEIGHBOURS = 10
-_SIDE = 112  # pixels of a picture on the wall
+_SIDE = 112  # largest side of an image, in pixels
 _SPRITE_SIDE = 32
 _SHOWN_CLASSES = 2
+
+Verdict = Literal["query", "right", "wrong", ""]  # "" without classes
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A sample on the wall: its picture as a data URI, "" where it has none, and what stands under it."""
+    """A sample on the wall: its image as a data URI ("" if it has none), and its caption."""
 
     picture: str
     classes: str
-    verdict: str  # "query", "right", "wrong" or, where nobody can tell, ""
+    verdict: Verdict
     distance: int | None = None
 
     @property
     def words(self) -> str:
-        """What the tile says, for those who do not see it."""
+        """The description of the tile for screen readers."""
         distance = "" if self.distance is None else f"distance {self.distance}, "
         known = {"right": "same class", "wrong": "another class", "query": "query", "": "neighbour"}[self.verdict]
         return f"{distance}{known}: {self.classes}"
@@ -33,27 +36,29 @@ class Tile:
 
 @dataclass(frozen=True)
 class Row:
+    """A query with its nearest neighbours, of which `right` are relevant."""
+
     query: Tile
     neighbours: tuple[Tile, ...]
-    right: int  # of the neighbours
+    right: int
 
 
-def hang(index: HammingIndex, gallery: Samples, query: Samples, rows: Sequence[int]) -> list[Row]:
-    """The queries `rows` with their nearest images; where queries come from the gallery they do not find themselves."""
+def find_neighbours(index: HammingIndex, gallery: Samples, query: Samples, rows: Sequence[int]) -> list[Row]:
+    """Return the queries at positions `rows` with their nearest gallery items. Gallery items do not find themselves."""
     if not rows:
         return []
     own = query is gallery
     distances, ids = index.search(query.codes[list(rows)].to(index.device), min(NEIGHBOURS + own, len(gallery)))
-    hung = []
+    found_rows = []
     for position, *answers in zip(rows, distances.tolist(), ids.tolist(), strict=True):
         found = [(distance, i) for distance, i in zip(*answers, strict=True) if not (own and i == position)]
-        hung.append(_row(gallery, query, position, found[:NEIGHBOURS]))
-    return hung
+        found_rows.append(_row(gallery, query, position, found[:NEIGHBOURS]))
+    return found_rows
 
 
 def _row(gallery: Samples, query: Samples, position: int, found: Sequence[tuple[int, int]]) -> Row:
-    """`found` are (distance, position in the gallery)."""
-    verdicts = [""] * len(found)
+    """Return the row of one query. `found` are pairs of distance and gallery position."""
+    verdicts: list[Verdict] = [""] * len(found)
     if gallery.is_labelled:
         same = relevant(query.labels[position], gallery.labels[[i for _, i in found]])
         verdicts = ["right" if right else "wrong" for right in same.tolist()]
@@ -70,7 +75,7 @@ def _picture(samples: Samples, position: int) -> str:
 
 
 def _classes(samples: Samples, position: int) -> str:
-    """The first few classes; the file where there are no classes."""
+    """Return the names of the first classes, or the file name if there are no classes."""
     if not samples.is_labelled:
         return samples.file_name(position) or f"no. {position}"
     names = samples.classes(position)
@@ -80,7 +85,7 @@ def _classes(samples: Samples, position: int) -> str:
 
 @dataclass(frozen=True)
 class Sprite:
-    """Small pictures side by side in one: picture i stands in column i % columns."""
+    """Small images in the cells of one image: number i is in column i % columns and row i // columns."""
 
     picture: str
     side: int
@@ -88,7 +93,7 @@ class Sprite:
 
 
 def sprite(pictures: Pictures, positions: Sequence[int]) -> Sprite | None:
-    """The pictures at `positions` in one; None where there are none."""
+    """Return the images at `positions` in one sprite; None if the samples have no images."""
     if not pictures or not positions:
         return None
     from PIL import Image

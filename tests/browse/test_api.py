@@ -137,15 +137,15 @@ def large_png(side: int) -> bytes:
 @pytest.mark.parametrize(
     ("content", "headers", "status", "message"),
     [
-        (b"", PNG, 422, "no image that can be read (it is empty)"),
-        (b"hello, I am a picture", PNG, 422, "no image that can be read (21 bytes); send BMP"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", PNG, 422, "no image that can be read"),
+        (b"", PNG, 422, "the upload is not a readable image (it is empty)"),
+        (b"hello, I am a picture", PNG, 422, "the upload is not a readable image (21 bytes); send BMP"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", PNG, 422, "the upload is not a readable image"),
         (encoded(np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8))[:2000], PNG, 422, "damaged"),
-        (b"GIF89a", PNG, 422, "no image that can be read"),
+        (b"GIF89a", PNG, 422, "the upload is not a readable image"),
         (b"x", {"content-type": "text/plain"}, 415, "got text/plain"),
         (b"a=1", {"content-type": "application/x-www-form-urlencoded"}, 415, "send the image itself with its type"),
         (b"x", {}, 415, "got no Content-Type"),
-        (b"\0" * (_uploads.MAX_BYTES + 1), PNG, 413, "at most 20 MiB are taken"),
+        (b"\0" * (_uploads.MAX_BYTES + 1), PNG, 413, "at most 20 MiB are accepted"),
     ],
     ids=["empty", "text", "postscript", "damaged", "header", "plain", "form", "untyped", "huge"],
 )
@@ -162,7 +162,7 @@ def test_a_bomb_is_refused_before_it_is_decoded(client: TestClient, monkeypatch:
     monkeypatch.setattr(_uploads, "decode", lambda *_, **__: pytest.fail("decoded"))
     answer = client.post("/api/search", content=small_file, headers=PNG)
     assert answer.status_code == 413
-    assert "8,000 x 8,000 pixels; at most 50,000,000 are taken" in answer.json()["error"]
+    assert "8,000 x 8,000 pixels; at most 50,000,000 are accepted" in answer.json()["error"]
 
 
 def test_a_body_of_unknown_length_is_cut_off(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,7 +246,7 @@ def test_features_have_no_pictures_and_take_none(tmp_path: Path) -> None:
     client = client_of(run)
     info = client.get("/api/info").json()
     assert (info["pictures"], info["takes_images"]) == (False, False)
-    assert "features, not images" in client.post("/api/search", content=b"x", headers=PNG).json()["error"]
+    assert "features, not on images" in client.post("/api/search", content=b"x", headers=PNG).json()["error"]
     assert client.get("/api/image/0").status_code == 404
     found = client.get("/api/search?id=0&k=20").json()
     mine = run.gallery_labels[0]

@@ -84,13 +84,13 @@ def test_a_click_searches(page: Any) -> None:
     assert len(np.unique(np.asarray(picture).reshape(-1, 3), axis=0)) > 100
     page.go_back()
     page.wait_for_selector("#query", state="hidden")
-    assert page.locator("#results-name").inner_text() == "Pick an image to search by"
+    assert page.locator("#results-name").inner_text() == "Select an image to search for"
 
 
 def test_an_image_of_ones_own(page: Any, seven: Path) -> None:
     page.locator("#file").set_input_files(seven)
     shown(page, "seven.png")
-    assert "image to code" in page.locator("#status").inner_text()
+    assert "encoding: " in page.locator("#status").inner_text()
     assert page.locator(".tile .caption").first.inner_text() == "0 7"
     assert page.locator(".tile .mark").count() == 0  # nobody knows its class
     assert page.locator("#query-picture img").evaluate("image => image.decode().then(() => image.naturalWidth)") == 8
@@ -118,11 +118,11 @@ def test_what_is_no_image_is_said_to_be_none(page: Any, tmp_path: Path) -> None:
     (tmp_path / "broken.jpg").write_bytes(b"not at all")
     page.locator("#file").set_input_files(tmp_path / "broken.jpg")
     page.wait_for_selector("#error:visible")
-    assert "no image that can be read" in page.locator("#error").inner_text()
+    assert "is not a readable image" in page.locator("#error").inner_text()
     assert page.watched.complaints.pop().startswith("Failed to load resource: the server responded with a status of 422")
     (tmp_path / "notes.txt").write_text("text")
     page.locator("#file").set_input_files(tmp_path / "notes.txt")
-    until(page, "document.getElementById('error').textContent.startsWith('notes.txt is no image')")
+    until(page, "document.getElementById('error').textContent.startsWith('notes.txt is not an image')")
     (tmp_path / "huge.png").write_bytes(b"\0" * (21 * 2**20))
     page.locator("#file").set_input_files(tmp_path / "huge.png")
     until(page, "document.getElementById('error').textContent.startsWith('huge.png has 21 MiB; at most 20')")

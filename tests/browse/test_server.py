@@ -25,7 +25,7 @@ def test_it_serves_until_it_is_interrupted(digits_run: Run) -> None:
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
-        found = re.fullmatch(r"browse at (http://127\.0\.0\.1:\d+/) \(Ctrl-C ends it\)\n", line)
+        found = re.fullmatch(r"browse at (http://127\.0\.0\.1:\d+/) \(Ctrl-C stops the server\)\n", line)
         assert found, line
         with urllib.request.urlopen(f"{found[1]}api/search?id=1&k=1", timeout=30) as answer:
             assert answer.status == 200

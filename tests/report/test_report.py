@@ -90,12 +90,12 @@ def test_every_part_is_there(reported: tuple[dict, Path]) -> None:
     assert path.stat().st_size < 3_000_000
     headings = re.findall(r"<h[123][^>]*>([^<]+)</h[123]>", path.read_text())
     assert {
-        "OrthoHash, 16 bits", "What the codes find", "Where they fail", "Precision and recall", "Classes",
-        "Precision of the first answers", "Distances", "Balance of the bits", "Correlation of the bits",
-        "Neighbourhoods (t-SNE)", "Principal components", "Loss", "Validation", "Setting",
+        "OrthoHash, 16 bits", "Nearest neighbours", "Hardest queries", "Precision and recall", "Classes",
+        "Precision at N", "Distances", "Balance of the bits", "Correlation of the bits",
+        "Neighbourhoods (t-SNE)", "Principal components", "Loss", "Validation", "Configuration",
     } <= set(headings)  # fmt: skip
     assert found["notes"] == []
-    assert "What is missing" not in page.text
+    assert "Missing data" not in page.text
     assert len(page.all("figure", "chart")) == len(page.all("details")) == 10  # a table of figures with every chart
     assert len(page.all("circle")) > 2 * 359  # the queries, twice
     for number in (found["history"][0]["loss"], found["retrieval"]["classes"][-1]["map"]):
@@ -179,7 +179,7 @@ def test_an_image_is_right_when_it_shares_a_class() -> None:
     query = Samples(torch.zeros(1, 1, dtype=torch.uint8), labels[:1], ("a", "b", "c"))
     index = HammingIndex(8)
     index.add(gallery.codes)
-    (row,) = _wall.hang(index, gallery, query, [0])
+    (row,) = _wall.find_neighbours(index, gallery, query, [0])
     assert [(tile.distance, tile.verdict) for tile in row.neighbours] == [
         (0, "right"), (1, "right"), (2, "wrong"), (3, "wrong"), (4, "right")
     ]  # fmt: skip
@@ -225,7 +225,7 @@ def test_a_data_set_that_is_gone(tmp_path: Path) -> None:
     assert "cannot be read here" in page.text
     assert found["retrieval"] is None
     assert found["run"]["queries"] == 0
-    assert "Some of the gallery as queries" in page.text
+    assert "A sample of the gallery as queries" in page.text
     assert len(page.all("figure", "tile")) == 11 * 4
     assert len(page.all("span", "mark right")) > 1  # classes are known all the same
 

@@ -32,7 +32,7 @@ def stopped(tmp_path: Path, settings: list[str], monkeypatch: pytest.MonkeyPatch
     with monkeypatch.context() as patched:
         stop_after(patched, 3, KeyboardInterrupt)
         assert cli.main(["train", *settings, "--out", str(run), "--no-progress"]) == 130
-    assert f"go on with: orthohash train --resume {run}" in capsys.readouterr().err
+    assert f"continue with: orthohash train --resume {run}" in capsys.readouterr().err
     return run
 
 
@@ -68,7 +68,7 @@ def test_resume_with_other_settings(stopped: Path, tmp_path: Path, capsys: pytes
     assert "begun with other settings: bits was 16, now 32; options was" in told
     (tmp_path / "run.toml").write_text("epochs = 9\n")
     assert "epochs was 2, now 9" in refused(capsys, "--resume", stopped, "--config", tmp_path / "run.toml")
-    assert "leave --out away" in refused(capsys, "--resume", stopped, "--out", tmp_path / "elsewhere")
+    assert "remove --out" in refused(capsys, "--resume", stopped, "--out", tmp_path / "elsewhere")
     assert (stopped / NAME).exists()
 
 
@@ -97,7 +97,7 @@ def test_images_without_labels_are_not_evaluated(tmp_path: Path, capsys: pytest.
         image.fromarray(pixels).save(folder / f"{number}.png")
     arguments = ["train", "--dataset", str(folder), "--image-size", "12", "--bits", "8", "--no-progress"]
     assert cli.main([*arguments, "--method", "pca", "--out", str(tmp_path / "pca")]) == 0
-    assert "has no labels, by which answers could be judged right: not evaluated" in capsys.readouterr().out
+    assert "has no labels: the run was not evaluated" in capsys.readouterr().out
     assert cli.main([*arguments, "--method", "lsh", "--out", str(tmp_path / "lsh"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["evaluation"] is None
     told = refused(capsys, *arguments[1:], "--batch-size", 4, "--out", tmp_path / "learned")

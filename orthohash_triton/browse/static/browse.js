@@ -1,16 +1,16 @@
-// The page of `orthohash browse`. What is searched for stands in the address (#id=17&k=24&class=3), so that back and reload work;
-// an image that was brought has no address and is kept in `brought`.
+// The page of `orthohash browse`. The search is part of the address (#id=17&k=24&class=3), so that back and reload work. An image
+// of the user has no address and is kept in `uploaded`.
 const at = (id) => document.getElementById(id);
 const info = await ask("api/info");
-let brought = null;
-let newest = 0; // answers that come in late are dropped
+let uploaded = null;
+let newest = 0; // number of the latest request; answers to earlier ones are ignored
 
 async function ask(address, options) {
   let answer;
   try {
     answer = await fetch(address, options);
   } catch {
-    throw new Error("The server does not answer. Is orthohash browse still running?");
+    throw new Error("The server does not respond. Is orthohash browse still running?");
   }
   const found = await answer.json();
   if (!answer.ok) throw new Error(found.error);
@@ -50,10 +50,10 @@ async function load() {
   const inGrid = at("results").contains(document.activeElement);
   document.body.classList.add("busy");
   try {
-    if (brought) {
-      const type = brought.type.startsWith("image/") ? brought.type : "application/octet-stream";
-      const found = await ask(`api/search?${terms}`, { method: "POST", body: brought, headers: { "content-type": type } });
-      if (turn === newest) showFound(found, { name: brought.name || "Pasted image", about: "your image", source: broughtAddress() });
+    if (uploaded) {
+      const type = uploaded.type.startsWith("image/") ? uploaded.type : "application/octet-stream";
+      const found = await ask(`api/search?${terms}`, { method: "POST", body: uploaded, headers: { "content-type": type } });
+      if (turn === newest) showFound(found, { name: uploaded.name || "Pasted image", about: "your image", source: uploadedAddress() });
     } else if (id !== null) {
       terms.set("id", id);
       const found = await ask(`api/search?${terms}`);
@@ -73,16 +73,16 @@ async function load() {
   }
 }
 
-// ---- what is shown ----------------------------------------------------------------------------------------------------------
+// ---- display ----------------------------------------------------------------------------------------------------------------
 
-const nameOf = (item) => item.classes.join(", ") || item.file || (info.classes.length ? "no class" : `no. ${item.id}`);
-const aboutOf = (item) => [`no. ${item.id.toLocaleString("en")} of the gallery`, nameOf(item) !== item.file && item.file].filter(Boolean).join(", ");
+const nameOf = (item) => item.classes.join(", ") || item.file || (info.classes.length ? "no class" : `item ${item.id}`);
+const aboutOf = (item) => [`gallery item ${item.id.toLocaleString("en")}`, nameOf(item) !== item.file && item.file].filter(Boolean).join(", ");
 const addressOf = (item) => (info.pictures ? `api/image/${item.id}` : null);
 
 let shownAddress = null;
-function broughtAddress() {
+function uploadedAddress() {
   if (shownAddress) URL.revokeObjectURL(shownAddress);
-  return (shownAddress = URL.createObjectURL(brought));
+  return (shownAddress = URL.createObjectURL(uploaded));
 }
 
 function picture(source, words) {
@@ -106,7 +106,7 @@ function tile(item) {
   const words = [name, item.distance !== undefined && `distance ${item.distance}`, known && (item.same_class ? "same class" : "another class")];
   const button = element("button", { type: "button", className: `tile ${verdict}`, title: aboutOf(item) }, frame, caption);
   button.setAttribute("aria-label", words.filter(Boolean).join(", "));
-  button.addEventListener("click", () => { brought = null; go({ id: String(item.id) }); });
+  button.addEventListener("click", () => { uploaded = null; go({ id: String(item.id) }); });
   return element("li", {}, button);
 }
 
@@ -125,15 +125,15 @@ function showFound(found, query) {
   const { search, encode } = found.milliseconds;
   at("status").replaceChildren(
     `${found.neighbours.length} of ${info.gallery.toLocaleString("en")} in `, element("b", { textContent: `${search.toFixed(2)} ms` }),
-    encode === undefined ? "" : ` (image to code: ${encode.toFixed(1)} ms)`);
+    encode === undefined ? "" : ` (encoding: ${encode.toFixed(1)} ms)`);
   document.title = `${query.name} · ${info.title}`;
 }
 
 function showRandom(items) {
   at("query").hidden = at("key").hidden = true;
-  at("results-name").textContent = "Pick an image to search by";
+  at("results-name").textContent = "Select an image to search for";
   at("results").replaceChildren(...items.map(tile));
-  at("status").textContent = `${items.length} at random of ${info.gallery.toLocaleString("en")}`;
+  at("status").textContent = `${items.length} random items of ${info.gallery.toLocaleString("en")}`;
   document.title = info.title;
 }
 
@@ -142,32 +142,32 @@ function showError(message) {
   at("error").hidden = !message;
 }
 
-// ---- bringing an image ------------------------------------------------------------------------------------------------------
+// ---- images of the user -----------------------------------------------------------------------------------------------------
 
-function bring(file) {
+function upload(file) {
   if (!file || !info.takes_images) return;
-  if (file.type && !file.type.startsWith("image/")) return showError(`${file.name} is no image (${file.type}); choose a JPEG or PNG file.`);
+  if (file.type && !file.type.startsWith("image/")) return showError(`${file.name} is not an image (${file.type}); choose a JPEG or PNG file.`);
   if (file.size > info.max_bytes) {
-    return showError(`${file.name} has ${Math.ceil(file.size / 2 ** 20)} MiB; at most ${info.max_bytes / 2 ** 20} MiB are taken. Choose a smaller picture.`);
+    return showError(`${file.name} has ${Math.ceil(file.size / 2 ** 20)} MiB; at most ${info.max_bytes / 2 ** 20} MiB are accepted. Choose a smaller image.`);
   }
-  brought = file;
+  uploaded = file;
   go({ id: null });
 }
 
-at("file").addEventListener("change", (event) => { bring(event.target.files[0]); event.target.value = ""; });
-addEventListener("paste", (event) => bring([...event.clipboardData.files][0]));
+at("file").addEventListener("change", (event) => { upload(event.target.files[0]); event.target.value = ""; });
+addEventListener("paste", (event) => upload([...event.clipboardData.files][0]));
 addEventListener("dragover", (event) => { event.preventDefault(); at("drop").hidden = !info.takes_images; });
 addEventListener("dragleave", (event) => { if (!event.relatedTarget) at("drop").hidden = true; });
 addEventListener("drop", (event) => {
   event.preventDefault();
   at("drop").hidden = true;
-  bring(event.dataTransfer.files[0]);
+  upload(event.dataTransfer.files[0]);
 });
 
 // ---- controls and keys ------------------------------------------------------------------------------------------------------
 
 function back() {
-  brought = null;
+  uploaded = null;
   go({ id: null });
 }
 
@@ -180,7 +180,7 @@ at("k").addEventListener("input", () => {
 at("class").addEventListener("change", () => go({ classId: at("class").value }));
 at("random").addEventListener("click", back);
 at("controls").addEventListener("submit", (event) => event.preventDefault());
-addEventListener("hashchange", () => { if (wanted().id !== null) brought = null; load(); });
+addEventListener("hashchange", () => { if (wanted().id !== null) uploaded = null; load(); });
 
 function columns() {
   return getComputedStyle(at("results")).gridTemplateColumns.split(" ").length;
@@ -215,9 +215,9 @@ addEventListener("keydown", (event) => {
 // ---- start ------------------------------------------------------------------------------------------------------------------
 
 at("title").textContent = info.title;
-at("about").textContent = `${info.dataset}, ${info.gallery.toLocaleString("en")} in the gallery`;
+at("about").textContent = `${info.dataset}, ${info.gallery.toLocaleString("en")} gallery items`;
 at("k").max = info.max_k;
 at("class-label").hidden = !info.classes.length;
 at("class").append(...info.classes.map(({ id, name, count }) => element("option", { value: id, textContent: `${name} (${count.toLocaleString("en")})` })));
-at("upload").hidden = at("bring").hidden = !info.takes_images;
+at("upload").hidden = at("upload-hint").hidden = !info.takes_images;
 await load();

@@ -1,4 +1,4 @@
-// Tips: whatever carries data-tip tells it beside the pointer; points of a cloud show their picture too.
+// Tips: elements with data-tip show it next to the pointer; dots of a class also show their image.
 const tip = document.getElementById("tip");
 const sprite = document.getElementById("sprite");
 
@@ -25,7 +25,7 @@ addEventListener("pointermove", (event) => {
 addEventListener("pointerdown", (event) => { if (!event.target.closest?.("[data-tip]")) tip.hidden = true; });
 addEventListener("scroll", () => { tip.hidden = true; }, { passive: true });
 
-// A class of the legend, under the pointer or focused, dims the others.
+// A class in the legend that is under the pointer or focused dims the other classes.
 for (const entry of document.querySelectorAll("[data-lights]")) {
   const chart = entry.closest(".chart");
   const light = (on) => {

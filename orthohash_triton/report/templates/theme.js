@@ -1,8 +1,8 @@
-// Light or dark: what was chosen here before, else what the system prefers.
+// Light or dark theme: the last choice on this page, or else the preference of the system.
 const root = document.documentElement;
 const preferred = matchMedia("(prefers-color-scheme: dark)");
 const remembered = () => { try { return localStorage.getItem("orthohash-theme"); } catch { return null; } };
-const remember = (theme) => { try { localStorage.setItem("orthohash-theme", theme); } catch { /* private windows keep nothing */ } };
+const remember = (theme) => { try { localStorage.setItem("orthohash-theme", theme); } catch { /* private windows have no storage */ } };
 
 function show(theme) {
   root.dataset.theme = theme;

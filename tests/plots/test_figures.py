@@ -11,7 +11,7 @@ from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from orthohash_triton.plots import figures
+from orthohash_triton.plots import figures, profiles
 
 METHODS = ["OrthoHash", "CSQ", "LSH"]
 LENGTHS = [12, 16]
@@ -92,8 +92,8 @@ def test_by_bits_shows_mean_and_sample_deviation_over_seeds() -> None:
 
 def test_curves() -> None:
     curve = {"recall": [0, 0.25, float("nan"), 1], "precision": [0, 0.8, 0.5, 0.1]}
-    profiles = [profile("A", 16, **curve), profile("B", 16), profile("B", 32)]
-    figure = figures.draw_curves(profiles, ["A", "B"], figures._precision_recall, "recall", "precision")
+    drawn = [profile("A", 16, **curve), profile("B", 16), profile("B", 32)]
+    figure = figures.draw_curves(drawn, ["A", "B"], figures._precision_recall, "recall", "precision")
     first, second = figure.axes
     assert (first.get_title(), second.get_title()) == ("16 bits", "32 bits")
     lines = {line.get_label(): line for line in first.lines}
@@ -115,8 +115,8 @@ def test_no_two_methods_look_alike() -> None:
 
 
 def test_lengths_without_panels_are_left_blank() -> None:
-    profiles = [profile("A", bits) for bits in (8, 16, 24, 32)]
-    figure = figures.draw_curves(profiles, ["A"], figures._precision_recall, "recall", "precision")
+    drawn = [profile("A", bits) for bits in (8, 16, 24, 32)]
+    figure = figures.draw_curves(drawn, ["A"], figures._precision_recall, "recall", "precision")
     assert [axes.get_visible() for axes in figure.axes] == [True] * 4 + [False] * 2
 
 
@@ -134,7 +134,7 @@ def test_bits_and_distances() -> None:
 
 
 def test_codes_are_coloured_by_class(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(figures, "MARKED_CLASSES", 2)
+    monkeypatch.setattr(figures, "most_common_classes", lambda ids: profiles.most_common_classes(ids, 2))
     labels = [4] * 12 + [0] * 9 + [7] * 3
     figure = figures.draw_codes([profile("A", 16, labels=labels)], tuple("abcdefgh"))
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "e", "1 other classes"]

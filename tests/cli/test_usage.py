@@ -14,21 +14,21 @@ import numpy as np
 import pytest
 
 from orthohash_triton import cli, demo
-from orthohash_triton.cli import _output
-from orthohash_triton.cli._command import Command, command_parsers
+from orthohash_triton.cli import _output, methods
+from orthohash_triton.cli._command import CommandParser, command_parsers
 
 COMMANDS = tuple(command_parsers(cli.make_parser()))
 NO_FIGURES = {"completion", "browse"}
 TRAIN = ["--dataset", "digits", "--bits", "16", "--epochs", "1", "--batch-size", "64", "--no-flip", "--threads", "1"]
 
 
-def declared(name: str) -> Command:
+def declared(name: str) -> CommandParser:
     parser = command_parsers(cli.make_parser())[name]
     parser.declare()
     return parser
 
 
-def options_of(parser: Command) -> set[str]:
+def options_of(parser: CommandParser) -> set[str]:
     return {name for action in parser._actions for name in action.option_strings}
 
 
@@ -87,7 +87,7 @@ def test_the_help_names_every_exit_status(capsys: pytest.CaptureFixture) -> None
     ("arguments", "message"),
     [
         (["trian"], "there is no command 'trian'; did you mean train?"),
-        (["zzz"], "there is no command 'zzz'; choose of train, methods"),
+        (["zzz"], "there is no command 'zzz'; choose from train, methods"),
         ([], "the following arguments are required: COMMAND"),
         (["train", "--out", "x", "--epoch", "3"], "unknown option --epoch; did you mean --epochs?"),
         (["train", "--out", "x", "--marginn=0.1"], "unknown option --marginn=0.1; did you mean --margin?"),
@@ -185,7 +185,7 @@ def test_an_interrupt_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.methods, "print_table", interrupted)
+    monkeypatch.setattr(methods, "print_table", interrupted)
     assert cli.main(["methods"]) == 130
     assert capsys.readouterr().err == "interrupted\n"
 
@@ -213,7 +213,7 @@ def test_names_are_printed_as_they_are(capsys: pytest.CaptureFixture) -> None:
 def test_tables_in_the_encoding_of_the_terminal(encoding: str, title: str, monkeypatch: pytest.MonkeyPatch) -> None:
     printed = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(printed, encoding=encoding))
-    _output.use_symbols_of_the_terminal()
+    _output.replace_unsupported_symbols()
     _output.print_table("Zürich, radius ≤ 2", ["a column that is wide enough"], [["b"]])
     sys.stdout.flush()
     out = printed.getvalue().decode(encoding)
@@ -227,7 +227,7 @@ def python(*arguments: object, environment: dict[str, str] | None = None) -> sub
 
 
 def test_the_symbols_of_narrow_encodings() -> None:
-    _output.use_symbols_of_the_terminal()
+    _output.replace_unsupported_symbols()
     assert "radius ≤ 2, ±1, Überwald 象".encode("cp1252", errors="orthohash") == "radius <= 2, ±1, Überwald ?".encode("cp1252")
     assert "≥ → … ±".encode("ascii", errors="orthohash") == b">= -> ... +-"
 

@@ -9,7 +9,7 @@ from tools import compile_matrix
 from tools import support_table as tool
 from tools.compile_matrix import sources
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def run(target: str = "sm_90", *, selftest: bool = True, passed: int = 3) -> dict:

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,10 @@ from orthohash_triton.kernels import launch
 import orthohash_triton
 from orthohash_triton import cli
 from orthohash_triton._base import environment
-from orthohash_triton.doctor import _cases, _check, _devices, _timings, as_markdown, examine
+from orthohash_triton.doctor import _check, _devices, _timings, as_markdown, cases, examine
 from orthohash_triton.ops import dispatch
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 GPU = _devices.Device("cuda:0", "NVIDIA H100", "sm_90", "triton", "why", None, "CUDA 13.0", "580.1", 79.1, 132)
 
 
@@ -60,12 +61,12 @@ def test_selftest_has_every_op_that_has_implementations(report: dict[str, Any]) 
 
 
 def test_the_cases_of_the_grid_differ() -> None:
-    names = [(case.op, case.label) for case in _cases.cases()]
+    names = [(case.op, case.label) for case in cases.all_cases()]
     assert len(set(names)) == len(names)
 
 
 def test_inputs_are_the_same_every_time_and_differ_between_cases() -> None:
-    first, second, *_ = (case for case in _cases.cases() if case.op == "hamming_topk")
+    first, second, *_ = (case for case in cases.all_cases() if case.op == "hamming_topk")
     assert torch.equal(first.inputs()["gallery"], first.inputs()["gallery"])
     assert not torch.equal(first.inputs()["gallery"][:5003], second.inputs()["gallery"][:5003])
 
@@ -92,9 +93,9 @@ def test_markdown_is_one_table_after_another(report: dict[str, Any]) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(
-    "case", [case for case in _cases.cases() if case.runs_on("cuda")], ids=lambda case: f"{case.op}, {case.label}"
+    "case", [case for case in cases.all_cases() if case.runs_on("cuda")], ids=lambda case: f"{case.op}, {case.label}"
 )
-def test_selftest_passes_on_a_gpu(case: _cases.Case, device: torch.device) -> None:
+def test_selftest_passes_on_a_gpu(case: cases.Case, device: torch.device) -> None:
     done = _check.check(case, str(device), "triton")
     assert done.cause is None
     assert done.ok, done
@@ -104,7 +105,7 @@ def test_selftest_passes_on_a_gpu(case: _cases.Case, device: torch.device) -> No
 
 
 def check_of(run: Callable[[dict[str, torch.Tensor], str], tuple[torch.Tensor, ...]], tolerance: float | None) -> _check.Check:
-    case = _cases.Case("op", "case", lambda generator: {"x": torch.arange(4.0)}, run, tolerance)
+    case = cases.Case("op", "case", lambda generator: {"x": torch.arange(4.0)}, run, tolerance)
     return _check.check(case, "cpu", "cpu")
 
 
@@ -159,10 +160,16 @@ def test_two_runs_that_differ_are_seen() -> None:
 
 
 def test_wrong_ops_fail_the_command(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = _cases.hamming_distance
-    monkeypatch.setattr(_cases, "hamming_distance", lambda q, g, impl: right(q, g, impl=impl) + (impl == "cpu"))
+    from orthohash_triton.doctor.cases import hamming_distance, pack_codes
+
+    right = hamming_distance.CASES[0]
+
+    def off_by_one(given: cases.Inputs, impl: str) -> cases.Outputs:
+        return tuple(x + (impl == "cpu") for x in right.run(given, impl))
+
+    monkeypatch.setattr(hamming_distance, "CASES", [replace(right, run=off_by_one)])
     folder = f"{Path.home()}/secret/kernel.py"
-    monkeypatch.setattr(_cases, "pack_codes", lambda x, threshold, impl: (_ for _ in ()).throw(RuntimeError(f"no {folder}")))
+    monkeypatch.setattr(pack_codes, "pack_codes", lambda x, threshold, impl: (_ for _ in ()).throw(RuntimeError(f"no {folder}")))
     assert cli.main(["doctor", "--device", "cpu"]) == 1
     text = capsys.readouterr().out
     assert "SOME CHECKS FAILED" in text
@@ -205,7 +212,7 @@ def test_a_device_that_is_not_there(name: str, capsys: pytest.CaptureFixture, mo
     out, err = capsys.readouterr()
     assert out == ""
     assert err.count("\n") == 1
-    assert f"device must be cpu, or all; got {name!r}. There is no GPU here that torch can use" in err
+    assert f"device must be cpu, or all; got {name!r}. torch can use no GPU on this machine" in err
 
 
 @pytest.mark.parametrize("version", ["2.3.1", "3.2.0", "3.2.0+git1234"])
@@ -289,7 +296,7 @@ def test_memory_that_is_not_free_is_told(report: dict[str, Any], monkeypatch: py
     monkeypatch.setattr(_examination, "bandwidth", full)
     told = _examination._bandwidth("cpu")
     assert told == "OutOfMemoryError: no memory"
-    assert "copies nothing (OutOfMemoryError: no memory)" in as_markdown(report | {"bandwidth": {"cpu": told}})
+    assert "copy bandwidth not measured (OutOfMemoryError: no memory)" in as_markdown(report | {"bandwidth": {"cpu": told}})
 
 
 def test_the_environment_variable_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -298,7 +305,7 @@ def test_the_environment_variable_is_told(monkeypatch: pytest.MonkeyPatch) -> No
     assert "ORTHOHASH_IMPL=reference is set" in device.why
     monkeypatch.setenv("ORTHOHASH_IMPL", "gpu")
     (device,) = _devices.devices("cpu")
-    assert "ORTHOHASH_IMPL=gpu is none of auto" in device.why
+    assert "ORTHOHASH_IMPL=gpu is not one of auto" in device.why
 
 
 def test_works_without_triton_and_the_extras(tmp_path: Path) -> None:
@@ -324,7 +331,7 @@ def test_json_on_standard_output_and_progress_on_standard_error(
 ) -> None:
     from orthohash_triton.doctor import _examination
 
-    monkeypatch.setattr(_examination, "cases", _cases.first_cases)
+    monkeypatch.setattr(_examination, "all_cases", cases.first_cases)
     assert cli.main(["doctor", "--selftest", "--device", "cpu", "--json"]) == 0
     out, err = capsys.readouterr()
     report = json.loads(out)
@@ -358,8 +365,8 @@ def test_the_grid_takes_every_way_on_a_gpu_and_compiles_little(monkeypatch: pyte
         compiled.add((kernel, *map(_known_to_the_compiler, args), num_warps, num_stages, *sorted(constexprs.items())))
 
     with launch.executor(note, launch.Device("sm_90", multiprocessors=132)):
-        for case in _cases.cases():
-            if case.runs_on("cuda") and not case.plain:
+        for case in cases.all_cases():
+            if case.runs_on("cuda") and not case.is_plain:
                 case.run(case.inputs(), "triton")
     assert {plan.path for plan in plans["hamming_topk"]} == {"dot", "bandwidth", "popcount", "count"}
     losses = plans["cosine_codebook_loss"]
