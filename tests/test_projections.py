@@ -135,7 +135,7 @@ def test_bad_input(fit, x, bits, error, message):
 
 
 def test_pca_has_no_more_directions_than_rows_vary_along():
-    with pytest.raises(ValueError, match=r"fit_pca: bits must be at most D = 4, the number of columns of x; got 5. fit_lsh accepts any"):
+    with pytest.raises(ValueError, match=r"fit_pca: bits must be at most D = 4, the number of columns of x; got 5"):
         fit_pca(torch.randn(100, 4), 5)
     with pytest.raises(ValueError, match=r"fit_pca: bits must be at most N - 1 = 2, for 3 rows; got 3"):
         fit_pca(torch.randn(3, 4), 3)

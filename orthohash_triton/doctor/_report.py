@@ -7,7 +7,13 @@ Report = dict[str, Any]
 
 
 def as_markdown(report: Report) -> str:
-    """Return the result of `examine` as Markdown tables."""
+    """Return the result of `examine` as Markdown tables.
+
+    Example:
+        >>> from orthohash_triton.doctor import as_markdown, examine
+        >>> print(as_markdown(examine("cpu")).splitlines()[0])  # doctest: +ELLIPSIS
+        **orthohash-triton ..., quick check of ...: all checks passed** (... of ..., ... s)
+    """
     verdict = "all checks passed" if report["ok"] else "SOME CHECKS FAILED"
     name = "self-test" if report["selftest"] else "quick check"
     version = report["environment"]["packages"]["orthohash-triton"]
