@@ -26,7 +26,13 @@ def commands() -> list[Command]:
 
 
 def make_parser() -> Parser:
-    """Return the parser of all commands. The options of a command are added when it is called."""
+    """Return the parser of all commands. The options of a command are added when it is called.
+
+    Example:
+        >>> from orthohash_triton.cli import make_parser
+        >>> make_parser().parse_args(["index", "codes.npy", "--out", "codes.ibxf"]).command
+        'index'
+    """
     parser = Parser("orthohash", description="Learn binary codes for images, and search them.", epilog=_EPILOG)
     parser.add_argument("--version", action="version", version=f"orthohash-triton {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=CommandParser)

@@ -9,7 +9,8 @@ import pytest
 from orthohash_triton import cli
 from orthohash_triton.cli import _config_files
 
-TRAIN = ["--dataset", "digits", "--bits", "16", "--epochs", "1", "--batch-size", "64", "--no-flip", "--threads", "1"]
+from . import TRAIN
+
 METHOD = ["--method", "dhn", "--quantization-weight", "0.05"]
 WEIGHTS = "model.safetensors"
 
@@ -34,28 +35,31 @@ def refused(capsys: pytest.CaptureFixture, *arguments: object) -> str:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def dhn_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("run") / "dhn"
     assert cli.main(["train", *TRAIN, *METHOD, "--out", str(path), "--quiet"]) == 0
     return path
 
 
 @pytest.mark.parametrize("name", ["", "config.json"])
-def test_a_run_folder_repeats_the_run(name: str, run: Path, tmp_path: Path) -> None:
-    assert cli.main(["train", "--config", str(run / name), "--out", str(tmp_path / "again"), "--quiet"]) == 0
+def test_a_run_folder_repeats_the_run(name: str, dhn_run: Path, tmp_path: Path) -> None:
+    assert cli.main(["train", "--config", str(dhn_run / name), "--out", str(tmp_path / "again"), "--quiet"]) == 0
     for file in (WEIGHTS, "index.ibxf"):
-        assert (tmp_path / "again" / file).read_bytes() == (run / file).read_bytes()
-    assert cli.main(["train", "--config", str(run), "--seed", "1", "--out", str(tmp_path / "other"), "--quiet"]) == 0
-    assert (tmp_path / "other" / WEIGHTS).read_bytes() != (run / WEIGHTS).read_bytes()
+        assert (tmp_path / "again" / file).read_bytes() == (dhn_run / file).read_bytes()
 
 
-def test_the_printed_settings_repeat_the_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_the_command_line_changes_a_run(dhn_run: Path, tmp_path: Path) -> None:
+    assert cli.main(["train", "--config", str(dhn_run), "--seed", "1", "--out", str(tmp_path / "other"), "--quiet"]) == 0
+    assert (tmp_path / "other" / WEIGHTS).read_bytes() != (dhn_run / WEIGHTS).read_bytes()
+
+
+def test_the_printed_settings_repeat_the_run(dhn_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit, match="0"):
         cli.main(["train", *TRAIN, *METHOD, "--print-config"])
     (tmp_path / "run.toml").write_text(capsys.readouterr().out, encoding="utf-8")
     assert cli.main(["train", "--config", str(tmp_path / "run.toml"), "--out", str(tmp_path / "again"), "--quiet"]) == 0
-    assert (tmp_path / "again" / WEIGHTS).read_bytes() == (run / WEIGHTS).read_bytes()
-    description = json.loads((run / "config.json").read_text())["config"]
+    assert (tmp_path / "again" / WEIGHTS).read_bytes() == (dhn_run / WEIGHTS).read_bytes()
+    description = json.loads((dhn_run / "config.json").read_text())["config"]
     assert json.loads((tmp_path / "again" / "config.json").read_text())["config"] == description
 
 

@@ -192,19 +192,19 @@ def test_bad_searches(run: Path, photos: Path, tmp_path: Path, capsys: pytest.Ca
         ([codes, picture], "an index file alone cannot encode .*--model"),
         (
             [codes, picture, "--model", run],
-            "the queries have codes of 16 bits, .*codes.npy of 32 bits; encode both with one model",
+            "the queries have codes of 16 bits, .*codes.npy of 32 bits; encode both with the same model",
         ),
         ([run, codes], "the queries have codes of 32 bits, .*run of 16"),
         ([run, picture, "--model", run], "--model is for an index file"),
         ([run, photos / "nothing.jpg"], "nothing.jpg does not exist"),
-        ([codes, tmp_path / "nothing.npy"], "nothing.npy does not exist; expected codes as those of .*codes.npy"),
+        ([codes, tmp_path / "nothing.npy"], "nothing.npy does not exist; expected a file of codes like those of .*codes.npy"),
         ([tmp_path / "nothing.ibxf", codes], "there is no index file"),
         ([run, codes, "--limit", 0], "--limit must be at least 1; got 0"),
     )
     for arguments, message in cases:
         error = call(capsys, "search", *arguments, status=2)
         assert re.search(message, error), error
-    assert "let its name end in .html" in call(capsys, "report", run, "--out", tmp_path / "x.npy", status=2)
+    assert "must end in .html" in call(capsys, "report", run, "--out", tmp_path / "x.npy", status=2)
     assert "end in .onnx" in call(capsys, "export", run, "--format", "onnx", "--out", tmp_path / "x.npy", status=2)
     assert "let its name end in .ibxf" in call(capsys, "index", codes, "--out", tmp_path / "x.npy", status=2)
     assert "must end in .npy or .ibxf or .parquet" in call(capsys, "encode", run, photos, "--out", tmp_path / "x.bin", status=2)

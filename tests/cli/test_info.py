@@ -20,10 +20,8 @@ def told(path: Path, capsys: pytest.CaptureFixture) -> dict:
     return found
 
 
-def test_a_run_folder_and_what_is_made_of_it(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    run, codes, index, model = tmp_path / "run", tmp_path / "codes.npy", tmp_path / "gallery.ibxf", tmp_path / "model"
-    arguments = ["--dataset", "digits", "--bits", "16", "--epochs", "1", "--batch-size", "64", "--threads", "1", "--quiet"]
-    assert cli.main(["train", *arguments, "--out", str(run)]) == 0
+def test_a_run_folder_and_what_is_made_of_it(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    codes, index, model = tmp_path / "codes.npy", tmp_path / "gallery.ibxf", tmp_path / "model"
     found = told(run, capsys)
     assert {key: found[key] for key in ("kind", "method", "bits", "gallery", "classes", "epochs", "sample")} == {
         "kind": "run folder", "method": "orthohash", "bits": 16, "gallery": 1438, "classes": 10, "epochs": 1, "sample": [1, 8, 8],
@@ -95,7 +93,7 @@ def test_tables(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("nothing.npy", None, "does not exist; give a run folder"),
+        ("nothing.npy", None, "does not exist; name a run folder"),
         ("x.npy", "text", "is not a .npy file"),
         ("x.parquet", "text", "is not a readable Parquet file"),
         ("x.ibxf", "text", "is no data set of a known kind"),

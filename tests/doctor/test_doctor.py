@@ -50,6 +50,9 @@ def test_selftest_passes_on_the_cpu(report: dict[str, Any]) -> None:
     assert report["ok"]
     assert all(check["repeatable"] for check in report["checks"])
     assert {check["device"] for check in report["checks"]} == {"cpu"}
+    impls = {check["op"]: check["impl"] for check in report["checks"]}
+    assert impls["pack_codes"] == impls["hamming_topk"] == impls["orthohash_loss"] == "cpu"
+    assert impls["quantization_loss"] == "torch"
 
 
 def test_selftest_has_every_op_that_has_implementations(report: dict[str, Any]) -> None:

@@ -257,8 +257,10 @@ def test_the_smallest_run(tmp_path: Path) -> None:
 
 def test_the_command(small_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     out = tmp_path / "page.html"
-    assert cli.main(["report", str(small_run.path), "--out", str(out), "--queries", "2", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    assert cli.main(["report", str(small_run.path), "--out", str(out), "--queries", "2", "--json", "--quiet"]) == 0
+    printed, errors = capsys.readouterr()
+    assert errors == ""
+    found = json.loads(printed)
     assert found["report"] == str(out)
     assert found["retrieval"]["map_at_all"] > 0.5
     assert len(Page(out).all("figure", "tile query")) == 4
