@@ -74,6 +74,7 @@ def class_distance(hierarchy: Any, classes: Sequence[Hashable]) -> Tensor:
 
 
 def _check_classes(classes: Any) -> list[Hashable]:
+    """Return the class names as a list after checking that they differ."""
     if isinstance(classes, str) or not isinstance(classes, Iterable):
         raise TypeError(f"{_OP}: classes must be a sequence of names; got {checks.describe(classes)}")
     names = list(classes)

@@ -80,7 +80,7 @@ def make_app(run: Run) -> Starlette:
 
 
 class _Api:
-    """The JSON interface."""
+    """The handlers of the JSON interface."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -157,7 +157,7 @@ def _own_error(request: Request, error: Exception) -> Response:
 
 
 class _Headers:
-    """Add security headers, which isolate the page from other pages, to every response."""
+    """Middleware that adds security headers to every response, which isolate the page from other pages."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -172,7 +172,7 @@ class _Headers:
 
 
 class _SameOrigin:
-    """Refuse requests that the script of another page sends."""
+    """Middleware that refuses requests sent by scripts of other pages."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

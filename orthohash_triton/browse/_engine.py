@@ -43,7 +43,7 @@ class Engine:
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
-        """The shape that the model accepts: (channels, height, width) of images, or (D,) of features."""
+        """Return the shape that the model accepts: (channels, height, width) of images, or (D,) of features."""
         return self._run.model.sample_shape
 
     def _warm_up(self) -> None:
@@ -97,6 +97,7 @@ class Engine:
         return {"query": None, **found, "milliseconds": {"encode": encoding, **found["milliseconds"]}}
 
     def _search(self, code: Tensor, k: int, class_id: int | None, without: int | None) -> dict[str, Any]:
+        """Return the nearest gallery items of a code, and the milliseconds of the search."""
         mask = None if class_id is None else self._gallery.members(class_id)
         index = self._run.index
         with self._lock:

@@ -57,6 +57,7 @@ def serve(run: Run, *, port: int = PORT, open_page: bool = False, say: Callable[
 
 
 def _listen(port: int) -> socket.socket:
+    """Return a socket that listens on `port` of this machine."""
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         if sys.platform == "win32":

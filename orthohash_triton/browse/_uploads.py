@@ -17,7 +17,7 @@ _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # formats whose
 
 
 class Refused(Exception):
-    """A request is refused with an HTTP status and a message that says why and what to do."""
+    """An error that refuses a request, with an HTTP status and a message that says why and what to do."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)

@@ -35,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    """Run the command of `options` and return its exit status. Errors of the user are printed in one line."""
     try:
         with discard_output_if(options.quiet and not options.json):
             return options.run(options) or 0
@@ -49,6 +50,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _parse(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse `arguments`. An unknown command is an error that suggests a similar name."""
     named = next((argument for argument in arguments if not argument.startswith("-")), None)
     if named is not None and named not in (known := command_parsers(parser)):
         parser.error(f"there is no command {named!r}{did_you_mean(named, known) or '; choose from ' + ', '.join(known)}")

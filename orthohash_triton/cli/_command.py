@@ -18,7 +18,7 @@ USER_ERRORS = (ValueError, OSError, ImportError)  # reported in one line, withou
 
 @dataclass(frozen=True)
 class Command:
-    """One command of the command line.
+    """The declaration of one command of `orthohash`: its name, help, options and work.
 
     Declarations are cheap: `add_options` and `run` import what they need, so that help is fast and a command works without the
     extras of the others.
@@ -73,7 +73,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class CommandParser(Parser):
-    """The parser of one command. It adds its options when the command is called, since only one command is called per process.
+    """The argument parser of one command, which adds its options only when the command is called.
 
     Attributes:
         arguments: the arguments being parsed. Some options depend on others, see `peek`.

@@ -105,6 +105,7 @@ def _converted(action: argparse.Action, value: Any) -> Any:
 
 
 def _one(action: argparse.Action, value: Any) -> Any:
+    """Convert a single value to the type of the option."""
     if value is None and action.default is None:
         return None
     if action.nargs == 0:  # a flag

@@ -69,6 +69,7 @@ def _requested_method(parser: CommandParser) -> str:
 
 
 def _add_fields(parser: Any, chosen: Iterable[Field]) -> None:
+    """Add one option per dataclass field, with its default, help and accepted values."""
     choices_by_name = choices_of_options()
     for field in chosen:
         name, text = "--" + field.name.replace("_", "-"), field.metadata["help"].replace("%", "%%")

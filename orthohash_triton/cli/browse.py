@@ -13,6 +13,7 @@ def _add_options(parser: CommandParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
+    """Serve the gallery of the run until Ctrl-C."""
     from ..browse import serve
     from ..runs import load_run
 

@@ -28,6 +28,7 @@ def _add_options(parser: CommandParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
+    """Train and evaluate all combinations, and print the table."""
     from ..compare import compare, table
 
     config = config_from(options, method_options=False)

@@ -14,6 +14,7 @@ def _add_options(parser: CommandParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
+    """Print the completion script."""
     try:
         import shtab
     except ImportError as error:

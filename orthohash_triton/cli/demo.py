@@ -17,6 +17,7 @@ def _add_options(parser: CommandParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
+    """Run the demo and print its figures."""
     from ..demo import demo
 
     results = demo(options.out, quick=options.quick, seed=options.seed, threads=options.threads, progress=options.progress)

@@ -17,6 +17,7 @@ def _add_options(parser: CommandParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    """Check the installation, print the report, and return 1 if a check failed."""
     from ..doctor import as_markdown, examine
 
     progress = _print_progress if options.progress else lambda line: None

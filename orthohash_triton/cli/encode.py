@@ -39,6 +39,7 @@ def _add_options(parser: CommandParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
+    """Encode the source and print where the codes are."""
     from ..runs.encoding import encode_to, paths_file, skipped_file
     from ..train.trainer import require_device
 

@@ -13,6 +13,7 @@ def _add_options(parser: CommandParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
+    """Evaluate the run and print its figures."""
     from ..runs import load_run
     from ..runs.evaluation import evaluate_run, is_gallery_of
 

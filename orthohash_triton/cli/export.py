@@ -39,6 +39,7 @@ def _add_options(parser: CommandParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    """Write the model in the chosen format."""
     from ..runs import load_run
 
     if options.format == "onnx" and options.out.suffix != ".onnx":
@@ -54,6 +55,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _export_pretrained(options: argparse.Namespace, run: "Run") -> int:
+    """Write the model as a pretrained model, print its path and return the exit status."""
     from ..runs.export import export_run
 
     export_run(run, options.out)
@@ -65,6 +67,7 @@ def _export_pretrained(options: argparse.Namespace, run: "Run") -> int:
 
 
 def _export_onnx(options: argparse.Namespace, run: "Run") -> int:
+    """Write the model as an ONNX graph, compare its codes if asked, and return 1 if they differ by more than rounding."""
     from ..models.onnx_export import OPSET, compare_onnx, export_onnx
 
     samples = None if options.check is None else _samples(run, options.check)

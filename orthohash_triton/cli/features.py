@@ -24,6 +24,7 @@ def _add_options(parser: CommandParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
+    """Compute and write the features of all parts of the data set."""
     from .. import data
     from ..data.images import SKIPPED_FILE, write_skipped
     from ..train.features import compute_features

@@ -24,6 +24,7 @@ def _add_options(parser: CommandParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
+    """Read codes and write them as an index file."""
     from ..runs import load_run
     from ..runs.encoding import CodeFile, read_codes, save_index
 

@@ -14,6 +14,7 @@ def _add_options(parser: CommandParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
+    """Print what is at the path."""
     found = _describe(options.path)
     if options.json:
         print_json(found)
@@ -40,6 +41,7 @@ def _describe(path: Path) -> dict[str, Any]:
 
 
 def _describe_run(path: Path) -> dict[str, Any]:
+    """Describe a run folder."""
     from ..runs import load_run
 
     run = load_run(path)
@@ -67,6 +69,7 @@ def _describe_run(path: Path) -> dict[str, Any]:
 
 
 def _describe_unfinished(path: Path) -> dict[str, Any]:
+    """Describe a folder with a training that was stopped."""
     from ..train.checkpoint import checkpoint_settings
 
     settings = checkpoint_settings(path)
@@ -78,6 +81,7 @@ def _describe_unfinished(path: Path) -> dict[str, Any]:
 
 
 def _describe_pretrained(path: Path) -> dict[str, Any]:
+    """Describe a folder written by `HashModel.save_pretrained`."""
     try:
         description = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except ValueError as error:
@@ -98,6 +102,7 @@ def _describe_pretrained(path: Path) -> dict[str, Any]:
 
 
 def _describe_codes(path: Path) -> dict[str, Any]:
+    """Describe a file of codes."""
     from ..runs.encoding import read_codes
 
     found = read_codes(path)
@@ -118,6 +123,7 @@ def _describe_codes(path: Path) -> dict[str, Any]:
 
 
 def _describe_data_set(path: Path) -> dict[str, Any]:
+    """Describe a data set: its kind and the sizes of its parts."""
     from ..data import names
     from ..data.readers import find_reader
 

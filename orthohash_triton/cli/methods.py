@@ -13,6 +13,7 @@ def _add_options(parser: CommandParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
+    """Print the list of methods and rotations."""
     from .. import methods
 
     known = [methods.get(name) for name in methods.names()]

@@ -17,6 +17,7 @@ def _add_options(parser: CommandParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
+    """Write the report and print its key figures."""
     from ..report import write_report
     from ..runs import load_run
 

@@ -36,6 +36,7 @@ def _add_options(parser: CommandParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
+    """Search for the queries and print the nearest codes."""
     if options.limit is not None and options.limit < 1:
         raise ValueError(f"--limit must be at least 1; got {options.limit}")
     if options.limit is None:
@@ -131,6 +132,7 @@ def _neighbour(gallery: "CodeFile", distance: int, id: int) -> dict[str, Any]:
 
 
 def _print_results(answers: list[dict[str, Any]], title: str) -> None:
+    """Print the search results as a table, one row per neighbour."""
     rows = [
         [
             _short(answer["query"]) if rank == 0 else "",

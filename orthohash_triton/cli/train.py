@@ -41,6 +41,7 @@ def _take_settings(parser: CommandParser, folder: Path) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
+    """Train, save and evaluate a run, and print its figures."""
     from ..data.images import SKIPPED_FILE, write_skipped
     from ..runs import save_run
     from ..runs.evaluation import evaluate_run

@@ -113,6 +113,7 @@ def _choose(num_classes: int, bits: int) -> str:
 
 
 def _check_similarity(op: str, similarity: Any, num_classes: int) -> Tensor:
+    """Return `similarity` as float32 after checking its shape, range, symmetry and diagonal."""
     if similarity is None:
         raise ValueError(f'{op}: method="semantic" needs similarity [{num_classes}, {num_classes}]; see class_similarity')
     dtypes = (torch.float32, torch.float64, torch.float16, torch.bfloat16)

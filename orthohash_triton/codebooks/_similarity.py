@@ -86,6 +86,7 @@ def class_similarity(
 
 
 def _check_labels(op: str, labels: Any, logits: Tensor) -> Tensor:
+    """Return `labels` after checking their dtype, shape, device and values."""
     samples, classes = logits.shape
     if not isinstance(labels, Tensor) or labels.is_complex() or (labels.ndim == 1 and labels.dtype != torch.int64):
         raise TypeError(f"{op}: labels must be int64 class ids [N] or multi-hot [N, C]; got {checks.describe(labels)}")

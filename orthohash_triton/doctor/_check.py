@@ -14,7 +14,7 @@ INCOMPARABLE = "the result has another shape than the reference, or NaN or infin
 
 @dataclass(frozen=True)
 class Check:
-    """The result of one case.
+    """The result of running one case of the self-test on one device.
 
     Attributes:
         op: name of the public function.
@@ -39,7 +39,7 @@ class Check:
 
     @property
     def ok(self) -> bool:
-        """Whether the case ran, is accurate enough and repeatable."""
+        """Return whether the case ran, is accurate enough and repeatable."""
         return self.error is not None and self.allowed is not None and self.error <= self.allowed and bool(self.repeatable)
 
 

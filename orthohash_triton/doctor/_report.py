@@ -31,6 +31,7 @@ def as_markdown(report: Report) -> str:
 
 
 def _machine(report: Report) -> Iterable[list[str]]:
+    """Yield the rows of the table of versions and devices."""
     env = report["environment"]
     yield ["Python", f"{env['python']} on {env['platform']}"]
     packages = (f"{name} {version or 'missing'}" for name, version in env["packages"].items() if name != "orthohash-triton")
@@ -52,6 +53,7 @@ def _machine(report: Report) -> Iterable[list[str]]:
 
 
 def _ops(report: Report) -> Iterable[list[str]]:
+    """Yield the rows of the table of ops."""
     for op, chosen in report["implementations"].items():
         yield [op, *(_cell(report, op, device, impl) for device, impl in chosen.items())]
 
@@ -71,6 +73,7 @@ def _cell(report: Report, op: str, device: str, impl: str) -> str:
 
 
 def _failures(report: Report) -> Iterable[list[str]]:
+    """Yield the rows of the table of failed checks and timings."""
     for device in report["devices"]:
         if device["obstacle"]:
             yield ["every op", device["device"], device["obstacle"]]
@@ -84,11 +87,13 @@ def _failures(report: Report) -> Iterable[list[str]]:
 
 
 def _wrong(check: dict[str, Any]) -> str:
+    """Return why a check failed that could be compared."""
     error = "" if check["error"] <= check["allowed"] else f"error {check['error']:.2e}, allowed {check['allowed']:.2e}"
     return ", ".join(part for part in (error, "" if check["repeatable"] else "two runs differ") if part)
 
 
 def _times(report: Report) -> Iterable[list[str]]:
+    """Yield the rows of the table of times."""
     for timing in report["timings"]:
         if timing["cause"] is None:
             yield [

@@ -29,7 +29,7 @@ COPIED_BYTES = {"cpu": 2**28, "cuda": 2**30}  # larger than any cache
 
 @dataclass(frozen=True)
 class Headline:
-    """A problem with our implementation and its peers. Calling them does only what is to be timed."""
+    """A benchmark: a problem with our implementation and its peers. Calling them does only what is to be timed."""
 
     case: str
     ours: Run
@@ -60,7 +60,7 @@ class Timing:
 
     @property
     def ok(self) -> bool:
-        """Whether both were measured and agree."""
+        """Return whether both were measured and agree."""
         return bool(self.agrees)
 
 

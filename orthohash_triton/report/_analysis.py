@@ -58,6 +58,7 @@ def analyse(run: Run, samples: RunSamples, precisions: Tensor | None) -> dict[st
 
 
 def _description(run: Run, samples: RunSamples) -> dict[str, Any]:
+    """Return what was trained: data set, method, sizes."""
     config = run.config
     method = methods.get(config.method)
     return {
@@ -83,6 +84,7 @@ def query_precisions(samples: RunSamples) -> Tensor | None:
 
 
 def _retrieval(query: Samples, gallery: Samples, precisions: Tensor) -> dict[str, Any]:
+    """Return the retrieval figures of `analyse`."""
     ranks = [rank for rank in RANKS if rank <= len(gallery)]
     found = evaluate(query.codes, gallery.codes, query.labels, gallery.labels, k=(*ranks, TOP, None), radius=RADIUS)
     pairs = found.distances.intra.sum(), found.distances.inter.sum()
@@ -163,6 +165,7 @@ def _has_relevant(queries: Tensor, gallery: Tensor) -> list[bool]:
 
 
 def _bit_figures(bits: dict[str, Any]) -> dict[str, Any]:
+    """Return the figures of the bits of `analyse` from the result of `bit_statistics`."""
     correlation = np.array(bits["bit_correlation"])
     magnitudes = pair_magnitudes(correlation)
     rows, columns = np.triu_indices(len(correlation), 1)

@@ -17,7 +17,7 @@ _LARGEST_MAP = 512  # cells per side of a heat map
 
 @dataclass(frozen=True)
 class Tick:
-    """A label at a position on an axis."""
+    """A label at a position on an axis of a chart."""
 
     at: float
     text: str
@@ -25,7 +25,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class Line:
-    """A path in the colour number `tone` of the style sheet. `area` is the same path, closed along the axis."""
+    """A line of a chart: a path in the colour number `tone` of the style sheet. `area` is the path closed along the axis."""
 
     name: str
     tone: int
@@ -47,7 +47,7 @@ class Band:
 
 @dataclass(frozen=True)
 class Bar:
-    """A filled rectangle in the colour number `tone`."""
+    """A bar of a chart, filled with the colour number `tone` of the style sheet."""
 
     x: float
     y: float
@@ -58,7 +58,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Dots:
-    """The points of one class."""
+    """The points of one class in a scatter chart."""
 
     name: str
     tone: int | None  # None for classes without a colour of their own
@@ -76,7 +76,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Chart:
-    """One chart of the page."""
+    """One chart of the report: its text, axes and geometry."""
 
     title: str
     about: str  # a description in one or two sentences, also for screen readers
@@ -99,23 +99,23 @@ class Chart:
 
     @property
     def right(self) -> int:
-        """Right border of the plot."""
+        """Return the right border of the plot."""
         return self.width - RIGHT
 
     @property
     def bottom(self) -> int:
-        """Lower border of the plot."""
+        """Return the lower border of the plot."""
         return self.height - BOTTOM
 
     @property
     def top(self) -> int:
-        """Upper border of the plot."""
+        """Return the upper border of the plot."""
         return TOP
 
 
 @dataclass(frozen=True)
 class Series:
-    """The values of one line. None is not drawn."""
+    """The values of one line of a chart. None is not drawn."""
 
     name: str
     y: Sequence[float | None]
@@ -350,6 +350,7 @@ def _coarse(matrix: np.ndarray) -> np.ndarray:
 
 
 def _as_image(matrix: np.ndarray) -> str:
+    """Return a matrix of values in [-1, 1] as a PNG image in a data URI."""
     from PIL import Image
 
     level = np.rint(np.abs(matrix) * _LEVELS).clip(0, _LEVELS).astype(np.uint8)

@@ -23,7 +23,7 @@ _VERSIONS = ("orthohash-triton", "torch", "numpy", "numba", "triton")
 
 @dataclass(frozen=True)
 class Card:
-    """One key figure."""
+    """A key figure at the top of the report: its name, value and a note."""
 
     name: str
     value: str
@@ -109,6 +109,7 @@ def retrieval_charts(retrieval: dict[str, Any] | None) -> list[Chart]:
 
 
 def _classes_chart(classes: Sequence[dict[str, Any]]) -> Chart:
+    """Return the chart of the mAP of each class, or of the classes of lowest mAP if there are many."""
     shown = classes[-_NAMED_CLASSES:]
     title = "Classes" if len(shown) == len(classes) else f"The {len(shown)} classes of lowest mAP, of {len(classes):,}"
     every = Table(
@@ -142,6 +143,7 @@ def code_charts(found: dict[str, Any]) -> list[Chart]:
 
 
 def _distances_chart(retrieval: dict[str, Any]) -> Chart:
+    """Return the chart of the distances between queries and gallery items, by equality of their classes."""
     curves = retrieval["curves"]
     block = -(-len(curves["intra"]) // _MOST_POINTS)
     distances = list(range(0, len(curves["intra"]), block))

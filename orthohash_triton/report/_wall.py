@@ -28,7 +28,7 @@ class Tile:
 
     @property
     def words(self) -> str:
-        """The description of the tile for screen readers."""
+        """Return the description of the tile for screen readers."""
         distance = "" if self.distance is None else f"distance {self.distance}, "
         known = {"right": "same class", "wrong": "another class", "query": "query", "": "neighbour"}[self.verdict]
         return f"{distance}{known}: {self.classes}"

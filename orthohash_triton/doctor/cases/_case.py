@@ -23,7 +23,7 @@ TARGET_NAMES: dict[Targets, str] = {"ids": "class ids", "dense": "soft targets",
 
 @dataclass(frozen=True)
 class Case:
-    """One op on one problem.
+    """A case of the self-test: one op on one problem.
 
     Attributes:
         op: name of the public function.
