@@ -49,7 +49,7 @@ class CentralSimilarity(Objective):
 
 def _objective(task: Task, options: Options) -> Objective:
     """Make the centres, and return the objective of CSQ."""
-    codebook = make_codebook(task.num_classes, task.bits, method=options.codebook, seed=task.seed)
+    codebook = make_codebook(task.num_classes, task.bits, method=options.codebook, seed=task.seed)  # type: ignore[arg-type]
     return CentralSimilarity(codebook, options.quantization, options.quantization_weight, task.seed)
 
 

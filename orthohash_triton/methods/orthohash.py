@@ -33,7 +33,7 @@ class OrthoHash(Objective):
 
     def __init__(self, task: Task, options: Options) -> None:
         super().__init__()
-        codebook = make_codebook(task.num_classes, task.bits, method=options.codebook, seed=task.seed)
+        codebook = make_codebook(task.num_classes, task.bits, method=options.codebook, seed=task.seed)  # type: ignore[arg-type]
         self.criterion = OrthoHashLoss(
             codebook, scale=options.scale, margin=options.margin, margin_type=options.margin_type,
             label_smoothing=options.label_smoothing,
