@@ -4,8 +4,11 @@ import faulthandler
 import itertools
 import json
 import os
+import runpy
 import socket
+import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +19,16 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 
-def in_two_processes(work: Callable[..., None], *arguments: Any) -> dict[Any, Any]:
-    """What `work(rank, results, *arguments)` of both has put into `results`."""
+def free_port() -> int:
+    """Return a port of this machine that nothing listens on."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        return free.getsockname()[1]
+
+
+def in_two_processes(work: Callable[..., None], *arguments: Any) -> dict[Any, Any]:
+    """What `work(rank, results, *arguments)` of both has put into `results`."""
+    port = free_port()
     with mp.Manager() as manager:
         results = manager.dict()
         mp.spawn(_in_group, (port, work, results, arguments), nprocs=2)
@@ -44,6 +52,49 @@ def fresh_processes() -> Any:
     context = mp.get_context("forkserver")
     context.set_forkserver_preload(["torch.distributed", "orthohash_triton.search"])
     return context
+
+
+def run_script(path: Path, *arguments: str, processes: int, folder: Path, seconds: float = 120) -> str:
+    """Run a script in `folder` with the environment of torchrun, in fresh processes; return the output of process 0.
+
+    Raises:
+        AssertionError: a process failed, or did not end in time; the message has the output of all processes.
+    """
+    context, port = fresh_processes(), free_port()
+    outputs = [folder / f"output.{rank}" for rank in range(processes)]
+    started = [
+        context.Process(target=_script, args=(path, arguments, folder, rank, processes, port)) for rank in range(processes)
+    ]
+    for process in started:
+        process.start()
+    try:
+        end = time.monotonic() + seconds
+        for process in started:
+            process.join(max(0.0, end - time.monotonic()))
+        failed = [process.exitcode for process in started if process.exitcode != 0]
+        assert not failed, "\n".join(output.read_text() for output in outputs if output.exists())
+    finally:
+        for process in started:
+            process.kill()
+            process.join()
+    return outputs[0].read_text()
+
+
+def _script(path: Path, arguments: tuple[str, ...], folder: Path, rank: int, processes: int, port: int) -> None:
+    os.chdir(folder)
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(processes), LOCAL_WORLD_SIZE=str(processes),
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), CUDA_VISIBLE_DEVICES="",
+    )  # fmt: skip
+    torch.set_num_threads(1)
+    sys.argv = [str(path), *arguments]
+    with open(folder / f"output.{rank}", "w") as output:
+        sys.stdout = sys.stderr = output
+        try:
+            runpy.run_path(str(path), run_name="__main__")
+        except BaseException:
+            traceback.print_exc()
+            sys.exit(1)
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,8 @@
 
 import contextlib
 import io
+import re
 import shlex
-import subprocess
-import sys
 from dataclasses import asdict
 
 import numpy as np
@@ -16,6 +15,7 @@ from orthohash_triton import HammingIndex, compare, make_codebook, methods
 from orthohash_triton.cli import make_parser
 from orthohash_triton.train import TrainConfig, checkpoint
 from tests.docs import pages
+from tests.processes import run_script
 
 WITH_PYTHON = [path for path in pages.PAGES if any("title=" not in b.options for b in pages.blocks(path, "python"))]
 SCRIPTS = [(path, block) for path in pages.PAGES for block in pages.blocks(path, "python") if "title=" in block.options]
@@ -91,13 +91,13 @@ def test_python_of_a_page_runs(path, folder):
 
 @pytest.mark.parametrize(("path", "block"), SCRIPTS, ids=lambda value: getattr(value, "name", None) or value.options)
 def test_scripts_run(path, block, folder):
-    """Run each script with the command in its first line."""
+    """The first line of a script is the command that starts it, such as `torchrun --nproc-per-node=2 train.py`."""
     script = block.options.partition('title="')[2].partition('"')[0]
     (folder / script).write_text(block.code)
-    start = shlex.split(block.code.splitlines()[0].removeprefix("# "))
-    launcher = {"torchrun": ["-m", "torch.distributed.run", "--standalone"], "python": []}[start[0]]
-    done = subprocess.run([sys.executable, *launcher, *start[1:]], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    command = block.code.splitlines()[0]
+    processes, named = re.fullmatch(r"# torchrun --nproc-per-node=(\d+) (\S+)", command).groups()
+    assert named == script
+    run_script(folder / script, processes=int(processes), folder=folder)
 
 
 def write_settings(path, folder):

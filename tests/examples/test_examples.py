@@ -1,15 +1,15 @@
 """Tests that every example runs as a script and prints the expected results."""
 
-import os
 import re
 import runpy
-import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
+
+from tests.processes import run_script
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 NEEDS = {"lightning_module.py": "lightning", "search_with_faiss.py": "faiss"}
@@ -32,18 +32,6 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
         return capsys.readouterr().out
 
     return run_example
-
-
-def run_processes(name: str, processes: int) -> str:
-    """Run an example with `--quick` under torchrun, and return its output."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR", "CUDA_VISIBLE_DEVICES": ""}
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes))
-    done = subprocess.run(
-        [sys.executable, *torchrun, str(EXAMPLES / name), "--quick"],
-        capture_output=True, text=True, env=environment, timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
 
 
 def losses(output: str) -> torch.Tensor:
@@ -74,8 +62,9 @@ def test_two_changed_lines_do_not_change_the_losses(run) -> None:
     torch.testing.assert_close(after, before, rtol=0, atol=1e-4)
 
 
-def test_two_processes_compute_the_losses_of_one(run) -> None:
-    alone, together = losses(run("ddp.py")), losses(run_processes("ddp.py", 2))
+def test_two_processes_compute_the_losses_of_one(run, tmp_path: Path) -> None:
+    alone = losses(run("ddp.py"))
+    together = losses(run_script(EXAMPLES / "ddp.py", "--quick", processes=2, folder=tmp_path))
     assert len(alone) == 5
     torch.testing.assert_close(together, alone, rtol=0, atol=2e-6)
 
