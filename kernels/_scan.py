@@ -11,13 +11,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from . import missing
 from ._bits import as_words
 from ._device import Device, device_of
 from ._distances import tile_distances
 from ._sizes import cdiv
 from .launch import launch
 
-MISSING_DISTANCE = tl.constexpr(2**31 - 1)
+MISSING_DISTANCE = tl.constexpr(missing.MISSING_DISTANCE)
 
 
 class Plan(NamedTuple):

@@ -9,14 +9,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from . import missing
 from ._sizes import cdiv, next_power_of_2
 from .launch import launch
 
 HELD = 4096  # values that a program holds in registers
 ORDERED = 1024  # the largest k whose answer one program puts in order
 _VALUES_PER_WARP = 512
-_MISSING_DISTANCE = tl.constexpr(2**31 - 1)
-_MISSING_ID = tl.constexpr(-1)
+_MISSING_DISTANCE = tl.constexpr(missing.MISSING_DISTANCE)
+_MISSING_ID = tl.constexpr(missing.MISSING_ID)
 
 
 def ordered_at_once(k: int, largest: int) -> bool:

@@ -20,10 +20,10 @@ from . import _smallest, _spans
 from ._bits import as_words
 from ._device import Device, Family, device_of
 from ._distances import UNROLLED_WORDS, group_of, rows_in_flight
-from ._scan import MISSING_DISTANCE, Scan
+from ._scan import Scan
 from ._sizes import cdiv, next_power_of_2
+from .missing import MISSING_DISTANCE, MISSING_ID
 
-MISSING_ID = -1
 # Words of the longest code that tensor cores scan. Longer ones need more registers than a "cdna" GPU has, and Triton 3.9 cannot
 # compile them for "sm_100"; "rdna" GPUs use population counts.
 _MOST_DOT_WORDS: dict[Family, int] = {
@@ -145,7 +145,7 @@ def _put_in_order(found: Tensor, rows: Tensor, farthest: int, limits: Tensor | N
     beyond = distances >= farthest
     if limits is not None:
         beyond |= distances >= limits[:, None]
-    distances.masked_fill_(beyond, MISSING_DISTANCE.value)
+    distances.masked_fill_(beyond, MISSING_DISTANCE)
     ids.masked_fill_(beyond, MISSING_ID)
 
 
@@ -163,7 +163,7 @@ def _search_by_counting(
     starts = k * torch.arange(count, device=gallery.device)
     nearer_slots = starts[:, None] + nearer.cumsum(1) - nearer
     tie_slots = starts[:, None] + nearer.sum(1, keepdim=True) + ties.cumsum(1) - ties
-    found, found_ids = distances.new_full(distances.shape, MISSING_DISTANCE.value), ids.new_full(ids.shape, MISSING_ID)
+    found, found_ids = distances.new_full(distances.shape, MISSING_DISTANCE), ids.new_full(ids.shape, MISSING_ID)
     passes.write(radii, nearer_slots, tie_slots, starts + wanted, found, found_ids)
     _put_in_order(found, found_ids, 8 * queries.shape[1] + 1, limits, distances, ids)
 

@@ -1,4 +1,4 @@
-"""Exact search in Hamming space."""
+"""Exact nearest-neighbour search in Hamming space: indexes of packed codes, and a second ranking of their answers."""
 
 from .index import HammingIndex
 from .rerank import Rerank

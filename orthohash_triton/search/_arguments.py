@@ -51,7 +51,7 @@ def consecutive_ids(op: str, start: Any, count: Any, ntotal: int, *, own_ids: bo
     if count == -1:
         if own_ids:
             raise ValueError(
-                f"{op}: count must be given for an index with ids of its own, which need not follow one another. "
+                f"{op}: count must be given for an index with ids of its own, which need not be consecutive. "
                 "reconstruct_batch(index.ids) gives all codes"
             )
         if not 0 <= start <= ntotal:
@@ -85,7 +85,7 @@ def check_kind_of_ids(op: str, ntotal: int, *, has_ids: bool, adds_ids: bool) ->
     if ntotal and has_ids and not adds_ids:
         raise RuntimeError(f"{op}: the index has ids of its own. Use add_with_ids")
     if ntotal and adds_ids and not has_ids:
-        raise RuntimeError(f"{op}: the {ntotal} codes of the index have positions for ids. Use add, or a fresh index")
+        raise RuntimeError(f"{op}: the {ntotal} codes of the index have positions as ids. Use add, or a fresh index")
 
 
 def ids_of_codes(op: str, ids: Any, count: int) -> np.ndarray:

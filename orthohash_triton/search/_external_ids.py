@@ -191,7 +191,7 @@ def listed(ids: np.ndarray) -> str:
 
 
 def _refuse_missing(op: str) -> NoReturn:
-    raise ValueError(f"{op}: ids must not hold {MISSING_ID}, which stands for nothing found. Use another number")
+    raise ValueError(f"{op}: ids must not hold {MISSING_ID}, which means that nothing was found. Use another number")
 
 
 def _sorted_run(ids: np.ndarray, positions: np.ndarray) -> _Run:

@@ -79,7 +79,7 @@ def check_seen(folder: Path, manifest: Manifest) -> None:
         path = folder / shard.file
         if not path.exists() or path.stat().st_size != shard.bytes:
             raise FileNotFoundError(
-                f"{path}, written by another rank, is not seen here. A sharded index needs a folder on a file system "
+                f"{path}, written by another rank, is not visible to this rank. A sharded index needs a folder on a file system "
                 "that all ranks share"
             )
 
@@ -136,7 +136,7 @@ def _parsed(path: Path) -> Manifest:
         shards = [ShardFile(**shard) for shard in content.pop("shards")]
         manifest = Manifest(**content, shards=shards)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged or no manifest of a sharded index ({error!r}). Save the index again") from error
+        raise ValueError(f"{path} is damaged or not a manifest of a sharded index ({error!r}). Save the index again") from error
     if (kind, version) != (_FORMAT, _VERSION):
         raise ValueError(f"{path} is of format {kind!r}, version {version!r}; expected {_FORMAT!r}, version {_VERSION}")
     if trouble := _trouble(manifest, ntotal, ranks):

@@ -129,7 +129,7 @@ class Gallery:
         """Raise RuntimeError if the codes are in a mapped file."""
         if self.file is not None:
             raise RuntimeError(
-                f"{op}: the codes lie in {self.file.source}, which is only read. "
+                f"{op}: the codes are in {self.file.source}, which is read-only. "
                 'Bring them into memory with .to("cpu") or .copy() first'
             )
 
@@ -218,7 +218,7 @@ class Gallery:
             return self
         ids = other.id_values()
         if self.count and (self.ids is None) != (ids is None):
-            own, others = ("positions for ids", "ids of its own")[:: 1 if self.ids is None else -1]
+            own, others = ("positions as ids", "ids of its own")[:: 1 if self.ids is None else -1]
             raise RuntimeError(f"{op}: the index has {own}, other has {others}. Both must be of one kind")
         if ids is None:
             return self.added(other.codes)

@@ -48,7 +48,7 @@ class Shards:
         shards = ranks.gather(own).tolist()
         kinds = {bool(with_ids) for count, with_ids in shards if count}
         if len(kinds) > 1:
-            raise ValueError(f"{op}: some shards have ids of their own and others have not. All must be of one kind")
+            raise ValueError(f"{op}: some shards have ids of their own and others do not. All must be of one kind")
         return cls(ranks, gallery, tuple(count for count, _ in shards), kinds == {True})
 
     @property
@@ -83,7 +83,7 @@ class Shards:
             expected = self.sizes[self.ranks.rank]
             if self.gallery.count != expected:
                 raise RuntimeError(
-                    f"{op}: the shard had {expected} codes, now {self.gallery.count}. "
+                    f"{op}: the shard had {expected} codes and has {self.gallery.count} now. "
                     "Change a shard through its ShardedHammingIndex only"
                 )
             return work()

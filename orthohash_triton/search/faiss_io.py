@@ -119,7 +119,7 @@ class MappedFile:
             self._map = _private_map(file.fileno())
         everything = np.frombuffer(self._map, dtype=np.uint8)
         self.codes = everything[layout.codes : layout.codes + layout.payload].reshape(layout.ntotal, layout.code_size)
-        self.id_bytes: np.ndarray | None = None  # uint8 [N, 8]: int64 may lie at any address only as bytes
+        self.id_bytes: np.ndarray | None = None  # uint8 [N, 8], because int64 values would need aligned addresses
         if layout.ids is not None:
             self.id_bytes = everything[layout.ids : layout.ids + 8 * layout.ntotal].reshape(layout.ntotal, 8)
 
@@ -155,7 +155,7 @@ def _open(path: str | os.PathLike[str]) -> BinaryIO:
 
 
 def _private_map(descriptor: int) -> mmap.mmap:
-    """Map the whole file, copied on write. Without reserving memory, so that a file may be larger than memory."""
+    """Map the whole file, copied on write, without reserving memory, so that a file may be larger than memory."""
     if os.name != "posix":
         return mmap.mmap(descriptor, 0, access=mmap.ACCESS_COPY)
     return mmap.mmap(descriptor, 0, flags=mmap.MAP_PRIVATE | _MAP_NORESERVE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
@@ -258,11 +258,11 @@ def _foreign(fourcc: bytes, source: str) -> str:
     if fourcc in _FOREIGN:
         found = f"{_FOREIGN[fourcc]} ({name!r})"
     elif fourcc in _ID_MAPS:
-        found = f"an id map of its own ({name!r})"
+        found = f"another id map ({name!r})"
     elif fourcc[:2] == b"Ix":
         found = f"a FAISS index over float vectors ({name!r})"
     else:
-        found = f"no FAISS binary index (it starts with {name!r})"
+        found = f"not a FAISS binary index (it starts with {name!r})"
     if fourcc in _CODES_OF:
         convert = (
             f"Get its codes, with index = faiss.read_index_binary(...): `{_CODES_OF[fourcc]}`, and add them to a HammingIndex"

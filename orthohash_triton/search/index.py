@@ -402,8 +402,9 @@ class HammingIndex(ExactIndex):
             torch.empty(0, device=state["device"])
         except (AssertionError, RuntimeError) as error:
             raise RuntimeError(
-                f"the pickled HammingIndex searches on {state['device']}, which is not here ({str(error).splitlines()[0]}). "
-                "Move it with .to('cpu') before it is pickled, or use save and load(path, device=...)"
+                f"the pickled HammingIndex searches on {state['device']}, which this machine does not have "
+                f"({str(error).splitlines()[0]}). Move it with .to('cpu') before it is pickled, or use save and "
+                "load(path, device=...)"
             ) from error
         if "path" in state:
             file = faiss_io.MappedFile(state["path"])

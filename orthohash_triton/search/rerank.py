@@ -66,7 +66,7 @@ class Rerank:
             _floats("vectors", self.vectors)
             if self.vectors.shape[1] != self.queries.shape[1]:
                 raise ValueError(
-                    f"Rerank: queries and vectors must have one number of dimensions; got {self.queries.shape[1]} "
+                    f"Rerank: queries and vectors must have the same number of dimensions; got {self.queries.shape[1]} "
                     f"and {self.vectors.shape[1]}"
                 )
         checks.choice("Rerank", "metric", self.metric, METRICS)

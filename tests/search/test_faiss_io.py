@@ -11,18 +11,9 @@ import pytest
 
 from orthohash_triton.search import HammingIndex, faiss_io
 from tests.processes import fresh_processes
+from tests.search.galleries import codes, filled
 
 HEADER = struct.Struct("<4siiqBiQ")
-
-
-def codes(count, bits=64, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (count, bits // 8), dtype=np.uint8)
-
-
-def filled(count=300, bits=64):
-    index = HammingIndex(bits)
-    index.add(codes(count, bits))
-    return index
 
 
 def test_layout_by_hand(tmp_path):
@@ -63,9 +54,7 @@ def test_faiss_reads_and_writes_the_same_file(tmp_path, count, bits):
 
 
 def with_ids(count=300, bits=64):
-    index = HammingIndex(bits)
-    index.add_with_ids(codes(count, bits), identities(count))
-    return index
+    return filled(count, bits, identities(count))
 
 
 def identities(count):
@@ -183,7 +172,7 @@ def test_other_faiss_indexes_are_named(tmp_path):
             HammingIndex.from_faiss(index)
     for inner, message in (
         (others["IBwF"], r"a binary IVF index \('IBwF'\)"),
-        (faiss.IndexBinaryIDMap(flat), r"an id map of its own \('IBMp'\)"),
+        (faiss.IndexBinaryIDMap(flat), r"another id map \('IBMp'\)"),
     ):
         faiss.write_index_binary(faiss.IndexBinaryIDMap2(inner), str(path))
         for mmap in (False, True):
@@ -197,7 +186,7 @@ def test_other_faiss_indexes_are_named(tmp_path):
 
 
 def test_how_to_convert_other_faiss_indexes(tmp_path):
-    """The line that each message gives is run, and makes the codes that were added."""
+    """The Python line in each error message returns the codes that were added."""
     faiss = pytest.importorskip("faiss")
     added, path = codes(300), tmp_path / "index"
     ivf = faiss.IndexBinaryIVF(faiss.IndexBinaryFlat(64), 64, 4)
@@ -244,7 +233,7 @@ def head(fourcc, bits=64, code_size=8, count=2):
         (header()[:32], "is truncated: it has 32 bytes"),
         (header() + b"x" * 15, "is truncated: it has 48 bytes; expected 49 for 2 codes of 64 bits"),
         (header() + b"x" * 17, "is damaged: it has 50 bytes; expected 49"),
-        (b"\x89PNG\r\n\x1a\n" + b"x" * 50, "is no FAISS binary index .it starts with "),
+        (b"\x89PNG\r\n\x1a\n" + b"x" * 50, "is not a FAISS binary index .it starts with "),
         (header(bits=60) + b"x" * 16, "is damaged: its header says 60 bits in 8 bytes a code"),
         (header(bits=0, code_size=0, payload=0), "is damaged: its header says 0 bits"),
         (header(bits=-8, code_size=-1), "is damaged: its header says -8 bits"),

@@ -8,24 +8,15 @@ import torch
 from orthohash_triton.search import HammingIndex
 from orthohash_triton.search._gallery import Gallery
 from orthohash_triton.search.index import cell_of
+from tests.search.galleries import codes, filled
 
 MISSING = (2**31 - 1, -1)
-
-
-def codes(count, bits=64, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (count, bits // 8), dtype=np.uint8)
 
 
 def brute_force(queries, gallery, k):
     distances = np.unpackbits(queries[:, None] ^ gallery[None], axis=2).sum(axis=2, dtype=np.int32)
     order = np.argsort(distances, axis=1, kind="stable")[:, :k]
     return np.take_along_axis(distances, order, axis=1), order
-
-
-def filled(count=300, bits=64):
-    index = HammingIndex(bits)
-    index.add(codes(count, bits))
-    return index
 
 
 @pytest.mark.parametrize("bits", [8, 24, 64, 128])
@@ -496,7 +487,9 @@ def test_goes_to_processes_that_are_spawned():
 def test_pickled_on_a_device_that_is_not_here():
     state = filled(3).__getstate__()
     state["device"] = "cuda:99"
-    with pytest.raises(RuntimeError, match=r"searches on cuda:99, which is not here .*\.to\('cpu'\) before it is pickled"):
+    with pytest.raises(
+        RuntimeError, match=r"searches on cuda:99, which this machine does not have .*\.to\('cpu'\) before it is pickled"
+    ):
         HammingIndex.__new__(HammingIndex).__setstate__(state)
 
 

@@ -1,4 +1,4 @@
-"""Ids that users give."""
+"""Tests of ids that users give to their codes."""
 
 import pickle
 import threading
@@ -62,7 +62,7 @@ def test_ids_come_in_any_kind_and_are_copied(kind):
     [
         ([1, 2], ValueError, "ids must be one for each of the 3 codes; got 2"),
         ([1, 2, 1], ValueError, "ids must be unique; id 1 is given more than once"),
-        ([1, 2, -1], ValueError, "ids must not hold -1, which stands for nothing found"),
+        ([1, 2, -1], ValueError, "ids must not hold -1, which means that nothing was found"),
         ([1, 7, 0], ValueError, "ids 7, 0 are in the index already. Remove the old codes first"),
         ([1.0, 2.0, 3.0], TypeError, "ids must be integers; got list"),
         (np.ones(3, bool), TypeError, "ids must be integers; got ndarray bool"),
@@ -94,11 +94,11 @@ def test_the_kinds_do_not_mix():
     unchanged(index)
     plain = HammingIndex(16)
     plain.add(codes(2))
-    with pytest.raises(RuntimeError, match=r"add_with_ids: the 2 codes of the index have positions for ids\. Use add"):
+    with pytest.raises(RuntimeError, match=r"add_with_ids: the 2 codes of the index have positions as ids\. Use add"):
         plain.add_with_ids(codes(1), [3])
     for one, other, message in (
-        (index, plain, "the index has ids of its own, other has positions for ids"),
-        (plain, index, "the index has positions for ids, other has ids of its own"),
+        (index, plain, "the index has ids of its own, other has positions as ids"),
+        (plain, index, "the index has positions as ids, other has ids of its own"),
     ):
         with pytest.raises(RuntimeError, match=f"HammingIndex.merge_from: {message}. Both must be of one kind"):
             one.merge_from(other)
@@ -186,7 +186,7 @@ def test_an_addition_without_memory_for_its_ids_adds_nothing(monkeypatch):
 
 
 def test_small_additions_sort_little(monkeypatch):
-    """Each id is sorted again as often as runs of twice the size are made, not at each addition."""
+    """An id is sorted again only when a run of twice the size is made, not at each addition."""
     index, sorted_ids = HammingIndex(16), 0
     argsort = np.argsort
 
@@ -229,7 +229,7 @@ def test_all_codes_from_an_id_on_are_not_known(start):
 
 
 def test_threads_look_ids_up_together():
-    """The first look-up sorts the ids: all threads must wait for it, or see it done."""
+    """The first look-up sorts the ids; all threads must wait until they are sorted."""
     ids = np.random.default_rng(0).permutation(5000) * 3
     for _ in range(20):
         index = HammingIndex(16)

@@ -1,4 +1,4 @@
-"""Indexes whose codes stay in their file."""
+"""Tests of indexes whose codes stay in a memory-mapped file."""
 
 import os
 import pickle
@@ -10,16 +10,7 @@ import torch
 
 from orthohash_triton.search import HammingIndex, faiss_io
 from tests.processes import fresh_processes
-
-
-def codes(count, bits=64, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (count, bits // 8), dtype=np.uint8)
-
-
-def filled(count=300, bits=64, ids=None):
-    index = HammingIndex(bits)
-    index.add(codes(count, bits)) if ids is None else index.add_with_ids(codes(count, bits), ids)
-    return index
+from tests.search.galleries import codes, filled
 
 
 @pytest.fixture
@@ -76,7 +67,7 @@ def test_mapped_codes_stand_at_odd_addresses_and_are_whole(path):
 )
 def test_a_mapped_index_is_only_read(path, change):
     mapped, before = HammingIndex.load(path, mmap=True), path.read_bytes()
-    message = rf'the codes lie in index file {path}, which is only read\. Bring them into memory with \.to\("cpu"\) or \.copy\(\)'
+    message = rf'the codes are in index file {path}, which is read-only\. Bring them into memory with \.to\("cpu"\) or \.copy\(\)'
     with pytest.raises(RuntimeError, match=message):
         change(mapped)
     np.testing.assert_array_equal(mapped.codes, codes(300))
@@ -102,7 +93,7 @@ def test_writing_into_the_codes_does_not_reach_the_file(path):
 
 
 def test_ids_that_no_index_may_have(tmp_path):
-    """A mapped file is opened without a look at its ids; what cannot be told from "nothing found" is never answered."""
+    """The ids of a mapped file are not checked when it is opened; a search still never returns the id -1 for a code."""
     path, gallery = tmp_path / "index", codes(20)
     faiss_io.write(path, gallery, np.arange(-1, 19))
     mapped = HammingIndex.load(path, mmap=True)
@@ -113,7 +104,7 @@ def test_ids_that_no_index_may_have(tmp_path):
         lambda: mapped.save(tmp_path / "other"),
         mapped.copy,
     ):
-        with pytest.raises(ValueError, match=f"index file {path}: ids must not hold -1, which stands for nothing found"):
+        with pytest.raises(ValueError, match=f"index file {path}: ids must not hold -1, which means that nothing was found"):
             use()
     np.testing.assert_array_equal(mapped.search(gallery[1:2], 1)[1], [[0]])
     faiss_io.write(path, gallery, np.arange(20) // 2)

@@ -1,4 +1,4 @@
-"""Whatever is done to an index, it is a plain list of codes with ids."""
+"""Random changes of an index, compared with a plain list of codes and ids."""
 
 import copy
 import pickle
@@ -167,7 +167,7 @@ class IndexIsAList(RuleBasedStateMachine):
         assert list(zip(distances.tolist(), ids.tolist(), strict=True)) == [pair for found in expected for pair in found]
 
     def filtered(self, data):
-        """Arguments of a search, and the positions that they leave."""
+        """Return random filters of a search, and the positions that pass them."""
         flags = st.lists(st.booleans(), min_size=len(self.codes), max_size=len(self.codes))
         names = st.lists(st.sampled_from(self.names)) if self.names else st.just([])
         mask, ids, gone = (data.draw(st.none() | kind) for kind in (flags, names, names))

@@ -1,4 +1,4 @@
-"""A search sees the index as it was before or after each change, never between."""
+"""Tests that a search sees the index as it was before or after each change, never between."""
 
 import os
 import threading
@@ -16,12 +16,12 @@ CHANGES = 150  # of each kind, while other threads search
 
 
 def codes_of(ids):
-    """Codes of 64 bits that are the ids themselves, so that an answer shows by itself whether it is right."""
+    """Return codes of 64 bits that equal their ids, so that an answer can be checked without the index."""
     return np.asarray(ids, "<i8").view(np.uint8).reshape(-1, 8).copy()
 
 
 def wrong_answers(queries, distances, ids):
-    """The number of found ids whose code is not at the distance that was returned with it."""
+    """Return how many ids do not belong to the distance that was returned with them."""
     found = ids >= 0
     expected = np.unpackbits(codes_of(ids).reshape(*ids.shape, 8) ^ queries[:, None], axis=2).sum(2)
     return int((found & (expected != distances)).sum())
@@ -108,7 +108,7 @@ READS = {
 @pytest.mark.parametrize("change", CHANGES_OF_ONE_INDEX)
 @pytest.mark.parametrize("read", READS)
 def test_a_change_in_the_middle_of_a_search(monkeypatch, read, change):
-    """After each step of a search, another thread changes the index; the answer is the one of before."""
+    """Another thread changes the index after a step of the search; the answer is that of the index before the change."""
     queries = codes_of([10, 12, 17])
     expected = READS[read](with_ids(0, 20), queries)
     searches = [(_gallery, "nearest"), (_gallery, "hamming_range"), (_gallery, "reranked")]
@@ -198,7 +198,7 @@ def test_spare_rows_are_used_again_after_a_failed_addition(monkeypatch):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 def test_a_forked_process_may_change_its_index():
-    """Also while another thread of the parent holds the locks of the index, and after torch's threads have worked."""
+    """It may even if another thread of the parent holds the locks of the index, and after torch has started its threads."""
     index = with_ids(0, 100_000)
     torch.ones(2**20).sum()  # starts the threads of torch, where it has several
     locks = [cell_of(index)._writers, cell_of(index).gallery.ids._lock, cell_of(index).gallery.rows._lock]

@@ -1,4 +1,4 @@
-"""The sharded index against one index over everything.
+"""The sharded index, compared with one index over the whole gallery.
 
 Three processes are started once. Every `check_` function below runs in all processes of a group of one, of two and of three of
 them, and is three tests here. When a check fails or hangs, the processes end: its test fails, and the tests after it are skipped.
@@ -26,6 +26,7 @@ from orthohash_triton.search._gallery import Gallery
 from orthohash_triton.search._ranks import Ranks
 from orthohash_triton.search.index import cell_of
 from tests.processes import run_checks
+from tests.search import galleries
 
 GROUPS = {1: [0], 2: [1, 2], 3: [0, 1, 2]}  # by size; the ranks of a group are not those of the whole
 PATIENCE = 60  # seconds without progress after which the processes are ended
@@ -37,7 +38,7 @@ def codes(count, bits=64, seed=0, kind="uniform"):
         return np.full((count, bits // 8), 77, np.uint8)
     if kind == "clustered":  # few distinct codes, hence long ties
         return generator.integers(0, 256, (5, bits // 8), dtype=np.uint8)[generator.integers(0, 5, count)]
-    return generator.integers(0, 256, (count, bits // 8), dtype=np.uint8)
+    return galleries.codes(count, bits, seed)
 
 
 def parts(gallery, world, seed=0):
@@ -68,7 +69,7 @@ def some_ids(count, seed=0):
 
 
 def same_index(index, one):
-    """The sharded index holds what `one` holds, and finds it."""
+    """Assert that the sharded index holds the same codes as `one` and finds the same."""
     assert (index.ntotal, len(index), index.bits) == (one.ntotal, one.ntotal, one.bits)
     queries = codes(3, index.bits, 99)
     same(index.search(queries, 9), one.search(queries, 9))
@@ -78,7 +79,7 @@ def same_index(index, one):
 
 @contextlib.contextmanager
 def raises_everywhere(world, error, message):
-    """As pytest.raises, with the same message on all ranks."""
+    """Do what pytest.raises does, and assert that the message is the same on all ranks."""
     with pytest.raises(error, match=message) as caught:
         yield
     told = [None] * world.size
@@ -95,7 +96,7 @@ def same(ours, expected):
 
 @contextlib.contextmanager
 def changed(**constants):
-    """Other constants for a while: small galleries take the ways of large ones."""
+    """Set constants of the package temporarily, so that small galleries take the code paths of large ones."""
     homes = {name: next(home for home in (_selection, _folder) if hasattr(home, name)) for name in constants}
     before = {name: getattr(home, name) for name, home in homes.items()}
     for name, value in constants.items():
@@ -127,7 +128,7 @@ def check_search_equals_one_index(world):
 
 
 def check_search_of_galleries_sorted_by_distance(world):
-    """The nearest codes all on one rank: the share of each rank says little about the radius."""
+    """All nearest codes are on one rank, so that the share of each rank is a bad estimate of the radius."""
     queries = codes(4, 64, 1)
     gallery = codes(900, 64, 2)
     order = np.unpackbits(gallery ^ queries[0], axis=1).sum(1).argsort(kind="stable")
@@ -140,7 +141,7 @@ def check_search_of_galleries_sorted_by_distance(world):
 
 
 def check_messages_are_as_long_as_the_answer(world):
-    """However many ranks there are, and however unequal their shards."""
+    """The messages of a search are about as long as its answer, whatever the number of ranks and the sizes of their shards."""
     queries, k = codes(10, 64, 1), 300
     gallery = codes(3000, 64, 2)
     lengths = []
@@ -338,7 +339,7 @@ def check_from_shard_with_ids(world):
 
 
 def check_random_changes(world):
-    """Any order of changes against a plain list."""
+    """Random changes, compared with a plain list."""
     for seed in range(4):
         generator = np.random.default_rng(seed)  # the same on all ranks: all know all shards
         with_ids = seed % 2 == 1
@@ -435,7 +436,7 @@ def check_ids_are_unique_over_all_ranks(world):
     with raises_everywhere(world, RuntimeError, "the index has ids of its own. Use add_with_ids"):
         index.add(codes(1))
     positions, _ = filled(world, gallery)
-    with raises_everywhere(world, RuntimeError, "the 40 codes of the index have positions for ids"):
+    with raises_everywhere(world, RuntimeError, "the 40 codes of the index have positions as ids"):
         positions.add_with_ids(codes(1), [1])
     with raises_everywhere(world, RuntimeError, "the index has ids of its own"):
         index.merge_from(positions)
@@ -443,7 +444,7 @@ def check_ids_are_unique_over_all_ranks(world):
 
 
 def check_bad_input_on_one_rank(world):
-    """The error is that of the rank, and everywhere; the index is as it was."""
+    """All ranks raise the error of the rank, and the index is unchanged."""
     index, one = filled(world, codes(50))
     last = world.size - 1
     which = "" if world.size == 1 else f"rank {last}: "
@@ -534,7 +535,7 @@ def _shard_with_ids(with_ids):
 
 
 def check_work_that_fails_on_one_rank(world):
-    """Memory runs out on one rank while the others have done their part."""
+    """One rank runs out of memory when the others have succeeded already."""
     index, one = filled(world, codes(50), ids=np.arange(50))
     for name, call in [
         ("_appended", lambda: index.add_with_ids(codes(2), [100 + 2 * world.rank, 101 + 2 * world.rank])),
@@ -556,7 +557,7 @@ def _out_of_memory(*arguments, **keywords):
 
 
 def saved(world, name, gallery, shards, ids=None, seed=1):
-    """A folder as that many ranks save it."""
+    """Return a folder as `shards` ranks would save it."""
     folder = world.folder / name
     if world.rank == 0:
         folder.mkdir()
@@ -653,7 +654,7 @@ def check_mapped_shards(world):
             with changed(**way):
                 same(mapped.search(queries, 5), one.search(queries, 5))
         same(mapped.range_search(queries, 12), one.range_search(queries, 12))
-        with raises_everywhere(world, RuntimeError, "which is only read"):
+        with raises_everywhere(world, RuntimeError, "which is read-only"):
             mapped.remove_ids([] if ids is None else ids[:1])
         mapped.save(folder)  # over the files that it is mapped from
         dist.barrier(group=world.group)
@@ -733,11 +734,11 @@ def check_damaged_folders(world):
                 ValueError,
                 f"{first} is damaged: the codes from 0 on do not match",
             ),
-            (lambda folder: overwrite(folder / first, 0, b"what"), ValueError, f"{first} is no FAISS binary index"),
+            (lambda folder: overwrite(folder / first, 0, b"what"), ValueError, f"{first} is not a FAISS binary index"),
             (narrower, ValueError, f"{first} holds .* codes of 32 bits without ids; manifest.json says .* of 64 bits"),
-            (lambda folder: (folder / manifest).write_text("{"), ValueError, "manifest.json is damaged or no manifest"),
-            (lambda folder: (folder / manifest).write_text("[]"), ValueError, "manifest.json is damaged or no manifest"),
-            (lambda folder: _edited(folder / manifest, lambda m: m.pop("bits")), ValueError, "is damaged or no manifest"),
+            (lambda folder: (folder / manifest).write_text("{"), ValueError, "manifest.json is damaged or not a manifest"),
+            (lambda folder: (folder / manifest).write_text("[]"), ValueError, "manifest.json is damaged or not a manifest"),
+            (lambda folder: _edited(folder / manifest, lambda m: m.pop("bits")), ValueError, "is damaged or not a manifest"),
             (
                 lambda folder: _edited(folder / manifest, lambda m: m.update(version=2)),
                 ValueError,
@@ -800,7 +801,7 @@ def check_ranks_without_a_common_folder(world):
         return
     index, _ = filled(world, codes(40))
     own = world.folder / f"disk{world.rank}"
-    with raises_everywhere(world, FileNotFoundError, "written by another rank, is not seen here. .* share"):
+    with raises_everywhere(world, FileNotFoundError, "written by another rank, is not visible to this rank. .* share"):
         index.save(own)
     assert list(own.iterdir()) == []
     folder = saved(world, "index", codes(40), 2)
@@ -857,7 +858,7 @@ def test_sharded(check, size, outcomes):
 
 
 def test_all_checks_ran(outcomes):
-    """A failure that belongs to no check, as of the start of the processes, must not be lost."""
+    """A failure outside of all checks, for example at the start of the processes, fails this test."""
     assert outcomes.stopped is None
 
 

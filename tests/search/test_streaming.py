@@ -1,4 +1,4 @@
-"""Galleries that are searched chunk by chunk."""
+"""Tests of galleries that are searched chunk by chunk."""
 
 import random
 import types
@@ -79,11 +79,11 @@ def test_later_chunks_are_searched_below_what_is_held(monkeypatch):
     assert limits[2].tolist() == hamming_topk(queries, gallery[:6], 4)[0][:, -1].tolist()
 
 
-# A machine whose host runs ahead while its streams work whenever they like, to see what waits for what.
+# A simulated machine whose streams run at random times after the host, to test what waits for what.
 
 
 class Machine:
-    """Streams of queued work, each in order, that advance by chance between the host's steps."""
+    """Simulated streams of queued work, each in order, that advance at random between the steps of the host."""
 
     def __init__(self, seed):
         self.chance = random.Random(seed)
@@ -145,14 +145,14 @@ class Machine:
         self.current = previous
 
     def torch(self):
-        """What the lanes use of torch."""
+        """Return the parts of torch that the lanes use."""
         cuda = types.SimpleNamespace(
             Stream=self.stream, Event=self.event, stream=self.on, current_stream=lambda device: self.current
         )
         return types.SimpleNamespace(empty=self.memory, cuda=cuda)
 
     def memory(self, shape, dtype, device="pinned", pin_memory=False):
-        """Fresh memory; that of the device was just given back, and queued work still writes to it."""
+        """Return memory. On the device it was just released, and work in the queue still writes to it."""
         array = np.full(shape, 99)
         if not pin_memory:
             self.queue(self.current, lambda: array.fill(77))
@@ -160,7 +160,7 @@ class Machine:
 
 
 class Memory:
-    """An array that streams copy into when they come to it."""
+    """An array into which simulated streams copy."""
 
     dtype = device = None
 
