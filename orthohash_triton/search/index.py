@@ -335,8 +335,8 @@ class HammingIndex(ExactIndex):
             HammingIndex(bits=64, ntotal=0, device='cpu')
         """
         if mmap:
-            return index_of(Gallery.mapped(faiss_io.MappedFile(path), device))
-        return index_of(Gallery.of_contents(faiss_io.read(path), device, f"index file {path}"))
+            return index_of(Gallery.mapped(faiss_io.MappedFile(path), device), cls)
+        return index_of(Gallery.of_contents(faiss_io.read(path), device, f"index file {path}"), cls)
 
     @classmethod
     def from_faiss(cls, index: Any, device: torch.device | str | None = None) -> "HammingIndex":
@@ -357,7 +357,8 @@ class HammingIndex(ExactIndex):
         if not isinstance(index, faiss.IndexBinary):
             raise TypeError(f"HammingIndex.from_faiss: index must be a faiss.IndexBinaryFlat; got {checks.describe(index)}")
         source = f"HammingIndex.from_faiss: {type(index).__name__}"
-        return index_of(Gallery.of_contents(faiss_io.decode(faiss.serialize_index_binary(index), source), device, source))
+        contents = faiss_io.decode(faiss.serialize_index_binary(index), source)
+        return index_of(Gallery.of_contents(contents, device, source), cls)
 
     def to_faiss(self) -> Any:
         """Return a `faiss.IndexBinaryFlat` with a copy of the codes; with ids a `faiss.IndexBinaryIDMap2` around one.
@@ -417,9 +418,9 @@ class HammingIndex(ExactIndex):
         self.bits, self.chunk_bytes, self._cell = state["bits"], state["chunk_bytes"], Cell(gallery)
 
 
-def index_of(gallery: Gallery) -> HammingIndex:
-    """Return an index that holds `gallery`."""
-    index = HammingIndex.__new__(HammingIndex)
+def index_of(gallery: Gallery, kind: type[HammingIndex] = HammingIndex) -> HammingIndex:
+    """Return an index of the class `kind` that holds `gallery`."""
+    index = kind.__new__(kind)
     index.bits, index._cell = gallery.bits, Cell(gallery)
     return index
 

@@ -277,6 +277,15 @@ def test_every_truncation_is_noticed(tmp_path, make, mmap):
             HammingIndex.load(path, mmap=mmap)
 
 
+def test_a_class_derived_from_the_index_loads_its_own_kind(tmp_path):
+    class Catalogue(HammingIndex):
+        pass
+
+    filled(3).save(tmp_path / "index")
+    for mmap in (False, True):
+        assert type(Catalogue.load(tmp_path / "index", mmap=mmap)) is Catalogue
+
+
 def test_missing_file_and_folder(tmp_path):
     for mmap in (False, True):
         with pytest.raises(FileNotFoundError, match=r"there is no index file .*nothing"):

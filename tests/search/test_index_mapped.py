@@ -212,7 +212,10 @@ def test_pickled_as_the_path_of_its_file(tmp_path, monkeypatch, ids):
     assert (opened.storage, opened.chunk_bytes, opened.ntotal) == ("file", 80, 300)
     for ours, expected in zip(opened.search(codes(3, seed=1), 9), mapped.search(codes(3, seed=1), 9), strict=True):
         np.testing.assert_array_equal(ours, expected)
-    filled(299).save(path)
+    for other in (filled(299), filled(300, ids=ids and range(1, 301))):  # of another size, of the same size
+        other.save(path)
+        with pytest.raises(ValueError, match="is not the one that the pickled HammingIndex was mapped from"):
+            pickle.loads(data)
     with pytest.raises(ValueError, match=rf"index file {path} is not the one that the pickled HammingIndex was mapped from"):
         pickle.loads(data)
     path.unlink()

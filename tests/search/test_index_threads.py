@@ -62,21 +62,25 @@ def test_searches_beside_a_writer(change):
     def search(seed):
         generator = np.random.default_rng(seed)
         try:
-            while not ended.is_set() or not answers:
+            while True:
                 queries = codes_of(generator.integers(0, 2000, 4))
                 answers.append(wrong_answers(queries, *index.search(queries, 5)))
                 answers.append(wrong_answers(queries[:1], *(part[None] for part in index.range_search(queries[:1], 20)[1:])))
+                if ended.is_set():
+                    break
         except Exception as error:
             errors.append(error)
 
     threads = [threading.Thread(target=search, args=(seed,)) for seed in range(3)]
     for thread in threads:
         thread.start()
-    for turn in range(CHANGES):
-        change(index, turn)
-    ended.set()
-    for thread in threads:
-        thread.join()
+    try:
+        for turn in range(CHANGES):
+            change(index, turn)
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join()
     assert errors == []
     assert sum(answers) == 0
 
@@ -171,8 +175,10 @@ def test_two_indexes_merged_into_each_other_do_not_wait_forever():
 
 def test_a_snapshot_is_not_written_to_by_a_later_one():
     """Two galleries that grow from the same one must not share the spare rows."""
-    index = with_ids(0, 5)
+    index = with_ids(0, 4)
+    index.add_with_ids(codes_of([4]), [4])  # doubles the memory, so that there are spare rows
     gallery = cell_of(index).gallery
+    assert len(gallery.rows.memory) == 8
     grown = [gallery.added_with_ids(codes_of([id]), np.array([id])) for id in (70, 80)]
     assert [each.ids.values()[-1].item() for each in grown] == [70, 80]
     assert [each.codes[-1].tolist() for each in grown] == codes_of([70, 80]).tolist()

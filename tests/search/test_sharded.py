@@ -12,6 +12,7 @@ import re
 import stat
 import time
 import traceback
+from dataclasses import replace
 from datetime import timedelta
 from types import SimpleNamespace
 from unittest import mock
@@ -138,6 +139,19 @@ def check_search_of_galleries_sorted_by_distance(world):
             with changed(**way):
                 for k in (1, 10, 400):
                     same(index.search(queries, k), one.search(queries, k))
+
+
+def check_search_of_codes_and_their_complements(world):
+    """The largest distance is the number of bits itself."""
+    for bits in (8, 64, 128):
+        gallery = codes(40, bits)
+        gallery = np.concatenate([gallery, ~gallery, gallery])
+        index, one = filled(world, gallery)
+        for way in WAYS.values():
+            with changed(**way):
+                for k in (1, 45, 120):
+                    same(index.search(gallery[:3], k), one.search(gallery[:3], k))
+        same(index.range_search(gallery[:3], bits, inclusive=True), one.range_search(gallery[:3], bits, inclusive=True))
 
 
 def check_messages_are_as_long_as_the_answer(world):
@@ -789,11 +803,35 @@ def check_damaged_folders(world):
         dist.barrier(group=world.group)
         with raises_everywhere(world, error, message):
             ShardedHammingIndex.load(folder, world.group)
+    with_ids = saved(world, "ids", gallery, 2, np.arange(100))
+    if world.rank == 0:
+        last = with_ids / "shard-1-of-2-0123abcd.ibxf"
+        overwrite(last, last.stat().st_size - 8, b"\7")
+    dist.barrier(group=world.group)
+    with raises_everywhere(world, ValueError, "shard-1-of-2-0123abcd.ibxf is damaged: the codes from 0 on do not match"):
+        ShardedHammingIndex.load(with_ids, world.group)
     with raises_everywhere(world, FileNotFoundError, "there is no sharded index in .*nowhere"):
         ShardedHammingIndex.load(world.folder / "nowhere", world.group)
     (world.folder / "file").write_text("")
     with raises_everywhere(world, OSError, "is a file; a sharded index is saved in a folder"):
         filled(world, gallery)[0].save(world.folder / "file")
+
+
+def check_a_shard_of_another_size_is_noticed_by_save(world):
+    """A file system that shows another rank's file before all of its bytes is not one that the ranks share."""
+    index, _ = filled(world, codes(40))
+    folder, write_shard = world.folder / "index", _folder.write_shard
+
+    def written(path, shard):
+        entry = write_shard(path, shard)
+        return replace(entry, bytes=entry.bytes + 1) if world.rank == world.size - 1 else entry
+
+    with (
+        mock.patch.object(_folder, "write_shard", written),
+        raises_everywhere(world, FileNotFoundError, "written by another rank, is not visible to this rank"),
+    ):
+        index.save(folder)
+    assert list(folder.iterdir()) == []
 
 
 def check_ranks_without_a_common_folder(world):

@@ -46,6 +46,13 @@ def test_chunks_answer_as_one_piece(count, queries, width, values, k, chunk, mas
         torch.testing.assert_close(ours, right, rtol=0, atol=0)
 
 
+def test_the_farthest_code_of_a_query_comes_before_the_nearest_of_the_next():
+    """The distance of a code and its complement is the number of bits, the largest there is."""
+    gallery = torch.tensor([[255], [0]], dtype=torch.uint8)
+    lims, distances, ids = range_streamed(gallery, gallery, 8, inclusive=True, chunk_bytes=1)
+    assert (lims.tolist(), distances.tolist(), ids.tolist()) == ([0, 2, 4], [0, 8, 0, 8], [0, 1, 1, 0])
+
+
 @pytest.mark.kernel
 def test_kernels_search_chunks(device, monkeypatch):
     monkeypatch.setenv("ORTHOHASH_IMPL", "triton")
