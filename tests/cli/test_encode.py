@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -208,3 +209,21 @@ def test_bad_searches(run: Path, photos: Path, tmp_path: Path, capsys: pytest.Ca
     assert "end in .onnx" in call(capsys, "export", run, "--format", "onnx", "--out", tmp_path / "x.npy", status=2)
     assert "let its name end in .ibxf" in call(capsys, "index", codes, "--out", tmp_path / "x.npy", status=2)
     assert "must end in .npy or .ibxf or .parquet" in call(capsys, "encode", run, photos, "--out", tmp_path / "x.bin", status=2)
+
+
+def test_names_of_queries_follow_images_that_are_skipped(
+    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in later batches than that of the image that cannot be read."""
+    from orthohash_triton.cli import search
+
+    folder = tmp_path / "cat"
+    shutil.copytree(photos / "cat", folder)
+    (folder / "00.jpg").write_text("no image")  # the second file in the order of names
+    codes = tmp_path / "codes.npy"
+    call(capsys, "encode", run, folder, "--out", codes)
+    monkeypatch.setattr(search, "_BATCH", 3)
+    found = results(capsys, codes, folder, "--model", run, "-k", 1)
+    assert [Path(query).name for query, _ in found] == [f"{i}.png" for i in range(10)]
+    assert [neighbours[0]["path"] for _, neighbours in found] == [query for query, _ in found]
+    assert len(results(capsys, codes, folder, "--model", run, "--limit", 4)) == 4

@@ -295,3 +295,39 @@ def test_completion_names_every_command(shell: str, capsys: pytest.CaptureFixtur
     assert cli.main(["completion", shell]) == 0
     script = capsys.readouterr().out
     assert [name for name in COMMANDS if name not in script] == []
+
+
+@pytest.mark.parametrize(("samples", "given", "expected"), [(10, {}, 2), (5, {}, 2), (40, {}, 10), (10, {"batch_size": 8}, 8)])
+def test_few_samples_get_a_small_batch(samples: int, given: dict, expected: int, capsys: pytest.CaptureFixture) -> None:
+    from orthohash_triton.cli import train
+    from orthohash_triton.train import TrainConfig
+
+    assert train._with_fitting_batch_size(TrainConfig(**given), samples, verbose=True).batch_size == expected
+    assert ("--batch-size sets another" in capsys.readouterr().err) == (not given)
+    many = train._with_fitting_batch_size(TrainConfig(), 10_000, verbose=True)
+    assert many == TrainConfig()
+
+
+def test_an_interrupt_before_the_first_checkpoint_names_no_way_to_resume(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    from orthohash_triton.cli import train
+    from orthohash_triton.train.checkpoint import NAME
+
+    for expected in (False, True):
+        with pytest.raises(KeyboardInterrupt), train._hint_at_resume(tmp_path):
+            raise KeyboardInterrupt
+        assert ("orthohash train --resume" in capsys.readouterr().err) == expected
+        (tmp_path / NAME).touch()
+
+
+def test_infinite_numbers_are_printed_as_toml() -> None:
+    from orthohash_triton.cli import _config_files
+
+    assert [_config_files._toml_value(float(text)) for text in ("inf", "-inf", "nan", "5e-4")] == ["inf", "-inf", "nan", "0.0005"]
+    assert _config_files._toml_value([1, "a", True]) == '[1, "a", true]'
+
+
+def test_the_port_in_the_help_is_that_of_the_server() -> None:
+    pytest.importorskip("starlette")
+    from orthohash_triton.browse import PORT
+
+    assert declared("browse").get_default("port") == PORT

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import os
 import re
 import socket
 import subprocess
@@ -160,6 +161,81 @@ def test_two_runs_that_differ_are_seen() -> None:
     assert done.error <= done.allowed
     assert done.repeatable is False
     assert not done.ok
+
+
+def test_equal_numbers_of_another_dtype_differ() -> None:
+    assert not _check.same_bits((torch.zeros(2),), (torch.zeros(2, dtype=torch.int32),))
+    assert not _check.same_bits((torch.tensor([0.0]),), (torch.tensor([-0.0]),))
+    assert _check.same_bits((torch.tensor([torch.nan]),), (torch.tensor([torch.nan]),))
+
+
+def test_a_reference_that_is_wrong_altogether_allows_nothing() -> None:
+    def run(given, impl):
+        return (given["x"] if given["x"].dtype == torch.float64 else -given["x"],)
+
+    done = check_of(run, 1e-6)
+    assert not done.ok
+    assert done.allowed == pytest.approx(1e-6)
+
+
+def test_the_output_nearest_to_its_limit_decides() -> None:
+    def run(given, impl):
+        exact = given["x"]
+        off = impl == "cpu"
+        return (exact + 3e-4 * off).to(torch.float16 if exact.dtype == torch.float32 else torch.float64), exact + 1e-4 * off
+
+    done = check_of(run, 1e-6)  # the first output has the larger error, but float16 allows it
+    assert not done.ok
+    assert done.error == pytest.approx(1e-4 / 3, rel=0.1)
+
+
+@pytest.mark.parametrize("path", ["/home/me/secret/x.py", r"C:\Users\me\secret\x.py", "D:/me/secret/x.py"])
+def test_folders_are_not_published(path: str) -> None:
+    assert _check.without_folders(f"cannot open {path}: no such file") == "cannot open x.py: no such file"
+
+
+@pytest.mark.parametrize("before", [None, "reference"])
+def test_cases_leave_the_environment_as_it_was(before: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ORTHOHASH_IMPL", raising=False)
+    if before is not None:
+        monkeypatch.setenv("ORTHOHASH_IMPL", before)
+    case = next(case for case in cases.all_cases() if case.op == "ndcg")
+    case.run(case.inputs(), "cpu")
+    assert os.environ.get("ORTHOHASH_IMPL") == before
+
+
+@pytest.mark.usefixtures("quick_timings")
+def test_a_headline_that_disagrees_fails_the_self_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    from orthohash_triton.doctor import _examination
+
+    def disagreeing(device: str, impl: str) -> _timings.Headline:
+        return _timings.Headline("x", lambda: torch.ones(2), {"peer": lambda: torch.zeros(2)}, 1e-3)
+
+    monkeypatch.setattr(_examination, "all_cases", lambda: cases.first_cases()[:1])
+    assert examine("cpu", selftest=True)["ok"]
+    monkeypatch.setattr(_timings, "HEADLINES", (small_headline, disagreeing))
+    report = examine("cpu", selftest=True)
+    assert not report["ok"]
+    assert "| x | cpu | does not agree with peer |" in as_markdown(report)
+
+
+def test_an_op_is_reported_with_the_error_nearest_to_its_limit(report: dict[str, Any]) -> None:
+    checks = [
+        {"op": "op", "device": "cpu", "impl": "cpu", "ok": True, "error": error, "allowed": allowed}
+        for error, allowed in ((1e-3, 1e-1), (1e-6, 2e-6), (0.0, 0.0))
+    ]
+    changed = report | {"implementations": {"op": {"cpu": "cpu"}, "other": {"cpu": "cpu"}}, "checks": checks}
+    text = as_markdown(changed)
+    assert "| op | cpu: 3 of 3, error 1.0e-06 of 2.0e-06 |" in text
+    assert "| other | cpu: not checked |" in text
+
+
+def test_cuda_is_the_first_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_devices, "_gpu", lambda index: replace(GPU, device=f"cuda:{index}"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [device.device for device in _devices.devices()] == ["cpu", "cuda:0", "cuda:1"]
+    assert [device.device for device in _devices.devices("cuda")] == ["cuda:0"]
+    assert [device.device for device in _devices.devices("cuda:1")] == ["cuda:1"]
 
 
 def test_wrong_ops_fail_the_command(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,3 +64,17 @@ def test_principal_plane_tells_its_share_of_the_variance() -> None:
 @pytest.mark.parametrize("codes", [np.zeros((30, 4), np.uint8), np.repeat(np.array([[0], [255]], np.uint8), 15, axis=0)])
 def test_codes_that_have_collapsed_are_embedded_too(codes: np.ndarray) -> None:
     assert np.isfinite(profiles.embed(codes, 8 * codes.shape[1])).all()
+
+
+def test_the_smaller_of_equally_common_classes_is_chosen() -> None:
+    labels = np.array([7, 7, 3, 3, 5, 9, 9, 9])
+    assert profiles.most_common_classes(labels, 2) == [3, 9]
+    assert profiles.most_common_classes(labels, 9) == [3, 5, 7, 9]
+    assert profiles.most_common_classes(np.arange(40), 3) == [0, 1, 2]
+
+
+def test_a_single_bit_has_one_component() -> None:
+    places, share = profiles.principal_plane(np.array([[0], [1], [1]], np.uint8), 1)
+    assert (places[:, 1] == 0).all()
+    assert abs(places[0, 0] - places[1, 0]) == pytest.approx(1)
+    assert share == pytest.approx(1)

@@ -5,6 +5,7 @@ import io
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("PIL")
 
@@ -88,3 +89,62 @@ def test_a_cloud_is_named_where_it_is() -> None:
     assert [row for cloud in chart.dots for *_, row in cloud.points] == [0, 1, 2, 3, 4]
     assert all(0 <= x <= chart.width and 0 <= y <= chart.height for cloud in chart.dots for x, y, _ in cloud.points)
     assert chart.dots[0].centre[1] > chart.dots[1].centre[1]  # up is up
+
+
+def test_values_outside_of_the_axis_are_drawn_at_its_end() -> None:
+    chart = _charts.lines(
+        "t", "a", [1, 2, 3], [Series("a", [1.5, 0.5, -1.0])], x_label="x", y_label="y", x_name="x", y_range=(0, 1)
+    )  # fmt: skip
+    assert [y for _, y in chart.lines[0].points] == [chart.top, (chart.top + chart.bottom) / 2, chart.bottom]
+
+
+@pytest.mark.parametrize(("values", "ends"), [([1.0, -0.3], (-0.5, 1.0)), ([0.2, 0.7], (0.0, 0.8)), ([], (0.0, 1.0))])
+def test_an_axis_contains_zero_and_all_values(values: list[float], ends: tuple[float, float]) -> None:
+    assert _charts._range(values) == pytest.approx(ends)
+
+
+def test_of_many_classes_those_of_lowest_map_are_drawn_and_all_are_listed() -> None:
+    classes = [{"class": f"c{i}", "queries": 3, "map": 1 - i / 40} for i in range(20)]  # the best first
+    chart = _page._classes_chart(classes)
+    assert chart.title == "The 16 classes of lowest mAP, of 20"
+    assert [name.text for name in chart.names] == [f"c{i}" for i in range(4, 20)]
+    assert [row[0] for row in chart.table.rows] == [f"c{i}" for i in range(20)]
+    assert _page._classes_chart(classes[:5]).title == "Classes"
+
+
+def test_precision_is_not_drawn_where_nothing_is_found() -> None:
+    curves = {"recall": [0.0, 0.25, 1.0], "precision": [0.0, 0.75, 0.125], "precision_at_n": {"1": 0.5, "10": 0.25}}
+    recall, ranks = _page.retrieval_charts({"curves": curves, "chance": 0.1, "classes": []})
+    assert recall.table.rows == (("0.250", "75 %"), ("1.000", "12.5 %"))
+    assert ranks.table.rows == (("1", "50 %"), ("10", "25 %"))
+
+
+def test_images_of_the_sprite_are_in_rows() -> None:
+    from orthohash_triton.report import _wall
+    from orthohash_triton.runs.samples import Pictures
+
+    class Greys(Pictures):
+        def __bool__(self) -> bool:
+            return True
+
+        def image(self, position: int) -> Image.Image | None:
+            return None if position == 1 else Image.new("L", (8, 8), 50 * position)
+
+    found = _wall.sprite(Greys(), [4, 3, 1, 2, 5])
+    assert found is not None
+    assert (found.columns, found.side) == (3, 32)
+    sheet = Image.open(io.BytesIO(base64.b64decode(found.picture.partition(",")[2])))
+    shades = [sheet.getpixel((32 * column + 16, 32 * row + 16)) for row in range(2) for column in range(3)]
+    assert shades == pytest.approx([200, 150, 0, 100, 250, 0], abs=3)  # the file is a JPEG
+
+
+def test_images_that_are_missing_are_counted() -> None:
+    from orthohash_triton.report import _missing_pictures
+    from orthohash_triton.report._wall import Row, Tile
+    from orthohash_triton.runs.samples import PictureFiles, RunSamples, Samples
+
+    side = Samples(torch.zeros(2, 1, dtype=torch.uint8), torch.zeros(2).long(), ("a", "b"), PictureFiles(("x.png", "y.png")))
+    samples = RunSamples(gallery=side, query=None, notes=())
+    rows = [Row(Tile("data:", "a", "query"), (Tile("", "a", "right", 1), Tile("data:", "b", "wrong", 2)), 1)]
+    (note,) = _missing_pictures(samples, [("title", "about", rows)])
+    assert note.startswith("1 of the 3 images on this page could not be read")
