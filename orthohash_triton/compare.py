@@ -1,10 +1,11 @@
-"""Every method on the same data, backbone, seeds and budget: one table, one set of figures.
+"""Comparison of methods on the same data, backbone, seeds and number of epochs: one table and one set of figures.
 
-A method is trained once for each length and seed; rotations are fitted to that network's codes, and cost no further training.
-Each cell (method, length, seed) is written whole to `out`/cells when it is done, and not done again: a comparison that was
-stopped goes on where it was, and several processes can share the folder when they are given different seeds or methods.
+Each method is trained once for each code length and seed. Rotations are fitted to the codes of that model and need no further
+training. The result of each cell (method, length, seed) is written to `out`/cells when it is finished, and is not computed again.
+A comparison that was stopped can therefore be resumed, and several processes can share the folder if they are given different
+seeds or methods.
 
-The queries are never in the gallery, and nothing is chosen on them: with `validation` the best epoch is chosen on a share of the
+Queries are never in the gallery and never used for a choice: with `validation` the best epoch is chosen on a share of the
 training set.
 """
 
@@ -31,16 +32,20 @@ from .nn import HashHead
 from .ops.pack_codes import pack_codes
 from .plots.figures import draw_comparison
 from .plots.profiles import bit_statistics, curves
-from .train.trainer import ROTATIONS, TrainConfig, fit_rotation, train
+from .train.config import TrainConfig
+from .train.rotation import ROTATIONS, fit_rotation
+from .train.trainer import train
 
-CHOICES = ("none", *ROTATIONS)  # of rotations
+CHOICES = ("none", *ROTATIONS)
+"""Names of the rotations."""
+
 TOP = 1000
 RADIUS = 2
 CURVE_RANKS = (1, 5, 10, 20, 50, 100, 200, 500, 1000)
 HIERARCHY_RANK = 250  # mAHP@250, as Barz and Denzler (2019) report it
 GAIN_RANK = 100
 _BATCH = 8192
-SAMPLED_CODES = 2000  # for the picture of codes
+SAMPLED_CODES = 2000  # queries in the picture of codes
 
 
 def compare(
@@ -54,9 +59,30 @@ def compare(
     rotations: Sequence[str] = ("none",),
     progress: bool = True,
 ) -> list[dict[str, Any]]:
-    """Train and judge `names` (None: all methods) at every length and seed; write the table and figures of all cells in `out`.
+    """Train and evaluate methods at every code length and seed, and write the table and figures of all cells in `out`.
 
-    `config` gives everything else; its method, bits, seed and rotate are replaced. Returns the rows of the table (see `summary`).
+    Args:
+        config: all other settings. Its method, bits, seed and rotate are replaced.
+        splits: training set, gallery and queries.
+        out: a folder. Finished cells of an earlier comparison with the same settings are kept.
+        names: names of methods; None for all.
+        bits, seeds: code lengths and seeds.
+        rotations: rotations that are fitted to the codes of each model; "none" is the model itself.
+        progress: whether to report each cell on standard error.
+
+    Returns:
+        The rows of the table, see `summary`.
+
+    Raises:
+        ValueError: a name is unknown, or `out` has a comparison with other settings.
+
+    Example:
+        >>> from orthohash_triton.compare import compare
+        >>> from orthohash_triton.train import TrainConfig
+        >>> config = TrainConfig(dataset="digits", epochs=1, batch_size=64, threads=1)
+        >>> rows = compare(config, config.load_splits(), "comparison", names=["lsh", "pca"], bits=[16], seeds=[0], progress=False)
+        >>> sorted(row["method"] for row in rows)
+        ['lsh', 'pca']
     """
     out = Path(out)
     names = list(names) if names is not None else methods.names()
@@ -67,9 +93,9 @@ def compare(
         "gallery": len(splits.gallery),
         "queries": len(splits.query),
         "class_names": list(splits.gallery.class_names),
-        "rotations": list(rotations),  # a cell has the rotations that were asked for when it was done
+        "rotations": list(rotations),  # a finished cell has the rotations of its time
     }
-    cells = [  # all of them before the first is trained, so that none is refused after hours
+    cells = [  # all are created before the first training, so that a bad value is reported at once
         replace(config, method=name, bits=length, seed=seed, rotate="none", backbone=_backbone(config, name))
         for seed in seeds
         for length in bits
@@ -86,11 +112,11 @@ def compare(
 
 
 def write_report(out: str | Path) -> list[dict[str, Any]]:
-    """Rewrite results.csv, results.md, results.json and the figures in `out` from the cells that are there; the table's rows."""
+    """Write results.csv, results.md, results.json and the figures in `out` from the finished cells. Return the table's rows."""
     out = Path(out)
     cells = [json.loads(path.read_text(encoding="utf-8")) for path in (out / "cells").glob("*.json")]
     if not cells:
-        raise FileNotFoundError(f"{out} holds no cells of a comparison; run `orthohash compare --out {out}`")
+        raise FileNotFoundError(f"{out} has no cells of a comparison; run `orthohash compare --out {out}`")
     cells.sort(key=lambda cell: (_rank(cell["rows"][0]["method"]), cell["rows"][0]["bits"], cell["seed"]))
     setting = json.loads((out / "setting.json").read_text(encoding="utf-8"))
     measured = [row for cell in cells for row in cell["rows"]]
@@ -109,7 +135,19 @@ def write_report(out: str | Path) -> list[dict[str, Any]]:
 
 
 def summary(measured: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row for each method, rotation and length: mean and (of two seeds or more) sample deviation of every figure."""
+    """Return one row for each method, rotation and length, with the mean of every figure over the seeds.
+
+    With two seeds or more, the key "<figure>_std" has the sample standard deviation.
+
+    Example:
+        >>> from orthohash_triton.compare import summary
+        >>> cells = [
+        ...     dict(method="lsh", title="LSH", rotation="none", bits=16, seed=seed, map_at_all=value)
+        ...     for seed, value in ((0, 0.25), (1, 0.75))
+        ... ]
+        >>> summary(cells)[0]["map_at_all"]
+        0.5
+    """
     groups: dict[tuple, list[dict[str, Any]]] = {}
     for row in measured:
         groups.setdefault((_rank(row["method"]), row["method"], CHOICES.index(row["rotation"]), row["bits"]), []).append(row)
@@ -126,7 +164,7 @@ def summary(measured: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _cell(config: TrainConfig, splits: Splits, rotations: Sequence[str]) -> dict[str, Any]:
-    """Train once, judge the codes as they are and after every rotation."""
+    """Train one model, and evaluate its codes after each rotation."""
     started = time.perf_counter()
     trained = train(config, splits.train, progress=False)
     seconds = time.perf_counter() - started
@@ -165,7 +203,7 @@ def _continuous(head: HashHead, features: Tensor) -> Tensor:
 
 
 def _judge(gallery: Tensor, query: Tensor, splits: Splits) -> tuple[dict[str, float], dict[str, Any]]:
-    """The figures of a row, and what the pictures are drawn from."""
+    """Return the figures of a row, and the data that its pictures are drawn from."""
     labels = splits.query.labels, splits.gallery.labels
     found = evaluate(query, gallery, *labels, k=(*CURVE_RANKS, None), radius=RADIUS)
     figures = {
@@ -190,14 +228,14 @@ def _judge(gallery: Tensor, query: Tensor, splits: Splits) -> tuple[dict[str, fl
 
 
 def _sample(codes: Tensor, dataset: Dataset) -> dict[str, Any]:
-    """Codes of the first queries, in hexadecimal, with one class id each (of several the first)."""
+    """Return the codes of the first queries in hexadecimal, and one class id each (the first one if there are several)."""
     labels = dataset.labels[:SAMPLED_CODES]
     ids = labels.int().argmax(1) if dataset.is_multilabel else labels
     return {"codes": codes[:SAMPLED_CODES].numpy().tobytes().hex(), "labels": ids.tolist()}
 
 
 def _sampled_codes(profile: dict[str, Any]) -> np.ndarray:
-    """The codes of a profile: uint8 [M, bits / 8]."""
+    """Return the codes of a profile, uint8 [M, bits/8]."""
     return np.frombuffer(bytes.fromhex(profile["codes"]), np.uint8).reshape(-1, -(-profile["bits"] // 8))
 
 
@@ -207,21 +245,21 @@ def _setting(config: TrainConfig) -> dict[str, Any]:
 
 
 def _backbone(config: TrainConfig, name: str) -> str:
-    """That of the comparison; the samples as they are for a method that would leave it untrained."""
+    """Return the backbone of a method: "auto" if the method trains no network and the backbone has random weights."""
     untrained = config.backbone in FROM_SCRATCH and not methods.get(name).learned
     return "auto" if untrained else config.backbone
 
 
 def _claim(out: Path, setting: dict[str, Any]) -> None:
-    """Cells of one folder come from one setting."""
+    """Store the settings in `out`, or raise ValueError if it has a comparison with other settings."""
     (out / "cells").mkdir(parents=True, exist_ok=True)
     path = out / "setting.json"
     if path.is_file():
-        # A setting that came after the folder was begun had its default then.
+        # A setting that is newer than the folder had its default value.
         before = _setting(TrainConfig()) | json.loads(path.read_text(encoding="utf-8"))
         if before != setting:
             changed = sorted(key for key in before.keys() | setting.keys() if before.get(key) != setting.get(key))
-            raise ValueError(f"{out} holds a comparison with another {', '.join(changed)}; choose another --out, or delete it")
+            raise ValueError(f"{out} has a comparison with another {', '.join(changed)}; choose another --out, or delete it")
     else:
         _write_json(path, setting)
 
@@ -231,9 +269,9 @@ def _check(names: Sequence[str], rotations: Sequence[str], bits: Sequence[int], 
         methods.get(name)
     unknown = [rotation for rotation in rotations if rotation not in CHOICES]
     if unknown or not rotations:
-        raise ValueError(f"compare: rotations must be of {', '.join(CHOICES)}; got {', '.join(unknown) or 'none at all'}")
+        raise ValueError(f"compare: rotations must be some of {', '.join(CHOICES)}; got {', '.join(unknown) or 'an empty list'}")
     if not names or not bits or not seeds:
-        raise ValueError("compare: give at least one method, one length and one seed")
+        raise ValueError("compare: names, bits and seeds must have at least one entry each")
 
 
 def _rank(name: str) -> int:
@@ -251,7 +289,14 @@ FIGURES = {
 
 
 def table(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Column names and cells of the table, for people."""
+    """Return the column names and the cells of the table as text.
+
+    Example:
+        >>> from orthohash_triton.compare import table
+        >>> row = dict(title="LSH", rotation="none", bits=16, map_at_all=0.5, map_at_all_std=0.1, train_seconds=2.0)
+        >>> table([row])
+        (['method', 'bits', 'mAP@all', 'training, s'], [['LSH', '16', '0.500 ± 0.100', '2']])
+    """
     figures = [key for key in FIGURES if key in rows[0]]
     columns = ["method", "bits", *(FIGURES[key] for key in figures), "training, s"]
     return columns, [
@@ -276,13 +321,15 @@ def _markdown(rows: Sequence[dict[str, Any]], setting: dict[str, Any]) -> str:
     lines = [
         f"# {setting['dataset']}: {setting['queries']:,} queries, {setting['gallery']:,} in the gallery",
         "",
-        "mean ± sample deviation over the seeds. mAP: ties in the order (distance, gallery position), divided by the relevant "
-        "items found, 0 for a query that finds none. "
-        + ("The best epoch is chosen on a share of the training set." if setting.get("validation") else "The last epoch counts."),
+        "mean ± sample standard deviation over the seeds. mAP: ties are sorted by gallery position; divided by the number of "
+        "relevant items found; 0 for a query that finds none. "
+        + (
+            "The best epoch is chosen on a share of the training set." if setting.get("validation") else "The last epoch is used."
+        ),
         "",
         "Setting: "
         + ", ".join(f"{key} {value}" for key, value in setting.items() if key not in hidden and value != usual.get(key))
-        + "; all else as by default.",
+        + "; all other settings have their defaults.",
         "",
         "| " + " | ".join(columns) + " |",
         "| --- |" + " ---: |" * (len(columns) - 1),

@@ -1,4 +1,4 @@
-"""The main job, end to end: train, encode, index, save, load, search, evaluate, and look at the result."""
+"""The demonstration: train, encode, index, save, load, search, evaluate, and draw neighbours of some queries."""
 
 import json
 import sys
@@ -15,30 +15,39 @@ from .plots.neighbours import draw_neighbours
 from .runs.baselines import exact_cosine
 from .runs.evaluation import evaluate_run
 from .runs.run import Run, load_run, save_run
-from .train.trainer import TrainConfig, train
+from .train import TrainConfig, train
 
 BITS = (16, 32, 64)
 LSH_BITS = 64
 NEIGHBOURS = 10
 
 FASHION_MNIST = TrainConfig(dataset="fashion-mnist", epochs=6)
-# The digits are few, so batches are small, and a mirrored digit is not a digit.
+# There are few digits, so batches are small. A mirrored digit is not a digit, so images are not mirrored.
 DIGITS = TrainConfig(dataset="digits", epochs=30, batch_size=64, flip=False)
 
 
 def demo(
     out: str | Path = "runs/demo", *, quick: bool = False, seed: int = 0, threads: int | None = None, progress: bool = True
 ) -> dict[str, Any]:
-    """Run the demonstration, write `out`/results.json and `out`/neighbours.png, and answer what results.json holds.
+    """Run the demonstration, write `out`/results.json and `out`/neighbours.png, and return the contents of results.json.
 
-    Trains on Fashion-MNIST, or on scikit-learn's digits where that is not to be had (which is said on standard error).
-    `quick` trains on the digits for two epochs, to see in seconds that everything works.
+    The model is trained on Fashion-MNIST or, if that data set cannot be found, on scikit-learn's digits; a warning on standard
+    error says so.
+
+    Args:
+        quick: whether to train on the digits for two epochs only, a test of the installation that takes seconds.
+
+    Example:
+        >>> from orthohash_triton.demo import demo
+        >>> results = demo("demo", quick=True, threads=1, progress=False)
+        >>> [row["bits"] for row in results["rows"]]
+        [16, 32, 64, 64, None]
     """
     started = time.perf_counter()
     out = Path(out)
     config, splits = _data(quick, replace(FASHION_MNIST, seed=seed, threads=threads))
     say = _say if progress else _silent
-    say(f"{splits.gallery.name}: {len(splits.train):,} images to learn from and to search in, {len(splits.query):,} queries")
+    say(f"{splits.gallery.name}: {len(splits.train):,} images to train on and to search in, {len(splits.query):,} queries")
     rows, runs = [], []
     for bits in BITS:
         say(f"OrthoHash, {bits} bits")
@@ -80,7 +89,7 @@ def _learned_row(config: TrainConfig, splits: Splits, path: Path, progress: bool
     trained = train(config, splits.train, progress=progress)
     train_seconds = time.perf_counter() - started
     save_run(path, config, trained, splits.gallery)
-    run = load_run(path)  # everything from here on comes from the files
+    run = load_run(path)  # everything below uses the files
     figures = evaluate_run(run, splits.query)
     return {"method": "OrthoHash", **figures, "train_seconds": round(train_seconds, 1), "run": str(path)}, run
 
@@ -92,7 +101,7 @@ def _unlearned_row(config: TrainConfig, splits: Splits, path: Path) -> dict[str,
 
 
 def _picture(path: Path, run: Run, splits: Splits) -> None:
-    """The first query of each class (of the first ten classes) and its neighbours."""
+    """Draw the first query of each of the first ten classes with its neighbours."""
     labels = splits.query.labels
     rows = [int((labels == label).nonzero()[0]) for label in labels.unique().tolist()[:10]]
     distances, ids = run.index.search(run.model.encode(splits.query.inputs[rows]), NEIGHBOURS)

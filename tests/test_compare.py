@@ -98,7 +98,7 @@ def test_done_cells_are_not_done_again(done: tuple[Path, list[dict]], monkeypatc
 
 def test_another_setting_does_not_mix(done: tuple[Path, list[dict]]) -> None:
     out, _ = done
-    with pytest.raises(ValueError, match="holds a comparison with another gallery, queries; choose another --out"):
+    with pytest.raises(ValueError, match="has a comparison with another gallery, queries; choose another --out"):
         run(out, splits(n=400), rotations=["none", "itq"])
 
 
@@ -108,14 +108,14 @@ def test_a_folder_begun_before_a_setting_existed_goes_on(done: tuple[Path, list[
     setting = json.loads(path.read_text())
     path.write_text(json.dumps({key: value for key, value in setting.items() if key != "warmup"}))
     assert run(out, splits(), rotations=["none", "itq"]) == rows
-    assert "; all else as by default." in (out / "results.md").read_text()
+    assert "; all other settings have their defaults." in (out / "results.md").read_text()
     assert "warmup" not in (out / "results.md").read_text()
 
 
 def test_other_options_of_a_method_are_another_setting(done: tuple[Path, list[dict]]) -> None:
     out, _ = done
     config = replace(CONFIG, options={"margin": 0.5})
-    with pytest.raises(ValueError, match="holds a comparison with another options; choose another --out"):
+    with pytest.raises(ValueError, match="has a comparison with another options; choose another --out"):
         compare(config, splits(), out, names=["orthohash"], bits=[8], seeds=[0], rotations=["none", "itq"], progress=False)
 
 
@@ -127,12 +127,12 @@ def test_the_rotations_are_those_asked_for_and_not_that_of_training(tmp_path: Pa
     assert rotated[0]["map_at_all"] == plain[0]["map_at_all"]
     assert "The best epoch is chosen on a share" in (tmp_path / "plain" / "results.md").read_text()
     compare(replace(CONFIG, validation=0.0), splits(), tmp_path / "last", **few)
-    assert "The last epoch counts." in (tmp_path / "last" / "results.md").read_text()
+    assert "The last epoch is used." in (tmp_path / "last" / "results.md").read_text()
 
 
 def test_cells_with_fewer_rotations_are_not_taken_for_done(done: tuple[Path, list[dict]]) -> None:
     out, _ = done
-    with pytest.raises(ValueError, match="holds a comparison with another rotations; choose another --out"):
+    with pytest.raises(ValueError, match="has a comparison with another rotations; choose another --out"):
         run(out, splits(), rotations=["none", "itq", "householder"])
 
 
@@ -162,9 +162,9 @@ def test_the_summary_is_mean_and_sample_deviation() -> None:
     ("change", "message"),
     [
         ({"names": ["dnh"]}, "method must be one of .*; got 'dnh'"),
-        ({"rotations": ["pca"]}, "rotations must be of none, itq, householder; got pca"),
+        ({"rotations": ["pca"]}, "rotations must be some of none, itq, householder; got pca"),
         ({"rotations": []}, "got none at all"),
-        ({"seeds": []}, "at least one method, one length and one seed"),
+        ({"seeds": []}, "names, bits and seeds must have at least one entry each"),
         ({"bits": [8, 12]}, "bits must be a multiple of 8"),
     ],
 )
@@ -175,5 +175,5 @@ def test_bad_arguments(tmp_path: Path, change: dict, message: str) -> None:
 
 
 def test_no_comparison_in_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="holds no cells of a comparison"):
+    with pytest.raises(FileNotFoundError, match="has no cells of a comparison"):
         write_report(tmp_path)

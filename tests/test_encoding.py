@@ -17,7 +17,8 @@ from PIL import Image
 from orthohash_triton import data
 from orthohash_triton.data import Dataset
 from orthohash_triton.models.backbones import Identity, Pixels
-from orthohash_triton.runs.encoding import CodeFile, encode_to, holds_codes, paths_file, read_codes, save_index, skipped_file
+from orthohash_triton.runs.code_files import CodeFile, holds_codes, paths_file, read_codes, save_index, skipped_file
+from orthohash_triton.runs.encoding import encode_to
 from orthohash_triton.search import HammingIndex
 from orthohash_triton.train import HashModel
 
@@ -185,11 +186,9 @@ def test_what_holds_no_codes_is_not_replaced(tmp_path: Path, content: bytes) -> 
     (tmp_path / "notes.txt").write_bytes(content)
     before = contents(tmp_path)
     for out in (rows, tmp_path / "x.npy"):  # the first is the source itself
-        with pytest.raises(
-            FileExistsError, match=rf"{out.name} is a file that holds no codes\. Choose another name, or delete it"
-        ):
+        with pytest.raises(FileExistsError, match=rf"{out.name} is a file without codes\. Choose another name, or delete it"):
             encode(of_features(), rows, out)
-    with pytest.raises(FileExistsError, match=r"notes\.txt is a file that holds no codes"):
+    with pytest.raises(FileExistsError, match=r"notes\.txt is a file without codes"):
         save_index(CodeFile(HammingIndex(8), None, None), tmp_path / "notes.txt")
     assert contents(tmp_path) == before
 
@@ -261,6 +260,32 @@ def test_what_was_written_after_the_last_note_is_done_again(photos: Path, tmp_pa
     assert (tmp_path / "x.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
 
 
+def test_codes_are_on_the_disk_before_the_note_that_counts_them(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power failure the note must not count codes that were still in memory."""
+    on_disk: dict[int, int] = {}  # inode -> bytes that were flushed
+    counted: list[tuple[int, int]] = []  # bytes that a note counts, bytes that were flushed before it appeared
+    fsync, replace = os.fsync, os.replace
+
+    def recorded_fsync(descriptor: int) -> None:
+        fsync(descriptor)
+        on_disk[os.fstat(descriptor).st_ino] = os.fstat(descriptor).st_size
+
+    def recorded_replace(source, target) -> None:
+        if str(target).endswith(".partial.json"):
+            note = json.loads(Path(source).read_text())
+            inode = (tmp_path / "x.npy.partial").stat().st_ino
+            counted.append(((note["done"] - len(note["skipped"])) * 3, on_disk.get(inode, 0)))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", recorded_fsync)
+    monkeypatch.setattr(os, "replace", recorded_replace)
+    encode(of_images(), photos, tmp_path / "x.npy", save_every=0.0)
+    assert [needed for needed, _ in counted][-1] == 11 * 3
+    assert all(needed <= flushed for needed, flushed in counted)
+
+
 def test_resume_where_nothing_was_left_behind(photos: Path, tmp_path: Path) -> None:
     assert encode(of_images(), photos, tmp_path / "x.npy", resume=True).count == 11
 
@@ -286,7 +311,7 @@ def test_what_was_left_behind_is_not_thrown_away(photos: Path, tmp_path: Path) -
 
 def test_resume_with_something_else(photos: Path, tmp_path: Path) -> None:
     stop(of_images(), photos, tmp_path / "x.npy", after=2)
-    with pytest.raises(ValueError, match=r"x\.npy\.partial was made with another model: it cannot go on\. Delete"):
+    with pytest.raises(ValueError, match=r"x\.npy\.partial was made with another model and cannot be continued\. Delete"):
         encode(of_images(seed=1), photos, tmp_path / "x.npy", resume=True)
     with pytest.raises(ValueError, match="with another source"):
         encode(of_images(), photos / "cat", tmp_path / "x.npy", resume=True)
@@ -363,7 +388,7 @@ def test_corrupt_images_may_be_fatal(photos: Path, tmp_path: Path) -> None:
     ("out", "error", "message"),
     [
         ("x.txt", ValueError, r"x\.txt must end in \.npy or \.ibxf or \.parquet; got \.txt"),
-        ("x", ValueError, "got no ending"),
+        ("x", ValueError, "got no extension"),
         ("nowhere/x.npy", FileNotFoundError, r"the folder .*nowhere does not exist\. Create it first"),
     ],
 )
@@ -435,7 +460,7 @@ def test_a_list_of_files_never_stands_beside_other_codes(tmp_path: Path, monkeyp
         save_index(codes_of(3, "new"), out)
     assert read_codes(out).paths == ["old0", "old1", "old2"]
     monkeypatch.undo()
-    monkeypatch.setattr("orthohash_triton.runs.encoding.atomic_write", fails)  # of the list, when the codes are there
+    monkeypatch.setattr("orthohash_triton.runs.code_files.atomic_write", fails)  # of the list, when the codes are there
     with pytest.raises(OSError, match="disk full"):
         save_index(codes_of(3, "new"), out)
     assert read_codes(out).paths is None
@@ -479,6 +504,22 @@ def test_codes_that_cannot_be_read(tmp_path: Path) -> None:
     pq.write_table(pa.table({"code": pa.array([b"ab", None], pa.binary(2))}), tmp_path / "x.parquet")
     with pytest.raises(ValueError, match="lacks the code of 1 rows"):
         read_codes(tmp_path / "x.parquet")
+
+
+def test_an_archive_of_arrays_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.savez(tmp_path / "x.npz", codes=np.zeros((3, 3), np.uint8))
+    (tmp_path / "x.npz").rename(tmp_path / "x.npy")
+    opened: list[Any] = []
+    load = np.load
+
+    def recorded(*arguments: Any, **options: Any) -> Any:
+        opened.append(load(*arguments, **options))
+        return opened[-1]
+
+    monkeypatch.setattr(np, "load", recorded)
+    with pytest.raises(ValueError, match=r"x\.npy is an archive of arrays; expected packed codes"):
+        read_codes(tmp_path / "x.npy")
+    assert opened[0].zip is None
 
 
 def test_without_pyarrow(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

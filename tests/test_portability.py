@@ -151,7 +151,7 @@ def test_a_file_that_windows_holds_open(tmp_path: Path, monkeypatch: pytest.Monk
     before = path.read_bytes()
     monkeypatch.setattr(files.os, "replace", refuse)
     index.add(np.ones((2, 1), np.uint8))
-    with pytest.raises(PermissionError, match=r"cannot replace .*gallery\.ibxf, which stays as it was .*close it first"):
+    with pytest.raises(PermissionError, match=r"cannot replace .*gallery\.ibxf, which is unchanged .*close it first"):
         index.save(path)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["gallery.ibxf"]

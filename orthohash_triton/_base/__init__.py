@@ -1,1 +1,1 @@
-"""What every other part of the package may import: argument checks, array conversion, files, progress bars, the environment."""
+"""Helpers that every other folder of the package may import: argument checks, array conversion, files, progress bars."""

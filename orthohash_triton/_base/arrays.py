@@ -1,4 +1,4 @@
-"""numpy in, numpy out: for codes, search and metrics."""
+"""Conversion between NumPy arrays and tensors, for functions that return NumPy arrays when they are given NumPy arrays."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -11,18 +11,22 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def as_tensor(value: Any) -> Any:
-    """A numpy array as a tensor (sharing memory where torch can); as it is what torch has no dtype for, and anything else."""
+    """Return a NumPy array as a tensor that shares its memory if possible. Return anything else unchanged.
+
+    An array whose dtype torch does not have is returned unchanged, so that the check of the argument can name it in its message.
+    """
     if not isinstance(value, np.ndarray):
         return value
     if not value.flags.writeable or any(stride < 0 for stride in value.strides):
-        value = value.copy()  # torch knows neither read-only nor backward arrays
+        value = value.copy()  # torch supports neither read-only arrays nor negative strides
     try:
         return torch.from_numpy(value)
-    except (TypeError, ValueError):  # strings, objects, foreign byte orders: the check of the argument says so by its name
+    except (TypeError, ValueError):  # strings, objects, foreign byte orders
         return value
 
 
 def as_array(value: Any) -> Any:
+    """Return a tensor, or each tensor in a tuple, as a NumPy array. Return anything else unchanged."""
     if isinstance(value, torch.Tensor):
         return value.numpy()
     if isinstance(value, tuple):
@@ -32,7 +36,7 @@ def as_array(value: Any) -> Any:
 
 
 def numpy_friendly(function: F) -> F:
-    """Let `function` take numpy arrays for its tensors; it then answers with numpy arrays."""
+    """Decorate `function` to accept NumPy arrays instead of tensors. If one argument is an array, its results are arrays too."""
 
     @wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Argument checks. Every message names the op, the argument, what came, what was expected and what to do."""
+"""Argument checks. Each error message names the op, the argument, the value, what was expected, and what to do."""
 
 import operator
 import os
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def describe(value: Any) -> str:
-    """What came, in a few words: "float32 [3, 4] on cpu" for a tensor, the type and value of what has no shape."""
+    """Return a short description for error messages: "float32 [3, 4] on cpu" for a tensor, else the type and the value."""
     if isinstance(value, Tensor):
         return f"{dtype_name(value.dtype)} {list(value.shape)} on {value.device}"
     if isinstance(value, np.ndarray):
@@ -19,16 +19,17 @@ def describe(value: Any) -> str:
 
 
 def dtype_name(dtype: torch.dtype) -> str:
+    """Return the name of a dtype without the prefix "torch."."""
     return str(dtype).removeprefix("torch.")
 
 
 def full_validation() -> bool:
-    """ORTHOHASH_VALIDATE=1 also checks values that live on a GPU, which stalls its stream."""
+    """Return whether ORTHOHASH_VALIDATE=1 asks for checks of values on a GPU too, each of which synchronises with the device."""
     return os.environ.get("ORTHOHASH_VALIDATE") == "1"
 
 
 def may_read_values(tensor: Tensor) -> bool:
-    """Whether looking at the values is free of a device synchronisation (or asked for)."""
+    """Return whether the values of `tensor` may be read: on the CPU, or on a GPU if ORTHOHASH_VALIDATE=1 asks for it."""
     if tensor.device.type == "meta" or torch.compiler.is_compiling():
         return False
     return tensor.device.type == "cpu" or full_validation()
@@ -37,9 +38,15 @@ def may_read_values(tensor: Tensor) -> bool:
 def tensor(
     op: str, name: str, value: Any, *, dtypes: tuple[torch.dtype, ...], ndim: int, shape: str, advice: str | None = None
 ) -> Tensor:
-    """`value` as a tensor of one of `dtypes` with `ndim` dimensions; `shape` is its name in words, as "[N, K]".
+    """Return `value` if it is a tensor of one of `dtypes` with `ndim` dimensions.
 
-    advice: what to do about another dtype; to convert it, where nothing is said.
+    Args:
+        shape: the expected shape for the message, for example "[N, K]".
+        advice: what the message recommends for another dtype; the default is a conversion.
+
+    Raises:
+        TypeError: `value` is no tensor or has another dtype.
+        ValueError: it has another number of dimensions.
     """
     if isinstance(value, Tensor) and value.dtype in dtypes and value.ndim == ndim:
         return value
@@ -52,6 +59,7 @@ def tensor(
 
 
 def same_device(op: str, name: str, value: Tensor, other_name: str, other: Tensor) -> None:
+    """Raise ValueError unless both tensors are on one device."""
     if value.device != other.device:
         raise ValueError(
             f"{op}: {name} is on {value.device}, {other_name} on {other.device}; "
@@ -60,7 +68,7 @@ def same_device(op: str, name: str, value: Tensor, other_name: str, other: Tenso
 
 
 def codes(op: str, name: str, value: Any) -> Tensor:
-    """Packed codes, uint8 [N, ceil(K/8)]."""
+    """Return `value` if it is a tensor of packed codes, uint8 [N, ceil(K/8)] with at least one byte per code."""
     advice = "Pack real numbers, signs or bools with pack_codes"
     checked = tensor(op, name, value, dtypes=(torch.uint8,), ndim=2, shape="[N, bits/8] of packed codes", advice=advice)
     if checked.shape[1] == 0:
@@ -69,7 +77,7 @@ def codes(op: str, name: str, value: Any) -> Tensor:
 
 
 def code_pair(op: str, queries: Any, gallery: Any, names: tuple[str, str] = ("queries", "gallery")) -> tuple[Tensor, Tensor]:
-    """Two sets of packed codes of one width, on one device; `names` are those of the arguments."""
+    """Return two tensors of packed codes if they have the same width and device. `names` are the names of the arguments."""
     queries, gallery = codes(op, names[0], queries), codes(op, names[1], gallery)
     if queries.shape[1] != gallery.shape[1]:
         raise ValueError(
@@ -81,7 +89,7 @@ def code_pair(op: str, queries: Any, gallery: Any, names: tuple[str, str] = ("qu
 
 
 def gallery_mask(op: str, mask: Any, gallery: Tensor) -> Tensor | None:
-    """Which gallery rows may be found: bool [N], or None for all."""
+    """Return `mask` if it is None or bool [N], with one entry for each row of `gallery`, on its device."""
     if mask is None:
         return None
     mask = tensor(op, "mask", mask, dtypes=(torch.bool,), ndim=1, shape="[N], one entry a gallery row,")
@@ -93,10 +101,11 @@ def gallery_mask(op: str, mask: Any, gallery: Tensor) -> Tensor | None:
 
 
 def integer(op: str, name: str, value: Any, *, minimum: int, maximum: int | None = None) -> int:
+    """Return `value` as an int if it is an integer (of NumPy too) between `minimum` and `maximum`."""
     try:
         if isinstance(value, bool):
             raise TypeError
-        value = operator.index(value)  # int() would cut a float off
+        value = operator.index(value)  # int() would truncate a float
     except TypeError:
         raise TypeError(f"{op}: {name} must be an integer; got {describe(value)}") from None
     if value < minimum or (maximum is not None and value > maximum):
@@ -106,6 +115,7 @@ def integer(op: str, name: str, value: Any, *, minimum: int, maximum: int | None
 
 
 def number(op: str, name: str, value: Any) -> float:
+    """Return `value` as a float if it is a number."""
     try:
         if isinstance(value, bool | str):
             raise TypeError
@@ -115,6 +125,7 @@ def number(op: str, name: str, value: Any) -> float:
 
 
 def choice(op: str, name: str, value: Any, options: tuple[str, ...]) -> str:
+    """Return `value` if it is one of `options`."""
     if value not in options:
         raise ValueError(f"{op}: {name} must be one of {', '.join(map(repr, options))}; got {value!r}")
     return value

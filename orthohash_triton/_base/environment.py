@@ -1,4 +1,4 @@
-"""What this machine and installation are, for reports that someone else has to make sense of."""
+"""A description of this machine and installation, for reports that are read elsewhere."""
 
 import os
 import platform
@@ -20,7 +20,7 @@ _OTHER_BUILDS = {
 
 
 def environment() -> dict[str, Any]:
-    """Versions, processor, threads and GPUs, as plain values."""
+    """Return versions, processor, threads and GPUs as plain values."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -33,7 +33,7 @@ def environment() -> dict[str, Any]:
 
 
 def package_version(name: str) -> str | None:
-    """The installed version of a distribution, whichever of its builds it is."""
+    """Return the installed version of a distribution or of one of its other builds; None if it is not installed."""
     for build in (name, *_OTHER_BUILDS.get(name, ())):
         try:
             return version(build)
@@ -47,7 +47,7 @@ def package_version(name: str) -> str | None:
 
 
 def cpu_model() -> str:
-    """The processor's name as the system tells it."""
+    """Return the name of the processor."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
@@ -56,7 +56,7 @@ def cpu_model() -> str:
 
 
 def cpu_target() -> str:
-    """Architecture and the vector instructions that decide how fast bits are counted, as "x86-64, AVX2"."""
+    """Return the architecture and the vector instructions that bit counting uses, for example "x86-64, AVX2"."""
     machine = platform.machine().lower()
     if machine in ("aarch64", "arm64"):
         return "Arm, 64 bits"
@@ -77,7 +77,7 @@ def _cpu_flags() -> set[str]:
 
 
 def gpu_target(index: int) -> str:
-    """What kernels are compiled for on a GPU: "sm_90", "gfx942"."""
+    """Return the architecture that kernels are compiled for on a GPU: "sm_90", "gfx942"."""
     if torch.version.hip:
         return str(torch.cuda.get_device_properties(index).gcnArchName).partition(":")[0]
     major, minor = torch.cuda.get_device_capability(index)
@@ -85,14 +85,14 @@ def gpu_target(index: int) -> str:
 
 
 def gpu_toolkit() -> str | None:
-    """What torch was built with: "CUDA 13.0", "ROCm 6.4"; None for a build without."""
+    """Return the toolkit that torch was built with: "CUDA 13.0", "ROCm 6.4"; None for a CPU build."""
     if torch.version.hip:
         return f"ROCm {torch.version.hip}"
     return f"CUDA {torch.version.cuda}" if torch.version.cuda else None
 
 
 def gpu_driver() -> str | None:
-    """The version of the GPUs' driver; None where the system does not tell it."""
+    """Return the version of the GPU driver; None if it cannot be found out."""
     if torch.version.hip:
         return _first_line(Path("/sys/module/amdgpu/version"))
     line = _first_line(Path("/proc/driver/nvidia/version"))

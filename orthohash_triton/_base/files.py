@@ -1,4 +1,4 @@
-"""Files that are either the old one or the new one, never half of one."""
+"""Atomic file writing: after an interruption a file has either its old contents or its new contents, never a mixture."""
 
 import os
 import secrets
@@ -11,17 +11,17 @@ from typing import BinaryIO
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A binary file that takes the place of `path` when the block ends.
+    """Open a binary file that replaces `path` when the block ends.
 
-    The bytes go to a temporary file in the same folder, which is flushed to the disk and then renamed over `path`. If the
-    block raises, the temporary file is removed and what stood at `path` stays; if the process is killed, `path` is untouched
-    too, and a file named `.<name>.<random>.tmp` may be left beside it. A symbolic link is followed, not replaced. Who may read
-    the old file may read the new one, and nobody else.
+    The bytes are written to a temporary file in the same folder, which is flushed to the disk and then renamed to `path`. If the
+    block raises, the temporary file is removed and `path` is unchanged. If the process is killed, `path` is unchanged too, but a
+    temporary file named `.<name>.<random>.tmp` may remain. A symbolic link is followed, not replaced. The new file has the
+    permissions of the old one.
 
     Raises:
         FileNotFoundError: the folder does not exist.
-        PermissionError: on Windows, also where a file is open that would be replaced, as an index loaded with `mmap=True` is.
-        OSError: it cannot be written to, or the disk is full.
+        PermissionError: the file cannot be replaced; on Windows also if it is open, as an index loaded with `mmap=True` is.
+        OSError: the folder is not writable, or the disk is full.
     """
     target = Path(os.path.realpath(path))
     if not target.parent.is_dir():
@@ -47,13 +47,13 @@ def _replace(temporary: Path, target: Path) -> None:
         os.replace(temporary, target)
     except PermissionError as error:
         raise PermissionError(
-            f"cannot replace {target}, which stays as it was ({error.strerror}). If it is open, in another program or as an "
-            "index loaded with mmap=True (which Windows then holds), close it first"
+            f"cannot replace {target}, which is unchanged ({error.strerror}). If it is open in another program, or as an index "
+            "loaded with mmap=True (Windows locks it then), close it first"
         ) from error
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the rename itself survive a power failure, where folders can be opened (not on Windows)."""
+    """Flush the folder, so that the rename survives a power failure. Windows cannot open folders, so nothing is done there."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)

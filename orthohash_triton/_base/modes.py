@@ -18,7 +18,7 @@ def without_autocast(values: Tensor) -> contextlib.AbstractContextManager:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """`module` in evaluation mode; then every part of it in its own mode again, as layers may be frozen one by one."""
+    """Put `module` into evaluation mode for the block. Afterwards each layer has its own mode again, as some may be frozen."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:

@@ -1,4 +1,4 @@
-"""Deprecation shims: public modules and names that have moved are still found in their old place, with a warning.
+"""Deprecation shims: public modules and names that have moved can still be imported from their old place, with a warning.
 
 Each row of `MODULES` and `NAMES` is one shim and is removed one release after the move.
 """
@@ -29,25 +29,40 @@ MODULES = {
 """Old module -> new module."""
 
 NAMES = {
+    f"{_PACKAGE}.models.pretrained.export_run": f"{_PACKAGE}.runs.export.export_run",
+    f"{_PACKAGE}.runs.encoding.CodeFile": f"{_PACKAGE}.runs.code_files.CodeFile",
+    f"{_PACKAGE}.runs.encoding.holds_codes": f"{_PACKAGE}.runs.code_files.holds_codes",
+    f"{_PACKAGE}.runs.encoding.paths_file": f"{_PACKAGE}.runs.code_files.paths_file",
+    f"{_PACKAGE}.runs.encoding.read_codes": f"{_PACKAGE}.runs.code_files.read_codes",
+    f"{_PACKAGE}.runs.encoding.save_index": f"{_PACKAGE}.runs.code_files.save_index",
+    f"{_PACKAGE}.runs.encoding.skipped_file": f"{_PACKAGE}.runs.code_files.skipped_file",
     f"{_PACKAGE}.train.Run": f"{_PACKAGE}.runs.Run",
     f"{_PACKAGE}.train.load_run": f"{_PACKAGE}.runs.load_run",
     f"{_PACKAGE}.train.save_run": f"{_PACKAGE}.runs.save_run",
+    **{old: new for old, new in MODULES.items() if old.count(".") > 1},  # `import a.train` made `a.train.model` available
 }
-"""Old name -> new name, for single names of a module that stays."""
+"""Old name -> new name, for single names of a module that still exists under the old name's module."""
 
 
 def find_moved(module: str, name: str) -> Any:
-    """Return what `module` once called `name`; for the `__getattr__` of a module.
+    """Return the object that was called `name` in `module`. A module calls this from its `__getattr__`.
+
+    Warns with DeprecationWarning the first time that a name is looked up.
 
     Raises:
-        AttributeError: nothing of that name has moved.
+        AttributeError: no object of that name has moved.
     """
-    new = NAMES.get(f"{module}.{name}")
+    old = f"{module}.{name}"
+    new = NAMES.get(old)
     if new is None:
         raise AttributeError(f"module {module!r} has no attribute {name!r}")
     owner, _, attribute = new.rpartition(".")
-    _warn(f"{module}.{name}", new, stacklevel=4)
-    return getattr(importlib.import_module(owner), attribute)
+    found = importlib.import_module(new) if old in MODULES else getattr(importlib.import_module(owner), attribute)
+    _warn(old, new, stacklevel=4)  # the caller of _warn, find_moved and __getattr__
+    setattr(sys.modules[module], name, found)  # `from module import name` looks twice and should warn once
+    if old in MODULES:
+        sys.modules[old] = found
+    return found
 
 
 def install() -> None:
@@ -57,17 +72,15 @@ def install() -> None:
 
 
 class _MovedModules(MetaPathFinder, Loader):
-    """Answers for the old name of a module with a module that looks everything up in the new one."""
+    """Imports the new module in place of the old one: both names then refer to one module object."""
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         return ModuleSpec(fullname, self) if fullname in MODULES else None
 
     def exec_module(self, module: ModuleType) -> None:
         new = importlib.import_module(MODULES[module.__name__])
-        _warn(module.__name__, new.__name__, stacklevel=2)
-        module.__doc__ = f"Moved to `{new.__name__}`."
-        module.__getattr__ = lambda name: getattr(new, name)  # type: ignore[method-assign]
-        module.__dir__ = lambda: dir(new)  # type: ignore[method-assign]
+        _warn(module.__name__, new.__name__, stacklevel=3)  # the importer; Python leaves out the frames of importlib
+        sys.modules[module.__name__] = new
 
 
 def _warn(old: str, new: str, *, stacklevel: int) -> None:

@@ -1,15 +1,24 @@
-"""Progress bars, on standard error so that figures on standard output can be piped."""
+"""Progress bars on standard error, so that standard output can be piped."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 Advance = Callable[..., None]
-"""Advances a bar by one; called with a text, it also changes the bar's description."""
+"""Advance a bar by one step. A text as argument replaces the description of the bar."""
 
 
 @contextmanager
 def progress_bar(description: str, total: int, *, done: int = 0, enabled: bool = True) -> Iterator[Advance]:
-    """A bar of `total` steps, of which `done` are done already, with the time that is left; yields what advances it."""
+    """Show a progress bar with the remaining time, and yield a function that advances it by one step.
+
+    Args:
+        total: number of steps.
+        done: number of steps that are finished already.
+        enabled: with False nothing is shown, and the yielded function does nothing.
+
+    Raises:
+        ImportError: rich is not installed.
+    """
     if not enabled:
         yield lambda description=None: None
         return

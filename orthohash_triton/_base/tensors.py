@@ -1,4 +1,4 @@
-"""Tensors in safetensors files."""
+"""Writing of safetensors files."""
 
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from .files import atomic_write
 
 
 def safetensors() -> Any:
+    """Return the module safetensors; raise ImportError with the command that installs it if it is missing."""
     try:
         import safetensors.torch
     except ImportError as error:
@@ -17,6 +18,7 @@ def safetensors() -> Any:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write `tensors` by name to a safetensors file, completely or not at all."""
     save = safetensors().torch.save
-    with atomic_write(path) as file:  # clones, as safetensors refuses tensors that share memory (tied weights)
+    with atomic_write(path) as file:  # cloned because safetensors refuses tensors that share memory (tied weights)
         file.write(save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}))

@@ -40,7 +40,8 @@ def _add_options(parser: CommandParser) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     """Encode the source and print where the codes are."""
-    from ..runs.encoding import encode_to, paths_file, skipped_file
+    from ..runs.code_files import paths_file, skipped_file
+    from ..runs.encoding import encode_to
     from ..train.trainer import require_device
 
     require_device(options.device)

@@ -26,7 +26,7 @@ def _add_options(parser: CommandParser) -> None:
 def _run(options: argparse.Namespace) -> None:
     """Read codes and write them as an index file."""
     from ..runs import load_run
-    from ..runs.encoding import CodeFile, read_codes, save_index
+    from ..runs.code_files import CodeFile, read_codes, save_index
 
     if options.source.is_dir():
         found = load_run(options.source)

@@ -28,7 +28,7 @@ def _run(options: argparse.Namespace) -> None:
 
 def _describe(path: Path) -> dict[str, Any]:
     """Return what is at `path`: its "kind", its properties, and as "next" the command lines that accept it."""
-    from ..runs.encoding import holds_codes
+    from ..runs.code_files import holds_codes
     from ..train.checkpoint import NAME as CHECKPOINT
 
     if not path.exists():
@@ -103,7 +103,7 @@ def _describe_pretrained(path: Path) -> dict[str, Any]:
 
 def _describe_codes(path: Path) -> dict[str, Any]:
     """Describe a file of codes."""
-    from ..runs.encoding import read_codes
+    from ..runs.code_files import read_codes
 
     found = read_codes(path)
     kind = {".npy": "packed codes", ".parquet": "packed codes in a table"}.get(path.suffix, "index file")

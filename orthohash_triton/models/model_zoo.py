@@ -1,4 +1,4 @@
-"""Backbones of timm and torchvision, where those are installed: any of their image models, without its classifier."""
+"""Backbones from timm and torchvision: any of their image models, without the classifier."""
 
 import difflib
 import importlib
@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_CLASSES = 1000  # of ImageNet: the outputs of the layer that is taken off
+_CLASSES = 1000  # of ImageNet: the number of outputs of the classifier that is removed
 
 
 class Standardised(nn.Module):
-    """`network` on images in [0, 1], brought to the mean and deviation that its weights were trained with.
+    """A network with the normalisation of its inputs: takes images in [0, 1], subtracts `mean` and divides by `deviation`.
 
-    Grey images are repeated over three channels. Images smaller than `size` (height, width) are enlarged to it (bilinear); with
-    `fixed`, for networks that take no other, larger ones are made smaller too.
+    Grey images are repeated over three channels. Images smaller than `size` (height, width) are enlarged to it with bilinear
+    interpolation. If `fixed`, for networks that take no other size, larger images are reduced to it too.
     """
 
     mean: Tensor
@@ -40,7 +40,7 @@ class Standardised(nn.Module):
 
 
 def timm_backbone(name: str, pretrained: bool) -> nn.Module:
-    """The model `name` of timm (a name as `timm.list_models()` has it), with pooled features."""
+    """Build the model `name` of timm, a name in `timm.list_models()`, with pooled features as output."""
     timm = _import("timm")
     try:
         network = timm.create_model(name, pretrained=pretrained, num_classes=0)
@@ -55,38 +55,38 @@ def timm_backbone(name: str, pretrained: bool) -> nn.Module:
 
 
 def torchvision_backbone(name: str, pretrained: bool) -> nn.Module:
-    """The classification model `name` of torchvision (a name as `torchvision.models.list_models()` has it)."""
+    """Build the model `name` of torchvision, a name in `torchvision.models.list_models()`, without its classifier."""
     models = _import("torchvision.models")
     known = models.list_models(module=models)
     if name not in known:
         raise _unknown("torchvision", name, known)
     weights = models.get_model_weights(name).DEFAULT
     size = weights.meta["min_size"]
-    # A vision transformer takes images of one size, on which the shapes of its weights depend.
+    # The shapes of a vision transformer's weights depend on the size of its images.
     options = {"image_size": size[0]} if name.startswith("vit_") else {}
     network = models.get_model(name, weights=weights if pretrained else None, **options)
-    _take_off_classifier(network)
-    if hasattr(network, "transform_input"):  # Inception: what its weights change must not depend on whether they were fetched
+    _remove_classifier(network)
+    if hasattr(network, "transform_input"):  # Inception: torchvision sets these only if it loads weights
         network.transform_input, network.aux_logits = True, False
         network.AuxLogits = network.aux1 = network.aux2 = None
     preset = weights.transforms()
     return Standardised(network, preset.mean, preset.std, size, fixed=name.startswith(("vit_", "maxvit_")))
 
 
-def _take_off_classifier(network: nn.Module) -> None:
-    """Put the identity in place of the last layer with as many outputs as there are classes."""
+def _remove_classifier(network: nn.Module) -> None:
+    """Replace the last layer that has one output per class by the identity."""
     for name, module in reversed(list(network.named_modules())):
         if _CLASSES in (getattr(module, "out_features", None), getattr(module, "out_channels", None)):
             parent, _, own = name.rpartition(".")
             setattr(network.get_submodule(parent), own, nn.Identity())
             return
-    raise ValueError(f"backbone torchvision: {type(network).__name__} has no layer of {_CLASSES} classes to take off")
+    raise ValueError(f"backbone torchvision: {type(network).__name__} has no layer of {_CLASSES} classes that could be removed")
 
 
 def _import(module: str) -> Any:
     try:
         return importlib.import_module(module)
-    except (ImportError, RuntimeError) as error:  # torchvision made for another torch raises RuntimeError
+    except (ImportError, RuntimeError) as error:  # torchvision raises RuntimeError if it was built for another version of torch
         package = module.partition(".")[0]
         raise ImportError(
             f"the backbone {package}:NAME needs {package}, which cannot be imported ({error}): pip install {package}"
@@ -100,4 +100,4 @@ def _unknown(library: str, name: str, known: Sequence[str]) -> ValueError:
 
 
 LIBRARIES: dict[str, Callable[[str, bool], nn.Module]] = {"timm": timm_backbone, "torchvision": torchvision_backbone}
-"""Each takes the name of a model and whether to fetch its weights."""
+"""Library -> function that builds a model by its name, with pre-trained weights if the second argument is True."""

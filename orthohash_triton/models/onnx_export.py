@@ -1,15 +1,15 @@
-"""A model as one ONNX graph: samples in, packed codes out, for ONNX Runtime and what else reads ONNX.
+"""Export of a model as one ONNX graph that computes packed codes from samples.
 
     input    images    uint8 [N, H, W] (grey) or [N, 3, H, W]; with channels_last uint8 [N, H, W, 3]
          or  features  float32 [N, D]
     output   codes             uint8 [N, ceil(bits / 8)], as `HashModel.encode`: bit j of byte i is dimension 8i + j
-    output   continuous_codes  float32 [N, bits], as `HashModel.continuous_codes`; for re-ranking, computed only if asked for
+    output   continuous_codes  float32 [N, bits], as `HashModel.continuous_codes`; for re-ranking, computed only if requested
 
-Images are resized before; all the rest is in the graph, in evaluation mode: scaling, backbone, head, signs, packing by 32-bit
-integer arithmetic. Its metadata say bits, bit_order, sample_shape, channels_last and class_names.
+The caller resizes the images. The graph does everything else, in evaluation mode: scaling, backbone, head, signs, and packing by
+32-bit integer arithmetic. Its metadata are bits, bit_order, sample_shape, channels_last and class_names.
 
-PyTorch and ONNX Runtime add up in different orders, as PyTorch itself does for another batch size: a value within rounding of 0
-can get the other sign. `compare_onnx` counts such bits.
+PyTorch and ONNX Runtime sum in different orders, so a value that is 0 up to rounding can get the other sign. (PyTorch itself does
+this for another batch size.) `compare_onnx` counts such bits.
 """
 
 import copy
@@ -36,41 +36,63 @@ from .model import HashModel
 
 OPSET = 18
 OPSETS = range(18, 24)
-ROUNDING = 1e-3  # of the root mean square of the continuous codes: far above what rounding does, far below what an error does
+ROUNDING = 1e-3
+"""Largest difference that counts as rounding, relative to the root mean square of the continuous codes.
 
-_CHECKED = 8
-_LARGEST_BATCH = 2**31 - 1  # attention guards against 2**63 - 1
-_LARGEST = 2**31 - 2**20  # bytes: protobuf's limit for one file
+Rounding errors are far smaller, and the differences of a wrong graph are far larger.
+"""
+
+_CHECKED = 8  # samples of noise for the check, if batches can have any size
+_LARGEST_BATCH = 2**31 - 1  # torch.export of attention adds a guard that excludes 2**63 - 1
+_LARGEST = 2**31 - 2**20  # bytes: the limit of protobuf for one file
 
 
 @dataclass(frozen=True)
 class OnnxAgreement:
-    """How the codes of an ONNX graph compare with those of the model it came from."""
+    """The differences between the codes of an ONNX graph and those of the model that it was exported from.
+
+    Attributes:
+        samples: number of samples that were compared.
+        bits: length of one code.
+        differing_bits: number of bits that differ, of samples * bits.
+        differing_samples: number of samples with at least one such bit.
+        largest_value_differing: largest absolute continuous code, computed by PyTorch, of a bit that differs; 0 if none does.
+        largest_difference: largest absolute difference between two continuous codes.
+        scale: root mean square of the continuous codes.
+
+    Example:
+        >>> from orthohash_triton.models.onnx_export import OnnxAgreement
+        >>> agreement = OnnxAgreement(1000, 64, 2, 2, 1e-7, 5e-7, 1.0)
+        >>> agreement.identical, agreement.within_rounding
+        (False, True)
+        >>> print(agreement)
+        2 of 64,000 bits of 1,000 samples differ, at absolute values up to 1.0e-07; values differ by at most 5.0e-07, ...
+    """
 
     samples: int
-    bits: int  # of one code
-    differing_bits: int  # of samples * bits
+    bits: int
+    differing_bits: int
     differing_samples: int
-    largest_value_differing: float  # the greatest |continuous code|, by PyTorch, of a bit that differs; 0 if none does
-    largest_difference: float  # between two continuous codes
-    scale: float  # root mean square of the continuous codes
+    largest_value_differing: float
+    largest_difference: float
+    scale: float
 
     @property
     def identical(self) -> bool:
-        """Whether all codes are the same, bit for bit."""
+        """Whether all codes are equal."""
         return self.differing_bits == 0
 
     @property
     def within_rounding(self) -> bool:
-        """Whether the graph computes what the model does: values differ by rounding alone, and so bits only near 0."""
+        """Whether all continuous codes are equal up to rounding, so that bits differ only where a value is close to 0."""
         return self.largest_difference <= ROUNDING * self.scale
 
     def __str__(self) -> str:
         total = f"{self.samples * self.bits:,} bits of {self.samples:,} samples"
-        values = f"values differ by {self.largest_difference:.1e} at most, with a root mean square of {self.scale:.2g}"
+        values = f"values differ by at most {self.largest_difference:.1e}, their root mean square is {self.scale:.2g}"
         if self.identical:
-            return f"all {total} are the same; {values}"
-        where = f"where a value is {self.largest_value_differing:.1e} or nearer to 0"
+            return f"all {total} are equal; {values}"
+        where = f"at absolute values up to {self.largest_value_differing:.1e}"
         return f"{self.differing_bits:,} of {total} differ, {where}; {values}"
 
 
@@ -84,27 +106,39 @@ def export_onnx(
     class_names: Sequence[str] = (),
     check: bool = True,
 ) -> None:
-    """Write `model` as the ONNX graph that this module describes. A file at `path` is replaced when all went well.
+    """Write `model` as an ONNX graph. The inputs and outputs of the graph are described at the top of this module.
+
+    A file at `path` is replaced after everything else has succeeded.
 
     Args:
-        model: on any device, in any mode; it stays as it is.
+        model: a model on any device and in any mode; it is not changed.
         opset: version of ONNX's operators, 18 to 23.
-        batch_size: N, if it is to be fixed; None takes batches of any size.
-        channels_last: take RGB images as uint8 [N, H, W, 3], as Pillow and OpenCV hold them (in the order RGB).
-        class_names: kept in the graph's metadata.
-        check: run the graph in ONNX Runtime, on noise, and compare it with the model before anything is written.
+        batch_size: fixed number of samples N of a batch; None allows batches of any size.
+        channels_last: whether the graph takes RGB images as uint8 [N, H, W, 3], the layout of Pillow. OpenCV has the same layout
+            in the order BGR.
+        class_names: stored in the metadata of the graph.
+        check: whether to run the graph in ONNX Runtime on noise and to compare it with the model before the file is written.
 
     Raises:
-        ValueError: an argument is out of range; the backbone cannot be exported; the graph is too large for one file; or, with
-            `check`, the graph computes something else than the model.
+        ValueError: an argument is out of range; the backbone cannot be exported; the graph is too large for one file; or the
+            check finds that the graph does not compute the codes of the model.
         ImportError: onnx, onnxscript or onnxruntime is not installed.
+
+    Example:
+        >>> import torch
+        >>> from orthohash_triton.models import HashModel
+        >>> from orthohash_triton.models.onnx_export import compare_onnx, export_onnx
+        >>> model = HashModel("features", 16, (8,)).eval()
+        >>> export_onnx(model, "model.onnx")
+        >>> compare_onnx(model, "model.onnx", torch.randn(20, 8)).within_rounding
+        True
     """
     opset = checks.integer("export_onnx", "opset", opset, minimum=OPSETS.start, maximum=OPSETS.stop - 1)
     if batch_size is not None:
         batch_size = checks.integer("export_onnx", "batch_size", batch_size, minimum=1)
     if channels_last and (len(model.sample_shape) != 3 or model.sample_shape[0] != 3):
         raise ValueError(
-            f"export_onnx: channels_last is for RGB images; the model takes samples {list(model.sample_shape)}. Leave it out"
+            f"export_onnx: channels_last is for RGB images; the model takes samples {list(model.sample_shape)}. Omit it"
         )
     graph = _graph(model, opset, batch_size, channels_last)
     _describe(graph, model, channels_last, class_names)
@@ -129,13 +163,26 @@ def compare_onnx(
     batch_size: int = 256,
     providers: Sequence[str] = ("CPUExecutionProvider",),
 ) -> OnnxAgreement:
-    """Run the graph at `path` on `inputs`, samples as a Dataset keeps them, and compare its codes with the model's.
+    """Run the graph at `path` on `inputs` and compare its codes with those of the model.
 
-    providers  of ONNX Runtime, best first, as ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    Args:
+        inputs: samples as a `Dataset` stores them: images uint8 [N, H, W] or [N, 3, H, W], or features float32 [N, D].
+        providers: execution providers of ONNX Runtime in order of preference, for example
+            ["CUDAExecutionProvider", "CPUExecutionProvider"].
 
     Raises:
-        FileNotFoundError, ValueError: there is no graph of `export_onnx` at `path`, or no sample; or the graph takes other ones.
+        FileNotFoundError: `path` does not exist.
+        ValueError: `path` is not a graph of `export_onnx` for this model, or `inputs` is empty.
         ImportError: onnxruntime is not installed.
+
+    Example:
+        >>> import torch
+        >>> from orthohash_triton.models import HashModel
+        >>> from orthohash_triton.models.onnx_export import compare_onnx, export_onnx
+        >>> model = HashModel("features", 16, (8,)).eval()
+        >>> export_onnx(model, "model.onnx", check=False)
+        >>> compare_onnx(model, "model.onnx", torch.randn(20, 8)).samples
+        20
     """
     path = Path(path)
     if not path.is_file():
@@ -146,8 +193,8 @@ def compare_onnx(
     metadata = session.get_modelmeta().custom_metadata_map
     if metadata.get("sample_shape") != json.dumps(model.sample_shape) or metadata.get("bits") != str(model.bits):
         raise ValueError(
-            f"{path} takes samples {metadata.get('sample_shape')} and gives {metadata.get('bits')} bits; the model takes "
-            f"{list(model.sample_shape)} and gives {model.bits}. It was exported from another model"
+            f"{path} takes samples {metadata.get('sample_shape')} and returns {metadata.get('bits')} bits; the model takes "
+            f"{list(model.sample_shape)} and returns {model.bits}. It was exported from another model"
         )
     fixed = session.get_inputs()[0].shape[0]
     if isinstance(fixed, int):
@@ -156,7 +203,7 @@ def compare_onnx(
 
 
 class _Encoder(nn.Module):
-    """What becomes the graph."""
+    """The computation that is exported: from samples to packed codes and continuous codes."""
 
     def __init__(self, model: HashModel, channels_last: bool) -> None:
         super().__init__()
@@ -176,14 +223,14 @@ class _Encoder(nn.Module):
 
 
 def _graph(model: HashModel, opset: int, batch_size: int | None, channels_last: bool) -> Any:
-    """The ONNX model, in memory."""
+    """Return the exported ONNX model in memory."""
     _require_exporter()
     encoder = _Encoder(copy.deepcopy(model).cpu().float(), channels_last).eval()
     example = _as_graph_input(_noise(model, batch_size or 2), channels_last)
     dynamic = None if batch_size is not None else ({0: torch.export.Dim("batch", max=_LARGEST_BATCH)},)
     try:
         with _quiet(), torch.no_grad():
-            # Captured here, as torch.onnx.export falls back to tracing in some versions, which forgets branches without a word.
+            # Captured explicitly, because some versions of torch.onnx.export fall back to tracing, which drops branches silently.
             captured = torch.export.export(encoder, (example,), dynamic_shapes=dynamic, strict=False)
             program = torch.onnx.export(
                 captured, dynamo=True, opset_version=opset, dynamic_shapes=dynamic, verbose=False,
@@ -191,25 +238,27 @@ def _graph(model: HashModel, opset: int, batch_size: int | None, channels_last: 
             )  # fmt: skip
     except ImportError as error:
         raise ImportError(
-            f"export_onnx: PyTorch {torch.__version__} and the installed onnxscript do not fit together ({error}); upgrade it: "
+            f"export_onnx: PyTorch {torch.__version__} and the installed onnxscript are not compatible ({error}); upgrade it: "
             'pip install -U "orthohash-triton[export]"'
         ) from error
-    except Exception as error:  # the backbone may be the caller's: anything may go wrong in it
+    except Exception as error:  # the backbone may be the caller's, so any exception is possible
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ValueError(
             f"export_onnx: the backbone {type(model.backbone).__name__} cannot be exported with opset {opset} ({reason}). "
-            "Keep to operations that torch.export can follow: no branches on values, no shapes that depend on them"
+            "Use only operations that torch.export supports: no branches on values, no shapes that depend on values"
         ) from error
     assert program is not None
     graph = program.model_proto
     size = graph.ByteSize()
     if size > _LARGEST:
-        raise ValueError(f"export_onnx: the graph takes {size:,} bytes, and one ONNX file holds 2 GB. Use a smaller backbone")
+        raise ValueError(
+            f"export_onnx: the graph has {size:,} bytes, but an ONNX file can have at most 2 GB. Use a smaller backbone"
+        )
     return graph
 
 
 def _describe(graph: Any, model: HashModel, channels_last: bool, class_names: Sequence[str]) -> None:
-    """Metadata of the file, in place of torch's, which hold the exporting program's source lines and paths."""
+    """Replace torch's metadata, which contain source lines and paths of the exporting program, by the metadata of the model."""
     import onnx
 
     parts = graph.graph
@@ -227,6 +276,7 @@ def _describe(graph: Any, model: HashModel, channels_last: bool, class_names: Se
 
 
 def _compare(model: HashModel, session: Any, inputs: Tensor | ImageFiles, batch_size: int, channels_last: bool) -> OnnxAgreement:
+    """Compare the codes of the graph in `session` with those of `model`, batch by batch."""
     samples = bits = rows = 0
     nearest = apart = squares = 0.0
     for batch in inputs.split(batch_size):
@@ -246,12 +296,13 @@ def _compare(model: HashModel, session: Any, inputs: Tensor | ImageFiles, batch_
 
 
 def _session(graph: bytes, providers: Sequence[str] = ("CPUExecutionProvider",)) -> Any:
+    """Open a graph in ONNX Runtime, with as many threads as torch uses."""
     runtime = _onnxruntime()
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     try:
         return runtime.InferenceSession(graph, options, providers=list(providers))
-    except Exception as error:  # its errors are of many classes, none of them public
+    except Exception as error:  # ONNX Runtime raises many classes of errors, none of them public
         raise ValueError(f"ONNX Runtime {runtime.__version__} cannot open the graph ({error})") from error
 
 
@@ -264,7 +315,7 @@ def _input_name(model: HashModel) -> str:
 
 
 def _whole_batches(inputs: Tensor | ImageFiles, batch_size: int) -> Tensor | ImageFiles:
-    """As many of `inputs` as fill batches of a fixed size."""
+    """Return the longest prefix of `inputs` whose length is a multiple of `batch_size`."""
     whole = len(inputs) // batch_size * batch_size
     if not whole:
         raise ValueError(
@@ -274,7 +325,7 @@ def _whole_batches(inputs: Tensor | ImageFiles, batch_size: int) -> Tensor | Ima
 
 
 def _noise(model: HashModel, count: int) -> Tensor:
-    """Samples as a Dataset keeps them; the same each time."""
+    """Return `count` random samples as a `Dataset` stores them. Every call returns the same samples."""
     generator = torch.Generator().manual_seed(0)
     shape = model.sample_shape
     if len(shape) == 1:
@@ -284,7 +335,7 @@ def _noise(model: HashModel, count: int) -> Tensor:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter tells, as warnings and on the log, about packages that it could use and its own deprecations."""
+    """Suppress the exporter's warnings and log messages, which are about optional packages and its own deprecations."""
     log = logging.getLogger("torch.onnx")
     before = log.level
     log.setLevel(logging.ERROR)

@@ -1,15 +1,16 @@
-"""Checkpoints of the original OrthoHash (github.com/kamwoh/orthohash), read into this package.
+"""Loading of checkpoints of the original OrthoHash implementation (github.com/kamwoh/orthohash).
 
-Its training writes a folder:
+The original training script writes a folder:
 
     models/best.pth, models/last.pth  state_dict of the network
     outputs/codebook.pth              float +-1 [C, bits]
     config.json                       arch, arch_kwargs (nbit, nclass), s, m, m_type, ...
 
-The network's keys: `features.*` and `fc.*`, torchvision's AlexNet up to its 4,096 features; `hash_fc.0.weight`, the hash layer
-without bias; `hash_fc.1.*`, its batch norm; `ce_fc.centroids`, the codebook once more. Networks of one's own in the same script
-are read too, if they keep the names of the last three.
-Files are read with weights_only=True: they cannot run code.
+The keys of the network are `features.*` and `fc.*` (torchvision's AlexNet up to its 4,096 features), `hash_fc.0.weight` (the hash
+layer, without bias), `hash_fc.1.*` (its batch norm) and `ce_fc.centroids` (a copy of the codebook). Checkpoints with another
+backbone are read too, if the hash layer, the batch norm and the codebook have these names.
+
+Files are read with weights_only=True, so they cannot run code.
 """
 
 import json
@@ -24,49 +25,78 @@ import torch
 from torch import Tensor, nn
 
 from ..nn import HashHead
+from . import model_zoo
 from .model import HashModel
 
-_LINEAR = ("hash_fc.0.weight", "hash_fc.weight")  # with batch norm behind it, and without
+_LINEAR = ("hash_fc.0.weight", "hash_fc.weight")  # followed by batch norm, and not
 _LINEAR_BIAS = ("hash_fc.0.bias", "hash_fc.bias")
 _BATCH_NORM = "hash_fc.1."
 _CENTROIDS = "ce_fc.centroids"
-_SHOWN = 6
+_SHOWN = 6  # keys that an error message lists
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
 class Original:
-    """What a checkpoint of the original holds."""
+    """The contents of a checkpoint, as `load_original` returns them.
 
-    path: Path  # of the state_dict
-    head: HashHead  # in evaluation mode
-    codebook: Tensor | None  # int8 +-1 [C, bits]
-    backbone: dict[str, Tensor]  # the keys that are the backbone's, as the original names them
-    unused: tuple[str, ...]  # keys that are nobody's, as of a learned classifier
-    config: dict[str, Any]  # of config.json; empty where there is none
+    Attributes:
+        path: file of the state_dict.
+        head: hash head, in evaluation mode.
+        codebook: int8 +-1 [C, bits], or None.
+        backbone: weights of the backbone, under the names of the original.
+        unused: keys that belong to no part of the model, for example those of a learned classifier.
+        config: contents of config.json; empty if the file does not exist.
+
+    Example:
+        >>> import torch
+        >>> from orthohash_triton.models.original import load_original
+        >>> torch.save({"hash_fc.0.weight": torch.randn(16, 8)}, "last.pth")
+        >>> checkpoint = load_original("last.pth")
+        >>> checkpoint.head.linear.out_features, checkpoint.codebook, checkpoint.is_alexnet
+        (16, None, False)
+    """
+
+    path: Path
+    head: HashHead
+    codebook: Tensor | None
+    backbone: dict[str, Tensor]
+    unused: tuple[str, ...]
+    config: dict[str, Any]
 
     @property
     def is_alexnet(self) -> bool:
-        """Whether the backbone is the AlexNet of the original."""
+        """Whether the backbone is the AlexNet of the original implementation."""
         return {name: tensor.shape for name, tensor in self.backbone.items()} == _alexnet_shapes()
 
     def model(self, backbone: nn.Module | None = None, sample_shape: tuple[int, ...] = (3, 224, 224)) -> HashModel:
-        """The whole network, in evaluation mode: for images in [0, 1], which are standardised inside.
+        """Build the whole network, in evaluation mode.
 
-        backbone      of the same architecture, for checkpoints of another one than AlexNet; it gets the checkpoint's weights. It
-                      takes images as HashModel gives them, in [0, 1]: the original standardised them by ImageNet's mean and
-                      deviation (`Standardised` does)
-        sample_shape  of the images that it will see
+        Args:
+            backbone: needed if the backbone of the checkpoint is not AlexNet: a module of the same architecture, which gets the
+                weights of the checkpoint. It takes images in [0, 1]. The original normalised images by ImageNet's mean and
+                standard deviation; wrap the module in `Standardised` to do the same.
+            sample_shape: shape of one image.
 
         Raises:
-            ValueError: the checkpoint is not AlexNet's and no backbone is given, or the weights do not fit it.
+            ValueError: the backbone is not AlexNet and no module is given, or the weights do not fit the module.
+
+        Example:
+            >>> import torch
+            >>> from torch import nn
+            >>> from orthohash_triton.models.original import load_original
+            >>> weights = {"hash_fc.0.weight": torch.randn(16, 8), "1.weight": torch.randn(8, 12), "1.bias": torch.zeros(8)}
+            >>> torch.save(weights, "last.pth")
+            >>> model = load_original("last.pth").model(nn.Sequential(nn.Flatten(), nn.Linear(12, 8)), sample_shape=(3, 2, 2))
+            >>> model.encode(torch.zeros(5, 3, 2, 2, dtype=torch.uint8)).shape
+            torch.Size([5, 2])
         """
         if backbone is None:
             if not self.is_alexnet:
                 raise ValueError(
                     f"{self.path}: the backbone is not the original's AlexNet (it has {_listed(self.backbone) or 'no weights'}). "
-                    "Build it and give it: load_original(path).model(backbone)"
+                    "Build it and pass it: load_original(path).model(backbone)"
                 )
             network = AlexNet()
             network.load_state_dict(self.backbone)
@@ -76,7 +106,7 @@ class Original:
         model = HashModel(backbone, self.head.linear.out_features, sample_shape, batch_norm=self.head.batch_norm is not None)
         if model.head.linear.in_features != self.head.linear.in_features:
             raise ValueError(
-                f"{self.path}: its head takes {self.head.linear.in_features} features; the backbone gives "
+                f"{self.path}: its head takes {self.head.linear.in_features} features; the backbone returns "
                 f"{model.head.linear.in_features}"
             )
         model.head = self.head
@@ -95,14 +125,27 @@ class Original:
 
 
 def load_original(path: str | Path, *, name: str = "best") -> Original:
-    """Read a folder that the original's training wrote, or one .pth file of it.
+    """Load a folder that the original training script wrote, or one .pth file of it.
 
-    path  the folder, of which models/<name>.pth is taken, or a file with the network's state_dict; outputs/codebook.pth and
-          config.json are taken from the folder, where they are
+    Args:
+        path: the folder, or a file with the state_dict of the network. outputs/codebook.pth and config.json of the folder are
+            read too, if they exist.
+        name: which checkpoint of a folder is loaded: models/<name>.pth.
 
     Raises:
-        FileNotFoundError: there is no checkpoint.
-        ValueError: a file is no state_dict or is damaged, has no hash layer, or its parts are not of one training.
+        FileNotFoundError: the checkpoint does not exist.
+        ValueError: a file is damaged or no state_dict, has no hash layer, or the files do not belong to one training.
+
+    Example:
+        >>> import torch
+        >>> from orthohash_triton.models.original import load_original
+        >>> torch.save({"hash_fc.0.weight": torch.randn(16, 8)}, "last.pth")
+        >>> print(load_original("last.pth"))
+        last.pth
+        head: 8 features -> 16 bits, without batch norm
+        codebook: none
+        backbone: 0 tensors
+        unused: nothing
     """
     file, folder = _find(Path(path), name)
     state = {key.removeprefix("module."): tensor for key, tensor in _state_dict(file).items()}  # of DataParallel
@@ -115,13 +158,19 @@ def load_original(path: str | Path, *, name: str = "best") -> Original:
     bits = head.linear.out_features
     said = config.get("arch_kwargs", {}).get("nbit", bits)
     if said != bits:
-        raise ValueError(f"{file} has a head of {bits} bits, config.json beside it says {said}; they are not of one training")
+        raise ValueError(
+            f"{file} has a head of {bits} bits, config.json in the same folder says {said}; they are not of one training"
+        )
     return Original(file, head, codebook, backbone, unused, config)
 
 
 class AlexNet(nn.Module):
-    """AlexNet up to the 4,096 features before its classifier, with the original's names of the weights (Krizhevsky, 2014,
-    "One weird trick for parallelizing convolutional neural networks"). Images are standardised: see `Standardised`."""
+    """AlexNet up to the 4,096 features before its classifier, with the weight names of the original implementation.
+
+    It takes normalised images: see `Standardised`.
+
+    Source: Krizhevsky, "One weird trick for parallelizing convolutional neural networks", 2014.
+    """
 
     out_features = 4096
 
@@ -146,28 +195,25 @@ class AlexNet(nn.Module):
         return self.fc(self.avgpool(self.features(images)).flatten(1))
 
 
-class Standardised(nn.Module):
-    """A network that was trained on images less ImageNet's mean over its deviation, for images in [0, 1]."""
-
-    mean: Tensor
-    std: Tensor
+class Standardised(model_zoo.Standardised):
+    """A network with the normalisation of its inputs by ImageNet's mean and standard deviation: takes images in [0, 1]."""
 
     def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
+        super().__init__(network, IMAGENET_MEAN, IMAGENET_STD, size=(1, 1))
         if isinstance(declared := getattr(network, "out_features", None), int):
             self.out_features = declared
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.network((images - self.mean) / self.std)
 
 
 def load_backbone(backbone: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
-    """Give `backbone` the weights of a checkpoint, all of them; one inside `Standardised` too.
+    """Load all weights of a checkpoint into `backbone`, or into the network inside `Standardised`.
 
-    torchvision's AlexNet calls `classifier.*` what the original calls `fc.*`; both names fit.
+    torchvision's AlexNet calls `classifier.*` what the original calls `fc.*`; both names are accepted.
+
+    Args:
+        source: name of the checkpoint, for the message.
+
+    Raises:
+        ValueError: the checkpoint has other names or shapes than the backbone.
     """
     target = backbone.network if isinstance(backbone, Standardised) else backbone
     expected = target.state_dict()
@@ -187,12 +233,12 @@ def load_backbone(backbone: nn.Module, weights: Mapping[str, Tensor], source: st
 
 
 def _find(path: Path, name: str) -> tuple[Path, Path | None]:
-    """The state_dict's file, and the folder of the training where there is one."""
+    """Return the file of the state_dict, and the folder that the training script wrote if `path` belongs to one."""
     if path.is_dir():
         file = path / "models" / f"{name}.pth"
         if not file.is_file():
             there = sorted(found.stem for found in (path / "models").glob("*.pth"))
-            has = f"it has {', '.join(there)}: choose with name=" if there else "it is no folder of OrthoHash's training"
+            has = f"it has {', '.join(there)}: choose with name=" if there else "it is not a folder of OrthoHash's training"
             raise FileNotFoundError(f"{file} does not exist; {has}")
         return file, path
     if not path.is_file():
@@ -203,7 +249,7 @@ def _find(path: Path, name: str) -> tuple[Path, Path | None]:
 def _state_dict(file: Path) -> dict[str, Tensor]:
     state = _load(file)
     if not isinstance(state, Mapping) or not state or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise ValueError(f"{file} is no state_dict: it holds {_kind(state)}. Save model.state_dict() and nothing else")
+        raise ValueError(f"{file} is not a state_dict: it holds {_kind(state)}. Save model.state_dict() and nothing else")
     return dict(state)
 
 
@@ -213,7 +259,7 @@ def _load(file: Path) -> Any:
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0].partition(". ")[0]
         raise ValueError(
-            f"{file} is not opened ({reason}): it is damaged, or a pickle of more than tensors, which could run code. "
+            f"{file} is not opened ({reason}): it is damaged, or it pickles other objects than tensors, which could run code. "
             "Save the model's state_dict with torch.save"
         ) from error
 
@@ -223,7 +269,7 @@ def _head(file: Path, state: Mapping[str, Tensor]) -> tuple[HashHead, set[str]]:
     if weight_key is None:
         raise ValueError(
             f"{file} has no hash layer of OrthoHash: expected the key {_LINEAR[0]}; it has {_listed(state)}. "
-            "Checkpoints of other projects name it otherwise: rename the keys"
+            "If the checkpoint of another project uses another name, rename the key"
         )
     weight = state[weight_key]
     bias_key = next((key for key in _LINEAR_BIAS if key in state), None)
@@ -238,20 +284,22 @@ def _head(file: Path, state: Mapping[str, Tensor]) -> tuple[HashHead, set[str]]:
     try:
         head.load_state_dict(own)
     except RuntimeError as error:
-        raise ValueError(f"{file}: the keys hash_fc.* are no Linear with batch norm of {bits} bits ({error})") from error
+        raise ValueError(
+            f"{file}: the keys hash_fc.* do not form a linear layer with batch norm of {bits} bits ({error})"
+        ) from error
     return head.eval(), {key for key in (weight_key, bias_key) if key} | {_BATCH_NORM + key for key in norm}
 
 
 def _codebook(file: Path, folder: Path | None, state: Mapping[str, Tensor], bits: int) -> tuple[Tensor | None, set[str]]:
-    """The codebook, of outputs/codebook.pth or of the network, where there is one; int8 [C, bits]."""
+    """Return the codebook int8 [C, bits] of outputs/codebook.pth or of the network, and the keys that were used for it."""
     inside = state.get(_CENTROIDS)
     codebook = inside
-    if folder is not None and (beside := folder / "outputs" / "codebook.pth").is_file():
-        codebook = _load(beside)
+    if folder is not None and (file_of_codebook := folder / "outputs" / "codebook.pth").is_file():
+        codebook = _load(file_of_codebook)
         if not isinstance(codebook, Tensor):
-            raise ValueError(f"{beside} must hold a tensor [C, {bits}]; got {_kind(codebook)}")
+            raise ValueError(f"{file_of_codebook} must hold a tensor [C, {bits}]; got {_kind(codebook)}")
         if inside is not None and not torch.equal(inside, codebook.to(inside)):
-            raise ValueError(f"{beside} is another codebook than {_CENTROIDS} in {file}; they are not of one training")
+            raise ValueError(f"{file_of_codebook} is another codebook than {_CENTROIDS} in {file}; they are not of one training")
     if codebook is None:
         return None, set()
     if codebook.ndim != 2 or codebook.shape[1] != bits or not bool((codebook.abs() == 1).all()):

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .._base.moved import find_moved
 from .model import HashModel, build_pretrained, describe_model
 from .pretrained_files import read_codebook, read_description, write_pretrained
 
@@ -101,3 +102,7 @@ def load_pretrained(folder: str | Path, *, backbone: nn.Module | None = None, de
     model = build_pretrained(folder, description, backbone)
     codebook = read_codebook(folder, description)
     return Pretrained(model.to(device), codebook, tuple(description["class_names"]), description["backbone"])
+
+
+def __getattr__(name: str) -> Any:
+    return find_moved(__name__, name)

@@ -1,4 +1,4 @@
-"""The run folder that a training writes, and what is done with it: evaluation, baselines, encoding into code files."""
+"""The run folder that a training writes, and operations on it: evaluation, baselines, encoding into code files."""
 
 from .encoding import Encoded, encode_to
 from .run import Run, load_run, save_run

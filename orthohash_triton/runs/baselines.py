@@ -1,4 +1,4 @@
-"""What exact retrieval without codes costs and gives."""
+"""The baseline of exact retrieval without codes: its accuracy, memory and speed."""
 
 import math
 import time
@@ -12,11 +12,24 @@ from ..data import Dataset
 from ..metrics import average_precision_from_scores
 from .evaluation import SEARCH_K, TOP
 
-_CHUNK = 256  # queries whose scores against the whole gallery are in memory at once
+_CHUNK = 256  # number of queries whose scores for the whole gallery are in memory at once
 
 
 def exact_cosine(gallery: Dataset, query: Dataset) -> dict[str, Any]:
-    """Exact search by the cosine of the samples as they are, in float32."""
+    """Return the figures of exact search by the cosine similarity of the samples themselves, in float32.
+
+    The keys are those of `evaluation.evaluate_codes`, and `method`.
+
+    Example:
+        >>> import torch
+        >>> from orthohash_triton.data import Dataset
+        >>> from orthohash_triton.runs.baselines import exact_cosine
+        >>> labels = torch.arange(20) % 2
+        >>> data = Dataset(torch.nn.functional.one_hot(labels).float(), labels, ("cat", "dog"), "toy")
+        >>> figures = exact_cosine(data, data)
+        >>> figures["method"], figures["map_at_all"]
+        ('exact cosine on features', 1.0)
+    """
     vectors, queries = F.normalize(_vectors(gallery)), F.normalize(_vectors(query))
     chunks = list(zip(queries.split(_CHUNK), query.labels.split(_CHUNK), strict=True))
     precisions = {"map_at_1000": TOP, "map_at_all": None}
@@ -42,7 +55,7 @@ def _vectors(dataset: Dataset) -> Tensor:
 
 
 def _queries_per_second(vectors: Tensor, queries: Tensor) -> float:
-    """Of a matrix product and a top-k, chunk by chunk; the best of three runs over the same queries."""
+    """Return the speed of a matrix product and a top-k for chunks of queries: the best of three runs over the same queries."""
     sample = queries[: 4 * _CHUNK]
     best = math.inf
     for _ in range(3):

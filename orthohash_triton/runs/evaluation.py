@@ -1,4 +1,4 @@
-"""How good a set of codes is at finding images of the query's class."""
+"""Retrieval figures of a run: mAP, precision and search speed of its codes."""
 
 import os
 import time
@@ -15,23 +15,36 @@ from ..ops.pack_codes import unpack_codes
 from ..search import HammingIndex
 from .run import Run
 
-SEARCH_K = 100
-TOP = 1000
-RADIUS = 2
-COMPARED = 200  # samples that must have the codes of the index
-OTHER_BITS = 0.1  # of those codes: more than another machine's rounding turns, less than other samples do
+SEARCH_K = 100  # neighbours in the measurement of speed
+TOP = 1000  # of mAP@1000
+RADIUS = 2  # of the precision within a Hamming radius
+COMPARED = 200  # samples whose codes are compared with the index in `is_gallery_of`
+OTHER_BITS = 0.1  # share of their bits that differs at most; rounding on another machine changes fewer, other samples more
 
 
 def evaluate_run(run: Run, query: Dataset) -> dict[str, Any]:
-    """Figures of a run's gallery index for the samples of `query`; see `evaluate_codes`.
+    """Search the samples of `query` in the gallery index of `run`, and return the figures of `evaluate_codes`.
 
-    The run folder keeps them, and codes, labels and files of the queries.
+    The figures, and the codes, labels and files of the queries, are stored in the run folder.
 
     Raises:
         ValueError: `query` has no labels.
+
+    Example:
+        >>> import torch
+        >>> from orthohash_triton.data import Dataset
+        >>> from orthohash_triton.runs import save_run
+        >>> from orthohash_triton.runs.evaluation import evaluate_run
+        >>> from orthohash_triton.train import TrainConfig, train
+        >>> labels = torch.arange(60) % 2
+        >>> data = Dataset(torch.randn(60, 8) + 4 * labels[:, None], labels, ("cat", "dog"), "toy")
+        >>> config = TrainConfig(bits=16, epochs=1, batch_size=20, threads=1)
+        >>> run = save_run("run", config, train(config, data, progress=False), data)
+        >>> sorted(evaluate_run(run, data))[:3]
+        ['bits', 'bytes_per_image', 'gallery']
     """
     if not query.is_labelled:
-        raise ValueError(f"{query.name} has no labels, by which answers could be judged right")
+        raise ValueError(f"{query.name} has no labels; an evaluation needs the labels of the queries")
     codes = run.model.encode(query.inputs)
     figures = evaluate_codes(run.index, codes, query.labels, run.gallery_labels)
     run.add_queries(codes, query.labels, query.paths)
@@ -40,7 +53,7 @@ def evaluate_run(run: Run, query: Dataset) -> dict[str, Any]:
 
 
 def is_gallery_of(run: Run, gallery: Dataset) -> bool:
-    """Whether the run's index holds the codes of `gallery`: of another one, today's queries may stand in the index."""
+    """Return whether the index of `run` has the codes of `gallery`. If not, the queries of today may be in the index."""
     if gallery.labels.tolist() != run.gallery_labels.tolist():
         return False
     if gallery.paths is not None and run.gallery_paths is not None:
@@ -53,16 +66,26 @@ def is_gallery_of(run: Run, gallery: Dataset) -> bool:
 
 
 def _below_their_folder(paths: Sequence[str | Path]) -> list[str]:
-    """A folder may have moved."""
+    """Return `paths` relative to their common folder, because the folder may have been moved."""
     places = [os.path.abspath(path) for path in paths]
     return [os.path.relpath(place, os.path.commonpath(places)) for place in places]
 
 
 def evaluate_codes(index: HammingIndex, query_codes: Tensor, query_labels: Tensor, gallery_labels: Tensor) -> dict[str, Any]:
-    """Retrieval figures of packed `query_codes` against the codes in `index`.
+    """Return the retrieval figures of packed `query_codes` against the codes in `index`.
 
-    mAP breaks ties in the order (distance, gallery position), divides by the relevant images found, and counts a query that
-    finds none as 0. `queries_per_second` is the time of one search for the 100 nearest, all queries at once.
+    mAP sorts ties by gallery position, divides by the number of relevant images found, and is 0 for a query that finds none.
+    `queries_per_second` is measured with one search of all queries for the 100 nearest codes.
+
+    Example:
+        >>> import torch
+        >>> import orthohash_triton as oht
+        >>> from orthohash_triton.runs.evaluation import evaluate_codes
+        >>> index = oht.HammingIndex(16)
+        >>> index.add(torch.tensor([[0, 0], [255, 255]], dtype=torch.uint8))
+        >>> figures = evaluate_codes(index, index.codes, torch.tensor([0, 1]), torch.tensor([0, 1]))
+        >>> figures["map_at_all"], figures["precision_at_radius_2"], figures["bytes_per_image"]
+        (1.0, 1.0, 2)
     """
     gallery_codes = index.codes
     found = evaluate(query_codes, gallery_codes, query_labels, gallery_labels, k=(TOP, None), radius=RADIUS)
@@ -79,7 +102,7 @@ def evaluate_codes(index: HammingIndex, query_codes: Tensor, query_labels: Tenso
 
 
 def queries_per_second(index: HammingIndex, query_codes: Tensor) -> float:
-    """Of searching the SEARCH_K nearest; the best of three runs, after one that is not timed."""
+    """Return the speed of a search for the SEARCH_K nearest codes: the best of three runs, after one run that is not timed."""
     seconds = []
     for _ in range(4):
         started = time.perf_counter()

@@ -1,15 +1,31 @@
-"""Make a pretrained folder of a run: the model, its codebook, class names and figures, without the gallery."""
+"""Conversion of a run folder into a pretrained folder."""
 
 import json
 from pathlib import Path
 from typing import Any
 
+from .._base import run_folder
 from ..models.pretrained import save_pretrained
 from .run import Run
 
 
 def export_run(run: Run, folder: str | Path) -> None:
-    """Write the model of a run folder (`load_run`), its codebook, class names and figures to `folder`, without its gallery."""
+    """Write the model of `run`, its codebook, class names and figures to the pretrained folder `folder`, without the gallery.
+
+    Example:
+        >>> import torch
+        >>> from orthohash_triton.data import Dataset
+        >>> from orthohash_triton.models import HashModel
+        >>> from orthohash_triton.runs import save_run
+        >>> from orthohash_triton.runs.export import export_run
+        >>> from orthohash_triton.train import TrainConfig, train
+        >>> labels = torch.arange(60) % 2
+        >>> data = Dataset(torch.randn(60, 8) + 4 * labels[:, None], labels, ("cat", "dog"), "toy")
+        >>> config = TrainConfig(bits=16, epochs=1, batch_size=20, threads=1)
+        >>> export_run(save_run("run", config, train(config, data, progress=False), data), "model")
+        >>> HashModel.from_pretrained("model").bits
+        16
+    """
     named = None if run.config.backbone == "auto" or _is_custom(run) else run.config.backbone
     save_pretrained(
         run.model, folder, codebook=run.codebook, class_names=run.class_names, backbone=named,
@@ -27,10 +43,11 @@ _FIGURES = {
 
 
 def _figures_of(run: Run) -> dict[str, Any]:
-    """What of a run's evaluation belongs on the model card."""
+    """Return the figures of the evaluation for the model card, by their titles."""
     found = run.metrics.get("evaluation") or {}
     return {title: found[name] for name, title in _FIGURES.items() if name in found}
 
 
 def _is_custom(run: Run) -> bool:
-    return bool(json.loads((run.path / "config.json").read_text(encoding="utf-8"))["custom_backbone"])
+    """Return whether the backbone of `run` is not part of this package."""
+    return bool(json.loads((run.path / run_folder.CONFIG).read_text(encoding="utf-8"))["custom_backbone"])

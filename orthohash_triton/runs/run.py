@@ -1,23 +1,25 @@
-"""The run folder: everything that a trained model left behind, in files that other tools can open.
+"""The run folder: the model, codes and figures of a training, in files that other tools can read.
 
     config.json           TrainConfig, the shape of a sample, class names, versions
-    metrics.json          one entry per epoch, and the retrieval figures once evaluated
+    metrics.json          one entry per epoch, and the retrieval figures after an evaluation
     model.safetensors     weights of backbone and head
-    codebook.safetensors  int8 +-1 [C, bits], for methods that have one
-    index.ibxf            codes of the gallery, as FAISS reads them (faiss.read_index_binary)
+    codebook.safetensors  int8 +-1 [C, bits], for methods that have a codebook
+    index.ibxf            codes of the gallery, in FAISS's format (faiss.read_index_binary)
     labels.safetensors    labels of the gallery, int64 [N] or bool [N, C], in the order of the index
-    paths.json            files of the gallery's images, where there are any
-    queries.safetensors   of the evaluation: codes uint8 [Q, bits/8] and labels int64 [Q] or bool [Q, C]
-    query_paths.json      files of the queries' images, where there are any
-    skipped.json          image files that were left out, with the reasons, where there are any
+    paths.json            files of the gallery's images, if it was read from files
+    queries.safetensors   codes uint8 [Q, bits/8] and labels int64 [Q] or bool [Q, C] of the evaluated queries
+    query_paths.json      files of the queries' images, if they were read from files
+    skipped.json          image files that could not be read, with the reasons, if there are any
 
-Every file is written whole or not at all, config.json last: a folder without it holds no run. While a training goes on (see
-`train(folder=...)`) there are also
+Every file is written completely or not at all. config.json is written last: a folder without it holds no finished run. During a
+training (see `train(folder=...)`) there are also
 
-    checkpoint.pt         where it stands, to go on from; removed when the run is complete
-    metrics.jsonl         one line of JSON per epoch, as they end
-    tensorboard/          logs, where they are asked for
-    wandb.json            id of the run of Weights & Biases, where it is asked for
+    checkpoint.pt         the state to resume from; removed when the run is finished
+    metrics.jsonl         one line of JSON for each finished epoch
+    tensorboard/          TensorBoard's logs, if they were asked for
+    wandb.json            id of the run in Weights & Biases, if logging there was asked for
+
+The names are declared in `_base/run_folder.py`.
 """
 
 import json
@@ -30,22 +32,46 @@ import torch
 from torch import Tensor, nn
 
 from .. import __version__, methods
+from .._base import run_folder
 from .._base.files import atomic_write
 from .._base.tensors import safetensors, write_tensors
 from ..data import Dataset
 from ..models.backbones import make_backbone
 from ..models.model import HashModel
 from ..search import HammingIndex
-from ..train import checkpoint
-from ..train.trainer import TrainConfig, Trained
+from ..train.config import TrainConfig
+from ..train.trainer import Trained
 
 FORMAT = 2
-_OF_THE_EVALUATION = ("queries.safetensors", "query_paths.json")
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder, opened."""
+    """The contents of a run folder, as `load_run` and `save_run` return them.
+
+    Attributes:
+        path: the folder.
+        config: settings of the training.
+        model: in evaluation mode.
+        codebook: int8 +-1 [C, bits], or None.
+        index: codes of the gallery.
+        gallery_labels: int64 [N] or bool [N, C], in the order of the index.
+        class_names: C names.
+        gallery_paths: image file of each gallery sample, or None.
+        metrics: contents of metrics.json.
+
+    Example:
+        >>> import torch
+        >>> from orthohash_triton.data import Dataset
+        >>> from orthohash_triton.runs import save_run
+        >>> from orthohash_triton.train import TrainConfig, train
+        >>> labels = torch.arange(60) % 2
+        >>> data = Dataset(torch.randn(60, 8) + 4 * labels[:, None], labels, ("cat", "dog"), "toy")
+        >>> config = TrainConfig(bits=16, epochs=1, batch_size=20, threads=1)
+        >>> run = save_run("run", config, train(config, data, progress=False), data)
+        >>> run.index.ntotal, run.class_names, len(run.metrics["epochs"])
+        (60, ('cat', 'dog'), 1)
+    """
 
     path: Path
     config: TrainConfig
@@ -58,23 +84,40 @@ class Run:
     metrics: dict[str, Any]
 
     def add_evaluation(self, figures: dict[str, Any]) -> None:
-        """Keep retrieval figures in metrics.json, in the place of earlier ones."""
+        """Store retrieval figures in metrics.json. Earlier figures are replaced."""
         self.metrics["evaluation"] = figures
-        _write_json(self.path / "metrics.json", self.metrics)
+        _write_json(self.path / run_folder.METRICS, self.metrics)
 
     def add_queries(self, codes: Tensor, labels: Tensor, paths: Sequence[Path] | None) -> None:
-        """Keep what was searched for: codes uint8 [Q, bits / 8], labels [Q] or [Q, C], and the images' files."""
-        write_tensors(self.path / "queries.safetensors", {"codes": codes, "labels": labels})
-        _write_paths(self.path / "query_paths.json", paths)
+        """Store the queries of an evaluation: codes uint8 [Q, bits/8], labels [Q] or [Q, C], and the files of their images."""
+        write_tensors(self.path / run_folder.QUERIES, {"codes": codes, "labels": labels})
+        _write_paths(self.path / run_folder.QUERY_PATHS, paths)
 
 
 def save_run(path: str | Path, config: TrainConfig, trained: Trained, gallery: Dataset, *, custom_backbone: bool = False) -> Run:
-    """Encode and index `gallery`, and write the folder at `path` (made where it is missing)."""
+    """Encode `gallery`, write the run folder at `path`, and return its contents. The folder is created if it does not exist.
+
+    Args:
+        config: the settings that `trained` was trained with.
+        custom_backbone: whether the backbone is a module of the caller, which `load_run` will need again.
+
+    Example:
+        >>> import torch
+        >>> from orthohash_triton.data import Dataset
+        >>> from orthohash_triton.runs import load_run, save_run
+        >>> from orthohash_triton.train import TrainConfig, train
+        >>> labels = torch.arange(60) % 2
+        >>> data = Dataset(torch.randn(60, 8) + 4 * labels[:, None], labels, ("cat", "dog"), "toy")
+        >>> config = TrainConfig(bits=16, epochs=1, batch_size=20, threads=1)
+        >>> run = save_run("run", config, train(config, data, progress=False), data)
+        >>> load_run("run").index.ntotal
+        60
+    """
     path = Path(path)
     index = HammingIndex(config.bits)
     index.add(trained.model.encode(gallery.inputs))
     path.mkdir(parents=True, exist_ok=True)
-    (path / "config.json").unlink(missing_ok=True)
+    (path / run_folder.CONFIG).unlink(missing_ok=True)
     description = {
         "format": FORMAT,
         "orthohash_triton": __version__,
@@ -87,19 +130,19 @@ def save_run(path: str | Path, config: TrainConfig, trained: Trained, gallery: D
         "config": asdict(config),
     }
     metrics: dict[str, Any] = {"epochs": [asdict(epoch) for epoch in trained.history]}
-    _write_json(path / "metrics.json", metrics)
-    write_tensors(path / "model.safetensors", trained.model.state_dict())
+    _write_json(path / run_folder.METRICS, metrics)
+    write_tensors(path / run_folder.WEIGHTS, trained.model.state_dict())
     if trained.codebook is None:
-        (path / "codebook.safetensors").unlink(missing_ok=True)
+        (path / run_folder.CODEBOOK).unlink(missing_ok=True)
     else:
-        write_tensors(path / "codebook.safetensors", {"codebook": trained.codebook})
-    write_tensors(path / "labels.safetensors", {"gallery": gallery.labels})
-    _write_paths(path / "paths.json", gallery.paths)
-    for name in _OF_THE_EVALUATION:
+        write_tensors(path / run_folder.CODEBOOK, {"codebook": trained.codebook})
+    write_tensors(path / run_folder.LABELS, {"gallery": gallery.labels})
+    _write_paths(path / run_folder.PATHS, gallery.paths)
+    for name in (run_folder.QUERIES, run_folder.QUERY_PATHS):  # of an evaluation of the run that is replaced
         (path / name).unlink(missing_ok=True)
-    index.save(path / "index.ibxf")
-    _write_json(path / "config.json", description)
-    (path / checkpoint.NAME).unlink(missing_ok=True)
+    index.save(path / run_folder.INDEX)
+    _write_json(path / run_folder.CONFIG, description)
+    (path / run_folder.CHECKPOINT).unlink(missing_ok=True)
     paths = None if gallery.paths is None else tuple(map(str, gallery.paths))
     return Run(
         path, config, trained.model, trained.codebook, index, gallery.labels, gallery.class_names, paths, metrics
@@ -107,36 +150,50 @@ def save_run(path: str | Path, config: TrainConfig, trained: Trained, gallery: D
 
 
 def make_way(path: str | Path, *, overwrite: bool = False) -> None:
-    """See that a new training can be kept at `path`: nothing that is there is lost unless `overwrite`.
+    """Prepare `path` for a new training, unless that would destroy a run and `overwrite` is False.
 
-    A finished run stays until `save_run` replaces it.
+    With `overwrite` the checkpoint of an unfinished training is deleted. A finished run is kept until `save_run` replaces it.
 
     Raises:
-        FileExistsError: a run is there, finished or not.
+        FileExistsError: `path` has a run, finished or not, and `overwrite` is False.
+        ValueError: with `overwrite`, the config.json in `path` was not written by a training.
     """
     path = Path(path)
-    unfinished = path / checkpoint.NAME
+    unfinished = path / run_folder.CHECKPOINT
     if overwrite:
-        if (path / "config.json").exists():
+        if (path / run_folder.CONFIG).exists():
             _read_description(path)
         unfinished.unlink(missing_ok=True)
     elif unfinished.exists():
         raise FileExistsError(
-            f"{path} holds an unfinished training: go on with --resume {path}, choose another folder, or add --overwrite"
+            f"{path} holds an unfinished training: resume it with --resume {path}, choose another folder, or add --overwrite"
         )
-    elif (path / "config.json").exists():
+    elif (path / run_folder.CONFIG).exists():
         raise FileExistsError(f"{path} holds a finished run: choose another folder, or add --overwrite to replace it")
 
 
 def load_run(path: str | Path, *, backbone: nn.Module | None = None) -> Run:
-    """Open the run folder at `path`.
+    """Read the run folder at `path`.
 
-    A run that was trained with a backbone of the caller's own needs that `backbone` again (its weights come from the run).
+    Args:
+        backbone: needed if the run was trained with a module of the caller; its weights are read from the run.
+
+    Raises:
+        FileNotFoundError: the folder or one of its files does not exist, or the training is not finished.
+        ValueError: a file is damaged, has another format, or does not fit the other files.
+
+    Example:
+        >>> from orthohash_triton.runs import load_run
+        >>> load_run("nothing")
+        Traceback (most recent call last):
+        FileNotFoundError: nothing is not a run folder: it has no config.json. Make one with `orthohash train --out nothing`, ...
     """
     path = Path(path)
-    if not (path / "config.json").is_file():
-        if (path / checkpoint.NAME).exists():
-            raise FileNotFoundError(f"{path} holds a training that is not finished: go on with `orthohash train --resume {path}`")
+    if not (path / run_folder.CONFIG).is_file():
+        if (path / run_folder.CHECKPOINT).exists():
+            raise FileNotFoundError(
+                f"{path} holds a training that is not finished: resume it with `orthohash train --resume {path}`"
+            )
         advice = "Name a folder that" if path.exists() else f"Make one with `orthohash train --out {path}`, or name one that"
         raise FileNotFoundError(f"{path} is not a run folder: it has no config.json. {advice} `orthohash train` has written")
     description = _read_description(path)
@@ -149,31 +206,33 @@ def load_run(path: str | Path, *, backbone: nn.Module | None = None) -> Run:
     config = _config(path, description["config"])
     sample_shape = tuple(description["sample_shape"])
     learned = methods.get(config.method).learned
-    backbone = backbone or make_backbone(config.backbone, sample_shape, learned=learned, pretrained=False)  # weights follow
+    # The weights are loaded below.
+    backbone = backbone or make_backbone(config.backbone, sample_shape, learned=learned, pretrained=False)
     model = HashModel(backbone, config.bits, sample_shape, batch_norm=description["batch_norm"])
     try:
-        model.load_state_dict(_read_tensors(path / "model.safetensors"))
+        model.load_state_dict(_read_tensors(path / run_folder.WEIGHTS))
     except RuntimeError as error:
-        raise ValueError(f"{path / 'model.safetensors'} does not fit the model of config.json: {error}") from error
-    index = HammingIndex.load(path / "index.ibxf")
-    labels = _tensor(path / "labels.safetensors", "gallery")
+        raise ValueError(f"{path / run_folder.WEIGHTS} does not fit the model of config.json: {error}") from error
+    index = HammingIndex.load(path / run_folder.INDEX)
+    labels = _tensor(path / run_folder.LABELS, "gallery")
     if index.ntotal != len(labels) or index.bits != config.bits:
         raise ValueError(
-            f"{path}: index.ibxf holds {index.ntotal} codes of {index.bits} bits, labels.safetensors {len(labels)} labels "
+            f"{path}: index.ibxf has {index.ntotal} codes of {index.bits} bits, labels.safetensors {len(labels)} labels "
             f"and config.json {config.bits} bits; the files are not of one run"
         )
-    paths = tuple(_read_json(path / "paths.json")) if (path / "paths.json").is_file() else None
-    codebook = _tensor(path / "codebook.safetensors", "codebook") if description["codebook"] else None
+    paths = tuple(_read_json(path / run_folder.PATHS)) if (path / run_folder.PATHS).is_file() else None
+    codebook = _tensor(path / run_folder.CODEBOOK, "codebook") if description["codebook"] else None
     return Run(
         path, config, model.eval(), codebook, index, labels,
-        tuple(description["class_names"]), paths, _read_json(path / "metrics.json"),
+        tuple(description["class_names"]), paths, _read_json(path / run_folder.METRICS),
     )  # fmt: skip
 
 
 def _config(path: Path, values: dict[str, Any]) -> TrainConfig:
+    """Return the configuration in config.json; raise ValueError for settings that this version does not have."""
     unknown = set(values) - {field.name for field in fields(TrainConfig)}
     if unknown:
-        raise ValueError(f"{path / 'config.json'} has settings that this version does not know: {', '.join(sorted(unknown))}")
+        raise ValueError(f"{path / run_folder.CONFIG} has settings that this version does not have: {', '.join(sorted(unknown))}")
     return TrainConfig(**values)
 
 
@@ -183,6 +242,7 @@ def _write_json(path: Path, value: Any) -> None:
 
 
 def _write_paths(path: Path, paths: Sequence[Path] | None) -> None:
+    """Write a list of paths, or delete the file if there is none."""
     if paths is None:
         path.unlink(missing_ok=True)
     else:
@@ -190,9 +250,12 @@ def _write_paths(path: Path, paths: Sequence[Path] | None) -> None:
 
 
 def _read_description(path: Path) -> dict[str, Any]:
-    description = _read_json(path / "config.json")
+    """Return the contents of config.json; raise ValueError if it was not written by a training."""
+    description = _read_json(path / run_folder.CONFIG)
     if not isinstance(description, dict) or "config" not in description or "sample_shape" not in description:
-        raise ValueError(f"{path / 'config.json'} was not written by orthohash train: it lacks the keys config and sample_shape")
+        raise ValueError(
+            f"{path / run_folder.CONFIG} was not written by orthohash train: it lacks the keys config and sample_shape"
+        )
     return description
 
 
@@ -216,6 +279,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _tensor(path: Path, name: str) -> Tensor:
+    """Return one tensor of a safetensors file."""
     tensors = _read_tensors(path)
     if name not in tensors:
         raise ValueError(f"{path} lacks the tensor {name!r}; it has {', '.join(sorted(tensors)) or 'none'}")

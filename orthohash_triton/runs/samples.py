@@ -1,4 +1,4 @@
-"""A run's gallery and queries as people look at them: codes, classes, and the pictures they were made of."""
+"""The gallery and the queries of a run for display: codes, classes and pictures."""
 
 import io
 import json
@@ -13,38 +13,37 @@ import torch
 from torch import Tensor
 
 from .. import data
+from .._base import run_folder
 from .run import Run
 
-QUERY_CODES = "queries.safetensors"
-QUERY_PATHS = "query_paths.json"
-_LOSSLESS_SIDE = 40  # pixels: smaller pictures as PNG, others as JPEG
+_LOSSLESS_SIDE = 40  # pixels; smaller pictures are stored as PNG, larger ones as JPEG
 
 
 class Encoded(NamedTuple):
-    """A picture as browsers take it."""
+    """A picture in a format that browsers show."""
 
     media_type: str
     bytes: bytes
 
 
 class Pictures:
-    """The pictures of a set of samples, by position; this one has none."""
+    """The pictures of a set of samples, by position. This base class has no pictures."""
 
     def __bool__(self) -> bool:
         return False
 
     def image(self, position: int) -> Any:
-        """The PIL image at `position`; None where there is none."""
+        """Return the PIL image at `position`, or None if there is none."""
         return None
 
     def thumbnail(self, position: int, side: int) -> Encoded | None:
-        """The picture at `position`, at most `side` pixels wide and high; None where it cannot be had."""
+        """Return the picture at `position` with at most `side` pixels in width and height, or None if there is none."""
         image = self.image(position)
         return None if image is None else encode_picture(image, side)
 
 
 class PictureFiles(Pictures):
-    """Pictures in files, which may have moved."""
+    """Pictures in image files, which may be missing."""
 
     def __init__(self, paths: Sequence[str]) -> None:
         self.paths = paths
@@ -59,12 +58,12 @@ class PictureFiles(Pictures):
             with Image.open(self.paths[position]) as opened:
                 opened.draft("RGB", (256, 256))  # JPEG files decode at a fraction of their size
                 return ImageOps.exif_transpose(opened).convert("RGB")
-        except Exception:  # Pillow's decoders raise whatever their format makes them; no picture is told apart by the caller
+        except Exception:  # Pillow's decoders raise many classes of exceptions; callers treat all of them alike
             return None
 
 
 class PictureArrays(Pictures):
-    """Pictures that a data set holds: uint8 [N, H, W] or [N, 3, H, W]."""
+    """Pictures in an array: uint8 [N, H, W] or [N, 3, H, W]."""
 
     def __init__(self, inputs: Any) -> None:
         self.inputs = inputs
@@ -80,7 +79,7 @@ class PictureArrays(Pictures):
 
 
 def encode_picture(image: Any, side: int) -> Encoded:
-    """`image` made as small as `side`, never larger: PNG where it is tiny, JPEG else."""
+    """Reduce `image` to at most `side` pixels in width and height, and encode it: as PNG if it is tiny, else as JPEG."""
     image = image.copy()
     image.thumbnail((side, side))
     buffer = io.BytesIO()
@@ -93,7 +92,15 @@ def encode_picture(image: Any, side: int) -> Encoded:
 
 @dataclass(frozen=True)
 class Samples:
-    """Codes uint8 [N, bits/8] with labels int64 [N] or bool [N, C], their class names and their pictures."""
+    """Codes with their labels and pictures.
+
+    Attributes:
+        codes: uint8 [N, bits/8].
+        labels: int64 [N] or bool [N, C].
+        class_names: C names.
+        pictures: the picture of each sample.
+        paths: the image file of each sample, or None.
+    """
 
     codes: Tensor
     labels: Tensor
@@ -106,34 +113,35 @@ class Samples:
 
     @property
     def is_labelled(self) -> bool:
-        """Whether two samples can be of different classes."""
+        """Whether the samples can differ in their classes."""
         return self.labels.ndim == 2 or len(self.class_names) > 1
 
     def classes(self, position: int) -> list[str]:
-        """The names of the classes of one sample; none, one or several."""
+        """Return the names of the classes of one sample; there may be none, one or several."""
         return [self.class_names[i] for i in self.class_ids(position)]
 
     def class_ids(self, position: int) -> list[int]:
+        """Return the numbers of the classes of one sample."""
         label = self.labels[position]
         return label.nonzero().flatten().tolist() if label.ndim else [int(label)]
 
     def members(self, class_id: int) -> Tensor:
-        """Which samples are of a class: bool [N]."""
+        """Return a mask of the samples of a class, bool [N]."""
         return self.labels[:, class_id] if self.labels.ndim == 2 else self.labels == class_id
 
     def file_name(self, position: int) -> str | None:
-        """The name, without its folder, of the file of one sample."""
+        """Return the name of the file of one sample, without its folder."""
         return None if self.paths is None else Path(self.paths[position]).name
 
 
 def relevant(query: Tensor, gallery: Tensor) -> Tensor:
-    """Which of the labels [M] or [M, C] share a class with one label, a class id or a row [C]: bool [M]."""
+    """Return a mask bool [M] of the `gallery` labels, [M] or [M, C], that share a class with the label of one query."""
     return (gallery & query).any(-1) if query.ndim else gallery == query
 
 
 @dataclass(frozen=True)
 class RunSamples:
-    """A run's gallery and queries; `notes` say in sentences what could not be had."""
+    """The gallery and the queries of a run. `notes` are sentences about everything that is missing."""
 
     gallery: Samples
     query: Samples | None
@@ -141,9 +149,9 @@ class RunSamples:
 
 
 def open_samples(run: Run) -> RunSamples:
-    """The gallery and the queries of `run`, from its folder where that has them, else from its data set.
+    """Return the gallery and the queries of `run`, from its folder if possible, else from its data set.
 
-    Without the data set, pictures that it alone holds are missing, and so are queries that the folder does not keep.
+    If the data set cannot be read, its pictures are missing, and so are queries that are not in the folder.
     """
     notes: list[str] = []
     splits = _Splits(run, notes)
@@ -156,12 +164,13 @@ def open_samples(run: Run) -> RunSamples:
 
 
 class _Splits:
-    """The run's data set, loaded when it is first asked for; None, and a note, where it is not to be had."""
+    """The data set of the run, loaded when a part of it is first requested. If it cannot be read, a note is added."""
 
     def __init__(self, run: Run, notes: list[str]) -> None:
         self._load = lru_cache(maxsize=1)(lambda: _load_splits(run, notes))
 
     def part(self, name: str) -> data.Dataset | None:
+        """Return the part called `name`, or None if the data set cannot be read."""
         splits = self._load()
         return None if splits is None else getattr(splits, name)
 
@@ -189,8 +198,8 @@ def _pictures(run: Run, splits: _Splits, part: str, paths: tuple[str, ...] | Non
 
 
 def _kept_queries(run: Run, splits: _Splits) -> Samples | None:
-    """The queries as `orthohash evaluate` kept them in the run folder."""
-    file = run.path / QUERY_CODES
+    """Return the queries that `orthohash evaluate` stored in the run folder, or None."""
+    file = run.path / run_folder.QUERIES
     if not file.is_file():
         return None
     from safetensors.torch import load_file
@@ -200,9 +209,9 @@ def _kept_queries(run: Run, splits: _Splits) -> Samples | None:
     if missing or tensors["codes"].shape[1:] != run.index.codes.shape[1:]:
         raise ValueError(
             f"{file} must hold codes uint8 [Q, {run.index.bits // 8}] and labels; "
-            f"make it anew with `orthohash evaluate {run.path}`"
+            f"make it again with `orthohash evaluate {run.path}`"
         )
-    listed = run.path / QUERY_PATHS
+    listed = run.path / run_folder.QUERY_PATHS
     paths = tuple(json.loads(listed.read_text(encoding="utf-8"))) if listed.is_file() else None
     return Samples(tensors["codes"], tensors["labels"], run.class_names, _pictures(run, splits, "query", paths), paths)
 

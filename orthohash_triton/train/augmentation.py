@@ -1,7 +1,7 @@
-"""Random changes of a batch of images, drawn from torch's generator on the CPU.
+"""Random augmentation of a batch of images, with random numbers from torch's generator on the CPU.
 
-Numbers are drawn for the whole batch and used for the part of it that a process has: how many processes share a batch changes
-nothing, and a resumed training draws the same ones.
+Every process draws the numbers of the whole batch and uses those of its own samples. The augmentation is therefore independent of
+the number of processes, and a resumed training repeats it.
 """
 
 from collections.abc import Callable
@@ -14,17 +14,22 @@ from torch import Tensor
 AUGMENTATIONS = ("none", "light", "strong")
 
 Augmentation = Callable[[Tensor, int, slice], Tensor]
-"""(float images [n, C, H, W] in [0, 1], size N of the whole batch, which of it they are) -> images of the same shape"""
+"""(float images [n, C, H, W] in [0, 1], size N of the whole batch, their positions in it) -> images of the same shape"""
 
 _WHOLE = slice(None)
-_OF_THE_BATCH = ("order", "forward_input_shape")  # kornia's parameters that are not one per sample
+_OF_THE_BATCH = ("order", "forward_input_shape")  # parameters of kornia that do not have one value per sample
 
 
 def make_augmentation(kind: str, *, flip: bool, crop_padding: int, sample_shape: tuple[int, ...]) -> Augmentation:
-    """none    images as they are
-    light   mirrored (with `flip`), shifted by up to `crop_padding` pixels
-    strong  mirrored (with `flip`), a random part of 30 to 100 % enlarged to the whole, brightness and contrast changed, of colour
-            images saturation and hue too
+    """Return the augmentation called `kind`.
+
+    none    returns images unchanged
+    light   mirrors images if `flip`, and shifts them by up to `crop_padding` pixels
+    strong  mirrors images if `flip`, enlarges a random crop of 30 to 100 % of the area to the whole image, and changes brightness
+            and contrast; saturation and hue of colour images too
+
+    Raises:
+        ImportError: kornia, which "strong" needs, is not installed.
     """
     if kind == "none":
         return lambda images, count, mine: images
@@ -42,9 +47,12 @@ def make_augmentation(kind: str, *, flip: bool, crop_padding: int, sample_shape:
 
 
 def augment(images: Tensor, *, flip: bool, crop_padding: int, count: int | None = None, mine: slice = _WHOLE) -> Tensor:
-    """Float images [N, C, H, W], each mirrored with probability 1/2 and shifted by up to `crop_padding` pixels.
+    """Mirror each image with probability 1/2 if `flip`, and shift it by up to `crop_padding` pixels.
 
-    `images` may be the part `mine` of a batch of `count`.
+    Args:
+        images: float [N, C, H, W].
+        count: size of the whole batch, if `images` is a part of it.
+        mine: positions of `images` in the whole batch.
     """
     n, _, height, width = images.shape
     count = n if count is None else count
@@ -62,7 +70,7 @@ def augment(images: Tensor, *, flip: bool, crop_padding: int, count: int | None 
 
 
 def _strong_changes(sample_shape: tuple[int, ...]) -> list[Any]:
-    """kornia's modules, each applied to every image: what changes is how much."""
+    """Return kornia's augmentation modules. Each is applied to every image, with random strength."""
     try:
         import kornia.augmentation as K
     except ImportError as error:
@@ -75,6 +83,7 @@ def _strong_changes(sample_shape: tuple[int, ...]) -> list[Any]:
 
 
 def _apply(change: Any, images: Tensor, count: int, mine: slice) -> Tensor:
+    """Apply a module of kornia to `images`, with random numbers drawn for a batch of `count`."""
     drawn = change.forward_parameters(torch.Size((count, *images.shape[1:])))
     drawn = {name: value if name in _OF_THE_BATCH else value[mine] for name, value in drawn.items()}
     drawn["forward_input_shape"] = torch.tensor(images.shape)

@@ -1,8 +1,8 @@
-"""Where a training stands, on disk, so that it can go on after it was stopped at any moment.
+"""Checkpoints, from which a training can be resumed after it was stopped at any moment.
 
-RUN/checkpoint.pt holds everything that the rest of the training depends on; torch.load opens it with weights_only=True. It is
-written whole or not at all: when a stage begins, at the end of every epoch and, within an epoch, every `checkpoint_every` steps.
-`save_run` removes it once the run folder is complete.
+RUN/checkpoint.pt contains everything that the rest of the training depends on; torch.load opens it with weights_only=True. It is
+written completely or not at all: when a stage begins, at the end of every epoch and, within an epoch, every `checkpoint_every`
+steps. `save_run` removes it when the run folder is complete.
 """
 
 import zlib
@@ -14,118 +14,126 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._base import run_folder
 from .._base.files import atomic_write
 from ..data import Dataset
 from .config import WITHOUT_EFFECT, TrainConfig
 
-NAME = "checkpoint.pt"
+NAME = run_folder.CHECKPOINT
 FORMAT = 1
 
 
 class Checkpoints:
-    """Those of one training in `folder`; without a folder, nothing is kept.
+    """The checkpoints of one training in `folder`. Without a folder no checkpoint is written.
 
-    resume  go on from the checkpoint that is there
-    writes  whether this process writes (one of several does; all of them read)
+    Args:
+        resume: whether to resume from the checkpoint in `folder`.
+        writes: whether this process writes checkpoints. One of several processes writes; all of them read.
 
     Raises:
-        FileExistsError: there is a checkpoint, and it is not to be resumed.
-        FileNotFoundError: there is none to resume.
-        ValueError: it is of other settings or data, or no checkpoint; or the run is finished.
+        FileExistsError: `folder` has a checkpoint, and `resume` is False.
+        FileNotFoundError: `resume` is True, and `folder` has no checkpoint.
+        ValueError: the checkpoint is damaged, or was written with other settings or data; or the run is finished.
     """
 
     def __init__(self, folder: Path | None, config: TrainConfig, data: Dataset, *, resume: bool = False, writes: bool = True):
         self.folder = folder
         self.writes = writes
-        self._finished: dict[str, Any] = {}  # result of each stage that is done
-        self._resumed: dict[str, Any] | None = None  # what is in the checkpoint, until its stage takes it
+        self._finished: dict[str, Any] = {}  # stage -> its result, for finished stages
+        self._resumed: dict[str, Any] | None = None  # contents of the checkpoint, until its stage has taken them
         self._description: dict[str, Any] = {}
         if folder is None:
             if resume:
                 raise ValueError("train: resume=True needs the folder that holds the checkpoint; give folder=...")
             return
         if writes:
-            for half in folder.glob(f".{NAME}.*.tmp"):  # which a kill left in the middle of a write
+            for half in folder.glob(f".{run_folder.CHECKPOINT}.*.tmp"):  # left by a process that was killed while it wrote
                 half.unlink(missing_ok=True)
         self._description = {"format": FORMAT, "config": asdict(config), "data": fingerprint(data)}
         if resume:
             content = read_checkpoint(folder)
             _require_same(folder, content, self._description)
             self._finished, self._resumed = content["finished"], content
-        elif (folder / NAME).exists():
+        elif (folder / run_folder.CHECKPOINT).exists():
             raise FileExistsError(
-                f"{folder} holds an unfinished training; go on with it (orthohash train --resume {folder}, or resume=True), "
-                f"or delete {folder / NAME} to start anew"
+                f"{folder} holds an unfinished training; resume it (orthohash train --resume {folder}, or resume=True), "
+                f"or delete {folder / run_folder.CHECKPOINT} to start again"
             )
 
     @property
     def position(self) -> tuple[str, int, int] | None:
-        """Where the training goes on: stage, epochs done, batches of the next one."""
+        """Where the training is resumed: stage, finished epochs, finished batches of the next one. None without a checkpoint."""
         if self._resumed is None:
             return None
         state = self._resumed["state"]
         return self._resumed["stage"], len(state["history"]), state["batch"]
 
     def result_of(self, stage: str) -> Any:
-        """What `finish` was told of a stage that is done, else None."""
+        """Return the result that `finish` was given for a finished stage, else None."""
         return self._finished.get(stage)
 
     def state_of(self, stage: str) -> dict[str, Any] | None:
-        """The state to go on from, where the checkpoint was written in `stage`."""
+        """Return the state to resume `stage` from, or None if the checkpoint belongs to another stage."""
         if self._resumed is None or self._resumed["stage"] != stage:
             return None
         state, self._resumed = self._resumed["state"], None
         return state
 
     def finish(self, stage: str, result: Any) -> None:
-        """Keep `result` (tensors and plain values) of a stage that later ones start from."""
+        """Store the `result` (tensors and plain values) of a stage, which later stages need."""
         self._finished[stage] = result
 
     def save(self, stage: str, state: Callable[[], dict[str, Any]]) -> None:
-        """Write a checkpoint of `stage`, whose `state` is asked for only where it is written."""
+        """Write a checkpoint of `stage`. `state` is called only if this process writes."""
         if self.folder is None or not self.writes:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         content = {**self._description, "finished": self._finished, "stage": stage, "state": state()}
-        with atomic_write(self.folder / NAME) as file:
+        with atomic_write(self.folder / run_folder.CHECKPOINT) as file:
             try:
                 torch.save(content, file)
-            except RuntimeError as error:  # torch's word for a disk that is full
+            except RuntimeError as error:  # torch.save raises this if the disk is full
                 if isinstance(error.__context__, OSError):
                     raise error.__context__ from None
                 raise
 
 
 def read_checkpoint(folder: Path) -> dict[str, Any]:
-    """What `folder`/checkpoint.pt holds.
+    """Return the contents of the checkpoint in `folder`.
 
     Raises:
-        FileNotFoundError, ValueError: there is none, as the run is finished or was never begun; or it cannot be read.
+        FileNotFoundError: `folder` has no checkpoint and no run.
+        ValueError: the run in `folder` is finished, or the checkpoint is damaged or has another format.
     """
-    path = folder / NAME
+    path = folder / run_folder.CHECKPOINT
     if not path.is_file():
-        if (folder / "config.json").is_file():
+        if (folder / run_folder.CONFIG).is_file():
             raise ValueError(
-                f"{folder} holds a finished run: nothing is left to resume. Judge it with `orthohash evaluate {folder}`"
+                f"{folder} holds a finished run: nothing is left to resume. Evaluate it with `orthohash evaluate {folder}`"
             )
-        raise FileNotFoundError(f"{folder} has no {NAME}: no training was begun there. Begin one with `orthohash train --out`")
+        raise FileNotFoundError(
+            f"{folder} has no {run_folder.CHECKPOINT}: no training was started there. Start one with `orthohash train --out`"
+        )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises whatever the bytes make it
+    except Exception as error:  # damaged bytes can make torch.load raise any exception
         first_line = str(error).partition("\n")[0]
-        raise ValueError(f"{path} is no checkpoint that can be read ({first_line}); delete it to start anew") from error
+        raise ValueError(f"{path} is not a readable checkpoint ({first_line}); delete it to start again") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else type(content).__name__
-        raise ValueError(f"{path} has checkpoint format {found!r}; this version reads {FORMAT}. Start anew, or update")
+        raise ValueError(
+            f"{path} has checkpoint format {found!r}; this version reads {FORMAT}. Delete it to start again, or update"
+        )
     return content
 
 
 def checkpoint_settings(folder: Path) -> dict[str, Any]:
-    """The settings that the training in `folder` was begun with, by the names of TrainConfig."""
+    """Return the settings that the training in `folder` was started with, by the names of TrainConfig's fields."""
     return read_checkpoint(folder)["config"]
 
 
 def _require_same(folder: Path, content: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise ValueError unless the checkpoint `content` has the settings and the data set of the description `now`."""
     then = {**{item.name: item.default for item in fields(TrainConfig)}, **content["config"]}
     changed = [
         f"{name} was {then.get(name)!r}, now {now['config'].get(name)!r}"
@@ -134,19 +142,19 @@ def _require_same(folder: Path, content: dict[str, Any], now: dict[str, Any]) ->
     ]
     if changed:
         raise ValueError(
-            f"the training in {folder} was begun with other settings: {'; '.join(changed)}. "
-            "Resume it with the settings it was begun with, or begin another in a folder of its own"
+            f"the training in {folder} was started with other settings: {'; '.join(changed)}. "
+            "Resume it with the settings it was started with, or start another training in another folder"
         )
     if content["data"] != now["data"]:
         names = [name for name in now["data"] if content["data"].get(name) != now["data"][name]]
         raise ValueError(
-            f"the data set is not the one that the training in {folder} was begun with: it differs in its {', '.join(names)}. "
-            "Put the old one back, or begin another training in a folder of its own"
+            f"the data set is not the one that the training in {folder} was started with: it differs in its {', '.join(names)}. "
+            "Restore the old data set, or start another training in another folder"
         )
 
 
 def fingerprint(data: Dataset) -> dict[str, Any]:
-    """What tells data sets apart. Of images that stay in files, the files' names stand for what is in them."""
+    """Return values that differ between data sets. For images in files, the file names are compared, not the contents."""
     inputs = data.inputs
     content = _checksum(inputs) if isinstance(inputs, Tensor) else zlib.crc32("\n".join(map(str, inputs.paths)).encode())
     return {

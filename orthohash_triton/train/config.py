@@ -1,6 +1,5 @@
-"""Everything that decides a run."""
+"""The settings of a training."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,74 +8,82 @@ from .._base import checks
 from ..data import Splits, load_splits
 from ..methods import option
 from ..models.backbones import BACKBONES
-from ..rotations import Rotation, fit_householder, fit_itq
 from .augmentation import AUGMENTATIONS
 from .optimization import OPTIMIZERS, PRECISIONS, SCHEDULES
-
-ROTATIONS: dict[str, Callable[..., Rotation]] = {"itq": fit_itq, "householder": fit_householder}
+from .rotation import ROTATIONS
 
 WITHOUT_EFFECT = ("checkpoint_every", "tensorboard", "wandb")
-"""Settings that the weights do not depend on: they may change when a training is resumed."""
+"""Settings that do not affect the weights. They may be changed when a training is resumed."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything that decides a run, with `help` for each field in its metadata.
+    """All settings of a training. The metadata of each field contain a `help` text, which the command line shows.
 
-    Two runs of one configuration on one machine with one thread count are bit-identical on
-    a CPU; another machine or thread count changes the order of floating-point sums, and so the last bits of the weights.
+    On a CPU, two trainings with one configuration are bit-identical on one machine with one number of threads. Another machine or
+    number of threads changes the order of floating-point sums, and thus the last bits of the weights.
+
+    Raises:
+        TypeError, ValueError: a value is invalid; the message names the field and the valid values.
+
+    Example:
+        >>> from orthohash_triton.train import TrainConfig
+        >>> config = TrainConfig(dataset="digits", bits=32, epochs=2)
+        >>> config.batch_size, config.optimizer
+        (256, 'adam')
+        >>> TrainConfig(bits=20)
+        Traceback (most recent call last):
+        ValueError: TrainConfig: bits must be a multiple of 8, so that codes fill whole bytes; got 20
     """
 
     dataset: str = option(
         "fashion-mnist", f"{', '.join(data.names())}, a folder, manifest or list of images, or a file or folder of features"
     )
-    method: str = option("orthohash", "one of `orthohash methods`")
-    options: dict[str, Any] = field(default_factory=dict)  # the method's own, by name
+    method: str = option("orthohash", "name of a method; `orthohash methods` lists them")
+    options: dict[str, Any] = field(default_factory=dict)  # of the method, by name
     rotate: str = option("none", f"rotation fitted to the codes after the training: none, {', '.join(ROTATIONS)}")
     backbone: str = option("auto", f"auto, {', '.join(BACKBONES)}, timm:NAME or torchvision:NAME")
     pretrained: bool = option(True, "pre-trained weights for a backbone of timm or torchvision")
     bits: int = option(64, "length of the codes, a multiple of 8")
     epochs: int = option(6, "passes over the training set")
-    batch_size: int = option(256, "samples per batch, over all processes together")
-    accumulate: int = option(1, "batches whose gradients are averaged for one step")
+    batch_size: int = option(256, "samples per batch, of all processes together")
+    accumulate: int = option(1, "number of batches whose gradients are averaged for one step")
     lr: float | None = option(None, "learning rate of the hash head; the default is the method's")
-    backbone_lr_scale: float = option(0.1, "the backbone's learning rate as a share of the head's; 0 freezes the backbone")
+    backbone_lr_scale: float = option(0.1, "learning rate of the backbone relative to the head's; 0 freezes the backbone")
     optimizer: str = option("adam", f"one of {', '.join(OPTIMIZERS)}")
     weight_decay: float = option(5e-4, "L2 penalty on all weights (decoupled with adamw)")
-    clip_grad_norm: float | None = option(None, "largest norm of the gradient of all weights together")
-    schedule: str = option("step", f"of the learning rate: {', '.join(SCHEDULES)}")
-    warmup: float = option(0.0, "steps in which the learning rate rises to its full value; below 1 a share of all steps")
-    lr_decay: float = option(0.1, "schedule step: factor of the learning rate in the last part of the training")
-    lr_decay_at: float = option(0.8, "schedule step: share of the steps after which the learning rate is multiplied by lr_decay")
+    clip_grad_norm: float | None = option(None, "largest norm of the gradient of all weights; longer gradients are scaled down")
+    schedule: str = option("step", f"schedule of the learning rate: {', '.join(SCHEDULES)}")
+    warmup: float = option(0.0, "steps in which the learning rate rises to its full value; below 1: a share of all steps")
+    lr_decay: float = option(0.1, "for schedule step: factor of the learning rate in the last part of the training")
+    lr_decay_at: float = option(0.8, "for schedule step: share of the steps after which the rate is multiplied by lr_decay")
     ema: float | None = option(
-        None, "decay of an exponential moving average of the weights, which is then the result, e.g. 0.999"
+        None, "decay of an exponential moving average of the weights, for example 0.999; the average is the result"
     )
-    precision: str = option("fp32", f"of the network while it is trained: {', '.join(PRECISIONS)} (mixed)")
+    precision: str = option("fp32", f"precision of the network during training: {', '.join(PRECISIONS)} (mixed precision)")
     validation: float = option(
         0.0,
-        "share of the training set held out to choose the best epoch, where its source sets none aside; 0 takes the last",
+        "share of the training set held out to choose the best epoch, if the data set has no validation set; 0 takes the last",
     )
-    patience: int | None = option(None, "stop after so many epochs without a better validation mAP")
-    augment: str = option("light", f"of images: {', '.join(AUGMENTATIONS)}")
-    flip: bool = option(True, "random horizontal mirroring of images (wrong for text and digits)")
-    crop_padding: int = option(0, "light augmentation: random shifts of images by up to so many pixels")
-    image_size: int = option(64, "side to which images in files are resized")
-    on_corrupt: str = option("skip", "images that cannot be decoded: skip (and list) them, or fail")
-    on_missing: str | None = option(
-        None, "files that a manifest or list names and that are not there: fail (the default) or skip"
-    )
-    root: str | None = option(None, "folder that the paths of a manifest or list start from; the default is its own")
-    path_column: str | None = option(None, "column of a manifest; the default is path")
-    label_column: str | None = option(None, "column of a manifest; the default is labels or label")
-    split_column: str | None = option(None, "column of a manifest; the default is split, if there is one")
-    labels: str | None = option(None, ".npy file of the labels of a file of features; the default of X.npy is X.labels.npy")
-    query_fraction: float = option(0.1, "share of every class held out as queries, where the data set has no split of its own")
-    seed: int = option(0, "of the split, the codebook, the initial weights, the order and the augmentation")
-    threads: int | None = option(None, "CPU threads; the default is torch's")
-    device: str = option("cpu", "cpu, cuda, cuda:1, ...")
-    checkpoint_every: int = option(500, "steps between checkpoints within an epoch; 0 keeps those at the ends of epochs only")
-    tensorboard: bool = option(False, "log to the folder tensorboard in the run folder")
-    wandb: str | None = option(None, "project of Weights & Biases to log to, where wandb is installed")
+    patience: int | None = option(None, "number of epochs without a better validation mAP after which the training stops")
+    augment: str = option("light", f"augmentation of images: {', '.join(AUGMENTATIONS)}")
+    flip: bool = option(True, "mirror images horizontally at random (wrong for text and digits)")
+    crop_padding: int = option(0, "for augmentation light: largest random shift of images, in pixels")
+    image_size: int = option(64, "width and height, in pixels, to which images in files are resized")
+    on_corrupt: str = option("skip", "for images that cannot be decoded: skip (and list) them, or fail")
+    on_missing: str | None = option(None, "for missing files of a manifest or list: fail (the default) or skip")
+    root: str | None = option(None, "folder that the paths in a manifest or list are relative to; the default is its own")
+    path_column: str | None = option(None, "column of a manifest with the paths; the default is path")
+    label_column: str | None = option(None, "column of a manifest with the labels; the default is labels or label")
+    split_column: str | None = option(None, "column of a manifest with the name of the split; the default is split, if it exists")
+    labels: str | None = option(None, ".npy file with the labels for a file of features; the default for X.npy is X.labels.npy")
+    query_fraction: float = option(0.1, "share of every class held out as queries, if the data set has no split")
+    seed: int = option(0, "seed of the split, the codebook, the initial weights, the order of samples and the augmentation")
+    threads: int | None = option(None, "number of CPU threads; the default is torch's")
+    device: str = option("cpu", "device: cpu, cuda, cuda:1, ...")
+    checkpoint_every: int = option(500, "steps between checkpoints within an epoch; 0 writes them at the ends of epochs only")
+    tensorboard: bool = option(False, "write TensorBoard logs to the folder tensorboard in the run folder")
+    wandb: str | None = option(None, "project of Weights & Biases to log to; needs wandb")
 
     def __post_init__(self) -> None:
         for name in ("bits", "epochs", "batch_size", "accumulate", "image_size"):
@@ -98,11 +105,11 @@ class TrainConfig:
             if not getattr(self, name) >= 0:
                 raise ValueError(f"TrainConfig: {name} must not be negative; got {getattr(self, name)}")
         if not 0 < self.lr_decay_at <= 1:
-            raise ValueError(f"TrainConfig: lr_decay_at is a share of the steps, in (0, 1]; got {self.lr_decay_at}")
+            raise ValueError(f"TrainConfig: lr_decay_at must be a share of the steps, in (0, 1]; got {self.lr_decay_at}")
         if not 0 <= self.validation < 1:
-            raise ValueError(f"TrainConfig: validation is a share of the training set, in [0, 1); got {self.validation}")
+            raise ValueError(f"TrainConfig: validation must be a share of the training set, in [0, 1); got {self.validation}")
         if self.ema is not None and not 0 < self.ema < 1:
-            raise ValueError(f"TrainConfig: ema is the decay of a moving average, in (0, 1); got {self.ema}")
+            raise ValueError(f"TrainConfig: ema must be the decay of a moving average, in (0, 1); got {self.ema}")
         checks.choice("TrainConfig", "rotate", self.rotate, ("none", *ROTATIONS))
         checks.choice("TrainConfig", "optimizer", self.optimizer, tuple(OPTIMIZERS))
         checks.choice("TrainConfig", "schedule", self.schedule, tuple(SCHEDULES))
@@ -114,7 +121,14 @@ class TrainConfig:
         methods.get(self.method).make_options(self.options)
 
     def load_splits(self) -> Splits:
-        """Training set, gallery and queries of `dataset`; see `data.load_splits`."""
+        """Load the training set, gallery and queries of `dataset`; see `data.load_splits`.
+
+        Example:
+            >>> from orthohash_triton.train import TrainConfig
+            >>> splits = TrainConfig(dataset="digits").load_splits()
+            >>> len(splits.train), len(splits.gallery), len(splits.query)
+            (1438, 1438, 359)
+        """
         return load_splits(
             self.dataset,
             size=self.image_size,

@@ -1,8 +1,8 @@
-"""Several processes that train one model: each takes its rows of every batch.
+"""Data-parallel training: several processes train one model, and each computes its share of every batch.
 
-`batch_size` counts the batch of all processes together, and all of them draw the same random numbers, so that the number of
-processes changes only the order of floating-point sums. A network that draws random numbers itself (dropout) draws other ones in
-each process, and then the processes together do not repeat what one alone would do.
+`batch_size` is the size of the batch of all processes together, and all processes draw the same random numbers. The number of
+processes therefore changes only the order of floating-point sums. A network that draws random numbers itself (dropout) draws
+different ones in each process; its training then depends on the number of processes.
 """
 
 import gc
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 _TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
-# Banks of codes are large, and all processes change them alike. torch 2.13 has a new name for it.
+# Buffers are not broadcast: banks of codes are large, and equal in all processes. The option has a new name in torch 2.13.
 _BUFFERS_STAY: dict[str, Any] = {
     "forward_sync_buffers"
     if "forward_sync_buffers" in inspect.signature(nn.parallel.DistributedDataParallel).parameters
@@ -35,9 +35,9 @@ _BUFFERS_STAY: dict[str, Any] = {
 
 @contextmanager
 def torchrun(device: str) -> Iterator[bool]:
-    """Join the processes that torchrun started, for as long as the block lasts; whether this one writes the results.
+    """Join the process group of torchrun for the block. Yields whether this process writes the results.
 
-    Nothing is joined where torchrun started none, or they are joined already.
+    No group is joined if the process was not started by torchrun, or has joined already.
     """
     if not dist.is_available() or not all(os.environ.get(name) for name in _TORCHRUN):
         yield True
@@ -51,12 +51,12 @@ def torchrun(device: str) -> Iterator[bool]:
     try:
         yield dist.get_rank() == 0
     finally:
-        gc.collect()  # a DistributedDataParallel that outlives its group can make PyTorch abort the process at exit
+        gc.collect()  # a DistributedDataParallel that is freed after its group can make PyTorch abort the process at exit
         dist.destroy_process_group()
 
 
 def _own_device(device: str, rank: int) -> torch.device:
-    """That of the process `rank`: a GPU of its own where `device` is just "cuda"."""
+    """Return the device of the process `rank`: a GPU of its own if `device` is "cuda" without a number."""
     if device != "cuda":
         return torch.device(device)
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", rank % max(torch.cuda.device_count(), 1))))
@@ -64,7 +64,13 @@ def _own_device(device: str, rank: int) -> torch.device:
 
 @dataclass(frozen=True)
 class Processes:
-    """Those that train together: one, or all of torch.distributed's default group."""
+    """The processes that train together: one, or all of torch.distributed's default group.
+
+    Attributes:
+        rank: number of this process.
+        count: number of processes.
+        device: device of this process.
+    """
 
     rank: int
     count: int
@@ -72,21 +78,22 @@ class Processes:
 
     @classmethod
     def of(cls, device: str) -> "Processes":
+        """Return the processes of the default group, or this process alone if there is no group of several."""
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             return cls(dist.get_rank(), dist.get_world_size(), _own_device(device, dist.get_rank()))
         return cls(0, 1, torch.device(device))
 
     @property
     def leads(self) -> bool:
-        """Whether this process writes files, logs and bars."""
+        """Whether this process writes files, logs and progress bars."""
         return self.rank == 0
 
     def share(self, count: int) -> slice:
-        """This process's part of `count` rows."""
+        """Return the positions of this process's part of `count` rows. The parts differ by at most one row."""
         return share_of(count, self.rank, self.count)
 
     def whole(self, part: Tensor, count: int) -> Tensor:
-        """The `count` rows of all processes in order, of which this one has `part`; with gradients."""
+        """Return the `count` rows of all processes in order, with gradients. `part` is this process's share."""
         if self.count == 1:
             return part
         padded = part.new_zeros(count, *part.shape[1:])
@@ -94,7 +101,7 @@ class Processes:
         return SumOverProcesses.apply(padded)
 
     def mean(self, value: Tensor) -> Tensor:
-        """The mean of a scalar over the processes."""
+        """Return the mean of a scalar over the processes."""
         if self.count == 1:
             return value
         total = value.clone()
@@ -102,7 +109,7 @@ class Processes:
         return total / self.count
 
     def agreed(self, find: Callable[[], T]) -> T:
-        """What `find` answers in the leading process, in all of them."""
+        """Return the result of `find`, which only the leading process calls, in all processes."""
         if self.count == 1:
             return find()
         answers = [find() if self.leads else None]
@@ -110,17 +117,17 @@ class Processes:
         return answers[0]  # type: ignore[return-value]
 
     def require_same(self, what: Callable[[], Any]) -> None:
-        """That all processes have the same configuration, data and checkpoint; waits for all of them."""
+        """Wait for all processes, and raise ValueError unless `what` returns an equal value in all of them."""
         if self.count == 1:
             return
         found = gather_objects(what())
         if any(other != found[0] for other in found):
             raise ValueError(
-                "train: the processes were started with different settings, data or checkpoints; give all of them the same"
+                "train: the processes were started with different settings, data or checkpoints; start all of them with the same"
             )
 
     def own_randomness(self, seed: int, step: int) -> AbstractContextManager[Any]:
-        """Random numbers of this process alone, so that the common ones stay common."""
+        """Return a context in which random numbers differ between processes. The common random state is unchanged by it."""
         return nullcontext() if self.count == 1 else self._own_randomness(seed, step)
 
     @contextmanager
@@ -132,12 +139,16 @@ class Processes:
 
     @contextmanager
     def training(self, step: nn.Module, *, not_shared: tuple[nn.Module | None, ...]) -> Iterator[nn.Module]:
-        """`step`, a module whose forward answers a loss, with gradients and batch norms (but those) shared by the processes."""
+        """Share the gradients and batch norms of `step`, whose forward returns a loss, between the processes for the block.
+
+        Args:
+            not_shared: batch norms that are left as they are.
+        """
         if self.count == 1:
             yield step
             return
-        # Without device_ids the positions of the samples stay on the CPU. Batch norms are replaced afterwards, as
-        # DistributedDataParallel takes no SyncBatchNorm on a CPU; parameters are the same either way.
+        # Without device_ids the positions of the samples stay on the CPU. Batch norms are replaced after the wrapping, because
+        # DistributedDataParallel rejects SyncBatchNorm on a CPU; the replacements have the same parameters.
         for buffer in step.buffers():
             dist.broadcast(buffer, 0)
         parallel = nn.parallel.DistributedDataParallel(step, **_BUFFERS_STAY)

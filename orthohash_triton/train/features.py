@@ -1,4 +1,4 @@
-"""Features of a backbone as it comes, computed once so that many heads can be trained on them."""
+"""Features of an untrained or pre-trained backbone, computed once so that many heads can be trained on them."""
 
 import math
 from dataclasses import replace
@@ -9,20 +9,38 @@ from .._base.progress import progress_bar
 from ..data import Dataset
 from ..models.backbones import knows_nothing, make_backbone
 from ..models.model import HashModel
-from .trainer import TrainConfig, use_threads
+from .config import TrainConfig
+from .trainer import use_threads
 
 _CHUNK = 1024
 _BATCH = 128
 
 
 def compute_features(data: Dataset, config: TrainConfig, *, title: str = "features", progress: bool = True) -> Dataset:
-    """`data` with its images replaced by the features float32 [N, D] of `config.backbone`."""
+    """Return `data` with its images replaced by features float32 [N, D], computed by the backbone that `config` names.
+
+    Args:
+        title: text of the progress bar.
+        progress: whether to show a progress bar on standard error.
+
+    Raises:
+        ValueError: `data` has features instead of images, or the backbone has random initial weights.
+
+    Example:
+        >>> import torch
+        >>> from orthohash_triton.data import Dataset
+        >>> from orthohash_triton.train import TrainConfig
+        >>> from orthohash_triton.train.features import compute_features
+        >>> images = Dataset(torch.zeros(10, 4, 4, dtype=torch.uint8), torch.arange(10) % 2, ("cat", "dog"), "blank")
+        >>> compute_features(images, TrainConfig(backbone="pixels"), progress=False).inputs.shape
+        torch.Size([10, 16])
+    """
     if not data.is_images:
-        raise ValueError(f"compute_features: {data.name} holds features already; expected images")
+        raise ValueError(f"compute_features: {data.name} has features already; expected images")
     if config.backbone == "auto" or knows_nothing(config.backbone, pretrained=config.pretrained):
         raise ValueError(
-            f"compute_features: backbone {config.backbone!r} knows nothing before it is trained; "
-            "use efficientnet-lite0, pixels or a pre-trained one"
+            f"compute_features: backbone {config.backbone!r} has random weights before training; "
+            "use efficientnet-lite0, pixels or a pre-trained backbone"
         )
     backbone = make_backbone(config.backbone, data.sample_shape, pretrained=config.pretrained)
     model = HashModel(backbone, config.bits, data.sample_shape).to(config.device)

@@ -1,4 +1,4 @@
-"""The loop: from epoch to epoch, from batch to batch, and from a batch to its loss."""
+"""The training loop: epochs, batches, validation, and the state that a checkpoint stores."""
 
 import math
 import time
@@ -14,34 +14,44 @@ from .._base.progress import Advance
 from ..data import Dataset
 from ..methods import Objective
 from ..models.model import HashModel
-from .augmentation import make_augmentation
 from .checkpoint import Checkpoints
 from .config import TrainConfig
 from .distributed import Processes
-from .optimization import Stepper, autocast
+from .network import LossNetwork, parameter_groups
+from .optimization import Stepper
 from .randomness import random_state, set_random_state
 from .tracking import Tracker
 from .validation import Validation, sample_of
 
 BIT_ACCURACY_SAMPLES = 2000
+"""Largest number of training samples that the bit accuracy is computed on."""
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one pass over the training set did."""
+    """The figures of one pass over the training set.
+
+    Attributes:
+        epoch: number of the epoch, from 1.
+        loss: mean loss of the batches.
+        bit_accuracy: share of bits that equal those of the codeword, on a sample of the training set in evaluation mode; None
+            for methods without class codes.
+        validation_map: mAP@all of the held-out samples; None without validation.
+        lr: learning rate of the head at the end of the epoch.
+        seconds: duration.
+    """
 
     epoch: int
-    loss: float  # mean over the batches
-    # Share of bits that equal the codeword's, on the first training samples, in evaluation mode; None without class codes.
+    loss: float
     bit_accuracy: float | None
-    validation_map: float | None  # mAP@all of the samples held out
-    lr: float  # of the head, at the end
+    validation_map: float | None
+    lr: float
     seconds: float
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What all stages of a training share."""
+    """The objects that all stages of a training share."""
 
     config: TrainConfig
     processes: Processes
@@ -51,9 +61,16 @@ class Setting:
 
 
 class Loop:
-    """One stage of a training, from epoch to epoch and from batch to batch."""
+    """One stage of a training.
 
-    parallel: nn.Module  # network, shared by the processes
+    Args:
+        objective: computes the loss.
+        lr: learning rate of the head.
+        validation: computes the mAP of each epoch; None without held-out samples.
+        stage: name of the stage, by which its checkpoint is found.
+    """
+
+    parallel: nn.Module  # `network`, with gradients shared between the processes
     tracker: Tracker
 
     def __init__(
@@ -73,18 +90,18 @@ class Loop:
         self.samples = data
         frozen = config.backbone_lr_scale == 0
         self.data = replace(data, inputs=model.features(data.inputs), paths=None) if frozen else data
-        self.batches = len(data) // config.batch_size  # of an epoch
-        self.steps = math.ceil(self.batches / config.accumulate)  # of an epoch
-        self.network = _Network(model, objective, self.data, config, self.processes)
-        self.stepper = Stepper(config, model, _parameter_groups(model, objective, config, lr), lr, self.steps * config.epochs)
+        self.batches = len(data) // config.batch_size  # per epoch
+        self.steps = math.ceil(self.batches / config.accumulate)  # per epoch
+        self.network = LossNetwork(model, objective, self.data, config, self.processes)
+        self.stepper = Stepper(config, model, parameter_groups(model, objective, config, lr), lr, self.steps * config.epochs)
         self.history: list[Epoch] = []
-        self.batch = 0  # of this epoch, those done
-        self.total = torch.zeros((), device=self.processes.device)  # loss of those
-        self.seconds = 0.0  # time they took
-        self.random_at_start = random_state(self.processes.device)  # of this epoch, when its order was drawn
+        self.batch = 0  # finished batches of this epoch
+        self.total = torch.zeros((), device=self.processes.device)  # sum of their losses
+        self.seconds = 0.0  # their duration
+        self.random_at_start = random_state(self.processes.device)  # when the order of this epoch was drawn
 
     def one_epoch(self, advance: Advance) -> None:
-        """What is left of a pass over the data in a random order, and what it came to."""
+        """Train on the remaining batches of the current epoch, in random order, and validate."""
         started = time.perf_counter() - self.seconds
         self.network.train()
         order = self._order()
@@ -99,9 +116,9 @@ class Loop:
         self._close_epoch(started)
 
     def _learn_from(self, inputs: Tensor, rows: Tensor) -> None:
-        """One batch; a step where `accumulate` of them, or the last of the epoch, have come together."""
+        """Add the gradients of one batch. The last of `accumulate` batches, or of the epoch, is followed by an optimiser step."""
         in_group = self.batch % self.config.accumulate
-        together = min(self.config.accumulate, self.batches - self.batch + in_group)
+        together = min(self.config.accumulate, self.batches - self.batch + in_group)  # the last group may be smaller
         last = in_group + 1 == together
         lr = self.stepper.lr
         self.objective.begin_step(self.position, self.config.epochs * self.batches)
@@ -111,17 +128,22 @@ class Loop:
         if last:
             self.stepper.step()
         loss = self.processes.mean(loss.detach())
-        if self.data.is_multilabel and not self.data.labels[rows].any():  # a mean over no row at all; its gradient is zero
+        if self.data.is_multilabel and not self.data.labels[rows].any():  # the mean over no row is NaN; its gradient is zero
             loss = torch.where(loss.isnan(), 0.0, loss)
         self.tracker.step(self.position, loss, lr)
         self.total += loss
         self.batch += 1
 
     def _close_epoch(self, started: float) -> None:
+        """Compute the figures of the finished epoch, log them, and write a checkpoint.
+
+        Raises:
+            ValueError: the mean loss is not finite.
+        """
         loss = float(self.total) / self.batches
         if not math.isfinite(loss):
             raise ValueError(
-                f"train: the loss became {loss} in epoch {len(self.history) + 1}; the data hold NaN, "
+                f"train: the loss became {loss} in epoch {len(self.history) + 1}; the data contain NaN, "
                 f"or lr {self.stepper.optimizer.defaults['lr']} is too high"
             )
         model, validation = self.stepper.result, self.validation
@@ -142,24 +164,26 @@ class Loop:
 
     @property
     def title(self) -> str:
+        """Text of the progress bar."""
         epoch = f"epoch {min(len(self.history) + 1, self.config.epochs)}/{self.config.epochs}"
         return epoch if self.stage == "codes" else f"{self.stage}, {epoch}"
 
     @property
     def position(self) -> int:
-        """Batches done since the training began."""
+        """Number of finished batches of all epochs."""
         return len(self.history) * self.batches + self.batch
 
     @property
     def finished(self) -> bool:
+        """Whether all epochs are finished, or the validation has not improved for `patience` epochs."""
         patience = self.config.patience
         out_of_patience = self.validation is not None and patience is not None and self.validation.epochs_since_best >= patience
         return len(self.history) == self.config.epochs or out_of_patience
 
     def _order(self) -> list[Tensor]:
-        """The positions of the samples in a random order, in full batches; the rest is dropped."""
+        """Return the positions of the samples in random order, in full batches. An incomplete batch is dropped."""
         device, now = self.processes.device, None
-        if self.batch:  # resumed in the middle of an epoch, whose order is drawn again
+        if self.batch:  # resumed within an epoch: its order is drawn again
             now = random_state(device)
             set_random_state(self.random_at_start, device)
         else:
@@ -170,10 +194,11 @@ class Loop:
         return list(batches)
 
     def _gradients_stay_here(self, yes: bool) -> Any:
-        """Gradients that later batches add to need not be exchanged yet."""
+        """Return a context in which processes do not exchange gradients if `yes`, because later batches add to them."""
         return self.parallel.no_sync() if yes and self.processes.count > 1 else nullcontext()  # type: ignore[operator]
 
     def _checkpoint_is_due(self) -> bool:
+        """Return whether `checkpoint_every` steps of the epoch have passed. The end of an epoch has its own checkpoint."""
         step, between = divmod(self.batch, self.config.accumulate)
         every = self.config.checkpoint_every
         return every > 0 and between == 0 and step % every == 0 and self.batch < self.batches
@@ -209,52 +234,8 @@ class Loop:
         set_random_state(state["random"], self.processes.device)
 
 
-class _Network(nn.Module):
-    """From a batch to its loss: everything that is trained, as the one module that processes can share."""
-
-    def __init__(self, model: HashModel, objective: Objective, data: Dataset, config: TrainConfig, processes: Processes) -> None:
-        super().__init__()
-        self.backbone = None if config.backbone_lr_scale == 0 else model.backbone  # None where the data are its features
-        self.head, self.objective = model.head, objective
-        self.prepare, self.labels, self.config, self.processes = model.prepare, data.labels, config, processes
-        self.augmentation = make_augmentation(
-            config.augment if data.is_images else "none",
-            flip=config.flip, crop_padding=config.crop_padding, sample_shape=data.sample_shape,
-        )  # fmt: skip
-        # Else every process computes the loss of the whole batch, from the latents of all of them.
-        self.loss_of_a_share = objective.per_sample and not data.is_multilabel
-
-    @property
-    def norms_of_the_whole_batch(self) -> tuple[nn.Module | None, ...]:
-        """Batch norms that see the rows of all processes anyway."""
-        return () if self.loss_of_a_share else (self.head.batch_norm,)
-
-    def forward(self, inputs: Tensor, rows: Tensor, position: int) -> Tensor:
-        """`inputs` are this process's samples of those at `rows` [B] of the training set."""
-        processes, count = self.processes, len(rows)
-        mine = processes.share(count)
-        samples = self.augmentation(self.prepare(inputs), count, mine)
-        with processes.own_randomness(self.config.seed, position), autocast(self.config, processes.device):
-            latent = self.head.latent(samples if self.backbone is None else self.backbone(samples))
-        latent = latent.float()
-        if self.loss_of_a_share:
-            rows = rows[mine]
-            weight = len(rows) * processes.count / count  # gradients are averaged over the processes
-        else:
-            latent, weight = processes.whole(latent, count), 1.0
-        return self.objective(latent, self.labels[rows].to(latent.device), rows, self.head) * weight
-
-
-def _parameter_groups(model: HashModel, objective: Objective, config: TrainConfig, lr: float) -> list[dict]:
-    """Return the optimizer's groups: the head, the backbone at its share of `lr`, and the objective's own parameters at `lr`."""
-    head = {"params": list(model.head.parameters()), "lr": lr}
-    backbone = {"params": list(model.backbone.parameters()), "lr": lr * config.backbone_lr_scale}
-    own = {"params": [parameter for parameter in objective.parameters() if parameter.requires_grad], "lr": lr}
-    optional = [backbone] if backbone["lr"] else []
-    return [head, *(group for group in (*optional, own) if group["params"])]
-
-
 def _bit_accuracy(model: HashModel, data: Dataset, codebook: Tensor | None) -> float | None:
+    """Return the share of bits that equal those of the class's codeword; None without a codebook or with several labels."""
     if codebook is None or data.is_multilabel:
         return None
     some = sample_of(data, BIT_ACCURACY_SAMPLES)
@@ -263,9 +244,10 @@ def _bit_accuracy(model: HashModel, data: Dataset, codebook: Tensor | None) -> f
 
 
 def load_weights(module: nn.Module, state: dict[str, Any]) -> None:
+    """Load `state` from a checkpoint into `module`; raise ValueError if it belongs to another module."""
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
         raise ValueError(
-            f"train: the checkpoint is of another {type(module).__name__}; give the backbone of the beginning: {error}"
+            f"train: the checkpoint belongs to another {type(module).__name__}; pass the backbone of the first start: {error}"
         ) from error

@@ -1,4 +1,4 @@
-"""How a gradient becomes a step: optimisers, schedules of the learning rate, precision."""
+"""Optimisation: optimisers, learning rate schedules, mixed precision, gradient clipping, moving average of the weights."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from ..models.model import HashModel
 
-# Looked up when they are made, as anything in torch.optim may be replaced by its user.
+# torch.optim is looked up at each call, because users may replace its classes.
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": lambda groups, **keywords: torch.optim.Adam(groups, **keywords),
     "adamw": lambda groups, **keywords: torch.optim.AdamW(groups, **keywords),
@@ -21,18 +21,19 @@ PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def make_schedule(config: Any, optimizer: torch.optim.Optimizer, steps: int) -> LambdaLR:
-    """The factor of the learning rate over `steps`, as the TrainConfig `config` describes it."""
+    """Return the learning rate schedule over `steps` optimiser steps that the TrainConfig `config` describes."""
     warmup = round(config.warmup * steps) if config.warmup < 1 else round(config.warmup)
     factor = SCHEDULES[config.schedule]
     return LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / (warmup + 1)) * factor(config, step, warmup, steps))
 
 
 def _step_decay(config: Any, step: int, warmup: int, steps: int) -> float:
+    """Return 1, and `lr_decay` for the steps after the share `lr_decay_at` of all steps."""
     return 1.0 if step < config.lr_decay_at * steps else config.lr_decay
 
 
 def _cosine(config: Any, step: int, warmup: int, steps: int) -> float:
-    """1 until the end of the warm-up, then half a cosine, which reaches 0 after the last step."""
+    """Return 1 until the end of the warm-up, then half a cosine that reaches 0 after the last step."""
     return (1 + math.cos(math.pi * max(0, step - warmup) / max(1, steps - warmup))) / 2
 
 
@@ -46,14 +47,19 @@ SCHEDULES: dict[str, Callable[[Any, int, int, int], float]] = {  # (config, step
 class Stepper:
     """An optimiser with its schedule, gradient scaler, clipping and moving average of the weights.
 
-    `config` is a TrainConfig, `steps` the number of calls of `step` in the whole training.
+    Args:
+        config: a TrainConfig.
+        model: the model whose weights are averaged.
+        groups: the optimiser's parameter groups; the first is the head.
+        lr: learning rate of groups that set none.
+        steps: number of calls of `step` in the whole training.
     """
 
     def __init__(self, config: Any, model: HashModel, groups: list[dict], lr: float, steps: int) -> None:
         self.model = model
         self.parameters = [parameter for group in groups for parameter in group["params"]]
         self.clip_grad_norm = config.clip_grad_norm
-        # torch's fused SGD takes memory as it comes for its momentum where the first step overflows, as it does in fp16.
+        # torch's fused SGD uses uninitialised memory for its momentum if the first step overflows, which happens in fp16.
         fused = (config.optimizer, config.precision) != ("sgd", "fp16")
         self.optimizer = OPTIMIZERS[config.optimizer](groups, lr=lr, weight_decay=config.weight_decay, fused=fused)
         self.schedule = make_schedule(config, self.optimizer, steps)
@@ -62,19 +68,20 @@ class Stepper:
 
     @property
     def lr(self) -> float:
-        """Of the first group, the head."""
+        """Learning rate of the next step for the first group, the head."""
         return float(self.schedule.get_last_lr()[0])
 
     @property
     def result(self) -> HashModel:
-        """What is judged and kept: the model, or the moving average of its weights."""
+        """The model that is validated and returned: the model itself, or the moving average of its weights."""
         return self.model if self.average is None else cast(HashModel, self.average.module)
 
     def backward(self, loss: Tensor) -> None:
+        """Add the gradients of `loss` to those of the parameters."""
         self.scaler.scale(loss).backward()
 
     def step(self) -> None:
-        """Use the gradients that have come together, and forget them."""
+        """Apply the accumulated gradients, reset them, and advance the schedule and the moving average."""
         if self.clip_grad_norm is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.parameters, self.clip_grad_norm)
@@ -102,13 +109,13 @@ class Stepper:
 
 
 def autocast(config: Any, device: torch.device) -> torch.autocast:
-    """Half precision for what is safe in it, where `config.precision` asks for it."""
+    """Return the autocast context of `config.precision`; it does nothing in fp32."""
     dtype = PRECISIONS[config.precision]
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 
 
 def _moving_average(model: nn.Module, decay: float) -> Any:
-    """Running statistics of batch norm are averaged like the weights that they belong to."""
+    """Return an exponential moving average of the weights of `model` and of the running statistics of its batch norms."""
     from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True).eval()

@@ -1,6 +1,6 @@
-"""Random numbers of a training: seeded, kept in checkpoints, and given back to the caller as they were."""
+"""Random states of torch, NumPy and Python: seeded for a training, stored in checkpoints, and restored for the caller."""
 
-# ruff: noqa: NPY002 - the global generator is the one that a backbone of the caller may draw from
+# ruff: noqa: NPY002 - a backbone of the caller may use the global generator
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +12,9 @@ import torch
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Everything in the block follows `seed`; the caller's random states are left as they were."""
+    """Seed the generators of torch, NumPy and Python for the block, and restore the states of the caller afterwards."""
     python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):  # all of them, named: unnamed, torch warns
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):  # all devices by number, because torch warns without
         torch.manual_seed(seed)
         random.seed(seed)
         np.random.seed(seed % 2**32)
@@ -26,7 +26,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
-    """The states of torch (on the CPU and on `device`), NumPy and Python, in types that torch.load(weights_only=True) takes."""
+    """Return the states of torch (on the CPU and on `device`), NumPy and Python, in types for weights_only=True."""
     numpy = np.random.get_state(legacy=False)
     keys = torch.from_numpy(numpy["state"]["key"].astype(np.int64))
     return {
@@ -38,6 +38,7 @@ def random_state(device: torch.device) -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any], device: torch.device) -> None:
+    """Restore the states that `random_state` returned."""
     torch.set_rng_state(state["torch"])
     if device.type == "cuda":
         torch.cuda.set_rng_state(state["device"], device)

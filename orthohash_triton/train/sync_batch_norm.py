@@ -1,4 +1,4 @@
-"""Batch normalisation over the batches of several processes, on a CPU too."""
+"""Batch normalisation over the batch of all processes, on CPUs too."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ _PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 class SumOverProcesses(torch.autograd.Function):
-    """The sum of a tensor of every process; the gradient is the sum of the gradients of every process."""
+    """Sum a tensor over all processes. The gradient is the sum of the gradients of all processes."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
@@ -29,7 +29,7 @@ class SumOverProcesses(torch.autograd.Function):
 
 
 class SyncBatchNorm(nn.SyncBatchNorm):
-    """torch's, which trains on GPUs only, with a way to train on a CPU; shares parameters and statistics with `plain`."""
+    """torch's SyncBatchNorm, which trains on GPUs only, and a CPU implementation. It has the parameters of `plain`."""
 
     def __init__(self, plain: _BatchNorm) -> None:
         super().__init__(plain.num_features, plain.eps, plain.momentum, plain.affine, plain.track_running_stats)
@@ -37,7 +37,7 @@ class SyncBatchNorm(nn.SyncBatchNorm):
         for name in ("running_mean", "running_var", "num_batches_tracked"):
             setattr(self, name, getattr(plain, name))
         self.train(plain.training)
-        # timm's batch norms go on with a dropout and an activation
+        # timm's batch norms end with a dropout and an activation
         self.after = [module for name in ("drop", "act") if isinstance(module := getattr(plain, name, None), nn.Module)]
 
     def forward(self, input: Tensor) -> Tensor:
@@ -47,6 +47,7 @@ class SyncBatchNorm(nn.SyncBatchNorm):
         return output
 
     def _train_on_cpu(self, input: Tensor) -> Tensor:
+        """Normalise by the mean and variance of the rows of all processes, in at least float32."""
         values = input.to(torch.promote_types(input.dtype, torch.float32)).movedim(1, -1)  # [N, ..., K]
         rows = values.flatten(0, -2)
         total = SumOverProcesses.apply(torch.cat((rows.sum(0), rows.new_full((1,), len(rows)))))  # [K + 1]
@@ -62,6 +63,7 @@ class SyncBatchNorm(nn.SyncBatchNorm):
 
     @torch.no_grad()
     def _track(self, mean: Tensor, variance: Tensor) -> None:
+        """Update the running statistics as nn.BatchNorm does."""
         if not self.track_running_stats:
             return
         self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
@@ -72,10 +74,10 @@ class SyncBatchNorm(nn.SyncBatchNorm):
 
 @contextmanager
 def synchronised(network: nn.Module, *, but: tuple[nn.Module | None, ...] = ()) -> Iterator[None]:
-    """Within the block, the batch norms of `network` (except those in `but`) use the statistics of all processes.
+    """Make the batch norms of `network`, except those in `but`, use the statistics of all processes within the block.
 
     Raises:
-        ValueError: a batch norm of a kind that is not known here.
+        ValueError: a batch norm has an unknown class.
     """
     replaced = []
     try:
@@ -96,6 +98,6 @@ def _require_known(norm: _BatchNorm) -> None:
     with_activation = hasattr(norm, "drop") and hasattr(norm, "act")
     if type(norm) not in _PLAIN and not with_activation:
         raise ValueError(
-            f"train: {type(norm).__name__} is no batch norm that several processes can share; train in one process, "
-            "or give the backbone an nn.BatchNorm or an nn.SyncBatchNorm"
+            f"train: {type(norm).__name__} is not a batch norm that several processes can share; train in one process, "
+            "or use nn.BatchNorm or nn.SyncBatchNorm in the backbone"
         )

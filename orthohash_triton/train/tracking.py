@@ -1,4 +1,4 @@
-"""What a training tells while it goes on: metrics.jsonl, TensorBoard, Weights & Biases."""
+"""Logging during training: metrics.jsonl, TensorBoard, Weights & Biases."""
 
 import json
 import secrets
@@ -11,22 +11,27 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from .._base import run_folder
 from .._base.files import atomic_write
 
-_FLUSH_EVERY = 100  # steps; reading a loss waits for the device
+_FLUSH_EVERY = 100  # steps; reading a loss synchronises with the device
 
 
 class _Writer(Protocol):
+    """A destination of the log."""
+
     def log(self, entries: Sequence[tuple[int, dict[str, float]]]) -> None:
-        """Keep (step, values by name), safe from here on."""
+        """Write pairs of a step and its values by name. They are stored when this returns."""
 
     def close(self) -> None: ...
 
 
 class Tracker:
-    """Loss and learning rate of every step, and the figures of every epoch.
+    """Logs the loss and the learning rate of every step, and the figures of every epoch.
 
-    `metrics`, where given, is a file of one line of JSON per epoch, rewritten whole at each.
+    Args:
+        writers: destinations of the log.
+        metrics: file with one line of JSON for each epoch, which is rewritten after each epoch; None for no file.
     """
 
     def __init__(self, writers: Sequence[_Writer], metrics: Path | None) -> None:
@@ -35,13 +40,14 @@ class Tracker:
         self._waiting: list[tuple[int, Tensor, float]] = []
 
     def step(self, step: int, loss: Tensor, lr: float) -> None:
+        """Log one step. The loss is read later, so that the device does not have to wait."""
         if self._writers:
             self._waiting.append((step, loss, lr))
             if len(self._waiting) == _FLUSH_EVERY:
                 self.flush()
 
     def epoch(self, history: Sequence[Any], step: int) -> None:
-        """`history` holds the epochs so far, the latest last."""
+        """Log the last epoch of `history`, which contains all epochs so far."""
         self.flush()
         latest = asdict(history[-1])
         figures = {f"epoch/{name}": float(value) for name, value in latest.items() if name != "epoch" and value is not None}
@@ -52,7 +58,7 @@ class Tracker:
                 file.write("".join(json.dumps(asdict(epoch)) + "\n" for epoch in history).encode())
 
     def flush(self) -> None:
-        """Hand on the steps that wait; a checkpoint would otherwise be ahead of the log."""
+        """Write the pending steps. This is done before each checkpoint, so that no checkpoint is ahead of the log."""
         if not self._waiting:
             return
         losses = torch.stack([loss for _, loss, _ in self._waiting]).tolist()
@@ -66,7 +72,14 @@ class Tracker:
 
 @contextmanager
 def tracking(config: Any, folder: Path | None, stage: str, step: int, *, enabled: bool) -> Iterator[Tracker]:
-    """A tracker of `stage` that begins (or goes on) at `step`. Stages before the last have TensorBoard only, in its subfolder."""
+    """Yield a tracker of `stage`, which starts or is resumed at `step`.
+
+    Stages before the last one are logged to TensorBoard only, in a subfolder.
+
+    Raises:
+        ValueError: TensorBoard is asked for without a folder.
+        ImportError: tensorboard or wandb is not installed.
+    """
     last = stage == "codes"
     writers: list[_Writer] = []
     if enabled and folder is not None:
@@ -74,26 +87,28 @@ def tracking(config: Any, folder: Path | None, stage: str, step: int, *, enabled
     try:
         if enabled and config.tensorboard:
             if folder is None:
-                raise ValueError("train: tensorboard=True needs a folder to write to; give folder=...")
-            writers.append(_TensorBoard(folder / "tensorboard" / ("" if last else stage), step))
+                raise ValueError("train: tensorboard=True needs a folder to write to; pass folder=...")
+            writers.append(_TensorBoard(folder / run_folder.TENSORBOARD / ("" if last else stage), step))
         if enabled and last and config.wandb is not None:
             writers.append(_WandB(config, folder, step))
-        yield Tracker(writers, folder / "metrics.jsonl" if enabled and last and folder is not None else None)
+        yield Tracker(writers, folder / run_folder.EPOCHS if enabled and last and folder is not None else None)
     finally:
         for writer in writers:
             writer.close()
 
 
 class _TensorBoard:
+    """Writes to the event files of TensorBoard in `folder`."""
+
     def __init__(self, folder: Path, step: int) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise ImportError('logging for TensorBoard needs tensorboard: pip install "orthohash-triton[tensorboard]"') from error
-        if step == 0 and folder.is_dir():  # of an earlier training in this folder
+        if step == 0 and folder.is_dir():  # left by an earlier training in this folder
             for events in folder.glob("events.out.tfevents.*"):
                 events.unlink()
-        self._writer = SummaryWriter(str(folder), purge_step=step or None)  # hides what was logged after the checkpoint
+        self._writer = SummaryWriter(str(folder), purge_step=step or None)  # hides entries that were logged after the checkpoint
 
     def log(self, entries: Sequence[tuple[int, dict[str, float]]]) -> None:
         for step, values in entries:
@@ -106,7 +121,7 @@ class _TensorBoard:
 
 
 class _WandB:
-    """A resumed training goes on in the same run of Weights & Biases, whose id wandb.json keeps."""
+    """Writes to a run of Weights & Biases. wandb.json stores its id, so that a resumed training continues the same run."""
 
     def __init__(self, config: Any, folder: Path | None, step: int) -> None:
         try:
@@ -131,9 +146,10 @@ class _WandB:
 
 
 def _run_id(folder: Path | None, *, fresh: bool) -> str:
+    """Return the id in `folder`'s wandb.json; write a new one if `fresh` or if the file does not exist."""
     if folder is None:
         return secrets.token_hex(4)
-    path = folder / "wandb.json"
+    path = folder / run_folder.WANDB
     if fresh or not path.is_file():
         with atomic_write(path) as file:
             file.write(json.dumps({"id": secrets.token_hex(4)}).encode())

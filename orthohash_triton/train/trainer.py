@@ -1,23 +1,21 @@
-"""One recipe for every method. With `loop`, it is read in five minutes.
+"""Training of a model by any method, with one recipe for all of them.
 
-    backbone -> hash head -> the method's objective; Adam; the backbone at a tenth of the head's learning rate; one step decay at
-    80 % of the steps; the last batch of an epoch dropped when it is not full.
+The samples pass through the backbone, the hash head and the method's objective. By default the optimiser is Adam, the backbone
+has a tenth of the head's learning rate, the rate is divided by ten after 80 % of the steps, and an incomplete last batch of an
+epoch is dropped. This is the recipe of OrthoHash (Hoe et al., NeurIPS 2021); each part is a setting of TrainConfig.
 
-It is OrthoHash's recipe (Hoe et al., NeurIPS 2021), and each part of it a setting of TrainConfig. Nothing is selected on the
-queries: the result is the model of the last step, or, with a validation set, of the epoch with the best mAP on it.
+Queries are never used for a choice: the result is the model of the last step or, with a validation set, of the epoch with the
+highest mAP on that set.
 
-How a step is made stands in `optimization`, how several processes share a batch in `distributed`, how a training goes on after it
-was stopped in `checkpoint`, what it tells meanwhile in `tracking`.
+The stages of a training run in `loop`. Optimiser steps are in `optimization`, sharing of a batch between processes in
+`distributed`, resuming in `checkpoint`, and logging in `tracking`.
 """
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -27,28 +25,35 @@ from ..data import Dataset, split_validation
 from ..methods import Objective
 from ..models.backbones import knows_nothing, make_backbone
 from ..models.model import HashModel
-from ..rotations import Rotation
 from .checkpoint import Checkpoints, fingerprint
-from .config import ROTATIONS, TrainConfig
+from .config import TrainConfig
+from .devices import require_device, use_threads
 from .distributed import Processes
 from .loop import Epoch, Loop, Setting, load_weights
 from .randomness import seeded
+from .rotation import rotate
 from .tracking import tracking
 from .validation import Validation
 
-__all__ = ["ROTATIONS", "Epoch", "TrainConfig", "Trained", "fit_rotation", "rotate", "train", "use_threads"]
+CLASSIFIER_LR = 1e-3
+"""Learning rate of the classifier that some methods train first."""
 
 
 @dataclass(frozen=True)
 class Trained:
+    """The result of a training.
+
+    Attributes:
+        model: in evaluation mode.
+        codebook: int8 +-1 [C, bits]; None for methods without one.
+        history: figures of each epoch; empty for methods that are fitted without gradients.
+        objective: the loss with its state; None for methods that are fitted without gradients.
+    """
+
     model: HashModel
-    codebook: Tensor | None  # int8 +-1 [C, bits], of methods that have one
-    history: list[Epoch]  # empty for methods that are fitted
+    codebook: Tensor | None
+    history: list[Epoch]
     objective: Objective | None
-
-
-CLASSIFIER_LR = 1e-3
-ROTATION_SAMPLES = 10_000  # for K^2 / 2 unknowns
 
 
 def train(
@@ -60,30 +65,44 @@ def train(
     resume: bool = False,
     progress: bool = True,
 ) -> Trained:
-    """Learn codes of `data`.
+    """Train a model on `data` with the method and settings of `config`.
+
+    If torch.distributed is initialised, all its processes train together. Each must call this function with the same arguments
+    (see `distributed`) and can access the same `folder`; each returns the same result.
 
     Args:
-        backbone: any module (see backbones), in place of the one that `config` names.
-        folder: where checkpoints, metrics.jsonl and logs go while the training runs; `save_run` on it completes the run folder.
-        resume: go on from the checkpoint in `folder`. On a CPU the weights are then those of a training that was never stopped,
-            bit for bit. A `backbone` must be given as it was at the beginning.
-        progress: bars on standard error.
-
-    Where torch.distributed is initialised, its processes train together and must all call this with the same arguments (see
-    `distributed`); `folder` is one that all of them see. Each answers with the same result.
+        config: all settings.
+        data: the training set.
+        backbone: a module as `models.backbones` describes, which replaces the one that `config` names.
+        folder: where checkpoints, metrics.jsonl and logs are written during the training. `save_run` completes the run folder.
+        resume: whether to resume from the checkpoint in `folder`. On a CPU the weights are then bit-identical to those of a
+            training that was not stopped. A `backbone` must be passed as it was when the training was started.
+        progress: whether to show progress bars on standard error.
 
     Raises:
-        ValueError: settings and data that do not go together; a loss that is not finite; a checkpoint of other settings or data.
-        FileExistsError: an unfinished training is in `folder`, and `resume` is False.
-        FileNotFoundError: nothing to resume.
+        ValueError: the settings do not fit the data; the loss is not finite; or the checkpoint has other settings or data.
+        FileExistsError: `folder` has an unfinished training, and `resume` is False.
+        FileNotFoundError: `folder` has no checkpoint to resume from.
         ImportError: an optional package is missing.
+
+    Example:
+        >>> import torch
+        >>> from orthohash_triton.data import Dataset
+        >>> from orthohash_triton.train import TrainConfig, train
+        >>> labels = torch.arange(60) % 2
+        >>> data = Dataset(torch.randn(60, 8) + 4 * labels[:, None], labels, ("cat", "dog"), "toy")
+        >>> trained = train(TrainConfig(bits=16, epochs=2, batch_size=20, threads=1), data, progress=False)
+        >>> len(trained.history), trained.codebook.shape, trained.model.encode(data.inputs).shape
+        (2, torch.Size([2, 16]), torch.Size([60, 2]))
     """
     require_device(config.device)
     processes = Processes.of(config.device)
     folder = None if folder is None else Path(folder)
     learned = methods.get(config.method).learned
     if resume and not learned:
-        raise ValueError(f"train: method {config.method!r} is fitted in one go: there is nothing to resume. Run it again")
+        raise ValueError(
+            f"train: method {config.method!r} is fitted in one step: there is nothing to resume. Run it again without resume=True"
+        )
     checkpoints = Checkpoints(folder if learned else None, config, data, resume=resume, writes=processes.leads)
     processes.require_same(lambda: (config, fingerprint(data), checkpoints.position))
     setting = Setting(config, processes, checkpoints, folder, progress and processes.leads)
@@ -92,24 +111,12 @@ def train(
         trained = (_learn if learned else _fit)(setting, data, make)
         if config.rotate != "none":
             rotate(trained.model, data.inputs, config.rotate, seed=config.seed)
-        processes.require_same(lambda: None)  # the last checkpoint is written before anyone goes on
+        processes.require_same(lambda: None)  # no process continues before the last checkpoint is written
         return trained
 
 
-def rotate(model: HashModel, inputs: Any, kind: str, *, seed: int = 0) -> None:
-    """Fit a rotation ("itq" or "householder") to the continuous codes of `inputs` and fold it into the model's head."""
-    model.head = model.head.rotated(fit_rotation(model.continuous_codes(inputs), kind, seed=seed).matrix)
-
-
-def fit_rotation(codes: Tensor, kind: str, *, seed: int = 0) -> Rotation:
-    """The rotation `kind` for continuous codes [N, K]; of more than ROTATION_SAMPLES a random part is enough."""
-    if len(codes) > ROTATION_SAMPLES:
-        codes = codes[torch.randperm(len(codes), generator=torch.Generator().manual_seed(seed))[:ROTATION_SAMPLES]]
-    return ROTATIONS[kind](codes, seed=seed)
-
-
 def _backbone_maker(config: TrainConfig, data: Dataset, backbone: nn.Module | None) -> Callable[[], nn.Module]:
-    """Makes a backbone as it is before training: one of its own for each network that a method trains."""
+    """Return a function that builds an untrained backbone. Methods that train several networks call it once for each."""
     if backbone is None:
         learned = methods.get(config.method).learned
         return lambda: make_backbone(config.backbone, data.sample_shape, learned=learned, pretrained=config.pretrained)
@@ -118,13 +125,13 @@ def _backbone_maker(config: TrainConfig, data: Dataset, backbone: nn.Module | No
 
 
 def _fit(setting: Setting, data: Dataset, make: Callable[[], nn.Module]) -> Trained:
-    """Of a method without a gradient: a projection of the features of the backbone as it comes."""
+    """Fit the head of a method that needs no gradient to the features of the backbone, which is not trained."""
     config, device = setting.config, setting.processes.device
     method = methods.get(config.method)
     if knows_nothing(config.backbone, pretrained=config.pretrained):
         raise ValueError(
-            f"train: method {method.name!r} trains no backbone, and {config.backbone!r} knows nothing before it is trained; "
-            'use "auto", which takes the samples as they are, or a pre-trained one'
+            f"train: method {method.name!r} trains no backbone, and {config.backbone!r} has random weights before training; "
+            'use "auto", which uses the samples without a network, or a pre-trained backbone'
         )
     model = HashModel(make(), config.bits, data.sample_shape, batch_norm=False).to(device)
     model.head = method.fit(model.features(data.inputs), config.bits, config.seed).to(device)  # type: ignore[misc]
@@ -132,6 +139,7 @@ def _fit(setting: Setting, data: Dataset, make: Callable[[], nn.Module]) -> Trai
 
 
 def _learn(setting: Setting, data: Dataset, make: Callable[[], nn.Module]) -> Trained:
+    """Train backbone and head of a method by the gradient of its objective."""
     config, device = setting.config, setting.processes.device
     method = methods.get(config.method)
     data, validation = _with_validation(config, data)
@@ -152,17 +160,17 @@ def _learn(setting: Setting, data: Dataset, make: Callable[[], nn.Module]) -> Tr
 
 
 def _with_validation(config: TrainConfig, data: Dataset) -> tuple[Dataset, Validation | None]:
-    """The samples to learn from, and the judge of epochs on those that the data set or `config` sets aside."""
+    """Return the training samples, and the validation on the samples that the data set or `config` holds out, if any."""
     held_out = data.validation
     if held_out is None and config.validation:
         data, held_out = split_validation(data, config.validation, config.seed)
     if held_out is None and config.patience is not None:
-        raise ValueError("train: patience needs samples to judge by; set validation to a share of the training set, as 0.1")
+        raise ValueError("train: patience needs held-out samples; set validation to a share of the training set, for example 0.1")
     return data, None if held_out is None else Validation(data, held_out)
 
 
 def _class_logits(setting: Setting, data: Dataset, backbone: nn.Module) -> Tensor:
-    """Logits float32 [N, C] of the training set, from a classifier trained like a method, for as many epochs."""
+    """Return logits float32 [N, C] of the training set, of a classifier that is trained for as many epochs as the codes."""
     model = HashModel(backbone, len(data.class_names), data.sample_shape, batch_norm=False).to(setting.processes.device)
     weights = setting.checkpoints.result_of("classifier")
     if weights is None:
@@ -174,7 +182,7 @@ def _class_logits(setting: Setting, data: Dataset, backbone: nn.Module) -> Tenso
 
 
 class _Classification(Objective):
-    """Softmax cross entropy; over multi-hot labels the positives share the target equally."""
+    """Softmax cross entropy. With multi-hot labels the target probability is shared equally by the positive classes."""
 
     def forward(self, latent: Tensor, target: Tensor, rows: Tensor, head: nn.Module) -> Tensor:
         if target.ndim == 2:
@@ -183,7 +191,7 @@ class _Classification(Objective):
 
 
 def _optimise(loop: Loop) -> list[Epoch]:
-    """Train the model of `loop` by the gradient of its objective, and tell what each epoch did."""
+    """Run a stage to its end and return the figures of its epochs. The model has the best or the last weights afterwards."""
     setting, stage, validation = loop.setting, loop.stage, loop.validation
     config, checkpoints = setting.config, setting.checkpoints
     state = checkpoints.state_of(stage)
@@ -204,37 +212,19 @@ def _optimise(loop: Loop) -> list[Epoch]:
 
 
 def _require_trainable(setting: Setting, data: Dataset) -> None:
+    """Raise ValueError if `data` has no labels, or too few samples for the batch size, or a batch too few for the processes."""
     config, count = setting.config, setting.processes.count
     if not data.is_labelled:
         unsupervised = ", ".join(name for name in methods.names() if not methods.get(name).learned)
         raise ValueError(
-            f"train: method {config.method!r} learns from labels, and {data.name} has none; choose one of {unsupervised}"
+            f"train: method {config.method!r} learns from labels, but {data.name} has none; choose one of {unsupervised}"
         )
     if len(data) < config.batch_size:
         raise ValueError(
-            f"train: batch_size {config.batch_size} is more than the {len(data)} training samples; choose a smaller one"
+            f"train: batch_size {config.batch_size} is larger than the number of training samples ({len(data)}); reduce it"
         )
     if config.batch_size < 2 * count:
         raise ValueError(
             f"train: batch_size {config.batch_size} is shared by {count} processes, each of which needs two samples; "
             f"set it to {2 * count} or more"
         )
-
-
-def require_device(name: str) -> None:
-    """Raises ValueError unless tensors can lie on the device `name`."""
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch's own three ways to say no
-        first_line = str(error).partition("\n")[0]
-        raise ValueError(f"device {name!r} cannot be used ({first_line}); choose cpu, or cuda on a machine with a GPU") from error
-
-
-@contextmanager
-def use_threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -1,4 +1,4 @@
-"""Choosing the best epoch on samples held out of the training set."""
+"""Choice of the best epoch by its mAP on samples that are held out of the training set."""
 
 import copy
 from typing import Any
@@ -10,11 +10,15 @@ from ..data import Dataset
 from ..metrics import mean_average_precision
 from ..models.model import HashModel
 
-GALLERY = 10_000  # training samples that the held-out ones are searched in: enough to rank epochs, quick to encode
+GALLERY = 10_000
+"""Largest number of training samples that the held-out ones are searched in: enough to compare epochs, and quick to encode."""
 
 
 def sample_of(data: Dataset, most: int) -> Dataset:
-    """`most` samples drawn at random, the same ones every time, in their order: sets often stand in the order of classes."""
+    """Return at most `most` random samples of `data` in their order. Every call returns the same ones.
+
+    They are random because data sets are often sorted by class.
+    """
     if len(data) <= most:
         return data
     drawn = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:most]
@@ -22,7 +26,7 @@ def sample_of(data: Dataset, most: int) -> Dataset:
 
 
 class Validation:
-    """mAP@all of `held_out` as queries in (GALLERY samples of) `gallery`; remembers the weights of the best epoch."""
+    """Computes the mAP@all of `held_out` as queries in at most GALLERY samples of `gallery`, and stores the best weights."""
 
     def __init__(self, gallery: Dataset, held_out: Dataset) -> None:
         self.gallery = sample_of(gallery, GALLERY)
@@ -32,15 +36,15 @@ class Validation:
         self.epochs_since_best = 0
 
     def judge(self, model: HashModel) -> float:
-        """The mAP of `model`."""
+        """Return the mAP@all of `model`."""
         return mean_average_precision(
             model.encode(self.held_out.inputs), model.encode(self.gallery.inputs), self.held_out.labels, self.gallery.labels
         )
 
     def keep(self, score: float, model: HashModel) -> None:
-        """Remember the weights of `model`, where no `score` before was better: the later of two equal epochs is the better."""
+        """Store the weights of `model` unless an earlier `score` was higher. Of two equal scores the later one is kept."""
         if score >= self.score:
-            # Waiting for a better one ends after epochs that are no better, whichever of them is kept.
+            # An equal score is no improvement: patience counts such an epoch, although its weights are kept.
             self.epochs_since_best = 0 if score > self.score else self.epochs_since_best + 1
             self.score, self.best = score, copy.deepcopy(model.state_dict())
         else:

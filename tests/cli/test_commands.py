@@ -116,9 +116,9 @@ def test_features_of_a_backbone_are_data_to_train_on(tmp_path: Path, capsys: pyt
     assert report["evaluation"]["gallery"] == 1438
     assert report["evaluation"]["map_at_all"] > 0.5  # chance is 0.1
     error = call(capsys, "features", "--dataset", folder, "--backbone", "pixels", "--out", tmp_path / "again", status=2)
-    assert "holds features already" in error
+    assert "has features already" in error
     error = call(capsys, "features", "--dataset", "digits", "--out", tmp_path / "again", status=2)
-    assert "knows nothing before it is trained" in error
+    assert "has random weights before training" in error
 
 
 def test_an_index_of_codes_answers_itself(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

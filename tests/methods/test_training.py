@@ -258,7 +258,7 @@ def test_the_best_epoch_is_chosen_on_samples_held_out(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("name", FITTED)
 def test_fitted_methods_refuse_an_untrained_backbone(name: str) -> None:
-    with pytest.raises(ValueError, match=f"method '{name}' trains no backbone, and 'mlp' knows nothing before it is trained"):
+    with pytest.raises(ValueError, match=f"method '{name}' trains no backbone, and 'mlp' has random weights before training"):
         train(dataclasses.replace(CONFIG, method=name), blobs(), progress=False)
 
 

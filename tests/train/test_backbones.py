@@ -54,7 +54,7 @@ def test_width_by_dry_run() -> None:
 
 
 def test_width_of_a_module_that_does_not_fit() -> None:
-    with pytest.raises(ValueError, match=r"must answer features \[N, D\]; got \[1, 2, 4, 4\]"):
+    with pytest.raises(ValueError, match=r"must return features \[N, D\]; got \[1, 2, 4, 4\]"):
         out_features(nn.Conv2d(1, 2, 1), (1, 4, 4))
     with pytest.raises(ValueError, match=r"Sequential fails on a float32 tensor \[1, 1, 4, 4\].*out_features"):
         out_features(nn.Sequential(nn.Linear(9, 2)), (1, 4, 4))

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -22,6 +23,7 @@ from orthohash_triton.train import trainer as trainer_module
 from orthohash_triton.train.checkpoint import NAME, read_checkpoint
 from orthohash_triton.train.loop import Loop
 from orthohash_triton.train.trainer import Trained
+from orthohash_triton.train.validation import Validation
 
 from .data import blobs, pictures, weights
 
@@ -63,9 +65,21 @@ def network(dropout: float = 0.0) -> nn.Module:
     return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Dropout(dropout))
 
 
+class Jittered(nn.Module):
+    """Draws from NumPy's and Python's global generators in every forward pass of the training."""
+
+    out_features = 20
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        if not self.training:
+            return features
+        return features * (1 + 0.1 * np.random.standard_normal()) + 0.1 * random.random()  # noqa: NPY002
+
+
 @pytest.mark.parametrize(
     ("changes", "data", "backbone"),
     [
+        ({}, blobs(), Jittered),
         ({"crop_padding": 1, "validation": 0.2, "patience": 2, "epochs": 4}, pictures(), None),
         ({"augment": "strong", "ema": 0.9, "accumulate": 2, "clip_grad_norm": 1.0, "schedule": "cosine"}, pictures(), network),
         ({"optimizer": "sgd", "warmup": 3.0, "checkpoint_every": 0}, pictures(), lambda: network(0.5)),
@@ -93,6 +107,22 @@ def test_a_training_that_was_stopped_ends_as_one_that_was_not(
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == list(range(1, len(whole.history) + 1))
     assert [line["loss"] for line in lines] == [epoch.loss for epoch in whole.history]
+
+
+@pytest.mark.parametrize("epochs_before", [1, 2, 3])
+def test_patience_counts_the_epochs_before_the_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epochs_before: int) -> None:
+    """The first epoch is the best; with patience 3 the training ends after the fourth, wherever it was stopped."""
+    config = dataclasses.replace(CONFIG, epochs=8, patience=3, validation=0.2)
+    batches = 240 // config.batch_size  # of an epoch: a fifth of the 300 samples is held out
+    scores = iter([0.5, *[0.4] * 10])
+    monkeypatch.setattr(Validation, "judge", lambda self, model: next(scores))
+    with monkeypatch.context() as patched:
+        stop_after(patched, epochs_before * batches)
+        with pytest.raises(Stopped):
+            train(config, blobs(), folder=tmp_path, progress=False)
+    assert read_checkpoint(tmp_path)["state"]["validation"]["epochs_since_best"] == epochs_before - 1
+    trained = train(config, blobs(), folder=tmp_path, resume=True, progress=False)
+    assert [epoch.validation_map for epoch in trained.history] == [0.5, 0.4, 0.4, 0.4]
 
 
 def test_the_last_moment_of_every_stage_can_be_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,30 +231,30 @@ def test_settings_without_effect_may_change(stopped: Path) -> None:
 def test_changed_data_are_told(stopped: Path) -> None:
     data = blobs()
     data.inputs[7, 3] += 1
-    with pytest.raises(ValueError, match="begun with: it differs in its samples"):
+    with pytest.raises(ValueError, match="started with: it differs in its samples"):
         train(CONFIG, data, folder=stopped, resume=True, progress=False)
     with pytest.raises(ValueError, match="it differs in its number of samples, labels, samples"):
         train(CONFIG, blobs(n=299), folder=stopped, resume=True, progress=False)
 
 
 def test_another_backbone_is_told(stopped: Path) -> None:
-    with pytest.raises(ValueError, match="the checkpoint is of another HashModel; give the backbone of the beginning"):
+    with pytest.raises(ValueError, match="the checkpoint belongs to another HashModel; pass the backbone of the first start"):
         train(CONFIG, blobs(), backbone=nn.Linear(20, 30), folder=stopped, resume=True, progress=False)
 
 
 def test_an_unfinished_training_is_not_lost(stopped: Path) -> None:
     before = (stopped / NAME).read_bytes()
-    with pytest.raises(FileExistsError, match="holds an unfinished training; go on with it"):
+    with pytest.raises(FileExistsError, match="holds an unfinished training; resume it"):
         train(CONFIG, blobs(), folder=stopped, progress=False)
     assert (stopped / NAME).read_bytes() == before
 
 
 def test_nothing_to_resume(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"has no checkpoint\.pt: no training was begun there"):
+    with pytest.raises(FileNotFoundError, match=r"has no checkpoint\.pt: no training was started there"):
         train(CONFIG, blobs(), folder=tmp_path, resume=True, progress=False)
     with pytest.raises(ValueError, match="resume=True needs the folder"):
         train(CONFIG, blobs(), resume=True, progress=False)
-    with pytest.raises(ValueError, match="method 'lsh' is fitted in one go"):
+    with pytest.raises(ValueError, match="method 'lsh' is fitted in one step"):
         train(dataclasses.replace(CONFIG, method="lsh"), blobs(), folder=tmp_path, resume=True, progress=False)
     save_run(tmp_path, CONFIG, train(CONFIG, blobs(), folder=tmp_path, progress=False), blobs())
     with pytest.raises(ValueError, match="holds a finished run: nothing is left to resume"):
@@ -234,7 +264,7 @@ def test_nothing_to_resume(tmp_path: Path) -> None:
 def test_a_checkpoint_that_cannot_be_read(stopped: Path) -> None:
     whole = (stopped / NAME).read_bytes()
     (stopped / NAME).write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"checkpoint\.pt is no checkpoint that can be read"):
+    with pytest.raises(ValueError, match=r"checkpoint\.pt is not a readable checkpoint"):
         train(CONFIG, blobs(), folder=stopped, resume=True, progress=False)
     torch.save({"format": 99}, stopped / NAME)
     with pytest.raises(ValueError, match="has checkpoint format 99; this version reads 1"):

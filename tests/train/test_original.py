@@ -123,7 +123,7 @@ def test_a_file_and_its_neighbours(folder: Path, codebook: torch.Tensor) -> None
     assert torch.equal(load_original(folder / "models" / "best.pth").codebook.float(), codebook)
     with pytest.raises(FileNotFoundError, match=r"last\.pth does not exist; it has best: choose with name="):
         load_original(folder, name="last")
-    with pytest.raises(FileNotFoundError, match="no folder of OrthoHash's training"):
+    with pytest.raises(FileNotFoundError, match="not a folder of OrthoHash's training"):
         load_original(folder / "outputs")
     with pytest.raises(FileNotFoundError, match="expected a folder"):
         load_original(folder / "none")
@@ -148,7 +148,7 @@ def test_parts_of_two_trainings(folder: Path, codebook: torch.Tensor) -> None:
         load_original(folder)
     torch.save(codebook, folder / "outputs" / "codebook.pth")
     (folder / "config.json").write_text(json.dumps({"arch_kwargs": {"nbit": 64}}))
-    with pytest.raises(ValueError, match=r"head of 16 bits, config\.json beside it says 64"):
+    with pytest.raises(ValueError, match=r"head of 16 bits, config\.json in the same folder says 64"):
         load_original(folder)
 
 
@@ -162,13 +162,13 @@ def test_another_architecture(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"missing in the checkpoint: 3\.bias, 3\.weight"):
         original.model(deeper, (3, 4, 4))
     wider = nn.Sequential(*backbone(), nn.ConstantPad1d((0, 1), 0.0))
-    with pytest.raises(ValueError, match="its head takes 12 features; the backbone gives 13"):
+    with pytest.raises(ValueError, match="its head takes 12 features; the backbone returns 13"):
         original.model(wider, (3, 4, 4))
 
 
 def test_a_pickle_of_code_is_not_opened(folder: Path, network: OriginalNetwork) -> None:
     torch.save(network, folder / "models" / "best.pth")  # the module itself
-    with pytest.raises(ValueError, match="a pickle of more than tensors, which could run code"):
+    with pytest.raises(ValueError, match="it pickles other objects than tensors, which could run code"):
         load_original(folder)
 
 
@@ -184,14 +184,14 @@ def test_damaged_files(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({}, "is no state_dict: it holds an empty dictionary"),
-        (torch.zeros(2), "is no state_dict: it holds a Tensor"),
-        ({"state_dict": {"a": torch.zeros(1)}}, "is no state_dict: it holds a dictionary of state_dict"),
+        ({}, "is not a state_dict: it holds an empty dictionary"),
+        (torch.zeros(2), "is not a state_dict: it holds a Tensor"),
+        ({"state_dict": {"a": torch.zeros(1)}}, "is not a state_dict: it holds a dictionary of state_dict"),
         ({"fc.weight": torch.zeros(1)}, r"no hash layer of OrthoHash: expected the key hash_fc\.0\.weight; it has fc\.weight"),
         ({"hash_fc.0.weight": torch.zeros(3)}, r"must be \[bits, features\]; got \[3\]"),
         (
             {"hash_fc.0.weight": torch.zeros(4, 3), "hash_fc.1.weight": torch.zeros(5)},
-            r"hash_fc\.\* are no Linear with batch norm of 4 bits",
+            r"hash_fc\.\* do not form a linear layer with batch norm of 4 bits",
         ),
         (
             {"hash_fc.0.weight": torch.zeros(4, 3), "ce_fc.centroids": torch.ones(2, 5)},

@@ -70,7 +70,7 @@ def test_queries_are_kept(run: Run, splits: Splits, trained) -> None:
     save_run(run.path, CONFIG, trained, splits.gallery)  # of another training, for which they do not hold
     assert not (run.path / "queries.safetensors").exists()
     assert not (run.path / "query_paths.json").exists()
-    with pytest.raises(ValueError, match="holiday has no labels, by which answers could be judged right"):
+    with pytest.raises(ValueError, match="holiday has no labels; an evaluation needs the labels of the queries"):
         evaluate_run(run, Dataset(splits.query.inputs, 0 * splits.query.labels, (UNLABELLED,), "holiday"))
 
 
@@ -80,7 +80,7 @@ def test_a_new_training_makes_way_only_if_it_is_told_to(run: Run) -> None:
     make_way(run.path, overwrite=True)
     assert load_run(run.path).config == CONFIG  # until another takes its place
     (run.path / "checkpoint.pt").write_bytes(b"")
-    with pytest.raises(FileExistsError, match=r"holds an unfinished training: go on with --resume .*, or add --overwrite"):
+    with pytest.raises(FileExistsError, match=r"holds an unfinished training: resume it with --resume .*, or add --overwrite"):
         make_way(run.path)
     make_way(run.path, overwrite=True)
     assert not (run.path / "checkpoint.pt").exists()
@@ -138,7 +138,7 @@ def test_versions_that_do_not_fit(run: Run) -> None:
     with pytest.raises(ValueError, match="run format 1; this version reads 2"):
         load_run(run.path)
     edit_config(run, format=2, config={"bits": 16, "warmth": 3})
-    with pytest.raises(ValueError, match="settings that this version does not know: warmth"):
+    with pytest.raises(ValueError, match="settings that this version does not have: warmth"):
         load_run(run.path)
 
 
@@ -192,7 +192,7 @@ def test_files_of_two_runs(run: Run, splits: Splits) -> None:
 
 def test_a_folder_with_an_unfinished_training(tmp_path: Path) -> None:
     (tmp_path / "checkpoint.pt").write_bytes(b"")
-    with pytest.raises(FileNotFoundError, match="a training that is not finished: go on with `orthohash train --resume"):
+    with pytest.raises(FileNotFoundError, match="a training that is not finished: resume it with `orthohash train --resume"):
         load_run(tmp_path)
 
 

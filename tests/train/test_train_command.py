@@ -65,7 +65,7 @@ def test_resume_takes_the_settings_of_the_beginning(
 
 def test_resume_with_other_settings(stopped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = refused(capsys, "--resume", stopped, "--bits", 32, "--quantization-weight", 0.2)
-    assert "begun with other settings: bits was 16, now 32; options was" in told
+    assert "started with other settings: bits was 16, now 32; options was" in told
     (tmp_path / "run.toml").write_text("epochs = 9\n")
     assert "epochs was 2, now 9" in refused(capsys, "--resume", stopped, "--config", tmp_path / "run.toml")
     assert "remove --out" in refused(capsys, "--resume", stopped, "--out", tmp_path / "elsewhere")
@@ -73,13 +73,13 @@ def test_resume_with_other_settings(stopped: Path, tmp_path: Path, capsys: pytes
 
 
 def test_nothing_to_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "no training was begun there" in refused(capsys, "--resume", tmp_path)
+    assert "no training was started there" in refused(capsys, "--resume", tmp_path)
     (tmp_path / NAME).write_bytes(b"no checkpoint")
-    assert "is no checkpoint that can be read" in refused(capsys, "--resume", tmp_path)
+    assert "is not a readable checkpoint" in refused(capsys, "--resume", tmp_path)
 
 
 def test_runs_are_not_lost(stopped: Path, settings: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert "holds an unfinished training: go on with --resume" in refused(capsys, *settings, "--out", stopped)
+    assert "holds an unfinished training: resume it with --resume" in refused(capsys, *settings, "--out", stopped)
     assert cli.main(["train", "--resume", str(stopped), "--quiet"]) == 0
     before = (stopped / "model.safetensors").read_bytes()
     assert "nothing is left to resume" in refused(capsys, "--resume", stopped)

@@ -69,6 +69,33 @@ def test_is_on_the_disk_before_it_is_renamed(tmp_path, monkeypatch):
     assert events[:2] == ["fsync", "replace"]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="other systems cannot open folders")
+def test_the_rename_is_on_the_disk_too(tmp_path, monkeypatch):
+    """The folder is flushed after the rename; without that a power failure may bring the old file back."""
+    events = []
+    fsync, replace = os.fsync, os.replace
+
+    def record(descriptor):
+        status = os.fstat(descriptor)
+        events.append("folder" if stat.S_ISDIR(status.st_mode) and status.st_ino == tmp_path.stat().st_ino else "file")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", record)
+    monkeypatch.setattr(os, "replace", lambda *paths: (events.append("rename"), replace(*paths)))
+    with atomic_write(tmp_path / "file") as file:
+        file.write(b"x")
+    assert events == ["file", "rename", "folder"]
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts open files in /proc")
+def test_no_file_stays_open(tmp_path):
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        with atomic_write(tmp_path / "file") as file:
+            file.write(b"x")
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_permissions_follow_the_umask(tmp_path):
     before = os.umask(0o027)
     try:

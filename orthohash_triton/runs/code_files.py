@@ -1,0 +1,334 @@
+"""Files of packed codes: formats, reading and writing.
+
+    X.npy      uint8 [N, bits/8]
+    X.ibxf     a binary index of FAISS (`faiss.read_index_binary`)
+    X.parquet  columns path (of image files), code (bytes of fixed size) and label (a name, or a list of names), if known
+
+The image files of a .npy or .ibxf file are listed in X.npy.paths.txt, one per line in the order of the rows, if they are known.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+import torch
+
+from .._base.files import atomic_write
+from ..data.sources import is_plain_name
+from ..search import HammingIndex, faiss_io
+
+_ROWS = 2**16  # rows of a Parquet file that are in memory at a time
+
+
+@dataclass(frozen=True)
+class CodeFile:
+    """Codes that were read from a file.
+
+    Attributes:
+        index: an index of the codes.
+        paths: the image file of each code, if known.
+        labels: the label of each code as text, if known.
+
+    Example:
+        >>> import numpy as np
+        >>> from orthohash_triton.runs.code_files import read_codes
+        >>> np.save("codes.npy", np.zeros((5, 2), np.uint8))
+        >>> found = read_codes("codes.npy")
+        >>> len(found.index), found.paths, found.labels
+        (5, None, None)
+    """
+
+    index: HammingIndex
+    paths: Sequence[str] | None
+    labels: Sequence[str] | None
+
+
+class Contents(NamedTuple):
+    """The contents of a file of codes that is to be written: `codes` yields `rows` codes of `code_size` bytes."""
+
+    codes: BinaryIO
+    rows: int
+    code_size: int
+    paths: list[str] | None
+    labels: list[str] | list[list[str]] | None
+
+
+Write = Callable[[Contents, BinaryIO], None]
+
+
+def _write_npy(contents: Contents, file: BinaryIO) -> None:
+    header = {"descr": "|u1", "fortran_order": False, "shape": (contents.rows, contents.code_size)}
+    np.lib.format.write_array_header_1_0(file, header)
+    shutil.copyfileobj(contents.codes, file)
+
+
+def _write_ibxf(contents: Contents, file: BinaryIO) -> None:
+    file.write(faiss_io.flat_header(contents.rows, contents.code_size))
+    shutil.copyfileobj(contents.codes, file)
+
+
+def _write_parquet(contents: Contents, file: BinaryIO) -> None:
+    pa = _pyarrow()
+    several = bool(contents.labels) and isinstance(contents.labels[0], list)  # type: ignore[index]
+    code = pa.binary(contents.code_size)
+    columns: list[tuple[str, Any, Any]] = [
+        ("path", pa.string(), contents.paths),
+        ("code", code, ()),
+        ("label", pa.list_(pa.string()) if several else pa.string(), contents.labels),
+    ]
+    columns = [column for column in columns if column[2] is not None]
+    schema = pa.schema([column[:2] for column in columns])
+    with pa.parquet.ParquetWriter(file, schema) as writer:
+        for start in range(0, contents.rows, _ROWS):
+            stop = min(start + _ROWS, contents.rows)
+            raw = contents.codes.read((stop - start) * contents.code_size)
+            codes = pa.FixedSizeBinaryArray.from_buffers(code, stop - start, [None, pa.py_buffer(raw)])
+            arrays = [codes if name == "code" else pa.array(values[start:stop], kind) for name, kind, values in columns]
+            writer.write_table(pa.table(arrays, schema=schema))
+
+
+_WRITERS: dict[str, Write] = {".npy": _write_npy, ".ibxf": _write_ibxf, ".parquet": _write_parquet}
+
+
+def writer_for(out: Path) -> Write:
+    """Return the function that writes the format of `out`.
+
+    Raises:
+        ValueError: `out` has another extension.
+        ImportError: pyarrow, which Parquet files need, is not installed.
+    """
+    if out.suffix not in _WRITERS:
+        raise ValueError(f"{out} must end in {' or '.join(_WRITERS)}; got {out.suffix or 'no extension'}")
+    if out.suffix == ".parquet":
+        _pyarrow()  # a missing package is reported before the codes are computed
+    return _WRITERS[out.suffix]
+
+
+def paths_file(codes: str | Path) -> Path:
+    """Return the path of the list of image files that belongs to the file `codes`.
+
+    Example:
+        >>> from orthohash_triton.runs.code_files import paths_file
+        >>> paths_file("codes.npy").name
+        'codes.npy.paths.txt'
+    """
+    return Path(f"{codes}.paths.txt")
+
+
+def skipped_file(codes: str | Path) -> Path:
+    """Return the path of the list of images without a code that belongs to the file `codes`.
+
+    Example:
+        >>> from orthohash_triton.runs.code_files import skipped_file
+        >>> skipped_file("codes.npy").name
+        'codes.npy.skipped.json'
+    """
+    return Path(f"{codes}.skipped.json")
+
+
+def read_codes(path: str | Path) -> CodeFile:
+    """Read codes and their paths and labels from a .npy or .parquet file, or from a binary FAISS index (any other extension).
+
+    An index is memory-mapped (`HammingIndex.load(..., mmap=True)`); the other formats are read into memory.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is damaged or has no codes, or the list of image files has another length.
+        ImportError: pyarrow, which Parquet files need, is not installed.
+
+    Example:
+        >>> import numpy as np
+        >>> from orthohash_triton.runs.code_files import read_codes
+        >>> np.save("codes.npy", np.arange(6, dtype=np.uint8).reshape(3, 2))
+        >>> read_codes("codes.npy").index.codes
+        tensor([[0, 1],
+                [2, 3],
+                [4, 5]], dtype=torch.uint8)
+    """
+    path = Path(path)
+    if path.suffix == ".parquet":
+        return _read_parquet(path)
+    index = _read_npy(path) if path.suffix == ".npy" else HammingIndex.load(path, mmap=True)
+    paths = _read_paths(path) if index.ids is None else None
+    if paths is not None and len(paths) != len(index):
+        raise ValueError(
+            f"{path} has {len(index):,} codes, {paths_file(path)} {len(paths):,} files: they are not of one encoding"
+        )
+    return CodeFile(index, paths, None)
+
+
+def holds_codes(path: str | Path) -> bool:
+    """Return whether `path` is a file of codes: a binary FAISS index, or a .npy or .parquet file with codes.
+
+    Raises:
+        ValueError: a .npy or .parquet file is damaged.
+        ImportError: pyarrow, which Parquet files need, is not installed.
+
+    Example:
+        >>> import numpy as np
+        >>> from orthohash_triton.runs.code_files import holds_codes
+        >>> np.save("codes.npy", np.zeros((5, 2), np.uint8))
+        >>> np.save("features.npy", np.zeros((5, 2), np.float32))
+        >>> holds_codes("codes.npy"), holds_codes("features.npy"), holds_codes("nothing.npy")
+        (True, False, False)
+    """
+    path = Path(path)
+    if not path.is_file():
+        return False
+    if path.suffix == ".npy":
+        return _open_npy(path).dtype == np.uint8
+    return faiss_io.is_index(path) or (path.suffix == ".parquet" and "code" in _parquet(path, "read_schema").names)
+
+
+def require_replaceable(out: Path) -> None:
+    """Raise FileExistsError if `out` is a file of something else than codes, which writing would destroy."""
+    try:
+        free = not out.is_file() or out.stat().st_size == 0 or holds_codes(out)
+    except ValueError:
+        free = False
+    if not free:
+        raise FileExistsError(f"{out} is a file without codes. Choose another name, or delete it first")
+
+
+def save_index(codes: CodeFile, out: str | Path) -> None:
+    """Write codes as a binary FAISS index, and the list of their image files if it is known.
+
+    Raises:
+        ValueError: `out` has the extension of another format, or the name of an image file contains a line break or is not
+            valid Unicode.
+        FileExistsError: `out` is a file without codes.
+        FileNotFoundError: the folder of `out` does not exist.
+
+    Example:
+        >>> import numpy as np
+        >>> from orthohash_triton.runs.code_files import read_codes, save_index
+        >>> np.save("codes.npy", np.zeros((5, 2), np.uint8))
+        >>> save_index(read_codes("codes.npy"), "codes.ibxf")
+        >>> len(read_codes("codes.ibxf").index)
+        5
+    """
+    out = Path(out)
+    if out.suffix in (".npy", ".parquet"):
+        raise ValueError(f"{out}: an index is not a {out.suffix} file; choose a name with the extension .ibxf")
+    require_replaceable(out)
+    with with_paths(out, codes.paths):
+        codes.index.save(out)
+
+
+def _read_npy(path: Path) -> HammingIndex:
+    """Read the codes of a .npy file into an index."""
+    codes = _open_npy(path)
+    if codes.dtype != np.uint8 or codes.ndim != 2 or codes.shape[1] == 0:
+        came = f"{codes.dtype} {list(codes.shape)}"
+        raise ValueError(f"{path} must hold packed codes, uint8 [N, bits/8]; got {came}. Make them with `orthohash encode`")
+    return _index_of(np.array(codes))
+
+
+def _open_npy(path: Path) -> np.ndarray:
+    """Return the memory-mapped array of a .npy file."""
+    try:
+        array = np.load(path, allow_pickle=False, mmap_mode="r")
+    except FileNotFoundError:
+        raise _no_codes(path) from None
+    except (ValueError, EOFError) as error:
+        raise ValueError(
+            f"{path} is not a .npy file ({error}); expected packed codes as `orthohash encode` writes them"
+        ) from error
+    if not isinstance(array, np.ndarray):
+        array.close()  # an .npz archive stays open otherwise
+        raise ValueError(f"{path} is an archive of arrays; expected packed codes as `orthohash encode` writes them")
+    return array
+
+
+def _read_parquet(path: Path) -> CodeFile:
+    """Read codes, paths and labels of a Parquet file."""
+    pa = _pyarrow()
+    table = _parquet(path, "read_table")
+    if "code" not in table.column_names or not pa.types.is_fixed_size_binary(table.schema.field("code").type):
+        raise ValueError(
+            f"{path} must have a column code of bytes of fixed size; it has {', '.join(map(str, table.schema))}. "
+            "Make it with `orthohash encode`"
+        )
+    column = table["code"]
+    if column.null_count:
+        raise ValueError(f"{path} lacks the code of {column.null_count:,} rows. Make it again with `orthohash encode`")
+    codes = np.frombuffer(bytearray(b"".join(column.to_pylist())), np.uint8).reshape(len(column), column.type.byte_width)
+    labels = table["label"].to_pylist() if "label" in table.column_names else None
+    return CodeFile(
+        _index_of(codes),
+        table["path"].to_pylist() if "path" in table.column_names else None,
+        labels if labels is None else [", ".join(label) if isinstance(label, list) else str(label) for label in labels],
+    )
+
+
+def _parquet(path: Path, read: str) -> Any:
+    """Return the result of the function `read` of pyarrow.parquet for a file; report a damaged file by its name."""
+    pa = _pyarrow()
+    try:
+        return getattr(pa.parquet, read)(path)
+    except FileNotFoundError:
+        raise _no_codes(path) from None
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{path} is not a readable Parquet file ({' '.join(str(error).split())})") from error
+
+
+def _no_codes(path: Path) -> FileNotFoundError:
+    return FileNotFoundError(f"{path} does not exist; expected packed codes as `orthohash encode` writes them")
+
+
+def _read_paths(codes: Path) -> list[str] | None:
+    """Return the list of image files that belongs to the file `codes`, or None."""
+    try:
+        with open(paths_file(codes), encoding="utf-8", newline="\n") as file:
+            return [line.removesuffix("\n") for line in file]
+    except FileNotFoundError:
+        return None
+
+
+def _index_of(codes: np.ndarray) -> HammingIndex:
+    index = HammingIndex(8 * codes.shape[1])
+    index.add(torch.from_numpy(codes))
+    return index
+
+
+@contextmanager
+def with_paths(codes: Path, paths: Sequence[str] | None) -> Iterator[None]:
+    """Write the list of image files after the block has written the file `codes`. Codes never have the list of other codes.
+
+    The old list is moved away before the block. It is moved back if the block raises; if the process is killed, there may be no
+    list.
+    """
+    place = paths_file(codes)
+    for path in paths or ():
+        if not is_plain_name(path):
+            raise ValueError(
+                f"{place} has one file name per line; the name {path!r} contains a line break or is not valid Unicode"
+            )
+    aside = place.with_name(f".{place.name}.old")
+    aside.unlink(missing_ok=True)
+    with suppress(FileNotFoundError):
+        os.replace(place, aside)
+    try:
+        yield
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.replace(aside, place)
+        raise
+    if paths is not None:
+        with atomic_write(place) as file:
+            file.writelines(f"{path}\n".encode() for path in paths)
+    aside.unlink(missing_ok=True)
+
+
+def _pyarrow() -> Any:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise ImportError('Parquet files need pyarrow: pip install "orthohash-triton[parquet]"') from error
+    return pyarrow
