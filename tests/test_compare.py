@@ -163,7 +163,7 @@ def test_the_summary_is_mean_and_sample_deviation() -> None:
     [
         ({"names": ["dnh"]}, "method must be one of .*; got 'dnh'"),
         ({"rotations": ["pca"]}, "rotations must be some of none, itq, householder; got pca"),
-        ({"rotations": []}, "got none at all"),
+        ({"rotations": []}, "got an empty list"),
         ({"seeds": []}, "names, bits and seeds must have at least one entry each"),
         ({"bits": [8, 12]}, "bits must be a multiple of 8"),
     ],

@@ -173,7 +173,7 @@ def test_a_list_with_such_names_is_not_begun(tmp_path: Path, name: str) -> None:
     index.add(np.zeros((2, 1), np.uint8))
     save_index(CodeFile(index, ["old", "older"], None), tmp_path / "x.ibxf")
     before = contents(tmp_path)
-    with pytest.raises(ValueError, match=r"the name '.*' holds a line break or is no Unicode"):
+    with pytest.raises(ValueError, match=r"the name '.*' contains a line break or is not valid Unicode"):
         save_index(CodeFile(index, ["new", name], None), tmp_path / "x.ibxf")
     assert contents(tmp_path) == before
 

@@ -25,7 +25,7 @@ from .._base.files import atomic_write
 from .._base.moved import find_moved
 from .._base.progress import progress_bar
 from ..data import Dataset, Skipped, Source, open_source
-from ..data.images import report_skipped, write_skipped
+from ..data.images import OnError, report_skipped, write_skipped
 from ..models.model import HashModel
 from .code_files import Contents, Write, require_replaceable, skipped_file, with_paths, writer_for
 from .partial_codes import PartialCodes
@@ -65,7 +65,7 @@ def encode_to(
     *,
     batch_size: int = 256,
     resume: bool = False,
-    on_error: str = "skip",
+    on_error: OnError = "skip",
     split: str | None = None,
     save_every: float = 1.0,
     progress: bool = True,

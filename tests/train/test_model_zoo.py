@@ -54,10 +54,10 @@ def test_images_are_standardised_and_resized() -> None:
 
 def test_the_classifier_is_the_last_layer_with_a_thousand_outputs() -> None:
     network = nn.Sequential(nn.Linear(5, 1000), nn.Sequential(nn.ReLU(), nn.Linear(1000, 7), nn.Linear(7, 1000)), nn.Dropout())
-    model_zoo._take_off_classifier(network)
+    model_zoo._remove_classifier(network)
     assert network(torch.rand(2, 5)).shape == (2, 7)
     with pytest.raises(ValueError, match="Linear has no layer of 1000 classes that could be removed"):
-        model_zoo._take_off_classifier(nn.Linear(5, 4))
+        model_zoo._remove_classifier(nn.Linear(5, 4))
 
 
 def test_a_library_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
