@@ -207,7 +207,7 @@ def test_bad_searches(run: Path, photos: Path, tmp_path: Path, capsys: pytest.Ca
         assert re.search(message, error), error
     assert "must end in .html" in call(capsys, "report", run, "--out", tmp_path / "x.npy", status=2)
     assert "end in .onnx" in call(capsys, "export", run, "--format", "onnx", "--out", tmp_path / "x.npy", status=2)
-    assert "let its name end in .ibxf" in call(capsys, "index", codes, "--out", tmp_path / "x.npy", status=2)
+    assert "choose a name with the extension .ibxf" in call(capsys, "index", codes, "--out", tmp_path / "x.npy", status=2)
     assert "must end in .npy or .ibxf or .parquet" in call(capsys, "encode", run, photos, "--out", tmp_path / "x.bin", status=2)
 
 
