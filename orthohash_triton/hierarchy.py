@@ -13,10 +13,11 @@ _OP = "class_distance"
 _KINDS = "a nested dict (leaves by name), a dict child -> parent, or a list of pairs (child, parent)"
 _SHOWN = 5  # names listed in a message
 
+Hierarchy = Mapping[Any, Any] | Iterable[tuple[Hashable, Hashable]]
 Parents = dict[Hashable, list[Hashable]]  # the parents of every node; an empty list for a root
 
 
-def class_distance(hierarchy: Any, classes: Sequence[Hashable]) -> Tensor:
+def class_distance(hierarchy: Hierarchy, classes: Sequence[Hashable]) -> Tensor:
     """Return the distances between classes of a hierarchy, d(u, v) = height(lcs(u, v)) / height(root), in [0, 1].
 
     This is the dissimilarity of Barz and Denzler (Hierarchy-based Image Embeddings for Semantic Image Retrieval, WACV 2019), from

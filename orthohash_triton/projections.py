@@ -8,7 +8,6 @@ PCA followed by a rotation is ITQ as published:
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,11 +17,13 @@ from ._base import checks
 from ._base.arrays import as_tensor
 from .nn import HashHead
 
+Features = Tensor | np.ndarray  # float [N, D]
+
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _BLOCK = 1 << 21  # elements of x converted to float64 at once, 16 MB
 
 
-def fit_lsh(x: Any, bits: int, *, seed: int = 0) -> HashHead:
+def fit_lsh(x: Features, bits: int, *, seed: int = 0) -> HashHead:
     """Return a hash layer of random hyperplanes through the mean (LSH; Charikar, STOC 2002).
 
     Bit k is 1 where <w_k, x - mean> > 0, with w_k ~ N(0, I). The share of the bits in which two rows differ converges to their
@@ -55,7 +56,7 @@ def fit_lsh(x: Any, bits: int, *, seed: int = 0) -> HashHead:
     return _head(directions, _mean("fit_lsh", x))
 
 
-def fit_pca(x: Any, bits: int) -> HashHead:
+def fit_pca(x: Features, bits: int) -> HashHead:
     """Return a hash layer of principal components.
 
     Bit k is 1 where <w_k, x - mean> > 0, where w_k is the unit eigenvector of the k-th largest eigenvalue of the covariance. The
@@ -96,7 +97,7 @@ def fit_pca(x: Any, bits: int) -> HashHead:
     return _head(directions * largest.sign(), mean)
 
 
-def _directions(x: Any, mean: Tensor, bits: int) -> Tensor:
+def _directions(x: Features, mean: Tensor, bits: int) -> Tensor:
     """Return the first eigenvectors of the scatter matrix [D, D], float64 [K, D], in host memory."""
     scatter = mean.new_zeros(len(mean), len(mean))
     for block in _blocks(x):
@@ -106,7 +107,7 @@ def _directions(x: Any, mean: Tensor, bits: int) -> Tensor:
     return vectors.flip(1)[:, :bits].T
 
 
-def _directions_of_few(x: Any, mean: Tensor, bits: int) -> Tensor:
+def _directions_of_few(x: Features, mean: Tensor, bits: int) -> Tensor:
     """Return the same from the Gram matrix [N, N] of fewer rows than dimensions: if Xc Xc' u = s u, then Xc' u is a direction."""
     centred = torch.cat([block - mean for block in _blocks(x)])  # [N, D]
     vectors = torch.linalg.eigh((centred @ centred.T).cpu()).eigenvectors
@@ -114,7 +115,7 @@ def _directions_of_few(x: Any, mean: Tensor, bits: int) -> Tensor:
     return torch.linalg.qr(centred.cpu().T @ vectors.flip(1)[:, :bits]).Q.T
 
 
-def _features(op: str, x: Any) -> Any:
+def _features(op: str, x: Features) -> Features:
     """Return x, a tensor or array [N, D], after checking it. An array is not converted: a read-only one would be copied."""
     array = isinstance(x, np.ndarray) and x.ndim == 2
     checked = checks.tensor(op, "x", as_tensor(x[:1] if array else x), dtypes=_FLOATS, ndim=2, shape="[N, D]")
@@ -123,14 +124,14 @@ def _features(op: str, x: Any) -> Any:
     return x if array else checked.detach()
 
 
-def _blocks(x: Any) -> Iterator[Tensor]:
+def _blocks(x: Features) -> Iterator[Tensor]:
     """Yield the rows of x in blocks, float64 [n, D]."""
     step = max(1, _BLOCK // x.shape[1])
     for start in range(0, len(x), step):
         yield as_tensor(x[start : start + step]).double()
 
 
-def _mean(op: str, x: Any) -> Tensor:
+def _mean(op: str, x: Features) -> Tensor:
     """Return the mean of the rows, float64 [D]."""
     total = sum(block.sum(0) for block in _blocks(x))
     assert isinstance(total, Tensor)

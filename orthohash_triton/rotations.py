@@ -11,8 +11,9 @@ before training ends (batch norm does this), or subtract the mean here and whene
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -67,7 +68,7 @@ class Rotation:
 
 
 @torch.inference_mode(False)  # the result must be usable in a later training
-def fit_itq(x: Any, *, iterations: int = 50, seed: int = 0) -> Rotation:
+def fit_itq(x: Tensor | np.ndarray, *, iterations: int = 50, seed: int = 0) -> Rotation:
     """Fit a rotation by iterative quantisation (ITQ): minimise |sgn(x R) - x R|^2 by alternating minimisation.
 
     Gong and Lazebnik, CVPR 2011, section 2.2. For fixed R the best signs are B = sgn(x R). For fixed B the best R is U W^T, where
@@ -120,7 +121,7 @@ def fit_itq(x: Any, *, iterations: int = 50, seed: int = 0) -> Rotation:
 @torch.inference_mode(False)  # for the same reason, and because the descent needs gradients
 @torch.enable_grad()
 def fit_householder(
-    x: Any,
+    x: Tensor | np.ndarray,
     *,
     loss: Loss = "l2",
     epochs: int = 300,
@@ -218,7 +219,7 @@ _LOSSES: dict[Loss, Callable[[Tensor], Tensor]] = {
 }
 
 
-def _codes(op: str, x: Any) -> Tensor:
+def _codes(op: str, x: Tensor | np.ndarray) -> Tensor:
     """Return `x` as a tensor [N, K] after checking it."""
     x = checks.tensor(op, "x", as_tensor(x), dtypes=_FLOATS, ndim=2, shape="[N, K]").detach()
     if x.numel() == 0:

@@ -68,7 +68,7 @@ def _requested_method(parser: CommandParser) -> str:
     return name if name in methods.names() else TrainConfig.method
 
 
-def _add_fields(parser: Any, chosen: Iterable[Field]) -> None:
+def _add_fields(parser: "CommandParser | argparse._ArgumentGroup", chosen: Iterable[Field]) -> None:
     """Add one option per dataclass field, with its default, help and accepted values."""
     choices_by_name = choices_of_options()
     for field in chosen:

@@ -98,13 +98,13 @@ def _encode(model: "HashModel", queries: str, limit: int) -> "tuple[list[str], T
     """Return names and codes of the first `limit` readable samples of the source `queries`, and its number of samples."""
     import torch
 
-    from ..data import open_source
+    from ..data import Skipped, open_source
     from ..data.images import listed, report_skipped
 
     source = open_source(queries, model.sample_shape)
     names: list[str] = []
-    codes: list[Any] = []
-    skipped: list[Any] = [*source.skipped]
+    codes: list[Tensor] = []
+    skipped: list[Skipped] = [*source.skipped]
     seen = 0
     for batch in source.batches(min(limit, _BATCH)):
         count = len(batch.inputs) + len(batch.skipped)

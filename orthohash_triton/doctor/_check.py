@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..ops.dispatch import Impl
 from .cases import Case, Inputs, Outputs
 
 INCOMPARABLE = "the result has another shape than the reference, or NaN or infinity in other places"
@@ -43,7 +44,7 @@ class Check:
         return self.error is not None and self.allowed is not None and self.error <= self.allowed and bool(self.repeatable)
 
 
-def check(case: Case, device: str, impl: str) -> Check:
+def check(case: Case, device: str, impl: Impl) -> Check:
     """Run `case` and compare it with its reference. Exceptions are caught and reported in the result."""
     name = "torch" if case.is_plain else impl
     try:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from ..ops.cosine_codebook_loss import cosine_codebook_loss
+from ..ops.dispatch import Impl
 from ..ops.hamming_topk import hamming_topk
 from ..ops.pack_codes import unpack_codes
 from ..ops.pairwise_likelihood_loss import pairwise_likelihood_loss
@@ -64,7 +65,7 @@ class Timing:
         return bool(self.agrees)
 
 
-def timings(device: str, impl: str, headlines: Sequence[Callable[[str, str], Headline]]) -> Iterator[Timing]:
+def timings(device: str, impl: Impl, headlines: Sequence[Callable[[str, Impl], Headline]]) -> Iterator[Timing]:
     """Yield the times of every headline case against each of its peers. A case that raises yields one row with the cause."""
     for make in headlines:
         try:
@@ -122,7 +123,7 @@ def bandwidth(device: str) -> float:
     return 2 * len(source) / min(_seconds(lambda: copy.copy_(source), device) for _ in range(10))
 
 
-def _topk(device: str, impl: str) -> Headline:
+def _topk(device: str, impl: Impl) -> Headline:
     """Return the search for the 100 nearest of a million codes of 64 bits, for 256 queries."""
     generator = Generator().manual_seed(0)
     queries, gallery = (
@@ -150,7 +151,7 @@ def _topk(device: str, impl: str) -> Headline:
     )
 
 
-def _codebook_loss(device: str, impl: str) -> Headline:
+def _codebook_loss(device: str, impl: Impl) -> Headline:
     """Return a training step of the codebook loss with 256 rows, 10,000 classes and 128 bits."""
     rows, classes, bits = 256, 10_000, 128
     generator = Generator().manual_seed(0)
@@ -172,7 +173,7 @@ def _codebook_loss(device: str, impl: str) -> Headline:
     return Headline(f"cosine_codebook_loss, {rows} x {classes:,} x {bits}, a step", ours, {"torch: four lines": four_lines}, SAME)
 
 
-def _pairwise_loss(device: str, impl: str) -> Headline:
+def _pairwise_loss(device: str, impl: Impl) -> Headline:
     """Return a training step of the pairwise loss of a batch with a bank of codes of 64 bits.
 
     The bank is smaller on a CPU, which would need many seconds for the bank of the GPU case.

@@ -1,7 +1,7 @@
 """The report of a run: one self-contained HTML page with its retrieval quality, its codes and the images that it finds."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._base import checks
 from .._base.files import atomic_write
@@ -10,6 +10,9 @@ from ..runs.run import Run
 from ..runs.samples import RunSamples, Samples, open_samples
 from . import _page, _wall
 from ._analysis import analyse, evenly_spaced, hardest_queries, query_precisions, typical_queries
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 __all__ = ["write_report"]
 
@@ -64,7 +67,7 @@ def write_report(run: Run, path: str | Path, *, queries: int = QUERIES) -> dict[
     return {"report": str(path), **found}
 
 
-def _make(run: Run, template: Any, count: int) -> tuple[dict[str, Any], str]:
+def _make(run: Run, template: "Template", count: int) -> tuple[dict[str, Any], str]:
     """Return the figures and the page with `count` queries."""
     samples = open_samples(run)
     precisions = query_precisions(samples)

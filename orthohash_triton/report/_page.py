@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from . import _charts
 from ._analysis import RADIUS, TOP
 from ._charts import Chart, Series, Table, percent
 from ._wall import Row, Sprite
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 TEMPLATES = Path(__file__).parent / "templates"
 _NAMED_CLASSES = 16  # classes in the chart of classes
@@ -194,7 +197,7 @@ def _colour_groups(sampled: Sampled) -> list[tuple[str, int | None, np.ndarray]]
     return [("other classes", None, others), *groups] if len(others) else groups
 
 
-def load_template() -> Any:
+def load_template() -> "Template":
     """Return the template of the page.
 
     Raises:
@@ -211,7 +214,7 @@ def load_template() -> Any:
 
 
 def render(
-    template: Any,
+    template: "Template",
     found: dict[str, Any],
     charts: dict[str, list[Chart]],
     walls: Sequence[tuple[str, str, list[Row]]],

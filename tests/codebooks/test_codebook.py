@@ -164,10 +164,14 @@ def test_min_distance_takes_any_numeric_dtype_and_numpy(dtype):
         ),
         ({"num_classes": 10, "bits": 24, "method": "hadamard"}, ValueError, "power of two"),
         ({"num_classes": 33, "bits": 16, "method": "hadamard"}, ValueError, "num_classes at most 2"),
-        ({"num_classes": 10, "bits": 16, "min_distance": 4}, ValueError, "min_distance is for .* got method='auto'"),
+        ({"num_classes": 10, "bits": 16, "min_distance": 4}, ValueError, "min_distance applies to .* got method='auto'"),
         ({"num_classes": 10, "bits": 16, "method": "minimum_distance", "min_distance": 0}, ValueError, "at least 1; got 0"),
         ({"num_classes": 10, "bits": 16, "method": "minimum_distance", "min_distance": 4.0}, TypeError, "must be an integer"),
-        ({"num_classes": 10, "bits": 16, "similarity": torch.eye(10)}, ValueError, 'similarity is for method="semantic" only'),
+        (
+            {"num_classes": 10, "bits": 16, "similarity": torch.eye(10)},
+            ValueError,
+            'similarity applies to method="semantic" only',
+        ),
     ],
 )
 def test_bad_arguments(arguments, error, message):

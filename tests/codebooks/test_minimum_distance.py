@@ -163,10 +163,10 @@ def test_admm_by_brute_force():
 
 def test_min_distance_asked_for():
     assert codebook_min_distance(make_codebook(100, 32, method="minimum_distance", min_distance=12)) >= 12
-    with pytest.raises(ValueError, match=r"min_distance=15 was not reached for 100 rows of 32 bits; 1[234] was, and no "):
+    with pytest.raises(ValueError, match=r"min_distance=15 was not reached for 100 rows of 32 bits, but 1[234] was; no "):
         make_codebook(100, 32, method="minimum_distance", min_distance=15)
     bound = largest_possible_distance(100, 32)
-    with pytest.raises(ValueError, match=f"min_distance={bound + 1}; .* bound allow {bound} at most"):
+    with pytest.raises(ValueError, match=f"min_distance={bound + 1}; .* bound allow at most {bound}"):
         make_codebook(100, 32, method="minimum_distance", min_distance=bound + 1)
 
 

@@ -200,7 +200,7 @@ def test_min_distance_rules():
         error(make_codebook(20, 16, method="semantic", similarity=similarity, min_distance=d), similarity) for d in (3, 7)
     )
     assert loose < tight
-    with pytest.raises(ValueError, match=r"min_distance=15; .* bound allow 8 at most"):
+    with pytest.raises(ValueError, match=r"min_distance=15; .* bound allow at most 8"):
         make_codebook(20, 16, method="semantic", similarity=similarity, min_distance=15)
 
 
@@ -227,8 +227,8 @@ def test_few_classes(classes):
         (None, ValueError, r"needs similarity \[3, 3\]"),
         ([[1.0]], TypeError, "similarity must be a tensor"),
         (torch.eye(3).long(), TypeError, "similarity must be a tensor"),
-        (torch.eye(4), ValueError, r"a row and a column per class, \[3, 3\]; got float32 \[4, 4\]"),
-        (torch.eye(4)[:3], ValueError, r"a row and a column per class, \[3, 3\]; got float32 \[3, 4\]"),
+        (torch.eye(4), ValueError, r"one row and one column per class, \[3, 3\]; got float32 \[4, 4\]"),
+        (torch.eye(4)[:3], ValueError, r"one row and one column per class, \[3, 3\]; got float32 \[3, 4\]"),
         (torch.full((3, 3), float("nan")), ValueError, "must be finite"),
         (torch.tensor([[1, 2.0, 0], [2, 1, 0], [0, 0, 1]]), ValueError, "between -1 and 1, like a cosine; got 2"),
         (torch.tensor([[1, 0.5, 0], [0, 1, 0], [0, 0, 1]]), ValueError, r"symmetric; .* by 0.5. Take \(s \+ s.T\) / 2"),

@@ -8,9 +8,10 @@ from typing import Any, Literal
 import torch
 from torch import Generator, Tensor
 
+from ...ops.dispatch import Impl
+
 Inputs = dict[str, Tensor]
 Outputs = tuple[Tensor, ...]
-Impl = Literal["cpu", "triton", "reference"]
 Targets = Literal["ids", "dense", "sparse"]
 
 FLOAT64 = 1e-9
@@ -39,7 +40,7 @@ class Case:
     op: str
     label: str
     make_inputs: Callable[[Generator], Inputs]
-    run: Callable[[Inputs, str], Outputs]
+    run: Callable[[Inputs, Impl], Outputs]
     tolerance: float | None = None
     is_plain: bool = False
     only: Literal["cpu", "gpu"] | None = None

@@ -4,13 +4,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 
+from ...ops.dispatch import Impl
 from ._case import Case, Inputs, Outputs, by_size, joined, random_codes
 
 
 def search_case(
-    function: Callable[..., Any], queries: int, gallery: int, bits: int, *, note: str = "", distinct: int = 256,
+    function: Callable[..., Tensor | Outputs], queries: int, gallery: int, bits: int, *, note: str = "", distinct: int = 256,
     with_mask: bool = False, with_radii: bool = False, **keywords: Any,
 ) -> Case:  # fmt: skip
     """Return a case of the op `function`.
@@ -32,7 +33,7 @@ def search_case(
             "radius": torch.randint(0, bits // 2, (queries,), generator=generator),
         }
 
-    def run(given: Inputs, impl: str) -> Outputs:
+    def run(given: Inputs, impl: Impl) -> Outputs:
         further = {"mask": given["mask"]} if with_mask else {}
         further |= {"radius": given["radius"]} if with_radii else {}
         found = function(given["queries"], given["gallery"], **keywords, **further, impl=impl)

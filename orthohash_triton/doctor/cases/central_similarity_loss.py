@@ -1,12 +1,14 @@
 """Cases of `central_similarity_loss`."""
 
 from ...ops.central_similarity_loss import central_similarity_loss, tie_breaker
+from ...ops.dispatch import Impl
+from ...ops.quantization_loss import Kind
 from ...reference.central_similarity_loss import central_similarity_loss as central_similarity_reference
 from ._case import FLOAT32, TARGET_NAMES, Case, Inputs, Outputs, Targets, codebook_inputs, leaf, loss_and_gradients
 
 
-def _case(targets: Targets, quantization: str) -> Case:
-    def run(given: Inputs, impl: str) -> Outputs:
+def _case(targets: Targets, quantization: Kind) -> Case:
+    def run(given: Inputs, impl: Impl) -> Outputs:
         u, target, codebook = leaf(given["u"]), given["target"], given["codebook"]
         if impl == "reference":
             ties = tie_breaker(64, 0, u.device)

@@ -5,6 +5,7 @@ from typing import Any, Literal
 import torch
 
 from ...ops.cosine_codebook_loss import cosine_codebook_loss
+from ...ops.dispatch import Impl
 from ._case import (
     FLOAT32,
     ONE_PART,
@@ -31,7 +32,7 @@ def _case(
     """Return a case of `size` (rows, classes, bits)."""
     keywords.setdefault("reduction", "none")
 
-    def run(given: Inputs, impl: str) -> Outputs:
+    def run(given: Inputs, impl: Impl) -> Outputs:
         v = leaf(given["v"])
         found = cosine_codebook_loss(v, target_of(given), given["codebook"], precision=precision, impl=impl, **keywords)
         if not keywords.get("return_lse"):

@@ -3,6 +3,7 @@
 import torch
 from torch import Generator
 
+from ...ops.dispatch import Impl
 from ...ops.householder import householder_apply, householder_product
 from ._case import FLOAT32, Case, Inputs, Outputs, exact_gradient, joined, leaf, normal, on_cpu
 
@@ -11,7 +12,7 @@ def _apply(rows: int, count: int, bits: int, dtype: torch.dtype = torch.float32)
     def make(generator: Generator) -> Inputs:
         return {"x": normal(generator, rows, bits, dtype=dtype), "vectors": normal(generator, count, bits)}
 
-    def run(given: Inputs, impl: str) -> Outputs:
+    def run(given: Inputs, impl: Impl) -> Outputs:
         x, vectors = leaf(given["x"]), leaf(given["vectors"])
         y = householder_apply(x, vectors, impl=impl)
         return y.detach(), *torch.autograd.grad(y, (x, vectors), exact_gradient(y))
@@ -23,7 +24,7 @@ def _product(count: int, bits: int) -> Case:
     def make(generator: Generator) -> Inputs:
         return {"vectors": normal(generator, count, bits)}
 
-    def run(given: Inputs, impl: str) -> Outputs:
+    def run(given: Inputs, impl: Impl) -> Outputs:
         vectors = leaf(given["vectors"])
         matrix = householder_product(vectors, impl=impl)
         return matrix.detach(), *torch.autograd.grad(matrix, vectors, exact_gradient(matrix))

@@ -9,6 +9,7 @@ import torch
 from torch import Generator
 
 from ...metrics import average_precision, ndcg
+from ...ops.dispatch import Impl
 from ...reference.average_precision import average_precision as average_precision_reference
 from ...reference.gains import ndcg as ndcg_reference
 from ...reference.hamming_distance import hamming_distance as distance_reference
@@ -35,7 +36,7 @@ def _case(op: Literal["average_precision", "ndcg"], *, several_labels: bool, **k
         labels = (multi_hot if several_labels else class_ids)(generator, 9 + 1009, 13)
         return {"queries": codes[:9], "gallery": codes[9:], "query_labels": labels[:9], "gallery_labels": labels[9:]}
 
-    def run(given: Inputs, impl: str) -> Outputs:
+    def run(given: Inputs, impl: Impl) -> Outputs:
         queries, gallery, mine, theirs = given.values()
         if impl != "reference":
             metric = average_precision if op == "average_precision" else ndcg

@@ -2,6 +2,7 @@
 
 from torch import Generator
 
+from ...ops.dispatch import Impl
 from ...ops.minimum_distance_loss import minimum_distance_loss
 from ...reference.minimum_distance_loss import minimum_distance_loss as minimum_distance_reference
 from ._case import FLOAT32, Case, Inputs, Outputs, class_ids, codebook_inputs, leaf, loss_and_gradients, normal
@@ -12,7 +13,7 @@ def _case(*, with_bank: bool) -> Case:
         given = codebook_inputs(37, 101, 64, name="u")(generator)
         return given | {"bank": normal(generator, 333, 64), "bank_target": class_ids(generator, 333, 101)}
 
-    def run(given: Inputs, impl: str) -> Outputs:
+    def run(given: Inputs, impl: Impl) -> Outputs:
         if impl == "reference":
             given = {name: tensor.cpu() for name, tensor in given.items()}
         u, bank = leaf(given["u"]), (given["bank"], given["bank_target"]) if with_bank else ()

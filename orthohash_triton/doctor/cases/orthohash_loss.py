@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Generator
 
+from ...ops.dispatch import Impl
 from ...ops.orthohash_loss import orthohash_loss
 from ._case import (
     FLOAT32,
@@ -36,7 +37,7 @@ def _case(
             given |= {"weight": 1 + 0.1 * normal(generator, bits), "bias": 0.1 * normal(generator, bits)}
         return given
 
-    def run(given: Inputs, impl: str) -> Outputs:
+    def run(given: Inputs, impl: Impl) -> Outputs:
         leaves = [leaf(given["latent"]), *(leaf(given[name]) for name in ("weight", "bias") if affine)]
         mean, var = given["mean"].clone(), given["var"].clone()
         loss = orthohash_loss(

@@ -3,6 +3,7 @@
 import torch
 from torch import Generator
 
+from ...ops.dispatch import Impl
 from ...ops.pack_codes import pack_codes, unpack_codes
 from ._case import Case, Inputs, Outputs, dtype_name, normal, on_cpu, random_codes
 
@@ -13,7 +14,7 @@ def _pack(rows: int, bits: int, dtype: torch.dtype, threshold: float = 0.0) -> C
         x[0, 0] = threshold  # a value equal to the threshold gives a 0 bit
         return {"x": x > 0 if dtype == torch.bool else x.to(dtype)}
 
-    def run(given: Inputs, impl: str) -> Outputs:
+    def run(given: Inputs, impl: Impl) -> Outputs:
         return (pack_codes(given["x"], threshold=threshold, impl=impl),)
 
     above = f" above {threshold}" if threshold else ""
@@ -24,7 +25,7 @@ def _unpack(rows: int, bits: int) -> Case:
     def make(generator: Generator) -> Inputs:
         return {"packed": random_codes(generator, rows, (bits + 7) // 8 * 8)}
 
-    def run(given: Inputs, impl: str) -> Outputs:
+    def run(given: Inputs, impl: Impl) -> Outputs:
         return (unpack_codes(given["packed"], bits, impl=impl),)
 
     return Case("unpack_codes", f"{rows} x {bits}", make, run)

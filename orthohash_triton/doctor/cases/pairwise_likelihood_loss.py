@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from ...ops.dispatch import Impl
 from ...ops.pairwise_likelihood_loss import pairwise_likelihood_loss
 from ._case import FLOAT32, Case, Inputs, Outputs, class_ids, joined, leaf, loss_and_gradients, multi_hot, normal, on_cpu
 
@@ -26,7 +27,7 @@ def _case(
             given |= {"bank": bank.to(dtype), "bank_target": labels(generator, columns)}
         return given
 
-    def run(given: Inputs, impl: str) -> Outputs:
+    def run(given: Inputs, impl: Impl) -> Outputs:
         z, bank = leaf(given["z"]), given.get("bank")
         leaves = [z]
         if bank is not None and learn_bank:

@@ -3,6 +3,7 @@
 import torch
 from torch import Generator
 
+from ...ops.dispatch import Impl
 from ...ops.semantic_hierarchy_loss import semantic_hierarchy_loss
 from ...reference.semantic_hierarchy_loss import semantic_hierarchy_loss as semantic_hierarchy_reference
 from ._case import FLOAT32, Case, Inputs, Outputs, leaf, loss_and_gradients, normal, random_signs
@@ -18,7 +19,7 @@ def _make_inputs(generator: Generator) -> Inputs:
     }
 
 
-def _run(given: Inputs, impl: str) -> Outputs:
+def _run(given: Inputs, impl: Impl) -> Outputs:
     z, target, distance, draws = leaf(given["z"]), given["target"], given["distance"], given["draws"]
     if impl != "reference":
         return loss_and_gradients(semantic_hierarchy_loss(z, target, distance, binary_target=draws, scale=0.02), z)
