@@ -27,11 +27,11 @@ def free_port() -> int:
 
 
 def in_two_processes(work: Callable[..., None], *arguments: Any) -> dict[Any, Any]:
-    """What `work(rank, results, *arguments)` of both has put into `results`."""
-    port = free_port()
-    with mp.Manager() as manager:
+    """Run `work(rank, results, *arguments)` in both processes of a gloo group, and return what they put into `results`."""
+    context, port = fresh_processes(), free_port()
+    with context.Manager() as manager:
         results = manager.dict()
-        mp.spawn(_in_group, (port, work, results, arguments), nprocs=2)
+        mp.start_processes(_in_group, (port, work, results, arguments), nprocs=2, start_method=context.get_start_method())
         return dict(results)
 
 
