@@ -36,7 +36,7 @@ class DHN(Objective):
     def __init__(self, task: Task, options: Options) -> None:
         super().__init__()
         self.quantization_weight = options.quantization_weight * task.bits  # quantization_loss is a mean over the bits
-        self.positive_weight = "balanced" if options.pairs == "balanced" else None
+        self.positive_weight: Literal["balanced"] | None = "balanced" if options.pairs == "balanced" else None
 
     def forward(self, latent: Tensor, target: Tensor, rows: Tensor, head: HashHead) -> Tensor:
         z = torch.tanh(latent)

@@ -37,7 +37,7 @@ class DPSH(Objective):
         super().__init__()
         self.bank = Bank(task.labels, task.bits)
         self.quantization_weight = options.quantization_weight
-        self.positive_weight = "balanced" if options.pairs == "balanced" else None
+        self.positive_weight: Literal["balanced"] | None = "balanced" if options.pairs == "balanced" else None
 
     def forward(self, latent: Tensor, target: Tensor, rows: Tensor, head: HashHead) -> Tensor:
         self.bank.update(rows, latent)

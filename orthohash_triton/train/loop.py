@@ -154,7 +154,7 @@ class Loop:
             )
         )
         if validation and score is not None:
-            validation.keep(score, model)
+            validation.keep(score, model, self.objective)
         seconds = time.perf_counter() - started
         self.history.append(Epoch(len(self.history) + 1, loss, accuracy, score, self.stepper.lr, seconds))
         self.batch, self.seconds = 0, 0.0

@@ -207,7 +207,10 @@ def _optimise(loop: Loop) -> list[Epoch]:
     ):
         while not loop.finished:
             loop.one_epoch(advance)
-    loop.model.load_state_dict(validation.best if validation else loop.stepper.result.state_dict())
+    if validation:
+        validation.restore(loop.model, loop.objective)
+    else:
+        loop.model.load_state_dict(loop.stepper.result.state_dict())
     return loop.history
 
 

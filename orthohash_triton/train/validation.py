@@ -4,7 +4,7 @@ import copy
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..data import Dataset
 from ..metrics import mean_average_precision
@@ -33,6 +33,7 @@ class Validation:
         self.held_out = held_out
         self.score = -1.0
         self.best: dict[str, Tensor] = {}
+        self.best_parameters: dict[str, Tensor] = {}  # of the objective
         self.epochs_since_best = 0
 
     def judge(self, model: HashModel) -> float:
@@ -41,17 +42,34 @@ class Validation:
             model.encode(self.held_out.inputs), model.encode(self.gallery.inputs), self.held_out.labels, self.gallery.labels
         )
 
-    def keep(self, score: float, model: HashModel) -> None:
-        """Store the weights of `model` unless an earlier `score` was higher. Of two equal scores the later one is kept."""
+    def keep(self, score: float, model: HashModel, objective: nn.Module) -> None:
+        """Store the weights of `model` and the parameters of `objective`, unless an earlier `score` was higher.
+
+        Of two equal scores the later one is kept.
+        """
         if score >= self.score:
             # An equal score is no improvement: patience counts such an epoch, although its weights are kept.
             self.epochs_since_best = 0 if score > self.score else self.epochs_since_best + 1
             self.score, self.best = score, copy.deepcopy(model.state_dict())
+            self.best_parameters = {name: parameter.detach().clone() for name, parameter in objective.named_parameters()}
         else:
             self.epochs_since_best += 1
 
+    def restore(self, model: HashModel, objective: nn.Module) -> None:
+        """Give `model` and `objective` the weights and parameters that `keep` stored."""
+        model.load_state_dict(self.best)
+        with torch.no_grad():
+            for name, parameter in objective.named_parameters():
+                parameter.copy_(self.best_parameters[name])
+
     def state_dict(self) -> dict[str, Any]:
-        return {"score": self.score, "best": self.best, "epochs_since_best": self.epochs_since_best}
+        return {
+            "score": self.score,
+            "best": self.best,
+            "best_parameters": self.best_parameters,
+            "epochs_since_best": self.epochs_since_best,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.score, self.best, self.epochs_since_best = state["score"], state["best"], state["epochs_since_best"]
+        self.best_parameters = state.get("best_parameters", {})  # checkpoints of earlier versions lack them

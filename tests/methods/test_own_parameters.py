@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from orthohash_triton.methods import Task
-from orthohash_triton.train import TrainConfig, train
+from orthohash_triton.train import HashModel, TrainConfig, train
+from orthohash_triton.train.validation import Validation
 from tests.methods.learned_centres import LearnedCentres, learned_centres
 from tests.train.data import blobs
 from tests.train.test_checkpoint import Stopped, assert_same, stop_after
@@ -61,13 +62,34 @@ def test_the_class_codes_are_those_of_the_learned_centres() -> None:
     assert torch.equal(trained.codebook, trained.objective.class_codes())
 
 
-@pytest.mark.parametrize("batches", [3, 7])
-def test_they_are_saved_and_restored(batches: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("batches", "changes"), [(3, {}), (7, {}), (9, {"validation": 0.1})])
+def test_they_are_saved_and_restored(batches: int, changes: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The momentum of the optimizer too: the rest of the training is that of one that was never stopped."""
-    settings = config(checkpoint_every=2)
+    settings = config(checkpoint_every=2, **changes)
     whole = train(settings, blobs(), progress=False)
     with monkeypatch.context() as patched:
         stop_after(patched, batches)
         with pytest.raises(Stopped):
             train(settings, blobs(), folder=tmp_path, progress=False)
     assert_same(train(settings, blobs(), folder=tmp_path, resume=True, progress=False), whole)
+
+
+def test_they_are_those_of_the_best_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With validation, the model and the class codes belong to the same epoch."""
+    scores, seen = iter([0.3, 0.9, 0.5]), []
+
+    def judge(self: Validation, model: HashModel) -> float:
+        return next(scores)
+
+    keep = Validation.keep
+
+    def recorded(self: Validation, score: float, model: HashModel, objective: LearnedCentres) -> None:
+        seen.append(objective.centres.detach().clone())
+        keep(self, score, model, objective)
+
+    monkeypatch.setattr(Validation, "judge", judge)
+    monkeypatch.setattr(Validation, "keep", recorded)
+    trained = train(config(epochs=3, validation=0.2), blobs(), progress=False)
+    assert len(seen) == 3
+    assert torch.equal(trained.objective.centres, seen[1])
+    assert not torch.equal(seen[1], seen[2])
