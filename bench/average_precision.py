@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from bench._harness import append_csv, environment, percentiles, results_file, timings
+from bench._micro import OURS, Call, Microbenchmark, on_cpu_only
 from orthohash_triton.metrics import average_precision
 
 Case = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # codes and labels of queries and gallery
@@ -81,6 +82,34 @@ def check(sample: Case, peers: dict[str, Callable[[], np.ndarray]], device: str)
         difference = abs(peer().mean() - expected)
         if not difference < 1e-9:
             raise SystemExit(f"{name} and orthohash_triton differ by {difference:.1e}: no times are reported")
+
+
+def make(peer: str, queries: int, gallery: int, bits: int, device: str) -> Call:
+    """Return the metric by a peer for the microbenchmarks: clustered codes of ten classes."""
+    case = make_case("clustered", queries, gallery, bits, 10)
+    if peer == OURS:
+        return lambda: ours(case, device)
+    if peer == "torch":
+        return lambda: by_torch(case, device)
+    on_cpu_only(peer, device)
+    return lambda: by_numpy(case, np.uint64 if peer == "numpy" else np.uint8)
+
+
+def agree(peer: str, theirs: np.ndarray, ours: np.ndarray) -> None:
+    assert abs(theirs.mean() - ours.mean()) < 1e-9, f"{peer} and {OURS} differ"
+
+
+MICROBENCHMARKS = [
+    Microbenchmark(
+        op="average_precision",
+        axes=("queries", "gallery", "bits"),
+        shapes=[(100, 10_000, 64), (100, 60_000, 64)],
+        smallest=(5, 70, 64),
+        peers=(OURS, "numpy", "numpy uint8", "torch"),
+        make=make,
+        agree=agree,
+    )
+]
 
 
 def run_case(codes: str, options: argparse.Namespace) -> list[dict[str, Any]]:

@@ -23,6 +23,8 @@ import torch.nn.functional as F
 
 import orthohash_triton as oht
 from bench._harness import environment, percentiles, timings
+from bench._losses import labelled_codes as problem
+from bench._micro import Microbenchmark, Unavailable, at_most, same_gradients
 from bench._steps import Clock, Step, extra_memory, gradient_step, main, memory_for_peers, why_not
 from orthohash_triton import reference
 
@@ -42,14 +44,6 @@ PEER_MEMORY = 4e9  # bytes
 COPIES = 4  # of the logits that the peers hold at their peak, about
 MULTIPLICATIONS = 2 * 10**9  # of rows by codes in all repeats of a peer, about
 MARGIN = 0.2
-
-
-def problem(rows: int, classes: int, bits: int, device: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    codebook = torch.randint(0, 2, (classes, bits), generator=generator, dtype=torch.int8).mul_(2).sub_(1)
-    target = torch.randint(0, classes, (rows,), generator=generator)
-    v = torch.randn(rows, bits, generator=generator) + codebook[target]
-    return v.to(device), target.to(device), codebook.to(device)
 
 
 def lean(v: torch.Tensor, target: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
@@ -90,10 +84,15 @@ def with_tf32(step: Step) -> Step:
     return inside
 
 
+def needed_memory(rows: int, classes: int, bits: int) -> int:
+    """Return about how many bytes a peer needs for its logits and its float32 codebook."""
+    return 4 * (COPIES * rows * classes + classes * bits)
+
+
 def peers(rows: int, classes: int, bits: int, device: str) -> tuple[dict[str, Step], dict[str, str]]:
-    """The peers that run here, and why the others do not."""
+    """Return the peers that run here, and why the others do not."""
     steps, left_out = {"orthohash_triton": step_of("orthohash_triton", rows, classes, bits, device)}, {}
-    needed = 4 * (COPIES * rows * classes + classes * bits)
+    needed = needed_memory(rows, classes, bits)
     for peer in ("lean", *(["lean, TF32"] if device != "cpu" else []), "naive", "naive, compiled", "linear_cross_entropy"):
         if needed > memory_for_peers(device, PEER_MEMORY):
             left_out[peer] = f"left out: needs about {needed / 1e9:.1f} GB"
@@ -126,6 +125,32 @@ def measure(rows: int, classes: int, bits: int, device: str, repeats: int | None
         found.append(row | environment())
     return found
 
+
+def make(peer: str, rows: int, classes: int, bits: int, device: str) -> Step:
+    """Return the step of a peer for the microbenchmarks, which leave torch.compile to the long comparison."""
+    if peer != "orthohash_triton":
+        at_most(peer, needed_memory(rows, classes, bits), memory_for_peers(device, PEER_MEMORY))
+    if peer == "linear_cross_entropy" and not hasattr(F, "linear_cross_entropy"):
+        raise Unavailable(f"torch {torch.__version__} has no linear_cross_entropy")
+    return step_of(peer, rows, classes, bits, device)
+
+
+def agree(peer: str, theirs: torch.Tensor, ours: torch.Tensor) -> None:
+    if peer != "linear_cross_entropy":  # it has no margin
+        same_gradients(peer, theirs, ours)
+
+
+MICROBENCHMARKS = [
+    Microbenchmark(
+        op="cosine_codebook_loss",
+        axes=("rows", "classes", "bits"),
+        shapes=GRID[:4],
+        smallest=(9, 5, 16),
+        peers=("orthohash_triton", "naive", "lean", "linear_cross_entropy"),
+        make=make,
+        agree=agree,
+    )
+]
 
 if __name__ == "__main__":
     main(__doc__, "cosine_codebook_loss.csv", GRID, ("N", "C", "K"), measure)

@@ -13,12 +13,14 @@ import argparse
 import time
 from typing import Any, NamedTuple
 
-import faiss
 import numpy as np
 import torch
 
 from bench._harness import RESULTS, append_csv, environment, percentiles, timings
+from bench._micro import Call, Microbenchmark, at_most, on_cpu_only, random_codes, same_integers
+from bench.hamming_distance import REFERENCE_BYTES
 from orthohash_triton.ops.hamming_range import hamming_range
+from orthohash_triton.reference.hamming_range import hamming_range as by_definition
 
 Answer = tuple[np.ndarray, np.ndarray, np.ndarray]
 OURS = "orthohash_triton"
@@ -54,13 +56,55 @@ def in_order(answer: Answer) -> Answer:
     return lims, distances[order], ids[order]
 
 
+def by_numpy(queries: np.ndarray, gallery: np.ndarray, radius: int) -> Answer:
+    """Distances of one query at a time, and the rows below the radius in the order (distance, row)."""
+    words, lims, distances, ids = gallery.view(np.uint64), [0], [], []
+    for query in queries.view(np.uint64):
+        row = np.bitwise_count(words ^ query).sum(1, dtype=np.int32)
+        (found,) = (row < radius).nonzero()
+        found = found[np.argsort(row[found], kind="stable")]
+        distances.append(row[found])
+        ids.append(found)
+        lims.append(lims[-1] + len(found))
+    return np.array(lims), np.concatenate(distances), np.concatenate(ids)
+
+
+def by_faiss(gallery: np.ndarray) -> Any:
+    """Return an index of FAISS that holds the codes."""
+    import faiss
+
+    index = faiss.IndexBinaryFlat(8 * gallery.shape[1])
+    index.add(gallery)
+    return index
+
+
+def make(peer: str, queries: int, gallery: int, bits: int, radius: int, device: str) -> Call:
+    """Return the search of a peer for the microbenchmarks."""
+    codes = random_codes(queries, gallery, bits, device)
+    if peer == OURS:
+        return lambda: hamming_range(*codes, radius)
+    if peer == "reference":
+        at_most(peer, 2 * queries * gallery * bits, REFERENCE_BYTES)
+        limits = torch.full((queries,), radius, dtype=torch.int32, device=device)
+        return lambda: by_definition(*codes, None, limits)
+    on_cpu_only(peer, device)
+    query_codes, gallery_codes = (code.numpy() for code in codes)
+    if peer == "numpy":
+        return lambda: by_numpy(query_codes, gallery_codes, radius)
+    index = by_faiss(gallery_codes)
+    return lambda: index.range_search(query_codes, radius)
+
+
+def agree(peer: str, theirs: Any, ours: Any) -> None:
+    same_integers(peer, in_order(theirs) if peer == "faiss" else theirs, ours)
+
+
 def run_case(case: Case, repeats: int, threads: int) -> list[dict[str, Any]]:
     generator = np.random.default_rng(0)
     queries, gallery = (
         generator.integers(0, 256, (count, case.bits // 8), dtype=np.uint8) for count in (case.queries, case.gallery)
     )
-    index = faiss.IndexBinaryFlat(case.bits)
-    index.add(gallery)
+    index = by_faiss(gallery)
     searches = {
         OURS: lambda: hamming_range(queries, gallery, case.radius),
         "faiss": lambda: index.range_search(queries, case.radius),
@@ -94,6 +138,8 @@ def main() -> None:
     parser.add_argument("--no-csv", action="store_true", help="print only")
     options = parser.parse_args()
 
+    import faiss
+
     torch.set_num_threads(options.threads)
     faiss.omp_set_num_threads(options.threads)
     for case in options.case or (QUICK if options.quick else GRID):
@@ -101,6 +147,18 @@ def main() -> None:
         if not options.no_csv:
             append_csv(RESULTS / "hamming_range.csv", [row | environment() for row in rows])
 
+
+MICROBENCHMARKS = [
+    Microbenchmark(
+        op="hamming_range",
+        axes=("queries", "gallery", "bits", "radius"),
+        shapes=[(16, 10_000, 64, 21), (1, 1_000_000, 64, 16), (16, 1_000_000, 64, 21)],
+        smallest=(5, 70, 64, 30),
+        peers=(OURS, "reference", "numpy", "faiss"),
+        make=make,
+        agree=agree,
+    )
+]
 
 if __name__ == "__main__":
     main()

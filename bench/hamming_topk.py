@@ -25,7 +25,10 @@ import torch
 
 from bench._harness import append_csv, environment, percentiles, results_file, timings
 from bench._limits import memory_seconds, scoring_rate
+from bench._micro import Microbenchmark, Unavailable, at_most, random_codes, same_integers, signs
+from bench.hamming_distance import REFERENCE_BYTES
 from orthohash_triton.ops.hamming_topk import hamming_topk
+from orthohash_triton.reference.hamming_topk import hamming_topk as by_definition
 
 Search = Callable[[], Any]
 OURS = "orthohash_triton"
@@ -155,11 +158,6 @@ def peers_on_gpu(queries: np.ndarray, gallery: np.ndarray, k: int, device: str) 
 
 def by_torch(queries: np.ndarray, gallery: torch.Tensor, k: int) -> Search:
     """Products of +-1, best of every block, best of those."""
-
-    def signs(codes: torch.Tensor) -> torch.Tensor:
-        bit = 2 ** torch.arange(8, dtype=torch.uint8, device=codes.device)
-        return torch.cat([((part[:, :, None] & bit) > 0).flatten(1).half() * 2 - 1 for part in codes.split(2**22)])
-
     of_gallery, block = signs(gallery), 2**31 // (2 * len(queries))  # a block's products take at most 2 GB
 
     def run() -> tuple[np.ndarray, np.ndarray]:
@@ -172,6 +170,46 @@ def by_torch(queries: np.ndarray, gallery: torch.Tensor, k: int) -> Search:
         return ((of_queries.shape[1] - products) / 2).int().cpu().numpy(), ids.gather(1, order).cpu().numpy()
 
     return run
+
+
+def make(peer: str, queries: int, gallery: int, bits: int, k: int, device: str) -> Search:
+    """Return the search of a peer for the microbenchmarks, from codes that lie on `device`."""
+    codes = random_codes(queries, gallery, bits, device)
+    if peer == OURS:
+        return lambda: hamming_topk(*codes, k)
+    if peer == "reference":
+        at_most(peer, 2 * queries * gallery * bits, REFERENCE_BYTES)
+        return lambda: by_definition(*codes, k)
+    query_codes, gallery_codes = (code.cpu().numpy() for code in codes)
+    if peer == "torch":
+        at_most(peer, 4 * gallery * bits, REFERENCE_BYTES)
+        return by_torch(query_codes, codes[1], k)
+    if device == "cpu":
+        searches = peers_on_cpu(query_codes, gallery_codes, k, torch.get_num_threads())
+    else:
+        searches = peers_on_gpu(query_codes, gallery_codes, k, device)
+    if peer not in searches:
+        raise Unavailable(f"{peer} is not installed, has no implementation on {device}, or would need too much memory")
+    return searches[peer]
+
+
+def agree(peer: str, theirs: Any, ours: Any) -> None:
+    """Compare distances, and the rows too where the peer orders ties by row."""
+    parts = 1 if peer in _UNORDERED else 2
+    same_integers(peer, tuple(theirs[:parts]), tuple(ours[:parts]))
+
+
+MICROBENCHMARKS = [
+    Microbenchmark(
+        op="hamming_topk",
+        axes=("queries", "gallery", "bits", "k"),
+        shapes=[(16, 10_000, 64, 100), (1, 1_000_000, 64, 100), (16, 1_000_000, 64, 100), (256, 1_000_000, 64, 100)],
+        smallest=(5, 70, 64, 7),
+        peers=(OURS, "reference", "faiss hc", "faiss mc", "faiss gpu", "numpy", "usearch", "torch"),
+        make=make,
+        agree=agree,
+    )
+]
 
 
 def check(searches: dict[str, Search]) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from bench._harness import environment, percentiles, timings
+from bench._micro import Microbenchmark, Unavailable
 from bench._steps import Clock, main
 from orthohash_triton.ops.householder import householder_apply
 from orthohash_triton.reference import householder as reference
@@ -63,16 +64,16 @@ def step_of(peer: str, rows: int, count: int, bits: int, device: str) -> Gradien
     return step
 
 
-def answer(step: Gradients) -> tuple[torch.Tensor, torch.Tensor]:
-    *of_x, of_vectors = step()
+def joined(gradients: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the gradient of the rows [N, K], whose blocks are joined, and that of the vectors [M, K]."""
+    *of_x, of_vectors = gradients
     return torch.cat(of_x), of_vectors
 
 
 def measure(rows: int, count: int, bits: int, device: str, repeats: int | None, clock: Clock) -> list[dict[str, Any]]:
     steps = {peer: step_of(peer, rows, count, bits, device) for peer in ("orthohash_triton", "chain", "torch")}
     repeats = repeats or max(5, min(100, MULTIPLICATIONS // (rows * count * bits)))
-    for ours, theirs in zip(*(answer(steps[peer]) for peer in ("orthohash_triton", "chain")), strict=True):
-        assert (ours - theirs).abs().max() < 1e-5 * theirs.abs().max()
+    agree("chain", steps["chain"](), steps["orthohash_triton"]())
     times = {peer: percentiles(seconds) for peer, seconds in timings(steps, repeats, clock=clock).items()}
     found = []
     for peer, milliseconds in times.items():
@@ -82,6 +83,32 @@ def measure(rows: int, count: int, bits: int, device: str, repeats: int | None, 
         found.append(row | {"repeats": repeats, **milliseconds, "time_over_ours": ratio} | environment())
     return found
 
+
+def make(peer: str, rows: int, count: int, bits: int, device: str) -> Gradients:
+    """Return the step of a peer for the microbenchmarks."""
+    if peer == "torch" and count > bits:
+        raise Unavailable(f"torch.linalg.householder_product takes at most {bits} reflections of {bits} dimensions")
+    return step_of(peer, rows, count, bits, device)
+
+
+def agree(peer: str, theirs: tuple[torch.Tensor, ...], ours: tuple[torch.Tensor, ...]) -> None:
+    """Compare the gradients of the chain; those of `torch` belong to another matrix."""
+    if peer == "chain":
+        for mine, other in zip(joined(ours), joined(theirs), strict=True):
+            assert (mine - other).abs().max() < 1e-5 * other.abs().max(), f"{peer} and orthohash_triton differ"
+
+
+MICROBENCHMARKS = [
+    Microbenchmark(
+        op="householder",
+        axes=("rows", "reflections", "bits"),
+        shapes=GRID[:4],
+        smallest=(9, 5, 16),
+        peers=("orthohash_triton", "chain", "torch"),
+        make=make,
+        agree=agree,
+    )
+]
 
 if __name__ == "__main__":
     main(__doc__, "householder.csv", GRID, ("N", "M", "K"), measure)

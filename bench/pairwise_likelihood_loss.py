@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from bench._harness import environment, percentiles, timings
+from bench._micro import Microbenchmark, at_most, same_gradients
 from bench._steps import Clock, Step, extra_memory, gradient_step, main, memory_for_peers, why_not
 from orthohash_triton.ops.pairwise_likelihood_loss import pairwise_likelihood_loss
 from orthohash_triton.reference.pairwise_likelihood_loss import pairwise_likelihood_loss as reference
@@ -113,6 +114,25 @@ def measure(
         found.append(row | environment())
     return found
 
+
+def make(peer: str, rows: int, columns: int, bits: int, classes: int, device: str) -> Step:
+    """Return the step of a peer for the microbenchmarks, which leave torch.compile to the long comparison."""
+    if peer != "orthohash_triton":
+        at_most(peer, 4 * COPIES * rows * columns, memory_for_peers(device, PEER_MEMORY))
+    return step_of(peer, rows, columns, bits, classes, device)
+
+
+MICROBENCHMARKS = [
+    Microbenchmark(
+        op="pairwise_likelihood_loss",
+        axes=("rows", "columns", "bits", "classes"),
+        shapes=GRID[:3],
+        smallest=(9, 11, 16, 0),
+        peers=("orthohash_triton", "naive", "lean"),
+        make=make,
+        agree=same_gradients,
+    )
+]
 
 if __name__ == "__main__":
     main(__doc__, "pairwise_likelihood_loss.csv", GRID, ("N", "M", "K", "C"), measure, PEERS)
