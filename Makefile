@@ -1,54 +1,88 @@
-# make setup | demo | test | docs | lint | bench | clean | compile-matrix | compat | sanitize | gpu-report | test-gpu.
-# Each does its own set-up: .venv and everything in it.
+# make setup | check | test | fix | coverage | docs | bench | missing | demo | clean
+# make test-cpus | test-gpu | compile-matrix | compile-matrix-all | compat | sanitize | gpu-report
+# Each target installs what it needs into .venv. CONTRIBUTING.md describes the targets.
 
 PYTHON ?= python3
-# A folder with the PTX emulator `ptxemu`: when named, the kernel tests also run as compiled PTX.
+# A folder with the PTX emulator `ptxemu`. If it is given, the kernel tests also run as compiled PTX.
 PTXEMU ?=
-
+# The commit or branch that `make check` compares with. Default: where this branch left main.
+BASE ?=
+# The number of test processes.
+JOBS ?= 2
 # Further options of tools/compile_matrix.py, such as MATRIX="--targets sm_90 --kernels _sweep_kernel".
 MATRIX ?=
-# The oldest, which PyTorch 2.10 and 2.11 bring, and the newest.
+# Options of tools/cpu_variants.py. VARIANTS=--short runs a selection of the numerical tests.
+VARIANTS ?=
+# The oldest supported version, which PyTorch 2.10 and 2.11 bring, and the newest.
 TRITONS := 3.6.0 3.9.0
 
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
+# Tests that share an expensive fixture run in one process (tests/conftest.py groups them); the others are spread evenly.
+PARALLEL := -n $(JOBS) --dist loadgroup
 
-.PHONY: setup demo test docs lint test-cpu test-interpreter test-ptx test-gpu bench clean compile-matrix compile-matrix-all compat sanitize gpu-report
+.PHONY: setup check test fix lint types test-changed test-cpu test-interpreter test-ptx test-gpu test-cpus coverage missing \
+  demo docs bench clean compile-matrix compile-matrix-all compat sanitize gpu-report
 
 setup: .venv/installed
 
+# Without --no-compile, pip would compile every module of every dependency, which takes longer than all imports of the tests.
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
-	  { echo 'Python has no venv module here. On Debian or Ubuntu: apt-get install python3-venv'; exit 1; }
+	  { echo 'This Python has no venv module. On Debian or Ubuntu: apt-get install python3-venv'; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e ".[dev]"
 	touch $@
 
-demo: setup
-	sh tools/fetch_fashion_mnist.sh
-	$(BIN)/orthohash demo
+# The checks for one change: lint, types, the tests of the changed modules and a small core.
+check: lint types test-changed
 
-test: lint test-cpu test-interpreter $(if $(PTXEMU),test-ptx)
+# Everything. CI runs it on main.
+test: lint types test-cpu test-interpreter $(if $(PTXEMU),test-ptx)
+
+fix: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: setup
 	$(BIN)/mypy
 
+test-changed: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m tools.changed_tests $(if $(BASE),--base $(BASE)) --run -n $(JOBS)
+
 test-cpu: setup
-	OMP_NUM_THREADS=1 $(PYTEST) -n 2
+	OMP_NUM_THREADS=1 $(PYTEST) $(PARALLEL)
 
 test-interpreter: setup
-	TRITON_INTERPRET=1 $(PYTEST) -m kernel -n 2
+	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(PYTEST) -m kernel $(PARALLEL)
 
 test-ptx: setup
-	PYTHONPATH=$(PTXEMU) $(PYTEST) -m kernel --executor ptxemu.launch:launch -n 2
+	OMP_NUM_THREADS=1 PYTHONPATH=$(PTXEMU) $(PYTEST) -m kernel --executor ptxemu.launch:launch $(PARALLEL)
 
 test-gpu: setup
 	@$(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || \
-	  { echo 'PyTorch sees no GPU here: make test runs the kernels without one'; exit 1; }
+	  { echo 'PyTorch sees no GPU. `make test` runs the kernels without one.'; exit 1; }
 	$(PYTEST) -m gpu
+
+# The numerical tests as processors with other vector instructions run them.
+test-cpus: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m tools.cpu_variants $(VARIANTS)
+
+# Lines of functions that Numba or Triton compiles count as not run.
+coverage: setup
+	OMP_NUM_THREADS=1 $(PYTEST) $(PARALLEL) --cov --cov-report=term:skip-covered --cov-report=html:build/coverage
+
+missing: setup
+	$(BIN)/python -m tools.missing
+
+demo: setup
+	sh tools/fetch_fashion_mnist.sh
+	$(BIN)/orthohash demo
 
 # A few hundred configurations per GPU, which show any two choices of a launcher together; under an hour on two cores.
 compile-matrix: setup
@@ -58,7 +92,7 @@ compile-matrix: setup
 compile-matrix-all: setup
 	$(BIN)/python -m tools.compile_matrix --report bench/results/compile_matrix.json $(MATRIX)
 
-# Each Triton in an environment of its own; what PyTorch pins does not matter, for nothing runs.
+# Each version of Triton has an environment of its own. The version that PyTorch pins does not matter, because nothing runs.
 compat: $(TRITONS:%=.venv-triton-%/matrix)
 
 .venv-triton-%/matrix: .venv-triton-%/installed FORCE
@@ -74,7 +108,7 @@ compat: $(TRITONS:%=.venv-triton-%/matrix)
 
 FORCE:
 
-# triton-viz 3.0 knows Triton up to 3.6.
+# triton-viz 3.0 supports Triton up to 3.6.
 sanitize: .venv-sanitize/installed
 	.venv-sanitize/bin/python -m tools.sanitize
 
@@ -87,13 +121,14 @@ sanitize: .venv-sanitize/installed
 gpu-report: setup
 	$(BIN)/python -m bench.gpu_report
 
-# Into build/site. The variable silences a notice about mkdocs 2, which would fail a strict build.
+# Writes build/site. The variable silences a warning about mkdocs 2, which would fail a strict build.
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
+# The microbenchmarks of every op. The long comparisons are `python -m bench.<op>`.
 bench: setup
-	for file in bench/[a-z]*.py; do $(BIN)/python -m bench.$$(basename $$file .py) || exit 1; done
+	$(PYTEST) bench/ --benchmark-only
 
 clean:
-	rm -rf .venv .venv-triton-* .venv-sanitize build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
+	rm -rf .venv .venv-triton-* .venv-sanitize build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -3,7 +3,7 @@
     python -m tools.missing                # everything; the exit code is 1 where something is missing
     python -m tools.missing hamming_topk   # one op, method or metric
 
-An op is a public file of orthohash_triton/ops/, a method is a public file of orthohash_triton/methods/, and a metric is a function
+An op is a public file of orthohash_triton/ops/, a method is a public file of orthohash_triton/methods/, a metric is a function
 in `orthohash_triton.metrics.__all__`. OP, METHOD and METRIC declare what each of them needs: a place, what to do where it is
 missing, and a test for it. EXCEPTIONS lists the places that an op lacks on purpose, with the reason.
 """
