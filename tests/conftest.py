@@ -1,10 +1,10 @@
-"""How kernel tests meet a device.
+"""Shared set-up of the tests: the device of kernel tests, seeds, poisoned memory, and how tests are spread over processes.
 
 A test marked `kernel` asks for `impl="triton"` on tensors of the `device` fixture. It runs
-- on a GPU where there is one,
-- in Triton's interpreter under TRITON_INTERPRET=1 (a process of its own: the variable changes what `@triton.jit` returns),
-- through any executor named by `--executor module:function`, called as kernels/launch.py describes,
-and is skipped, with this reason, where there is none of the three.
+- on a GPU, where there is one;
+- in Triton's interpreter under TRITON_INTERPRET=1, in a process of its own: the variable changes what `@triton.jit` returns;
+- through the executor that `--executor module:function` names, which is called as kernels/launch.py describes.
+It is skipped where none of the three is available.
 """
 
 import importlib
@@ -32,7 +32,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _forget_stale_machine_code() -> None:
-    """Numba's cache knows the file of a function but not the files of what it calls: an edit there would go unnoticed."""
+    """Delete Numba's cached machine code if a file of kernels/cpu is newer.
+
+    Numba compares the cache with the file of a function only, so that an edit of a function that it calls would go unnoticed.
+    """
     folder = Path(launch.__file__).parent / "cpu"
     newest = max(source.stat().st_mtime for source in folder.glob("*.py"))
     for cached in (folder / "__pycache__").glob("*.nb[ic]"):
@@ -50,6 +53,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="Triton kernels need a GPU, TRITON_INTERPRET=1 or --executor"))
         if "gpu" in item.keywords and not gpu:
             item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+    if getattr(config.option, "loadgroup", False):  # set by pytest-xdist in its processes
+        _group_by_shared_fixtures(items)
+
+
+def _group_by_shared_fixtures(items: list[pytest.Item]) -> None:
+    """Let tests that share a fixture of their module or session run in one process, and slow tests start first.
+
+    Otherwise each of pytest-xdist's processes would train the same models and build the same wheel.
+    """
+    for item in items:
+        fixtures = [found[-1] for found in item._fixtureinfo.name2fixturedefs.values()]  # type: ignore[attr-defined]
+        if any(fixture.scope in ("module", "package") for fixture in fixtures):
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+    items.sort(key=lambda item: "slow" not in item.keywords)
 
 
 @pytest.fixture
@@ -65,7 +82,7 @@ def seeded() -> None:
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """For many small steps, which threads only slow down where cores are busy."""
+    """Limit PyTorch to one thread, which is faster for many small steps on a busy machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -74,7 +91,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def poisoned(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In kernel tests fresh memory holds NaN or a sentinel, so that an element nobody wrote is seen."""
+    """Fill fresh memory with NaN or a sentinel in kernel tests, so that an element that a kernel did not write is noticed."""
     if "kernel" in request.keywords and not os.environ.get("ORTHOHASH_TEST_UNPOISONED"):
         for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
             monkeypatch.setattr(owner, name, _poisoning(getattr(owner, name)))

@@ -1,6 +1,6 @@
-"""What the package imports beyond Python, torch and numpy, and which distribution brings it."""
+"""The modules that the package imports, besides Python, torch and numpy, and the distribution that installs each."""
 
-# Name that is imported -> distribution on the index. Each of them is a dependency or in an extra.
+# Imported name -> distribution on the package index. Each distribution is a dependency or part of an extra.
 DISTRIBUTIONS = {
     "triton": "triton",
     "numba": "numba",
@@ -31,10 +31,10 @@ DISTRIBUTIONS = {
     "onnxscript": "onnxscript",
 }
 
-# Used where someone has it already, and asked for by its own name: no extra brings it.
+# Used if the user has installed it; no extra installs it.
 BROUGHT_BY_THE_USER = ("wandb", "timm", "torchvision", "lightning")
 
-# Imported for us by another library.
+# Declared distributions that the package does not import under their own name, and who does.
 IMPORTED_INDIRECTLY = {
     "tensorboard": "torch.utils.tensorboard",
     "onnxscript": "torch.onnx",

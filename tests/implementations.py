@@ -1,4 +1,4 @@
-"""The implementations that a test runs through, next to the reference."""
+"""The implementations that tests compare with the reference."""
 
 import pytest
 

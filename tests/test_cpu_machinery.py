@@ -1,4 +1,4 @@
-"""What the CPU kernels stand on: a compiler with a place for its results, and threads."""
+"""The CPU kernels work without a writable cache folder, and in threads that outlive the main thread."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from orthohash_triton.kernels.cpu import _compiler
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="its folders are made unwritable in another way")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows uses other cache folders")
 
 
 def run(script: str) -> subprocess.CompletedProcess:
@@ -34,8 +34,8 @@ def test_other_errors_of_the_compiler_are_not_hidden(monkeypatch):
         _compiler.compiler()(np.sum)
 
 
-def test_searches_go_on_when_the_main_thread_has_ended():
-    """No thread can be started then."""
+def test_searches_work_after_the_main_thread_has_ended():
+    """Python starts no new threads after the main thread has ended."""
     found = run("""
         import threading, numpy as np, torch, orthohash_triton as oht
 
