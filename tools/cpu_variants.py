@@ -83,9 +83,7 @@ NUMERICAL = (
     "tests/test_projections.py",
     "tests/test_rotations.py",
     "tests/test_hierarchy.py",
-    "tests/test_codebooks.py",
-    "tests/test_codebooks_minimum_distance.py",
-    "tests/test_codebooks_semantic.py",
+    "tests/codebooks",
     "tests/train/test_distributed.py",
     "tests/train/test_optimization.py",
 )

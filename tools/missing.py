@@ -101,14 +101,6 @@ def documented() -> frozenset[str]:
     )
 
 
-@functools.cache
-def ops_of_the_doctor() -> frozenset[str]:
-    """Return the ops that the cases of `orthohash doctor` name."""
-    from orthohash_triton.doctor._cases import cases
-
-    return frozenset(case.op for case in cases())
-
-
 def names_with_word(path: str) -> Callable[[str], bool]:
     return lambda name: re.search(rf"\b{re.escape(name)}\b", text(path)) is not None
 
@@ -153,11 +145,7 @@ OP = [
         "Add a family to tests/kernels/configurations.py; `make compile-matrix`; `python -m tools.support_table --write`.",
         names_with_word("tests/kernels/configurations.py"),
     ),
-    Place(
-        "doctor case",
-        "Add a case to orthohash_triton/doctor/_cases.py.",
-        for_each_function(lambda function: function in ops_of_the_doctor() or function.startswith("from_")),
-    ),
+    Place("doctor case", "Write orthohash_triton/doctor/cases/{name}.py.", file_of("orthohash_triton/doctor/cases/{name}.py")),
     Place("changelog line", "Name it in CHANGELOG.md.", lambda op: any(map(in_changelog, public_functions(op)))),
 ]
 

@@ -32,7 +32,7 @@ def serve(run: Run, *, port: int = PORT, open_page: bool = False, say: Callable[
     Example:
         >>> from orthohash_triton.browse import serve
         >>> from orthohash_triton.runs import load_run
-        >>> serve(load_run("runs/fashion"), open_page=True)  # doctest: +SKIP (needs a run folder, and blocks until Ctrl-C)
+        >>> serve(load_run("runs/fashion"), open_page=True)  # doctest: +SKIP
         http://127.0.0.1:8765/
     """
     try:
