@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from .._base import run_folder
 from ._suggest import did_you_mean
 
 # These options apply to one call only and cannot be set in a file.
@@ -28,7 +29,7 @@ NOT_IN_FILES = ("help", "config", "print_config", "json", "quiet", "progress", "
 def read(path: Path) -> dict[str, Any]:
     """Return the settings in the file at `path` by option name (with underscores), including the options of the method."""
     if path.is_dir():
-        path = path / "config.json"
+        path = path / run_folder.CONFIG
     if not path.is_file():
         raise FileNotFoundError(f"--config: {path} does not exist; give a .toml, .yaml or .json file, or a run folder")
     if path.suffix not in _PARSERS:

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .._base import run_folder
+
 if TYPE_CHECKING:
     from ..train import HashModel
 
@@ -17,6 +19,6 @@ def load_model(folder: Path) -> "HashModel":
     from ..runs import load_run
     from ..train import HashModel
 
-    if (folder / "config.json").is_file() and not (folder / "index.ibxf").is_file():
+    if (folder / run_folder.CONFIG).is_file() and not (folder / run_folder.INDEX).is_file():
         return HashModel.from_pretrained(folder)
     return load_run(folder).model

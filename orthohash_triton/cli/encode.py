@@ -42,7 +42,7 @@ def _run(options: argparse.Namespace) -> None:
     """Encode the source and print where the codes are."""
     from ..runs.code_files import paths_file, skipped_file
     from ..runs.encoding import encode_to
-    from ..train.trainer import require_device
+    from ..train.devices import require_device
 
     require_device(options.device)
     written = encode_to(

@@ -5,6 +5,7 @@ import os
 import tempfile
 from pathlib import Path
 
+from .._base import run_folder
 from ._command import Command, CommandParser
 from ._config_options import add_config_options, config_from
 from ._output import print_json
@@ -26,7 +27,7 @@ def _add_options(parser: CommandParser) -> None:
 def _run(options: argparse.Namespace) -> None:
     """Compute and write the features of all parts of the data set."""
     from .. import data
-    from ..data.images import SKIPPED_FILE, write_skipped
+    from ..data.images import write_skipped
     from ..train.features import compute_features
 
     config = config_from(options, method_options=False)
@@ -45,7 +46,7 @@ def _run(options: argparse.Namespace) -> None:
             (options.out / f"{name}.npz").unlink(missing_ok=True)
         for name in parts:
             os.replace(Path(made) / f"{name}.npz", options.out / f"{name}.npz")
-    write_skipped(options.out / SKIPPED_FILE, splits.skipped)
+    write_skipped(options.out / run_folder.SKIPPED, splits.skipped)
     if options.json:
         print_json({"features": str(options.out), **{name: len(part) for name, part in parts.items()}})
     else:

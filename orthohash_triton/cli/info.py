@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from .._base import run_folder
 from ._command import Command, CommandParser
 from ._output import cell, print_json
 
@@ -29,13 +30,12 @@ def _run(options: argparse.Namespace) -> None:
 def _describe(path: Path) -> dict[str, Any]:
     """Return what is at `path`: its "kind", its properties, and as "next" the command lines that accept it."""
     from ..runs.code_files import holds_codes
-    from ..train.checkpoint import NAME as CHECKPOINT
 
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; name a run folder, a file of codes, an index or a data set")
-    if (path / "config.json").is_file():
-        return _describe_run(path) if (path / "index.ibxf").is_file() else _describe_pretrained(path)
-    if (path / CHECKPOINT).is_file():
+    if (path / run_folder.CONFIG).is_file():
+        return _describe_run(path) if (path / run_folder.INDEX).is_file() else _describe_pretrained(path)
+    if (path / run_folder.CHECKPOINT).is_file():
         return _describe_unfinished(path)
     return _describe_codes(path) if holds_codes(path) else _describe_data_set(path)
 
@@ -83,11 +83,11 @@ def _describe_unfinished(path: Path) -> dict[str, Any]:
 def _describe_pretrained(path: Path) -> dict[str, Any]:
     """Describe a folder written by `HashModel.save_pretrained`."""
     try:
-        description = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        description = json.loads((path / run_folder.CONFIG).read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path / 'config.json'} is not JSON ({error})") from error
+        raise ValueError(f"{path / run_folder.CONFIG} is not JSON ({error})") from error
     if not isinstance(description, dict) or not {"bits", "backbone", "sample_shape"} <= set(description):
-        raise ValueError(f"{path} has a config.json, but is neither a run folder nor a pretrained model")
+        raise ValueError(f"{path} has a {run_folder.CONFIG}, but is neither a run folder nor a pretrained model")
     return {
         "kind": "pretrained model",
         "backbone": description["backbone"],

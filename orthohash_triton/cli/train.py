@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .._base import run_folder
 from ._command import Command, CommandParser
 from ._config_options import add_config_options, add_method_options, config_from, title_of
 from ._output import cell, print_figures, print_json, print_table
@@ -31,18 +32,18 @@ def _add_options(parser: CommandParser) -> None:
 
 def _take_settings(parser: CommandParser, folder: Path) -> None:
     """Use the settings of the checkpoint in `folder` as defaults. Conflicting options are rejected later, by the training."""
-    from ..train.checkpoint import NAME, checkpoint_settings
+    from ..train.checkpoint import checkpoint_settings
 
     saved = checkpoint_settings(folder)
     own = saved.pop("options")
     parser.settings = {**saved, **own, **parser.settings}
     if parser.get_default("config") is None:
-        parser.set_defaults(config=folder / NAME)
+        parser.set_defaults(config=folder / run_folder.CHECKPOINT)
 
 
 def _run(options: argparse.Namespace) -> None:
     """Train, save and evaluate a run, and print its figures."""
-    from ..data.images import SKIPPED_FILE, write_skipped
+    from ..data.images import write_skipped
     from ..runs import save_run
     from ..runs.evaluation import evaluate_run
     from ..runs.run import make_way
@@ -65,7 +66,7 @@ def _run(options: argparse.Namespace) -> None:
     if not is_leader:
         return
     run = save_run(folder, config, trained, splits.gallery)
-    write_skipped(folder / SKIPPED_FILE, splits.skipped)
+    write_skipped(folder / run_folder.SKIPPED, splits.skipped)
     figures = evaluate_run(run, splits.query) if splits.query.is_labelled else None
     if options.json:
         print_json({"run": str(folder), "epochs": [asdict(epoch) for epoch in trained.history], "evaluation": figures})
@@ -100,12 +101,10 @@ def _with_fitting_batch_size(config: "TrainConfig", samples: int, *, verbose: bo
 @contextlib.contextmanager
 def _hint_at_resume(folder: Path) -> Iterator[None]:
     """Print the command that resumes the training if it is interrupted after a checkpoint was written."""
-    from ..train.checkpoint import NAME
-
     try:
         yield
     except KeyboardInterrupt:
-        if (folder / NAME).is_file():
+        if (folder / run_folder.CHECKPOINT).is_file():
             print(f"continue with: orthohash train --resume {folder}", file=sys.stderr)
         raise
 

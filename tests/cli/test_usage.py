@@ -331,3 +331,10 @@ def test_the_port_in_the_help_is_that_of_the_server() -> None:
     from orthohash_triton.browse import PORT
 
     assert declared("browse").get_default("port") == PORT
+
+
+def test_the_help_of_sources_names_every_data_set() -> None:
+    from orthohash_triton.cli._sources import SOURCES
+    from orthohash_triton.data import names
+
+    assert [name for name in names() if name not in SOURCES] == []
