@@ -99,7 +99,7 @@ def _script(path: Path, arguments: tuple[str, ...], folder: Path, rank: int, pro
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What the checks of several ranks came to."""
+    """The results of the checks that several ranks ran."""
 
     failures: dict[str, dict[int, str | None]]  # by check and rank: a text if the check failed, None if it passed
     stopped: str | None  # the first check that failed on any rank; the checks after it did not run

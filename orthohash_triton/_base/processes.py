@@ -1,4 +1,4 @@
-"""What every group of cooperating processes needs: an even split of rows, and small objects from all of them."""
+"""An even split of rows over processes, and small objects gathered from all of them."""
 
 from typing import Any
 

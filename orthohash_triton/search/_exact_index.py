@@ -15,7 +15,7 @@ ChooseIds = Callable[[int, bool], np.ndarray]  # (ntotal, whether the index has 
 
 
 class ExactIndex(ABC):
-    """What can be read from a `HammingIndex` and from a `ShardedHammingIndex`.
+    """The methods for reading that `HammingIndex` and `ShardedHammingIndex` share.
 
     A sharded index takes the same arguments on all ranks, except what belongs to a shard: `mask` and the vectors of `rerank`. It
     returns the same answer on all ranks.

@@ -27,7 +27,7 @@ Storage = Literal["device", "host", "file"]
 
 
 class Filters(NamedTuple):
-    """What the user says about the codes that may be found; None where nothing is said."""
+    """The filters of a search, as the user gave them; None for a filter that was not given."""
 
     mask: Any = None
     ids: Any = None

@@ -1,4 +1,4 @@
-"""What one call of a sharded index works on, and the parts of it that need messages between the ranks."""
+"""A snapshot of a sharded index, and the messages between ranks that its searches and changes need."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

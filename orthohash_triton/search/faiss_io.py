@@ -215,6 +215,8 @@ def _layout(file: BinaryIO, size: int, source: str) -> _Layout:
 
 
 class _Head(NamedTuple):
+    """The fields of a header."""
+
     fourcc: bytes
     bits: int
     code_size: int
