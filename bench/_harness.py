@@ -1,4 +1,4 @@
-"""What the benchmarks share: fair timing on a noisy machine, peak memory, what ran where, and one CSV file a benchmark."""
+"""Shared parts of the benchmarks: timing on a noisy machine, peak memory, a description of the machine, CSV files."""
 
 import csv
 import importlib.metadata
@@ -25,11 +25,11 @@ def timings(
     clock: Callable[[], float] = time.perf_counter,
     before: Callable[[], Any] | None = None,
 ) -> dict[str, list[float]]:
-    """Seconds of `repeats` calls of each function, sorted. Each runs once unmeasured.
+    """Return the sorted seconds of `repeats` calls of each function, after one call that is not measured.
 
-    The functions take turns, A B A B, so that a machine that slows down slows all of them. `clock=time.process_time` counts the
-    CPU time of this process, over all its threads: the fairer measure where other programs run beside a single thread.
-    `before` is called before every measured call, unmeasured: it can leave the caches in one state for all.
+    The functions take turns, A B A B, so that a machine that slows down slows all of them. `clock=time.process_time` measures the
+    CPU time of this process over all its threads, which other programs disturb less than the wall time. `before` is called before
+    every measured call and is not measured; it can bring the caches into the same state for all functions.
     """
     for function in functions.values():
         function()
@@ -45,7 +45,7 @@ def timings(
 
 
 def percentiles(seconds: Sequence[float]) -> dict[str, float]:
-    """The 20th, 50th and 80th percentile of times, in milliseconds: ms_20, ms_50, ms_80."""
+    """Return the 20th, 50th and 80th percentile of times in milliseconds, as ms_20, ms_50 and ms_80."""
     if len(seconds) == 1:
         cuts = [seconds[0]] * 9
     else:
@@ -54,10 +54,10 @@ def percentiles(seconds: Sequence[float]) -> dict[str, float]:
 
 
 def peak_extra_memory(make: Callable[..., Callable[[], Any]], *arguments: Any) -> int:
-    """Bytes by which a call of `make(*arguments)` raises the peak of the memory in use, on its second call in a fresh process.
+    """Return by how many bytes the second call of `make(*arguments)()` in a fresh process raises the peak of its memory.
 
-    The first call there takes what a process takes once (compiled code, thread pools, buffers of libraries), and is not counted.
-    `make` is a function of a module: the process is spawned, since torch's threads do not survive a fork.
+    The first call allocates what a process allocates once (compiled code, thread pools, buffers of libraries) and is not counted.
+    `make` must be a function of a module, because the process is spawned: the threads of torch do not survive a fork.
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
@@ -82,7 +82,7 @@ def _measure_peak(make: Callable[..., Callable[[], Any]], arguments: tuple[Any, 
 
 
 def _reset_peak() -> int:
-    """Forget the peak so far, where the system can; the memory that is in use now, or else the peak."""
+    """Reset the peak of the memory and return the memory in use; return the peak where the system cannot reset it."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -100,7 +100,7 @@ def _peak() -> int:
 
 
 def environment() -> dict[str, str]:
-    """Machine, versions and date, as columns of a result."""
+    """Return the machine, the versions and the date as columns of a result."""
     import torch
 
     versions = {}
@@ -120,7 +120,7 @@ def environment() -> dict[str, str]:
 
 
 def cpu_model() -> str:
-    """The processor's name and, on x86, the vector instructions that decide how fast bits are counted."""
+    """Return the name of the processor and, on x86, the vector instructions that determine how fast bits are counted."""
     information = Path("/proc/cpuinfo")
     if not information.exists():
         return platform.processor() or platform.machine()
@@ -133,12 +133,12 @@ def cpu_model() -> str:
 
 
 def results_file(name: str, device: str) -> Path:
-    """Where results of a benchmark go; those of a GPU have a file of their own."""
+    """Return the file of a benchmark's results; results of a GPU have a separate file."""
     return RESULTS / (name if device == "cpu" else name.replace(".csv", "_gpu.csv"))
 
 
 def append_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Append `rows`, all of the same columns, to the CSV file `path`; its first line names them."""
+    """Append `rows`, which have the same columns, to the CSV file `path`, whose first line names the columns."""
     path.parent.mkdir(parents=True, exist_ok=True)
     columns = list(rows[0])
     known = None

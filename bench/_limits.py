@@ -1,4 +1,4 @@
-"""What the machine itself allows: how fast memory is read, and how fast the scan scores codes that lie in the cache."""
+"""Measure limits of the machine: how fast memory is read, and how fast codes in the cache are scored."""
 
 import time
 
@@ -10,7 +10,7 @@ from orthohash_triton.kernels.cpu._threads import run_all, thread_count
 
 @numba.njit(nogil=True)
 def _read(words, start, stop):
-    """Every word from start to stop, in any order and with nothing else to do."""
+    """Read every word from start to stop and do nothing else."""
     a = b = c = d = np.uint64(0)
     for i in range(start, stop - 3, 4):
         a |= words[i]
@@ -22,7 +22,7 @@ def _read(words, start, stop):
 
 @numba.njit(nogil=True)
 def _score(codes, words, rows, query, repeats):
-    """A block of rows, again and again, against a limit that no row is below."""
+    """Score the same block of rows repeatedly, against a limit that no row is below."""
     found = np.int64(0)
     for i in range(repeats):
         found += _bits.next_near_rows(codes, words, np.int64(0), rows, query, -np.int64(i))
@@ -30,7 +30,7 @@ def _score(codes, words, rows, query, repeats):
 
 
 def memory_seconds(words: np.ndarray) -> float:
-    """Seconds to read uint64 `words` once with all threads; the best of NumPy's sum and a plain compiled loop, of five tries."""
+    """Return the seconds to read uint64 `words` once with all threads: the best of five tries of a sum and a compiled loop."""
     parts = thread_count()
     bounds = [len(words) * part // parts for part in range(parts + 1)]
     tasks = [(words, *bounds[part : part + 2]) for part in range(parts)]
@@ -42,7 +42,7 @@ def memory_seconds(words: np.ndarray) -> float:
 
 
 def scoring_rate(bits: int) -> float:
-    """Distances a second that one thread scores, one query against rows of `bits` bits in the first-level cache."""
+    """Return how many distances per second one thread scores: one query, rows of `bits` bits in the first-level cache."""
     words = max(bits // 64, 1)
     rows = 8192 // (8 * words) // 32 * 32 or 4
     codes = np.full((rows, words), 2**63, np.uint64)

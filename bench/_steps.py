@@ -1,4 +1,4 @@
-"""What the benchmarks of differentiable ops share: a grid of shapes, peers that may be left out, memory of one step."""
+"""Shared parts of the benchmarks of differentiable ops: the command line, training steps, and the memory of one step."""
 
 import argparse
 import time
@@ -14,7 +14,7 @@ Clock = Callable[[], float]
 
 
 def gradient_step(loss: Callable[[], torch.Tensor], x: torch.Tensor) -> Step:
-    """One forward and backward of `loss`, to the gradient of `x`; waits for the GPU."""
+    """Return a function that computes `loss` and the gradient of `x`, and waits for the GPU."""
 
     def step() -> torch.Tensor:
         gradient = torch.autograd.grad(loss(), x)[0]
@@ -26,7 +26,7 @@ def gradient_step(loss: Callable[[], torch.Tensor], x: torch.Tensor) -> Step:
 
 
 def why_not(step: Step) -> str | None:
-    """What torch.compile lacks on this machine, such as a C++ compiler."""
+    """Return None if `step` runs, otherwise the reason why torch.compile cannot compile it here, such as no C++ compiler."""
     try:
         step()
     except Exception as error:  # whatever its tool chain raises
@@ -35,14 +35,14 @@ def why_not(step: Step) -> str | None:
 
 
 def memory_for_peers(device: str, on_cpu: float) -> float:
-    """Bytes that a peer may take: half of a GPU's memory, `on_cpu` on a CPU."""
+    """Return how many bytes a peer may need: half of the memory of a GPU, `on_cpu` on a CPU."""
     return on_cpu if device == "cpu" else torch.cuda.get_device_properties(device).total_memory / 2
 
 
 def extra_memory(make: Callable[..., Step], step: Step, *arguments: Any) -> int:
-    """Bytes by which `step`, which is `make(*arguments)`, raises the peak: of the GPU's memory, or of the process's on a CPU.
+    """Return by how many bytes `step` raises the peak memory of the GPU, or of a process on a CPU.
 
-    The last of `arguments` is the device.
+    `step` is `make(*arguments)`. The last of `arguments` is the device.
     """
     if arguments[-1] == "cpu":
         return peak_extra_memory(make, *arguments)
@@ -60,16 +60,18 @@ def main(
     measure: Callable[..., list[dict[str, Any]]],
     peers: Sequence[str] | None = None,
 ) -> None:
-    """The command line: `measure(*shape, device, repeats, clock)` (and the wanted `peers`, if given) over the grid, appended to
-    a file of results."""
+    """Run the command line of a benchmark: measure each shape of the grid and append the rows to the file of results.
+
+    `measure` is called as `measure(*shape, device, repeats, clock)`, and with the chosen `peers` as a last argument if given.
+    """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="the smallest problem only, nothing written")
+    parser.add_argument("--quick", action="store_true", help="run the smallest problem only and write nothing")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--shape", type=int, nargs=len(axes), action="append", metavar=axes, help="instead of the grid")
-    parser.add_argument("--repeats", type=int, help="steps of each peer; by default fewer for larger problems")
-    parser.add_argument("--cpu-time", action="store_true", help="one thread, and the CPU time of the process: for a busy machine")
+    parser.add_argument("--shape", type=int, nargs=len(axes), action="append", metavar=axes, help="run these shapes instead")
+    parser.add_argument("--repeats", type=int, help="steps of each peer; by default, larger problems run fewer")
+    parser.add_argument("--cpu-time", action="store_true", help="use one thread and measure CPU time: for a busy machine")
     if peers:
-        parser.add_argument("--peer", choices=peers, action="append", help="instead of all of them")
+        parser.add_argument("--peer", choices=peers, action="append", help="run these peers only")
     options = parser.parse_args()
     if options.cpu_time:
         torch.set_num_threads(1)

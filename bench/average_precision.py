@@ -1,18 +1,19 @@
-"""Mean average precision of a whole ranking, from codes: counted, against NumPy's and PyTorch's sorts, query by query.
+"""Compare the mean average precision of whole rankings with sorting in NumPy and PyTorch.
 
     python -m bench.average_precision                       # 10,000 x 60,000 of 64 bits, uniform and clustered codes
-    python -m bench.average_precision --threads 1           # CPU time: the fairer measure where other programs run
+    python -m bench.average_precision --threads 1           # CPU time: for a machine that runs other programs
     python -m bench.average_precision --device cuda         # codes, and the sorts of PyTorch, on a GPU
     python -m bench.average_precision --queries 1000 --gallery 1000000 --bits 128 --no-csv
 
-Ties rank by position. The peers get the first queries of ours (--sample), their times are scaled to all; their figure must equal
-ours on the sample to 1e-9 before a time is printed. NumPy runs in one thread, torch in as many as --threads says.
+Ties are ranked by position. The peers get the first queries only (--sample), and their times are scaled to all queries. Their
+answer must equal ours on the sample to 1e-9 before a time is printed. NumPy uses one thread, torch as many as --threads says.
 
-- numpy: per query, set bits of the XOR summed as NumPy sums them (64-bit integers), stable argsort, cumulative sum of relevance.
-- numpy uint8: the same with distances as bytes, which NumPy sorts by radix: the fastest loop that we found.
-- torch: blocks of 100 queries, distances by a product of +-1 matrices (as the code of most papers), stable argsort.
+- numpy: for each query, the bits of the XOR summed in 64-bit integers, a stable argsort, a cumulative sum of the relevance.
+- numpy uint8: the same with distances as bytes, which NumPy sorts by radix; the fastest loop that we found.
+- torch: blocks of 100 queries, distances by a product of +-1 matrices, as in the code of most papers, and a stable argsort.
 
-Clustered codes are what training makes: each class has a random code, of which each bit of an item differs with a chance of 5 %.
+Clustered codes resemble trained ones: each class has a random code, and each bit of an item differs from it with a chance of
+5 %.
 """
 
 import argparse
@@ -159,7 +160,7 @@ def main() -> None:
     parser.add_argument("--bits", type=int, default=64, help="a multiple of 64")
     parser.add_argument("--classes", type=int, default=10)
     parser.add_argument("--codes", nargs="+", default=["uniform", "clustered"], choices=["uniform", "clustered"])
-    parser.add_argument("--sample", type=int, default=100, help="queries that the peers get")
+    parser.add_argument("--sample", type=int, default=100, help="number of queries that the peers get")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cpu")

@@ -1,4 +1,7 @@
-"""How far apart the codebooks of each method keep their rows, and how long they take: `python -m bench.codebooks [--large]`."""
+"""Measure the smallest distance between codes of each method's codebooks, and the time to make them.
+
+python -m bench.codebooks [--large]
+"""
 
 import argparse
 import time
@@ -16,7 +19,7 @@ METHODS = ("hadamard", "bernoulli", "max_hamming", "minimum_distance", "semantic
 
 
 def superclasses(classes: int) -> torch.Tensor:
-    """Similarities of classes in groups of five: 0.5 inside, -0.1 across, and noise."""
+    """Return similarities of classes in groups of five: 0.5 within a group, -0.1 between groups, plus noise."""
     group = torch.arange(classes) // 5
     similarity = -0.1 + 0.6 * (group[:, None] == group).float()
     similarity += 0.1 * torch.randn(classes, classes, generator=torch.Generator().manual_seed(0))
@@ -24,7 +27,7 @@ def superclasses(classes: int) -> torch.Tensor:
 
 
 def relative_error(codebook: torch.Tensor, similarity: torch.Tensor) -> float:
-    """Squared error of the cosines against `similarity`, over that of the "minimum_distance" codebook."""
+    """Return the squared error of the cosines against `similarity`, relative to that of the "minimum_distance" codebook."""
     start = codebooks.make_codebook(*codebook.shape, method="minimum_distance")
     ours, theirs = (float((similarity - c.float() @ c.float().T / c.shape[1]).square().sum()) for c in (codebook, start))
     return ours / theirs
@@ -51,8 +54,8 @@ def measure(classes: int, bits: int, method: str) -> dict[str, object] | None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--large", action="store_true", help="max_hamming with 10,000 and 40,000 classes only")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--large", action="store_true", help="run max_hamming with 10,000 and 40,000 classes only")
     large = parser.parse_args().large
     codebooks.make_codebook(100, 16, method="minimum_distance")  # compiles
     for classes, bits in LARGE if large else SIZES:

@@ -1,18 +1,18 @@
-"""Time and memory of the cosine codebook loss, forward and backward, against writing it by hand.
+"""Compare time and memory of the cosine codebook loss, forward and backward, with PyTorch code that is written by hand.
 
     python -m bench.cosine_codebook_loss            # the grid; appends to bench/results/cosine_codebook_loss.csv
     python -m bench.cosine_codebook_loss --quick    # the smallest problem, nothing written
 
-Runs on the GPU where there is one. Peers, in the same run and taking turns, all with a float32 codebook at hand:
+Runs on the GPU if there is one. The peers take turns in the same run. All of them get the codebook in float32:
 
-    lean                    four lines without options: normalise, matmul, margin by scatter_add, cross entropy
-    lean, TF32              the same with TF32 products, on a GPU: factors of 10 bits
+    lean                    four lines without options: normalise, multiply, subtract the margin with scatter_add, cross entropy
+    lean, TF32              the same with TF32 products on a GPU, whose factors have 10 bits
     naive                   the reference of the tests, with every option
     naive, compiled         the same through torch.compile
-    linear_cross_entropy    torch.nn.functional.linear_cross_entropy where torch has it; without a margin: it cannot have one
+    linear_cross_entropy    torch.nn.functional.linear_cross_entropy if torch has it; it has no margin
 
-A peer that would need more than PEER_MEMORY (on a GPU: half of its memory) is left out, and one that cannot be compiled here;
-its row says so.
+A peer that would need more than PEER_MEMORY (on a GPU: half of its memory), or that cannot be compiled here, is left out. Its row
+says why.
 """
 
 import math
@@ -47,14 +47,14 @@ MARGIN = 0.2
 
 
 def lean(v: torch.Tensor, target: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
-    """With the default scale sqrt(K) the factor of the matrix product is 1."""
+    """Compute the loss with the default scale sqrt(K), for which the factor of the matrix product is 1."""
     logits = F.normalize(v) @ codebook.T
     margin = torch.full((len(v), 1), -MARGIN * math.sqrt(v.shape[1]), device=v.device)
     return F.cross_entropy(logits.scatter_add(1, target[:, None], margin), target)
 
 
 def step_of(peer: str, rows: int, classes: int, bits: int, device: str) -> Step:
-    """One training step of a peer; it returns the gradient of v."""
+    """Return one training step of a peer, which returns the gradient of v."""
     v, target, codebook = problem(rows, classes, bits, device)
     v.requires_grad_()
     floats = codebook.float() if peer != "orthohash_triton" else codebook

@@ -1,12 +1,12 @@
-"""All codes within a radius against FAISS, in one run.
+"""Compare the search of all codes within a radius with FAISS.
 
     python -m bench.hamming_range --quick                       # 1,000,000 x 64 bits, 256 queries, 10 and 1,000 found by each
     python -m bench.hamming_range                               # radii from nothing to everything, one thread
     python -m bench.hamming_range --case 1000000,256,64,110 --threads 2
 
-Every query's rows, as a set, and their distances must equal `faiss.IndexBinaryFlat.range_search`'s before a time is printed; ours
-come in the order (distance, row), FAISS's as they are found. Codes are uniformly random. Times are CPU time of this process where
-a single thread works, and wall time otherwise.
+The rows of every query and their distances must equal those of `faiss.IndexBinaryFlat.range_search` before a time is printed.
+Ours are in the order (distance, row), those of FAISS in the order in which it finds them. Codes are uniformly random. Times
+are CPU time of this process for one thread, and wall time otherwise.
 """
 
 import argparse
@@ -49,7 +49,7 @@ GRID = [
 
 
 def in_order(answer: Answer) -> Answer:
-    """Each query's part in the order (distance, row)."""
+    """Return the answer with the results of each query in the order (distance, row)."""
     lims, distances, ids = (part.astype(np.int64) for part in answer)
     query = np.repeat(np.arange(len(lims) - 1), np.diff(lims))
     order = np.lexsort((ids, distances, query))
@@ -131,7 +131,7 @@ def run_case(case: Case, repeats: int, threads: int) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--quick", action="store_true", help="two cases alone")
+    which.add_argument("--quick", action="store_true", help="run two cases only")
     which.add_argument("--case", type=Case.parse, action="append", metavar="N,BITS,QUERIES,RADIUS")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1)

@@ -1,17 +1,18 @@
-"""Exact Hamming search against FAISS, usearch and NumPy, in one run.
+"""Compare exact Hamming search with FAISS, usearch, NumPy and PyTorch.
 
     python -m bench.hamming_topk --quick                        # the headline: 1,000,000 x 64 bits, 256 queries, k = 100
     python -m bench.hamming_topk                                # the README's cases, one thread
     python -m bench.hamming_topk --threads 2 --case 10000000,64,1,100 --case 10000000,64,256,100
-    python -m bench.hamming_topk --grid                         # one size varied at a time, other kinds of codes: half an hour
+    python -m bench.hamming_topk --grid                         # one size varied at a time, and other kinds of codes: half an hour
     python -m bench.hamming_topk --device cuda                  # on a GPU, against PyTorch, and FAISS where it has GPU indexes
 
-Every peer's distances and row numbers must equal ours before a time is printed (usearch, NumPy's partial sort, PyTorch's topk and
-FAISS on a GPU know no order of ties: their distances). On a GPU the gallery lies there, queries come from host memory and answers
-go back to it; PyTorch multiplies +-1 codes in float16, which is exact, and keeps 16 times the gallery for it. Codes are uniformly
-random, or clustered (100 centres, every bit flipped with probability 0.05, as trained codes lie), or tied (all equal). Times are
-CPU time of this process where a single thread works, and wall time otherwise. Beside them stand limits of the CPU, measured in
-the same run: reading the gallery from memory once, and scoring it from the first-level cache for each query in turn.
+The distances and row numbers of every peer must equal ours before a time is printed. usearch, NumPy's partial sort, PyTorch's
+topk and FAISS on a GPU do not order ties, so that only their distances are compared. On a GPU the gallery is in the memory of
+the GPU; queries and answers are in host memory. PyTorch multiplies +-1 codes in float16, which is exact and takes 16 times
+the memory of the gallery. Codes are uniformly random, clustered (100 centres, every bit flipped with probability 0.05, like
+trained codes), or tied (all equal). Times are CPU time of this process for one thread, and wall time otherwise. Two limits of
+the CPU are measured in the same run: reading the gallery from memory once, and scoring it from the first-level cache for each
+query in turn.
 """
 
 import argparse
@@ -32,8 +33,8 @@ from orthohash_triton.reference.hamming_topk import hamming_topk as by_definitio
 
 Search = Callable[[], Any]
 OURS = "orthohash_triton"
-_UNORDERED = ("numpy", "usearch", "torch", "faiss gpu")  # peers that break ties as it happens
-_UNORDERED_PAIRS = 2 * 10**7  # that they are given at most: they keep 16 bytes of each pair, or sort all of them
+_UNORDERED = ("numpy", "usearch", "torch", "faiss gpu")  # peers that do not order ties
+_UNORDERED_PAIRS = 2 * 10**7  # at most for these peers, which keep 16 bytes of each pair or sort all of them
 
 
 class Case(NamedTuple):
@@ -76,7 +77,7 @@ GRID = [
 
 
 def make_codes(case: Case) -> tuple[np.ndarray, np.ndarray]:
-    """Queries and gallery, uint8 [Q, B] and [N, B]."""
+    """Return the codes of queries and gallery, uint8 [Q, B] and [N, B]."""
     generator = np.random.default_rng(0)
     width, counts = case.bits // 8, (case.queries, case.gallery)
     if case.codes == "tied":
@@ -94,7 +95,7 @@ def _near(generator: np.random.Generator, centres: np.ndarray, count: int) -> np
 
 
 def by_numpy(queries: np.ndarray, gallery: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Popcount, then a partial sort, query by query."""
+    """Return distances and rows [Q, k] by population counts and a partial sort for each query."""
     word = np.uint64 if gallery.shape[1] % 8 == 0 else np.uint32
     words = gallery.view(word)
     nearest = []
@@ -157,7 +158,7 @@ def peers_on_gpu(queries: np.ndarray, gallery: np.ndarray, k: int, device: str) 
 
 
 def by_torch(queries: np.ndarray, gallery: torch.Tensor, k: int) -> Search:
-    """Products of +-1, best of every block, best of those."""
+    """Return a search that multiplies +-1 codes, takes the best of every block, and then the best of those."""
     of_gallery, block = signs(gallery), 2**31 // (2 * len(queries))  # a block's products take at most 2 GB
 
     def run() -> tuple[np.ndarray, np.ndarray]:
@@ -228,7 +229,7 @@ def run_case(case: Case, repeats: int, threads: int, device: str) -> list[dict[s
     searches = peers_on_gpu(queries, gallery, k, device) if on_gpu else peers_on_cpu(queries, gallery, k, threads)
     check(searches)
     clock = time.process_time if threads == 1 and not on_gpu else time.perf_counter
-    # A gallery that fits a CPU's cache lies there for each.
+    # Reading a gallery that fits the cache of the CPU brings it there for each peer.
     seconds = timings(searches, repeats, clock=clock, before=None if on_gpu else gallery.max)
     rows = [{"peer": name, **case._asdict(), "repeats": repeats, **percentiles(values)} for name, values in seconds.items()]
     rivals = ("faiss", "torch") if on_gpu else ("faiss",)
@@ -252,8 +253,8 @@ def run_case(case: Case, repeats: int, threads: int, device: str) -> list[dict[s
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--quick", action="store_true", help="the headline case alone")
-    which.add_argument("--grid", action="store_true", help="one size varied at a time")
+    which.add_argument("--quick", action="store_true", help="run the headline case only")
+    which.add_argument("--grid", action="store_true", help="vary one size at a time")
     which.add_argument("--case", type=Case.parse, action="append", metavar="N,BITS,QUERIES,K[,CODES]")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1)

@@ -1,17 +1,16 @@
-"""Time of a product of Householder reflections on rows, forward and backward, against its chain and torch's own product.
+"""Compare the time of a product of Householder reflections, forward and backward, with a chain and with torch's product.
 
     python -m bench.householder            # the grid; appends to bench/results/householder.csv
     python -m bench.householder --quick    # the smallest problem, nothing written
 
-Runs on the GPU where there is one. Peers, in the same run and taking turns:
+Runs on the GPU if there is one. The peers take turns in the same run:
 
-    chain                   the reference of the tests: one reflection after the other; in blocks of rows, since autograd keeps
-                            the rows after every reflection
-    torch                   torch.linalg.householder_product and one matrix product, its backward by autograd. It takes vectors
-                            whose first entries are zeros and a one; those of the problem are as they come, so that it gets other
-                            ones: the same work, another matrix. It knows at most K reflections
+    chain                   the reference: one reflection after the other, in blocks of rows, because autograd keeps the rows
+                            after every reflection
+    torch                   torch.linalg.householder_product, one matrix product, and autograd. It takes vectors that begin with
+                            zeros and a one, at most K of them, so that it multiplies another matrix with the same work
 
-A step gives the gradients of the rows and of the vectors. The answers of `chain` are checked before a time is printed.
+A step returns the gradients of the rows and of the vectors. The answers of `chain` are compared before a time is printed.
 """
 
 from collections.abc import Callable
@@ -34,7 +33,7 @@ Gradients = Callable[[], tuple[torch.Tensor, ...]]
 
 
 def torch_product(x: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
-    """x Q, Q being the product of the reflections along the columns of `vectors`.T below its diagonal."""
+    """Return x Q, where Q is the product of the reflections along the columns of `vectors`.T below its diagonal."""
     count, bits = vectors.shape
     below = vectors.T.tril(-1) + torch.eye(bits, count, dtype=x.dtype, device=x.device)
     tau = 2 / below.square().sum(0)

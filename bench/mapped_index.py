@@ -1,10 +1,10 @@
-"""A gallery searched in the file it lies in, against the same gallery in memory and FAISS's own mapped index.
+"""Compare searching a memory-mapped gallery with a gallery in memory and with FAISS's mapped index.
 
     python -m bench.mapped_index                      # 100,000,000 x 64 bits (0.8 GB), one query, two threads
     python -m bench.mapped_index --gallery 10000000 --queries 16
 
-The file is written to a temporary folder (--folder) and lies in the page cache when it is searched. Wall times; distances and ids
-of all must be equal.
+The file is written to a temporary folder (--folder) and is in the page cache when it is searched. Times are wall times.
+Distances and ids of all searches must be equal before a time is printed.
 """
 
 import argparse
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
-        "--folder", help="where the file is written for a while; the system's temporary folder unless said otherwise"
+        "--folder", help="folder for the file, which is deleted at the end; by default the system's temporary folder"
     )
     parser.add_argument("--no-csv", action="store_true", help="print only")
     options = parser.parse_args()

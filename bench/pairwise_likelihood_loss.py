@@ -1,16 +1,16 @@
-"""Time and memory of the pairwise likelihood of a batch against a bank, forward and backward, against writing it by hand.
+"""Compare time and memory of the pairwise likelihood of a batch and a bank with PyTorch code that is written by hand.
 
     python -m bench.pairwise_likelihood_loss            # the grid; appends to bench/results/pairwise_likelihood_loss.csv
     python -m bench.pairwise_likelihood_loss --quick    # the smallest problem, nothing written
 
-Runs on the GPU where there is one. Peers, in the same run and taking turns; the gradient is that of z, the bank is fixed:
+Runs on the GPU if there is one. Each step computes the loss and the gradient of z; the bank is fixed. The peers take turns:
 
-    lean              three lines without options: matmul, softplus(theta) - s theta, mean
+    lean              three lines without options: the product, softplus(theta) - s theta, the mean
     naive             the reference of the tests, with every option
     naive, compiled   the same through torch.compile
 
-A peer that would need more than PEER_MEMORY (on a GPU: half of its memory) is left out, and one that cannot be compiled here;
-its row says so.
+A peer that would need more than PEER_MEMORY (on a GPU: half of its memory), or that cannot be compiled here, is left out. Its row
+says why.
 """
 
 from typing import Any
@@ -62,7 +62,7 @@ def lean(z: torch.Tensor, target: torch.Tensor, bank: torch.Tensor, bank_target:
 
 
 def step_of(peer: str, rows: int, columns: int, bits: int, classes: int, device: str) -> Step:
-    """One training step of a peer; it returns the gradient of z."""
+    """Return one training step of a peer, which returns the gradient of z."""
     z, *rest = problem(rows, columns, bits, classes, device)
     z.requires_grad_()
     alpha = 10 / bits
@@ -76,7 +76,7 @@ def step_of(peer: str, rows: int, columns: int, bits: int, classes: int, device:
 
 
 def peers(shape: tuple[int, int, int, int], device: str, wanted: list[str]) -> tuple[dict[str, Step], dict[str, str]]:
-    """The wanted peers that run here, and why the others do not."""
+    """Return the steps of the wanted peers that run here, and the reasons why the others do not."""
     steps, left_out = {"orthohash_triton": step_of("orthohash_triton", *shape, device)}, {}
     needed = 4 * COPIES * shape[0] * shape[1]
     for peer in wanted:

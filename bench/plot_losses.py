@@ -1,4 +1,4 @@
-"""The memory of the losses as a picture, from bench/results/cosine_codebook_loss.csv alone.
+"""Draw the memory of the losses from bench/results/cosine_codebook_loss.csv.
 
 python -m bench.plot_losses           # rewrites bench/results/cosine_codebook_loss.png
 """
@@ -20,12 +20,12 @@ _PEERS = {
     "naive, compiled": "#8a8a8a",
     "linear_cross_entropy": "#588b8b",
 }
-_ROWS = "256"  # of the batch, for which the grid has most numbers of classes
-_LEAST_MB = 0.1  # what the measurement resolves; less is drawn here
+_ROWS = "256"  # the batch size for which the grid has the most numbers of classes
+_LEAST_MB = 0.1  # the resolution of the measurement; smaller values are drawn here
 
 
 def memory_against_classes(rows: list[dict[str, str]], peer: str) -> tuple[list[int], list[float]]:
-    """Classes and extra MB of a peer; of several numbers of bits the most."""
+    """Return the numbers of classes and the extra MB of a peer: the largest over the numbers of bits."""
     points: dict[int, float] = {}
     for row in rows:
         if row["peer"] == peer and row["rows"] == _ROWS and row["extra_mb"]:

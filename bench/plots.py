@@ -1,6 +1,6 @@
-"""Pictures of the results in bench/results/, from the CSV files alone.
+"""Draw the figures of the search results from the CSV files in bench/results/.
 
-python -m bench.plots           # rewrites bench/results/*.png
+python -m bench.plots           # rewrites bench/results/hamming_topk.png
 """
 
 import csv
@@ -25,7 +25,10 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 def along(rows: Sequence[dict[str, str]], axis: str, **fixed: str) -> Callable[[str], tuple[list[int], list[float]]]:
-    """For a peer: the values of `axis` and distances a nanosecond there, everything else as in the centre of the grid."""
+    """Return a function that gives, for a peer, the values of `axis` and the distances per nanosecond at each of them.
+
+    All other sizes are those of the centre of the grid, or of `fixed`.
+    """
     wanted = {name: value for name, value in (_CENTRE | fixed).items() if name != axis}
 
     def series(peer: str) -> tuple[list[int], list[float]]:

@@ -1,10 +1,10 @@
-"""A gallery over two processes against one index, on a CPU.
+"""Compare a gallery that is split over two processes with one index, on a CPU.
 
     python -m bench.sharded_search                                # 2,000,000 x 64 bits, 256 queries, k = 100
     python -m bench.sharded_search --queries 1 --k 10 --no-csv
 
-Two gloo processes of one thread each hold half of the codes; `HammingIndex` holds all of them, with one thread and with two. All
-answers must be equal before a time is printed. Wall times: two processes cannot share a clock of CPU time.
+Each of two gloo processes with one thread holds half of the codes; `HammingIndex` holds all of them, with one thread and with
+two. All answers must be equal before a time is printed. Times are wall times, because two processes have no common CPU clock.
 """
 
 import argparse
@@ -25,7 +25,7 @@ RANKS = 2
 
 
 def peers(one: HammingIndex, index: ShardedHammingIndex, queries: np.ndarray, k: int) -> dict[str, Callable[[], Any]]:
-    """Searches by name. Every rank calls each of them; what one index does, rank 0 does alone."""
+    """Return the searches by name. Every rank calls each of them; rank 0 alone searches the single index."""
 
     def alone(threads: int) -> Any:
         answer = None
