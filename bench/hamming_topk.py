@@ -3,7 +3,7 @@
     python -m bench.hamming_topk --quick                        # the headline: 1,000,000 x 64 bits, 256 queries, k = 100
     python -m bench.hamming_topk                                # the README's cases, one thread
     python -m bench.hamming_topk --threads 2 --case 10000000,64,1,100 --case 10000000,64,256,100
-    python -m bench.hamming_topk --grid                         # one size varied at a time, and other kinds of codes: half an hour
+    python -m bench.hamming_topk --grid                         # one size varied at a time, other kinds of codes: half an hour
     python -m bench.hamming_topk --device cuda                  # on a GPU, against PyTorch, and FAISS where it has GPU indexes
 
 The distances and row numbers of every peer must equal ours before a time is printed. usearch, NumPy's partial sort, PyTorch's

@@ -1,5 +1,4 @@
-"""What is distributed: the wheel holds everything, is built from the source distribution, and works on a bare machine with what
-it declares."""
+"""The wheel contains every file, is built from the source distribution, and works with the dependencies that it declares."""
 
 import ast
 import json
@@ -32,7 +31,7 @@ def project() -> dict[str, Any]:
 
 
 def requirements(extra: str | None = None) -> list[Requirement]:
-    """Of the project itself, without its references to its other extras, which are followed."""
+    """Return the requirements of the project or of an extra; references to other extras are replaced by their requirements."""
     lines = project()["dependencies"] if extra is None else project()["optional-dependencies"][extra]
     found = []
     for requirement in map(Requirement, lines):
@@ -48,7 +47,7 @@ def requirements(extra: str | None = None) -> list[Requirement]:
 
 @pytest.fixture(scope="module")
 def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy, as a build leaves its traces beside the sources; with the setuptools installed here, so offline."""
+    """Build the source distribution from a copy, because a build writes next to the sources, and offline, with the installed setuptools."""
     folder = tmp_path_factory.mktemp("sdist")
     source = folder / "source"
     source.mkdir()
@@ -66,7 +65,7 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from the source distribution, as installers do where no wheel fits."""
+    """Build the wheel from the source distribution, as installers do where no wheel fits."""
     folder = tmp_path_factory.mktemp("wheel")
     options = ["--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder)]
     subprocess.run([sys.executable, "-m", "pip", "wheel", *options, str(sdist)], check=True)
@@ -75,7 +74,7 @@ def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def files_of(folder: str) -> set[str]:
-    """Every file of a folder of the repository but what Python leaves there."""
+    """Return every file of a folder of the repository except caches."""
     return {
         path.relative_to(ROOT).as_posix()
         for path in (ROOT / folder).rglob("*")
@@ -115,7 +114,7 @@ def test_the_wheel_is_for_every_platform(wheel: Path) -> None:
 
 
 def closure(wanted: list[Requirement]) -> set[str]:
-    """The distributions that `wanted` bring with them, as they are installed here."""
+    """Return the installed distributions that `wanted` require, directly or through others."""
     found: set[tuple[str, str]] = set()
     waiting = [(canonicalize_name(each.name), extra) for each in wanted if applies(each, "") for extra in ("", *each.extras)]
     while waiting:
@@ -134,9 +133,9 @@ def applies(requirement: Requirement, extra: str) -> bool:
 
 
 def bare_environment(folder: Path, wheel: Path, extra: str | None) -> Path:
-    """The scripts of a virtual environment with the wheel and what it declares for `extra`, nothing else.
+    """Make a virtual environment with the wheel and its declared dependencies for `extra`, and return its folder of scripts.
 
-    The distributions are those that are installed here, as links, so that nothing is fetched.
+    The dependencies are links to the distributions that are installed here, so that nothing is downloaded.
     """
     venv.create(folder, symlinks=True, with_pip=False)
     (site,) = folder.glob("lib/python*/site-packages")
@@ -154,7 +153,7 @@ def bare_environment(folder: Path, wheel: Path, extra: str | None) -> Path:
 
 @pytest.fixture(scope="module")
 def bare(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment with the wheel and no extra."""
+    """Return the scripts of an environment with the wheel and no extra."""
     return bare_environment(tmp_path_factory.mktemp("bare"), wheel, None)
 
 
@@ -179,7 +178,7 @@ def test_the_wheel_works_with_its_dependencies_alone(bare: Path, tmp_path: Path)
         "import orthohash_triton as oht\n"
         "from orthohash_triton.kernels import launch\n"
         "assert all(module.__file__.startswith(sys.prefix) for module in (oht, launch)), launch.__file__\n"
-        "assert importlib.util.find_spec('rich') is None\n"  # the environment is as bare as it should be
+        "assert importlib.util.find_spec('rich') is None\n"  # no extra is installed
         "codes = oht.pack_codes(torch.eye(8))\n"
         "assert codes.flatten().tolist() == [1, 2, 4, 8, 16, 32, 64, 128]\n"
         "assert oht.hamming_topk(codes, codes, 1)[1].flatten().tolist() == list(range(8))\n"
@@ -191,7 +190,7 @@ def test_the_wheel_works_with_its_dependencies_alone(bare: Path, tmp_path: Path)
 @needs_links
 @pytest.mark.slow
 def test_from_a_folder_of_jpegs_to_neighbours(with_train: Path, tmp_path: Path) -> None:
-    """Two commands after `pip install "orthohash-triton[train]"`."""
+    """Train and search with two commands after `pip install "orthohash-triton[train]"`."""
     from PIL import Image
     from sklearn.datasets import load_digits
 
@@ -228,7 +227,7 @@ def test_triton_is_asked_for_where_there_is_one(machine: str) -> None:
 
 
 def imported() -> dict[str, str]:
-    """What the package imports from elsewhere, anywhere in its text, and one place of each."""
+    """Return the modules that the package imports from other distributions, with one place of each import."""
     found = {}
     for path in [*(ROOT / "orthohash_triton").rglob("*.py"), *(ROOT / "kernels").rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
