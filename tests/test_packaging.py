@@ -47,7 +47,7 @@ def requirements(extra: str | None = None) -> list[Requirement]:
 
 @pytest.fixture(scope="module")
 def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the source distribution from a copy, because a build writes next to the sources, and offline, with the installed setuptools."""
+    """Build the source distribution, offline and from a copy, because a build writes next to the sources."""
     folder = tmp_path_factory.mktemp("sdist")
     source = folder / "source"
     source.mkdir()
