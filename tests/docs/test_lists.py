@@ -29,3 +29,10 @@ def test_contributing_lists_every_environment_variable():
     used = {name for path in sources for name in re.findall(r"[\"'](ORTHOHASH_[A-Z_]+)[\"']", path.read_text())}
     table = (pages.ROOT / "CONTRIBUTING.md").read_text().partition("## Environment variables")[2].partition("\n## ")[0]
     assert used == {name for name in first_column(table) if name.startswith("ORTHOHASH_")}
+
+
+def test_contributing_lists_every_make_target():
+    makefile = (pages.ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z][\w-]*):", makefile, re.MULTILINE))
+    named = set(re.findall(r"`make ([a-z][\w-]*)", (pages.ROOT / "CONTRIBUTING.md").read_text()))
+    assert named <= targets

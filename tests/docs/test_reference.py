@@ -10,20 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.docs import pages
+from tests.public import public_modules
 
-MODULES = (
-    "orthohash_triton",
-    "orthohash_triton.codebooks",
-    "orthohash_triton.compare",
-    "orthohash_triton.data",
-    "orthohash_triton.methods",
-    "orthohash_triton.metrics",
-    "orthohash_triton.models",
-    "orthohash_triton.nn",
-    "orthohash_triton.runs",
-    "orthohash_triton.search",
-    "orthohash_triton.train",
-)
+# The page of the command line shows its commands instead of its functions; `compare` declares no `__all__`.
+MODULES = sorted({module.__name__ for module in public_modules()} - {"orthohash_triton.cli"} | {"orthohash_triton.compare"})
 
 
 def described(path: Path) -> list[str]:
