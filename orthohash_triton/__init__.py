@@ -1,15 +1,23 @@
-"""Learning to hash: fused losses, binary codes, exact Hamming search, on a GPU through Triton and on a CPU behind the same API.
+"""Learning to hash: fused losses, binary codes and exact Hamming search, with Triton on GPUs and with Numba on CPUs.
 
-    import orthohash_triton as oht
+Example:
+    >>> import torch
+    >>> import orthohash_triton as oht
+    >>> codebook = oht.make_codebook(10, 64)  # 10 classes, 64 bits
+    >>> bn = torch.nn.BatchNorm1d(64).eval()
+    >>> latent, target = torch.randn(32, 64, requires_grad=True), torch.arange(32) % 10
+    >>> loss = oht.orthohash_loss(latent, target, codebook, bn.running_mean, bn.running_var, bn.weight, bn.bias)
+    >>> loss.backward()
+    >>> codes = oht.pack_codes(bn(latent))
+    >>> codes.shape
+    torch.Size([32, 8])
+    >>> index = oht.HammingIndex(64)
+    >>> index.add(codes)
+    >>> distances, ids = index.search(codes[:2], k=3)
+    >>> ids.shape
+    torch.Size([2, 3])
 
-    codebook = oht.make_codebook(num_classes, bits)
-    loss = oht.orthohash_loss(latent, target, codebook, bn.running_mean, bn.running_var, bn.weight, bn.bias)
-    codes = oht.pack_codes(bn(latent))
-    index = oht.HammingIndex(bits)
-    index.add(codes)
-    distances, ids = index.search(queries, k=100)
-
-Importing the package needs neither Triton nor a GPU.
+The import needs neither Triton nor a GPU. An implementation is imported when its op is first called.
 """
 
 from . import methods, metrics, nn

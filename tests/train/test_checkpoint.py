@@ -237,6 +237,22 @@ def test_changed_data_are_told(stopped: Path) -> None:
         train(CONFIG, blobs(n=299), folder=stopped, resume=True, progress=False)
 
 
+def test_changed_class_names_and_validation_samples_are_told(tmp_path: Path) -> None:
+    data = dataclasses.replace(blobs(), validation=blobs(60))
+    held_out = blobs(60)
+    held_out.inputs[0] += 1
+    changes = [
+        ({"class_names": ("x", "b", "c")}, "class names"),
+        ({"validation": held_out}, "validation set"),
+        ({"validation": None}, "validation set"),
+    ]
+    before = checkpoint.fingerprint(data)
+    assert before == checkpoint.fingerprint(dataclasses.replace(data))
+    for change, name in changes:
+        after = checkpoint.fingerprint(dataclasses.replace(data, **change))
+        assert [key for key in before if before[key] != after[key]] == [name]
+
+
 def test_another_backbone_is_told(stopped: Path) -> None:
     with pytest.raises(ValueError, match="the checkpoint belongs to another HashModel; pass the backbone of the first start"):
         train(CONFIG, blobs(), backbone=nn.Linear(20, 30), folder=stopped, resume=True, progress=False)

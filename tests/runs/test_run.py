@@ -117,6 +117,19 @@ def test_no_run_folder(tmp_path: Path) -> None:
         load_run(tmp_path)
 
 
+def test_a_run_that_replaces_another_has_none_of_its_files(run: Run, splits: Splits) -> None:
+    """Codebook, queries and checkpoint of the run before would otherwise be taken for the new one's."""
+    run.add_queries(run.index.codes[:3], run.gallery_labels[:3], [Path("a.png"), Path("b.png"), Path("c.png")])
+    (run.path / "checkpoint.pt").write_bytes(b"of the run before")
+    assert {"codebook.safetensors", "queries.safetensors", "query_paths.json"} <= {path.name for path in run.path.iterdir()}
+    config = dataclasses.replace(run.config, method="lsh", backbone="auto")
+    save_run(run.path, config, train(config, splits.train, progress=False), splits.gallery)
+    assert sorted(path.name for path in run.path.iterdir()) == [
+        "config.json", "index.ibxf", "labels.safetensors", "metrics.json", "model.safetensors"
+    ]  # fmt: skip
+    assert load_run(run.path).codebook is None
+
+
 @pytest.mark.parametrize(
     "name", ["metrics.json", "model.safetensors", "codebook.safetensors", "labels.safetensors", "index.ibxf"]
 )

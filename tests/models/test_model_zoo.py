@@ -14,8 +14,7 @@ from orthohash_triton.models.model_zoo import Standardised
 from orthohash_triton.runs import load_run, save_run
 from orthohash_triton.train import TrainConfig, train
 from orthohash_triton.train.sync_batch_norm import synchronised
-
-from .data import pictures
+from tests.train.data import pictures
 
 MODELS = [  # (name, width of its features): each family takes its classifier off, or its sizes, in a way of its own
     ("torchvision:resnet18", 512),

@@ -349,7 +349,7 @@ def test_killed_and_resumed(tmp_path: Path, extension: str) -> None:
         import time
         from pathlib import Path
         from orthohash_triton.train import HashModel
-        from tests.test_encoding import encode, of_features
+        from tests.runs.test_encoding import encode, of_features
 
         encoded = HashModel.encode
         def slowly(*arguments, **options):
