@@ -105,11 +105,8 @@ def encode_to(
         (5, 2)
     """
     out = Path(out)
-    write = writer_for(out)
     checks.integer("encode_to", "batch_size", batch_size, minimum=1)
-    if not out.absolute().parent.is_dir():
-        raise FileNotFoundError(f"cannot write {out}: the folder {out.parent} does not exist. Create it first")
-    require_replaceable(out)
+    write = _writer_for_new(out)
     opened = open_source(source, model.sample_shape, split=split, on_error=on_error, **reading)
     key = {"model": _fingerprint(model), "source": opened.fingerprint(), "batch size": str(batch_size)}
     partial = PartialCodes(out, key, -(-model.bits // 8), len(opened), resume=resume)
@@ -121,6 +118,15 @@ def encode_to(
             partial.save(save_every)
             advance()
     return _finish(partial, opened, out, write)
+
+
+def _writer_for_new(out: Path) -> Write:
+    """Return the function that writes the format of `out`, if a file can be created or replaced there."""
+    write = writer_for(out)
+    if not out.absolute().parent.is_dir():
+        raise FileNotFoundError(f"cannot write {out}: the folder {out.parent} does not exist. Create it first")
+    require_replaceable(out)
+    return write
 
 
 def _finish(partial: PartialCodes, source: Source, out: Path, write: Write) -> Encoded:

@@ -51,9 +51,9 @@ def rounding(case: str, values: torch.Tensor) -> dict[str, float]:
     convolution of each. Activations and gradients are at most of the size of 1. The errors of the steps add up.
     """
     data, changes = CASES[case]
-    config = dataclasses.replace(CONFIG, **changes)
-    rows = config.batch_size * (16 if data.is_images else 1)
-    steps = config.epochs * (len(data) // config.batch_size)
+    batch_size = changes.get("batch_size", CONFIG.batch_size)
+    rows = batch_size * (16 if data.is_images else 1)
+    steps = CONFIG.epochs * (len(data) // batch_size)
     return tolerance(rows, max(1.0, float(values.abs().max())), sums=steps)
 
 
