@@ -280,3 +280,17 @@ def test_an_empty_gallery_is_refused(digits_run: Run, tmp_path: Path) -> None:
     empty = replace(digits_run, index=HammingIndex(16), gallery_labels=torch.empty(0, dtype=torch.int64))
     with pytest.raises(ValueError, match="must hold at least one code"):
         make_app(empty)
+
+
+def test_a_body_that_announces_too_much_is_not_read() -> None:
+    import anyio
+    from starlette.requests import Request
+
+    async def receive() -> dict:
+        raise AssertionError("the body was read")
+
+    headers = [(b"content-type", b"image/png"), (b"content-length", str(_uploads.MAX_BYTES + 1).encode())]
+    request = Request({"type": "http", "method": "POST", "headers": headers}, receive)
+    with pytest.raises(_uploads.Refused, match="at most 20 MiB are accepted") as refused:
+        anyio.run(_uploads.read_body, request)
+    assert refused.value.status == 413

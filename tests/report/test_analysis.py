@@ -1,6 +1,5 @@
 """Which queries a report shows, and the figures of the bits."""
 
-import numpy as np
 import pytest
 import torch
 
@@ -47,9 +46,3 @@ def test_figures_of_the_bits() -> None:
     assert found["most_correlated"][:2] == [{"bits": [0, 1], "correlation": -0.5}, {"bits": [0, 2], "correlation": 0.25}]
     alone = _analysis._bit_figures({"bit_mean": [0.5], "bit_correlation": [[1.0]]})
     assert (alone["mean_correlation"], alone["largest_correlation"], alone["most_correlated"]) == (0.0, 0.0, [])
-
-
-def test_bits_are_counted_over_the_whole_gallery() -> None:
-    gallery = Samples(torch.tensor([[0]] * 150 + [[255]] * 50, dtype=torch.uint8), torch.zeros(200).long(), ("a", "b"))
-    rows = _analysis.evenly_spaced(len(gallery), _analysis.COUNTED_CODES)
-    assert np.array_equal(rows, np.arange(200))

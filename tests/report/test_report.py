@@ -79,6 +79,8 @@ def test_the_figures_are_those_of_the_metrics(digits_run: Run, reported: tuple[d
     assert first["map"] == pytest.approx(metrics.mean_average_precision(sides[0][own], sides[1], sides[2][own], sides[3]))
     assert [entry["map"] for entry in retrieval["classes"]] == sorted((e["map"] for e in retrieval["classes"]), reverse=True)
     assert retrieval["chance"] == pytest.approx(0.1, abs=0.01)
+    ones = np.unpackbits(digits_run.index.codes.numpy(), axis=1, bitorder="little")
+    assert found["bits"]["mean"] == pytest.approx(ones.mean(0).tolist())
     text = Page(path).text
     assert f"{retrieval['map_at_all']:.3f}" in text
     assert f"{retrieval['separability']:.1f} bits" in text
@@ -149,7 +151,7 @@ def test_queries_of_another_length_are_an_error(small_run: Run, tmp_path: Path) 
     copy = tmp_path / "run"
     shutil.copytree(small_run.path, copy)
     save_file({"codes": torch.zeros(3, 4, dtype=torch.uint8), "labels": torch.zeros(3).long()}, copy / "queries.safetensors")
-    with pytest.raises(ValueError, match=r"must hold codes uint8 \[Q, 2\] and labels; make it anew with `orthohash evaluate"):
+    with pytest.raises(ValueError, match=r"must hold codes uint8 \[Q, 2\] and labels; make it again with `orthohash evaluate"):
         write_report(load_run(copy), tmp_path / "report.html")
 
 
