@@ -1,7 +1,9 @@
-"""The JSON interface of browsing: right answers, and nothing but a clear refusal for anything else."""
+"""The JSON interface of `orthohash browse`: correct answers, and a clear refusal of anything else."""
 
 import io
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,11 @@ from starlette.testclient import TestClient
 
 from orthohash_triton.browse import _uploads
 from orthohash_triton.browse._app import make_app
+from orthohash_triton.browse._engine import Engine
 from orthohash_triton.data import digits
 from orthohash_triton.runs.run import Run
+from orthohash_triton.runs.samples import open_samples
+from orthohash_triton.search import HammingIndex
 from tests.pages import features_file, image_folder, make_run
 
 PNG = {"content-type": "image/png"}
@@ -294,3 +299,24 @@ def test_a_body_that_announces_too_much_is_not_read() -> None:
     with pytest.raises(_uploads.Refused, match="at most 20 MiB are accepted") as refused:
         anyio.run(_uploads.read_body, request)
     assert refused.value.status == 413
+
+
+def test_searches_take_turns(digits_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not every threading layer of Numba lets two threads start parallel regions at once."""
+    engine = Engine(digits_run, open_samples(digits_run))
+    search, active, most = HammingIndex.search, [], []
+
+    def slow(*arguments: object, **options: object) -> object:
+        active.append(None)
+        most.append(len(active))
+        time.sleep(0.02)
+        try:
+            return search(*arguments, **options)
+        finally:
+            active.pop()
+
+    monkeypatch.setattr(HammingIndex, "search", slow)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda position: engine.search_id(position, 3, None), range(8)))
+    assert [answer["query"]["id"] for answer in found] == list(range(8))
+    assert most == [1] * 8
