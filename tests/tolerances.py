@@ -57,7 +57,7 @@ def tolerance(
         sums: How many sums follow each other, as layers of a network or steps of training do; their errors add up.
         sides: 2 where both results are computed in `dtype`, 1 where one is exact or computed in a wider dtype.
     """
-    largest = float(magnitude.abs().max()) if isinstance(magnitude, torch.Tensor) else abs(float(magnitude))
+    largest = float(magnitude.detach().abs().max()) if isinstance(magnitude, torch.Tensor) else abs(float(magnitude))
     return {
         "rtol": sides * ROUNDINGS_AFTERWARDS * unit_roundoff(dtype),
         "atol": sides * sums * sum_error(terms, dtype) * largest,
