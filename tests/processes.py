@@ -1,7 +1,6 @@
 """Processes of a gloo group that run tests together."""
 
 import faulthandler
-import itertools
 import json
 import os
 import runpy
@@ -105,6 +104,8 @@ class Outcomes:
     stopped: str | None  # the first check that failed on any rank; the checks after it did not run
 
 
+_START = 180.0  # seconds that processes may take until their first report, on a machine that may be busy
+
 Work = Callable[..., Iterator[tuple[str, str | None]]]
 
 
@@ -138,31 +139,41 @@ def _watched(processes: list[Any], folder: Path, patience: float) -> Outcomes:
             reports, last_change = news, time.monotonic()
         failed = any(failure is not None for events in reports for _, failure in events)
         crashed = any(process.exitcode not in (None, 0) for process in processes)
-        if not running or failed or crashed or time.monotonic() - last_change > patience:
+        if not running or failed or crashed or time.monotonic() - last_change > (patience if any(reports) else _START):
             break
         time.sleep(0.05)
-    if failed or crashed:  # the other ranks of the check lose their connection, and may say more about it
+    if failed or crashed:  # other ranks may be about to report the same failure
         for process in processes:
-            process.join(timeout=2)
+            process.join(timeout=1)
+    return _outcomes(processes, folder, patience)
+
+
+def _outcomes(processes: list[Any], folder: Path, patience: float) -> Outcomes:
+    """Return the results of the checks that ended, and of those that a failed or silent process has not ended."""
     failures: dict[str, dict[int, str | None]] = {}
-    stopped = None
-    for rank, process in enumerate(processes):
+    unfinished = {}
+    for rank in range(len(processes)):
         events = _events(folder, rank)
-        for begun, ended in itertools.zip_longest(events[::2], events[1::2]):
-            failure = ended[1] if ended else _unfinished(process, folder, rank, patience)
-            failures.setdefault(begun[0], {})[rank] = failure
-            if failure is not None:
-                stopped = stopped or begun[0]
-    if stopped is None and any(process.exitcode != 0 for process in processes):
-        stopped = f"the start of the processes, which ended with {[process.exitcode for process in processes]}"
-    return Outcomes(failures, stopped)
+        for (name, _), (_, failure) in zip(events[::2], events[1::2], strict=False):
+            failures.setdefault(name, {})[rank] = failure
+        if len(events) % 2:
+            unfinished[rank] = events[-1][0]
+    codes = [process.exitcode for process in processes]
+    wrong = [name for rank, name in unfinished.items() if codes[rank] not in (None, 0)]
+    wrong += [name for name, of_ranks in failures.items() if any(of_ranks.values())]
+    wrong = wrong or [*unfinished.values()]  # no check failed: all of them wait
+    for rank, name in unfinished.items():
+        if name in wrong:
+            failures.setdefault(name, {})[rank] = _unfinished(codes[rank], folder, rank, patience)
+    if not wrong and any(codes):
+        return Outcomes(failures, f"the start or the end of the processes, which ended with {codes}")
+    return Outcomes(failures, wrong[0] if wrong else None)
 
 
-def _unfinished(process: Any, folder: Path, rank: int, patience: float) -> str:
-    if process.exitcode not in (None, 0):
-        return f"the process ended with {process.exitcode}"
-    where = folder / f"stack.{rank}"
-    stack = where.read_text() if where.exists() else ""
+def _unfinished(code: int | None, folder: Path, rank: int, patience: float) -> str:
+    if code not in (None, 0):
+        return f"the process ended with {code}"
+    stack = (folder / f"stack.{rank}").read_text()
     return f"no answer, as another rank failed or {patience:.0f} seconds passed\n{stack}"
 
 
@@ -180,5 +191,5 @@ def _report(work: Work, rank: int, folder: Path, patience: float, arguments: Any
             file.flush()
             faulthandler.dump_traceback_later(0.8 * patience, file=stack)
             if event[1] is not None:
-                os._exit(0)  # without the ends of groups, which wait for other ranks
+                time.sleep(patience)  # the end of this process would make checks of other groups fail; the caller ends it
         faulthandler.cancel_dump_traceback_later()
