@@ -51,7 +51,7 @@ class LoadOptions:
     labels: str | Path | None = None
 
     def of_source(self) -> dict[str, Any]:
-        """Return the options that are set and that only some kinds of source accept, by name: those whose default is None."""
+        """Return the options of particular kinds of sources that are set, by name; their default is None."""
         return {
             field.name: value
             for field in fields(self)
