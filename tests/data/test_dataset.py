@@ -191,3 +191,16 @@ def test_the_seed_reaches_the_split_of_digits() -> None:
     same, again, other = (data.load_splits("digits", seed=seed).query.inputs for seed in (1, 1, 2))
     assert torch.equal(same, again)
     assert not torch.equal(same, other)
+
+
+def test_a_small_fraction_holds_out_one_sample_of_each_class() -> None:
+    _, gallery, query = split_stratified(features([0] * 4 + [1] * 4 + [2] * 30), 0.1, seed=0)
+    assert query.labels.bincount().tolist() == [1, 1, 3]
+    assert gallery.labels.bincount().tolist() == [3, 3, 27]
+
+
+def test_groups_that_are_too_large_for_what_is_left_stay_in_the_gallery() -> None:
+    """A fraction of 16 of 60 samples holds five groups of three."""
+    dataset = multi_hot([[i % 2, 2] for i in range(60)], groups=torch.arange(60) // 3)
+    for seed in range(5):
+        assert len(split_stratified(dataset, 16 / 60, seed).query) == 15

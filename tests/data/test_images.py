@@ -1,3 +1,4 @@
+import json
 import os
 from pathlib import Path
 
@@ -273,3 +274,13 @@ def test_without_pillow(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(__import__("sys").modules, "PIL", None)
     with pytest.raises(ImportError, match=r'reading images needs Pillow: pip install "orthohash-triton\[train\]"'):
         open_images(files, size=4)
+
+
+def test_the_list_of_skipped_files_replaces_an_earlier_one(tmp_path: Path) -> None:
+    path = tmp_path / images.SKIPPED_FILE
+    for names in (["1.png", "2.png"], ["3.png"]):
+        images.write_skipped(path, [images.Skipped(Path(name), "the file is empty") for name in names])
+        assert [entry["path"] for entry in json.loads(path.read_text())] == names
+    for _ in range(2):
+        images.write_skipped(path, [])
+        assert not path.exists()
