@@ -138,3 +138,13 @@ def test_files_that_were_left_out_before_stay_listed(photos: Path) -> None:
     listing = drop_missing(unlabelled("photos", rows, [earlier]), "skip")
     assert listing.paths == rows[:1]
     assert [path.name for path, _ in listing.skipped] == ["earlier.png", "gone.png"]
+
+
+def test_a_file_whose_name_is_a_number(tmp_path: Path) -> None:
+    """The first word is the file, even if it could be a label."""
+    for name in ("2024", "2025"):
+        (tmp_path / name).touch()
+    (tmp_path / "all.txt").write_text("2024 0 1\n2025 1 0\n")
+    listing = lists.read(tmp_path / "all.txt")["all"]
+    assert [path.name for path in listing.paths] == ["2024", "2025"]
+    assert listing.labels.tolist() == [1, 0]
