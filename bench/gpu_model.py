@@ -62,7 +62,7 @@ def model(target: str, queries: int, gallery: int, bits: int, k: int = 100) -> M
     loop, span_end = main_loop(compiled.sass())
     instructions, words = mix(loop), bits // 32
     if cut.path == "dot":
-        distances = compiled.constexprs["ROWS"] * compiled.constexprs["BLOCK_Q"] / compiled.warps  # of a warp
+        distances = compiled.constexprs["ROWS"] * compiled.constexprs["BLOCK_M"] / compiled.warps  # of a warp
         instructions["multiply-adds"] = round(distances) * 32 * compiled.constexprs["WIDTH"]  # sm_100 does not name its tiles
         tiles = cut.span // cut.rows
         instructions.subtract(mix(span_end))

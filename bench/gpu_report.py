@@ -105,7 +105,7 @@ CASES = [
             meta(64, 8, dtype=torch.uint8), meta(10**6, 8, dtype=torch.uint8), meta(64, 65, dtype=torch.int64)
         ),
         "distance",
-        lambda c: c["ROWS"] * c["BATCH"],
+        lambda c: c["LANES"] * c["BATCH"],
         lambda c: 0,
         2 * 64,
         8 / 64,
@@ -117,7 +117,7 @@ CASES = [
             configurations.Scan(meta(256, 8, dtype=torch.uint8), meta(10**6, 8, dtype=torch.uint8)), meta(256, dtype=torch.int32)
         ),
         "distance",
-        lambda c: c["BLOCK_Q"] * c["BLOCK_N"],
+        lambda c: c["BLOCK_M"] * c["BLOCK_N"],
         lambda c: 0,
         2 * 64,
         8 / 256,

@@ -1,4 +1,4 @@
-"""What the kernels on packed codes share: codes as 32-bit words, and distances of a tile."""
+"""Read packed codes as 32-bit words and count their set bits."""
 
 import torch
 import triton
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def as_words(codes: Tensor) -> Tensor:
-    """uint8 [N, B] -> int32 [N, ceil(B/4)], filled up with zeros; without a copy where the codes lie in whole, aligned words."""
+    """Return uint8 codes [N, B] as int32 [N, ceil(B/4)], padded with zeros; a view where the codes are whole, aligned words."""
     padding = -codes.shape[1] % 4
     if padding:
         codes = torch.nn.functional.pad(codes, (0, padding))
@@ -19,7 +19,7 @@ def as_words(codes: Tensor) -> Tensor:
 
 @triton.jit
 def popcount(x):
-    """Set bits of 32-bit words. Every back end knows this idiom and makes one instruction of it."""
+    """Return the number of set bits of 32-bit words, int32. Every backend compiles this pattern to one instruction."""
     x = x.to(tl.uint32, bitcast=True)
     x = x - ((x >> 1) & 0x55555555)
     x = (x & 0x33333333) + ((x >> 2) & 0x33333333)

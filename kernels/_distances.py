@@ -9,35 +9,39 @@ UNROLLED_WORDS = tl.constexpr(16)  # longer codes are read in a loop
 
 
 def group_of(words: int) -> int:
-    """Codes of `words` 32-bit words that are read together: the fewest that fill whole 128-bit loads."""
+    """Return how many codes of `words` 32-bit words a thread reads together: the fewest that fill whole 128-bit loads."""
     if words > UNROLLED_WORDS.value:
         return 1
     return 4 if words % 2 else 2 if words % 4 else 1
 
 
 def rows_in_flight(words: int, lanes: int) -> int:
-    """Groups of codes that a warp reads at a time where memory is the limit: at least four 128-bit loads a lane."""
+    """Return how many groups of codes a warp reads at a time where memory is the limit: at least four 128-bit loads per lane."""
     quads = group_of(words) * words // 4 if words <= UNROLLED_WORDS.value else 1
     return lanes * max(1, 4 // quads)
 
 
 @triton.jit
 def tile_distances(queries, gallery, query_rows, query_live, rows, live, WORDS: tl.constexpr):
-    """int32 [BLOCK_Q, BLOCK_N] from codes of WORDS int32 words; row numbers are int64, dead rows read as zeros."""
+    """Return the distances int32 [BLOCK_M, BLOCK_N] of one tile.
+
+    queries, gallery: codes of WORDS int32 words; query_rows [BLOCK_M], rows [BLOCK_N]: int64 row numbers; query_live, live: which
+    of them exist. The others are read as zeros.
+    """
     differing = tl.zeros([query_rows.shape[0], rows.shape[0]], tl.int32)
     for word in range(WORDS):
-        query_words = tl.load(queries + (query_rows * WORDS + word), mask=query_live, other=0)  # [BLOCK_Q]
+        query_words = tl.load(queries + (query_rows * WORDS + word), mask=query_live, other=0)  # [BLOCK_M]
         words = tl.load(gallery + (rows * WORDS + word), mask=live, other=0)  # [BLOCK_N]
         differing += popcount(query_words[:, None] ^ words[None, :])
     return differing
 
 
 @triton.jit
-def query_words_of(queries, first_query, query_count, WORDS: tl.constexpr, BLOCK_Q: tl.constexpr):
-    """The words of BLOCK_Q queries, a scalar each; none of codes that are read in a loop."""
+def query_words_of(queries, first_query, query_count, WORDS: tl.constexpr, BLOCK_M: tl.constexpr):
+    """Return a tuple of the words of BLOCK_M queries, each a scalar; an empty tuple for codes that are read in a loop."""
     words = ()
     if WORDS <= UNROLLED_WORDS:
-        for query in tl.static_range(BLOCK_Q):
+        for query in tl.static_range(BLOCK_M):
             for word in tl.static_range(WORDS):
                 place = queries + ((first_query + query) * WORDS + word)
                 words += (tl.load(place, mask=first_query + query < query_count, other=0),)
@@ -46,36 +50,39 @@ def query_words_of(queries, first_query, query_count, WORDS: tl.constexpr, BLOCK
 
 @triton.jit
 def code_distances(queries, query_words, first_query, query_count, gallery, rows, end, WORDS: tl.constexpr,
-               BLOCK_Q: tl.constexpr, GROUP: tl.constexpr, SLOW_POPCOUNT: tl.constexpr, WHOLE: tl.constexpr):  # fmt: skip
-    """Distances int32 [ROWS] to the code at rows + g: entry query * GROUP + g of a tuple.
+               BLOCK_M: tl.constexpr, GROUP: tl.constexpr, SLOW_POPCOUNT: tl.constexpr, WHOLE: tl.constexpr):  # fmt: skip
+    """Return a tuple of distances int32 [ROWS]: entry query * GROUP + g holds those to the codes rows + g.
 
-    WHOLE: all of them lie before `end`; otherwise those behind it get any distance.
+    queries, gallery: int32 words [Q, W], [N, W]; query_words: what `query_words_of` returns for BLOCK_M queries from
+    `first_query` on; rows: int64 [ROWS], the first code of each group. WHOLE: all codes are before row `end`; otherwise the
+    distance to a code from `end` on is arbitrary.
     """
     distances = ()
-    # Where a code may be missing, the last one instead: a load with a mask is one that the compiler cannot move.
+    # Read the last code in place of a missing one, because the compiler cannot move a load with a mask.
     if GROUP == 1 and not WHOLE:
         rows = tl.minimum(rows, end - 1)
     if WORDS <= UNROLLED_WORDS:
         words = _codes(gallery, rows, end, WORDS, GROUP, GROUP == 1 or WHOLE)
-        for query in tl.static_range(BLOCK_Q):
+        for query in tl.static_range(BLOCK_M):
             for code in tl.static_range(GROUP):
                 differing = ()
                 for word in tl.static_range(WORDS):
                     differing += (words[code * WORDS + word] ^ query_words[query * WORDS + word],)
                 distances += (_set_bits(differing, WORDS, SLOW_POPCOUNT),)
     else:
-        for _ in tl.static_range(BLOCK_Q):
+        for _ in tl.static_range(BLOCK_M):
             distances += (tl.zeros([rows.shape[0]], tl.int32),)
         for first_word in range(0, WORDS, 4):
-            distances = add_four_words(distances, queries, first_query, query_count, gallery, rows, first_word, WORDS, BLOCK_Q)
+            distances = add_four_words(distances, queries, first_query, query_count, gallery, rows, first_word, WORDS, BLOCK_M)
     return distances
 
 
 @triton.jit
 def _set_bits(words, COUNT: tl.constexpr, SLOW_POPCOUNT: tl.constexpr):
-    """The set bits of COUNT words. Adders of three bits, a few logic instructions, make four popcounts of eight.
+    """Return the number of set bits of COUNT words.
 
-    Without its bound, which is no instruction, the doubling of a popcount would hide it from the compiler.
+    With SLOW_POPCOUNT, three-bit adders replace eight population counts by four and a few logic instructions. The `minimum`
+    with 32 costs no instruction; without it the compiler does not recognise a doubled population count.
     """
     whole: tl.constexpr = COUNT // 4 * 4 if SLOW_POPCOUNT else 0
     total = tl.zeros(words[0].shape, tl.int32)
@@ -96,15 +103,15 @@ def _set_bits(words, COUNT: tl.constexpr, SLOW_POPCOUNT: tl.constexpr):
 
 @triton.jit
 def add_bits(a, b, c):
-    """Sum and carry of three bits, in every place of a word."""
+    """Add three bits in every place of a word: return the sum and the carry."""
     return a ^ b ^ c, (a & b) | (c & (a ^ b))
 
 
 @triton.jit
 def _codes(gallery, rows, end, WORDS: tl.constexpr, GROUP: tl.constexpr, WHOLE: tl.constexpr):
-    """The words of GROUP codes from each of `rows` int64 [ROWS] on: word w of the code at rows + g is entry g * WORDS + w.
+    """Return a tuple of words int32 [ROWS]: entry g * WORDS + w is word w of the codes rows + g, rows int64 [ROWS].
 
-    Loads of 128 bits, each a thread's own; word by word where a code of a group may be missing.
+    WHOLE: 128-bit loads, each by one thread; otherwise a code of a group may be missing, and words are loaded one by one.
     """
     words = ()
     if WHOLE:
@@ -120,7 +127,7 @@ def _codes(gallery, rows, end, WORDS: tl.constexpr, GROUP: tl.constexpr, WHOLE: 
 
 @triton.jit
 def _columns(quads):
-    """The four columns of [ROWS, 4], which stay in the registers of the threads that loaded them."""
+    """Return the four columns of [ROWS, 4]. They stay in the registers of the threads that loaded them."""
     even, odd = tl.split(tl.reshape(quads, [quads.shape[0], 2, 2]))
     first, third = tl.split(even)
     second, fourth = tl.split(odd)
@@ -129,7 +136,8 @@ def _columns(quads):
 
 @triton.jit
 def add_four_words(distances, queries, first_query, query_count, gallery, rows, first_word, WORDS: tl.constexpr,
-                   BLOCK_Q: tl.constexpr):  # fmt: skip
+                   BLOCK_M: tl.constexpr):  # fmt: skip
+    """Return `distances`, one int32 [ROWS] per query, plus the bits that differ in four words from `first_word` on."""
     word = first_word + tl.arange(0, 4).to(tl.int64)
     place = gallery + ((rows * WORDS)[:, None] + word[None, :])
     if WORDS % 4 == 0:
@@ -137,7 +145,7 @@ def add_four_words(distances, queries, first_query, query_count, gallery, rows, 
     else:
         columns = _columns(tl.load(place, mask=(word < WORDS)[None, :], other=0))
     sums = ()
-    for query in tl.static_range(BLOCK_Q):
+    for query in tl.static_range(BLOCK_M):
         total = distances[query]
         for column in tl.static_range(4):
             live = (first_query + query < query_count) & (first_word + column < WORDS)
@@ -149,9 +157,10 @@ def add_four_words(distances, queries, first_query, query_count, gallery, rows, 
 
 @triton.jit
 def int8_bits(words):
-    """int32 [ROWS, W] -> int8 [ROWS, 32 W], a 0 or 1 for each bit; all codes in one order of bits, which is not the stored one.
+    """Return the bits of int32 [ROWS, W] as 0 and 1, int8 [ROWS, 32 W], in an order that is the same for all codes.
 
-    Four bits in two instructions: the compiler sees that the four bytes taken apart here go together again.
+    The order is not the stored one. Four bits take two instructions, because the compiler sees that the four bytes that are
+    separated here are put together again.
     """
     bits = (words[:, :, None] >> tl.arange(0, 8)[None, None, :]) & 0x01010101
     low, high = bits.to(tl.int16), (bits >> 16).to(tl.int16)

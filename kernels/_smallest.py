@@ -1,7 +1,8 @@
-"""The k smallest of many small integers, in the order of their places, without a sort of what is not in the answer.
+"""Find the k smallest of many small integers without sorting the others.
 
-A program holds a few thousand values in registers, halves their range until it knows the k-th smallest, and keeps what lies
-below it and the first of those on it. Longer rows are cut into parts, of which the k smallest each go on to the next launch.
+A program holds a few thousand values in registers and halves their range until it knows the k-th smallest; then it keeps the
+values below that, and the first of the values equal to it. A longer row is divided into splits; the k smallest values of each
+split go on to the next launch.
 """
 
 import torch
@@ -9,47 +10,47 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import missing
 from ._sizes import cdiv, next_power_of_2
 from .launch import launch
+from .missing import MISSING_DISTANCE, MISSING_ID
 
 HELD = 4096  # values that a program holds in registers
-ORDERED = 1024  # the largest k whose answer one program puts in order
+ORDERED = 1024  # the largest k for which one program orders the result
 _VALUES_PER_WARP = 512
-_MISSING_DISTANCE = tl.constexpr(missing.MISSING_DISTANCE)
-_MISSING_ID = tl.constexpr(missing.MISSING_ID)
+_MISSING_DISTANCE = tl.constexpr(MISSING_DISTANCE)
+_MISSING_ID = tl.constexpr(MISSING_ID)
 
 
 def ordered_at_once(k: int, largest: int) -> bool:
-    """Whether `nearest_first` takes answers of k values up to `largest`: it sorts keys of 32 bits."""
+    """Return whether `nearest_first` can order k values up to `largest`: it sorts keys of 32 bits."""
     return k <= ORDERED and (largest + 2) * next_power_of_2(k) < 2**31
 
 
 def candidates(values: Tensor, largest: int, k: int) -> Tensor:
-    """`values` [Q, M], integers up to `largest`, cut down to rows that one program holds: themselves where they are short.
+    """Reduce each row of `values` [Q, M], integers up to `largest`, to at most HELD entries that include its k smallest.
 
-    Otherwise int64 [Q, at most HELD], value << 32 | place, in the order of places, with the k <= ORDERED smallest of each row
-    among them, and of equal ones the first. Entries with a value of `largest` + 1 fill up.
+    Returns `values` where M is at most HELD, otherwise int64 [Q, M' <= HELD]: value << 32 | place in the row, in the order of
+    places. Of equal values the first are kept. Entries with the value `largest` + 1 are padding. k is at most ORDERED.
     """
     while values.shape[1] > HELD:
-        parts = cdiv(values.shape[1], HELD)
-        fewer = values.new_empty(values.shape[0], parts * k, dtype=torch.int64)
-        launch(_candidates, (values.shape[0] * parts,), values, fewer, values.shape[1], k, parts, LARGEST=largest, BLOCK=HELD,
+        splits = cdiv(values.shape[1], HELD)
+        fewer = values.new_empty(values.shape[0], splits * k, dtype=torch.int64)
+        launch(_candidates, (values.shape[0] * splits,), values, fewer, values.shape[1], k, splits, LARGEST=largest, BLOCK=HELD,
                num_warps=HELD // _VALUES_PER_WARP)  # fmt: skip
         values = fewer
     return values
 
 
 def candidate_bytes(count: int, k: int) -> int:
-    """What `candidates` allocates for a row of `count` values at a time: for one launch, and half as much for the next."""
+    """Return how many bytes `candidates` allocates for a row of `count` values: for one launch, and half as much for the next."""
     return 12 * k * cdiv(count, HELD) if count > HELD else 0
 
 
 def first_smallest(values: Tensor, largest: int, places: Tensor, smallest: Tensor | None = None) -> None:
-    """Fill `places` int32 [Q, k] with where each row's k smallest of `values` [Q, M] stand, of equal ones the first.
+    """Fill `places` int32 [Q, k] with the places of the k smallest values of each row of `values` [Q, M], in ascending order.
 
-    They come in the order of their places; `smallest` [Q, k] gets their values. k is at most M, no value above `largest`. For
-    any k: every row is one program's, which reads it again for each halving.
+    Of equal values the first are taken. `smallest` [Q, k] is filled with the values. k is at most M, and any number: one program
+    takes a row and reads it again for each halving. No value is above `largest`.
     """
     launch(_first_smallest, (values.shape[0],), values, places, smallest, values.shape[1], places.shape[1],
            LARGEST=largest, BLOCK=HELD, num_warps=HELD // _VALUES_PER_WARP)  # fmt: skip
@@ -58,10 +59,10 @@ def first_smallest(values: Tensor, largest: int, places: Tensor, smallest: Tenso
 def nearest_first(
     values: Tensor, largest: int, chosen: Tensor, span: int, limits: Tensor | None, distances: Tensor, ids: Tensor
 ) -> None:
-    """Fill `distances` int32 and `ids` int64 [Q, k] with the k smallest of what `candidates` returns, nearest first.
+    """Fill `distances` int32 and `ids` int64 [Q, k] with the k smallest `values`, which `candidates` returns, nearest first.
 
-    Place p of a row is code p % span of span chosen[p // span], `chosen` int32 [Q, k] ascending: rows in the order of places. A
-    value of `largest` or more, or not below the query's limit, limits int32 [Q], is missing.
+    Place p of a row is code p % span of the span chosen[p // span]; `chosen` int32 [Q, k] is ascending, so places are in the
+    order of gallery rows. A value that is `largest` or more, or not below the query's limit in `limits` int32 [Q], is missing.
     """
     k = distances.shape[1]
     block, warps = block_of(values.shape[1], k)
@@ -76,9 +77,9 @@ def block_of(count: int, k: int, *, least: int = 0) -> tuple[int, int]:
 
 
 @triton.jit
-def held(values, row, part, count, LARGEST: tl.constexpr, BLOCK: tl.constexpr):
-    """A part of a row: its values int32 [BLOCK], LARGEST + 1 past its end, and where in the row they stood at first."""
-    here = part * BLOCK + tl.arange(0, BLOCK)
+def held(values, row, split, count, LARGEST: tl.constexpr, BLOCK: tl.constexpr):
+    """Load one split of a row: return its values int32 [BLOCK], LARGEST + 1 past the end, and their places in the first row."""
+    here = split * BLOCK + tl.arange(0, BLOCK)
     place = values + (row * count + here)
     if values.dtype.element_ty == tl.int64:
         pair = tl.load(place, mask=here < count, other=(LARGEST + 1) << 32)
@@ -89,7 +90,10 @@ def held(values, row, part, count, LARGEST: tl.constexpr, BLOCK: tl.constexpr):
 
 @triton.jit
 def kept(value, k, LARGEST: tl.constexpr):
-    """Which of int32 [BLOCK] are the k smallest, of equal ones the first, and how many are up to each of them. k <= BLOCK."""
+    """Return which of `value` int32 [BLOCK] are the k smallest, and the number of these up to each place. k <= BLOCK.
+
+    Of equal values the first are taken.
+    """
     # The k-th smallest value is one of least .. most; `below` values are less than `least`.
     least, most, below = 0, LARGEST + 1, 0
     while least < most:
@@ -107,25 +111,27 @@ def kept(value, k, LARGEST: tl.constexpr):
     return (value < least) | (tied & (ties <= room)), (counts & 0xFFFF) + tl.minimum(ties, room)
 
 
-@triton.jit(do_not_specialize=["k", "parts"])
-def _candidates(values, fewer, count, k, parts, LARGEST: tl.constexpr, BLOCK: tl.constexpr):
-    row = (tl.program_id(0) // parts).to(tl.int64)
-    part = tl.program_id(0) % parts
-    value, place = held(values, row, part, count, LARGEST, BLOCK)
+@triton.jit(do_not_specialize=["k", "splits"])
+def _candidates(values, fewer, count, k, splits, LARGEST: tl.constexpr, BLOCK: tl.constexpr):
+    """Keep the k smallest values of one split of a row. values: [Q, count]; fewer: out, int64 [Q, splits * k]."""
+    row = (tl.program_id(0) // splits).to(tl.int64)
+    split = tl.program_id(0) % splits
+    value, place = held(values, row, split, count, LARGEST, BLOCK)
     keep, upto = kept(value, k, LARGEST)
-    slot = (row * parts + part) * k + (upto - 1)
+    slot = (row * splits + split) * k + (upto - 1)
     tl.store(fewer + slot, (value.to(tl.int64) << 32) | place.to(tl.int64), mask=keep)
 
 
 @triton.jit(do_not_specialize=["k"])
 def _nearest_first(values, chosen, limits, distances, ids, count, k,
                    LARGEST: tl.constexpr, SPAN: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+    """Order the k nearest codes of one query. See `nearest_first` for the arguments; values: [Q, count], K: k rounded up."""
     row = tl.program_id(0).to(tl.int64)
     value, place = held(values, row, 0, count, LARGEST, BLOCK)
     _, upto = kept(value, k, LARGEST)
     slot = tl.arange(0, K)
     position = first_of(upto, slot + 1, BLOCK)
-    # Equal distances keep the order of their slots, which is that of rows.
+    # Equal distances keep the order of their slots, which is the order of rows.
     key = tl.sort(tl.where(slot < k, tl.gather(value, position, axis=0) * K + slot, 0x7FFFFFFF))
     distance, order = key // K, key % K
     place = tl.gather(place, tl.gather(position, order, axis=0), axis=0)
@@ -140,7 +146,7 @@ def _nearest_first(values, chosen, limits, distances, ids, count, k,
 
 @triton.jit
 def first_of(counts, wanted, BLOCK: tl.constexpr):
-    """Where ascending `counts` [BLOCK] reach each of `wanted` [K], which the last of them does: by halves."""
+    """Return the first places where ascending `counts` [BLOCK] reach `wanted` [K], by bisection. The last count reaches them."""
     position = tl.zeros(wanted.shape, tl.int32)
     step = BLOCK // 2
     while step > 0:
@@ -152,6 +158,7 @@ def first_of(counts, wanted, BLOCK: tl.constexpr):
 
 @triton.jit(do_not_specialize=["k"])
 def _first_smallest(values, places, smallest, count, k, LARGEST: tl.constexpr, BLOCK: tl.constexpr):
+    """Find the k smallest values of one row. values: [Q, count]; places: out, int32 [Q, k]; smallest: out, [Q, k], or None."""
     row = tl.program_id(0).to(tl.int64)
     # The k-th smallest value is one of least .. most; `below` values are less than `least`.
     least, most, below = 0, LARGEST, 0
@@ -183,5 +190,6 @@ def _first_smallest(values, places, smallest, count, k, LARGEST: tl.constexpr, B
 
 @triton.jit
 def _block(values, row, first, count, LARGEST: tl.constexpr, BLOCK: tl.constexpr):
+    """Return BLOCK values of a row from `first` on, LARGEST + 1 past its end, and their places."""
     place = first + tl.arange(0, BLOCK)
     return tl.load(values + (row * count + place), mask=place < count, other=LARGEST + 1).to(tl.int32), place

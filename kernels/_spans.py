@@ -1,7 +1,7 @@
-"""Passes that narrow a search down: the nearest code of every span of the gallery, the spans worth a look, and their codes.
+"""Narrow a search down: find the nearest code of every span of the gallery, choose k spans, and compute their distances.
 
-A span is a run of codes, and stands for its nearest one. No branch depends on the data, so that a pass takes the same time for
-every gallery, and nothing is collected in the scan itself: one minimum a distance is all that it does beside the distance.
+A span is a run of consecutive codes; its nearest code represents it. No branch depends on the data, so a pass takes the same time
+for every gallery. The scan collects nothing: per distance it only takes one minimum.
 """
 
 import triton
@@ -22,71 +22,76 @@ _TIGHT: dict[tuple[Family, int], tuple[int, int]] = {("sm_86", 2): (4, 8), ("sm_
 
 
 def nearest_by_popcount(
-    queries: Tensor, gallery: Tensor, mask: Tensor | None, nearest: Tensor, *, span: int, block_q: int, rows: int, programs: int
+    queries: Tensor, gallery: Tensor, mask: Tensor | None, nearest: Tensor, *, span: int, block_m: int, rows: int, programs: int
 ) -> None:
-    """The distance of each span's nearest code, int16 or int32 [Q, ceil(N / span)], from codes in words, [Q, W] and [N, W].
+    """Fill `nearest` int16 or int32 [Q, ceil(N / span)] with the distance of each span's nearest code.
 
-    A program of one warp holds `block_q` queries in registers and meets `rows` groups of codes at a time; `span` is a power of
-    two and a multiple of them. mask: uint8 [N]; a code that does not count is 32 W + 1 away.
+    queries: int32 words [Q, W], gallery: [N, W], mask: uint8 [N]; a code whose mask is 0 counts as 32 W + 1 away. A program of
+    one warp keeps `block_m` queries in registers and reads `rows` groups of codes at a time; `span` is a power of two and a
+    multiple of the codes in them. About `programs` programs share the work.
     """
     words, spans = gallery.shape[1], nearest.shape[1]
-    groups = cdiv(queries.shape[0], block_q)
-    splits = min(spans, cdiv(programs, groups))
-    launch(_nearest_by_popcount, (groups * splits,), queries, gallery, mask, nearest, queries.shape[0], gallery.shape[0],
-           splits, spans, WORDS=words, BLOCK_Q=block_q, GROUP=group_of(words), ROWS=rows, SPAN=span,
+    query_blocks = cdiv(queries.shape[0], block_m)
+    splits = min(spans, cdiv(programs, query_blocks))
+    launch(_nearest_by_popcount, (query_blocks * splits,), queries, gallery, mask, nearest, queries.shape[0], gallery.shape[0],
+           splits, spans, WORDS=words, BLOCK_M=block_m, GROUP=group_of(words), ROWS=rows, SPAN=span,
            SLOW_POPCOUNT=device_of(gallery.device).backend == "cuda", num_warps=1)  # fmt: skip
 
 
 def nearest_by_dot(
-    queries: Tensor, gallery: Tensor, mask: Tensor | None, nearest: Tensor, *, span: int, block_q: int, rows: int, programs: int
+    queries: Tensor, gallery: Tensor, mask: Tensor | None, nearest: Tensor, *, span: int, block_m: int, rows: int, programs: int
 ) -> None:
-    """`nearest_by_popcount` on tensor cores, for tiles of `rows` codes and `block_q` queries: bits as int8, 0 and 1 or +-1."""
+    """Do the same as `nearest_by_popcount` on tensor cores, with tiles of `rows` codes and `block_m` queries as int8 bits."""
     words, spans = gallery.shape[1], nearest.shape[1]
-    groups = cdiv(queries.shape[0], block_q)
-    splits = min(spans, cdiv(programs, groups))
-    launch(_nearest_by_dot, (groups * splits,), queries, gallery, mask, nearest, queries.shape[0], gallery.shape[0],
-           splits, spans, WORDS=words, WIDTH=next_power_of_2(words), BLOCK_Q=block_q, ROWS=rows, SPAN=span,
+    query_blocks = cdiv(queries.shape[0], block_m)
+    splits = min(spans, cdiv(programs, query_blocks))
+    launch(_nearest_by_dot, (query_blocks * splits,), queries, gallery, mask, nearest, queries.shape[0], gallery.shape[0],
+           splits, spans, WORDS=words, WIDTH=next_power_of_2(words), BLOCK_M=block_m, ROWS=rows, SPAN=span,
            num_warps=4, num_stages=4)  # fmt: skip
 
 
 def span_distances(
     queries: Tensor, gallery: Tensor, mask: Tensor | None, nearest: Tensor | None, chosen: Tensor, distances: Tensor, *, span: int
 ) -> None:
-    """Distances to all codes of the k spans `chosen` int32 [Q, k]: [Q, k * span]; 32 W + 1 to a code that does not count.
+    """Fill `distances` [Q, k * span] with the distances to all codes of k spans: 32 W + 1 for a code that does not count.
 
-    With `nearest`, what `_smallest.candidates` returns for the spans' nearest codes, the spans are chosen here, by every program
-    of a query again, which takes less time than one more launch; `chosen` is filled with them, in the order of places.
+    `chosen` int32 [Q, k] holds the numbers of the spans. With `nearest`, which `_smallest.candidates` returns for the nearest
+    codes of all spans, `chosen` is filled too, in the order of spans: every program of a query chooses again, which takes less
+    time than another launch.
     """
     words, k = gallery.shape[1], chosen.shape[1]
     count = nearest.shape[1] if nearest is not None else 0
     block, warps = block_of(count, k, least=1024) if nearest is not None else (0, 4)
     device = device_of(gallery.device)
-    parts = cdiv(32 * device.multiprocessors, warps * queries.shape[0])
+    splits = cdiv(32 * device.multiprocessors, warps * queries.shape[0])
     rows = warps * rows_in_flight(words, device.warp_size)
     # A program takes as many spans as fill its first step of rows.
-    slots = max(min(next_power_of_2(cdiv(k, parts)), max(_SLOTS)), rows * group_of(words) // span)
-    parts = cdiv(k, slots)
+    slots = max(min(next_power_of_2(cdiv(k, splits)), max(_SLOTS)), rows * group_of(words) // span)
+    splits = cdiv(k, slots)
     most_words, min_blocks = _TIGHT.get((device.family, warps), (0, None))
-    launch(_span_distances, (queries.shape[0] * parts,), queries, gallery, mask, nearest, chosen, distances, gallery.shape[0],
-           count, k, parts, slots, WORDS=words, GROUP=group_of(words), ROWS=rows, SPAN=span,
+    launch(_span_distances, (queries.shape[0] * splits,), queries, gallery, mask, nearest, chosen, distances, gallery.shape[0],
+           count, k, splits, slots, WORDS=words, GROUP=group_of(words), ROWS=rows, SPAN=span,
            SLOTS=min(room for room in _SLOTS if room >= slots), BLOCK=block,
            SLOW_POPCOUNT=device.backend == "cuda", num_warps=warps,
            min_blocks_per_sm=min_blocks if words <= most_words else None)  # fmt: skip
 
 
 @triton.jit
-def _program(query_count, BLOCK_Q: tl.constexpr):
-    """A program's part of the gallery and its first query. Programs of one part run side by side and share it in the cache."""
-    groups = tl.cdiv(query_count, BLOCK_Q)
-    return (tl.program_id(0) // groups).to(tl.int64), (tl.program_id(0) % groups).to(tl.int64) * BLOCK_Q
+def _program(query_count, BLOCK_M: tl.constexpr):
+    """Return the program's split of the gallery and its first query.
+
+    Programs of one split have consecutive numbers, so that they run at the same time and share the split in the cache.
+    """
+    query_blocks = tl.cdiv(query_count, BLOCK_M)
+    return (tl.program_id(0) // query_blocks).to(tl.int64), (tl.program_id(0) % query_blocks).to(tl.int64) * BLOCK_M
 
 
 @triton.jit
 def _nearer(best, queries, query_words, first_query, query_count, gallery, mask, rows, end, WORDS: tl.constexpr,
-            BLOCK_Q: tl.constexpr, GROUP: tl.constexpr, SLOW_POPCOUNT: tl.constexpr, WHOLE: tl.constexpr):  # fmt: skip
-    """`best`, for each query int32 [ROWS], against the codes at rows + g."""
+            BLOCK_M: tl.constexpr, GROUP: tl.constexpr, SLOW_POPCOUNT: tl.constexpr, WHOLE: tl.constexpr):  # fmt: skip
+    """Return the minimum of `best`, int32 [ROWS] for each query, and the distances to the codes rows + g, g < GROUP."""
     distances = code_distances(
-        queries, query_words, first_query, query_count, gallery, rows, end, WORDS, BLOCK_Q, GROUP, SLOW_POPCOUNT, WHOLE
+        queries, query_words, first_query, query_count, gallery, rows, end, WORDS, BLOCK_M, GROUP, SLOW_POPCOUNT, WHOLE
     )
     nearer = best
     for code in tl.static_range(GROUP):
@@ -96,7 +101,7 @@ def _nearer(best, queries, query_words, first_query, query_count, gallery, mask,
                 live = tl.load(mask + (rows + code), mask=live, other=0) != 0
             handicap = tl.where(live, 0, 32 * WORDS + 1)  # one addition, which joins those of the words
         minima = ()
-        for query in tl.static_range(BLOCK_Q):
+        for query in tl.static_range(BLOCK_M):
             distance = distances[query * GROUP + code]
             if mask is not None or not WHOLE:
                 distance += handicap
@@ -107,26 +112,30 @@ def _nearer(best, queries, query_words, first_query, query_count, gallery, mask,
 
 @triton.jit(do_not_specialize=["query_count", "gallery_count", "splits", "spans"])
 def _nearest_by_popcount(queries, gallery, mask, nearest, query_count, gallery_count, splits, spans, WORDS: tl.constexpr,
-                         BLOCK_Q: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, SPAN: tl.constexpr,
+                         BLOCK_M: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, SPAN: tl.constexpr,
                          SLOW_POPCOUNT: tl.constexpr):  # fmt: skip
-    split, first_query = _program(query_count, BLOCK_Q)
-    query_words = query_words_of(queries, first_query, query_count, WORDS, BLOCK_Q)
+    """Find the nearest codes for BLOCK_M queries in every splits-th span of the gallery.
+
+    queries, gallery: int32 words [Q, W], [N, W]; mask: uint8 [N] or None; nearest: out, int16 or int32 [Q, spans].
+    """
+    split, first_query = _program(query_count, BLOCK_M)
+    query_words = query_words_of(queries, first_query, query_count, WORDS, BLOCK_M)
     rows = tl.arange(0, ROWS).to(tl.int64) * GROUP
     for span in range(split, spans, splits):
         start = span * SPAN
         end = tl.minimum(start + SPAN, gallery_count)
         best = ()
-        for _ in tl.static_range(BLOCK_Q):
+        for _ in tl.static_range(BLOCK_M):
             best += (tl.full([ROWS], 32 * WORDS + 1, tl.int32),)
         whole = (end - start) // (ROWS * GROUP)
         for tile in range(whole):
             best = _nearer(best, queries, query_words, first_query, query_count, gallery, mask,
-                           start + tile * (ROWS * GROUP) + rows, end, WORDS, BLOCK_Q, GROUP, SLOW_POPCOUNT, True)  # fmt: skip
+                           start + tile * (ROWS * GROUP) + rows, end, WORDS, BLOCK_M, GROUP, SLOW_POPCOUNT, True)  # fmt: skip
         rest = start + whole * (ROWS * GROUP)
         if rest < end:
             best = _nearer(best, queries, query_words, first_query, query_count, gallery, mask,
-                           rest + rows, end, WORDS, BLOCK_Q, GROUP, SLOW_POPCOUNT, False)  # fmt: skip
-        for query in tl.static_range(BLOCK_Q):
+                           rest + rows, end, WORDS, BLOCK_M, GROUP, SLOW_POPCOUNT, False)  # fmt: skip
+        for query in tl.static_range(BLOCK_M):
             least = tl.min(best[query], axis=0)
             place = nearest + ((first_query + query) * spans + span)
             tl.store(place, least.to(nearest.dtype.element_ty), mask=first_query + query < query_count)
@@ -134,22 +143,25 @@ def _nearest_by_popcount(queries, gallery, mask, nearest, query_count, gallery_c
 
 @triton.jit(do_not_specialize=["query_count", "gallery_count", "splits", "spans"])
 def _nearest_by_dot(queries, gallery, mask, nearest, query_count, gallery_count, splits, spans, WORDS: tl.constexpr,
-                    WIDTH: tl.constexpr, BLOCK_Q: tl.constexpr, ROWS: tl.constexpr, SPAN: tl.constexpr):  # fmt: skip
-    """With a the bits of a code and q those of a query, the distance is |q| + a . (1 - 2 q)."""
-    split, first_query = _program(query_count, BLOCK_Q)
-    query_rows = first_query + tl.arange(0, BLOCK_Q)
+                    WIDTH: tl.constexpr, BLOCK_M: tl.constexpr, ROWS: tl.constexpr, SPAN: tl.constexpr):  # fmt: skip
+    """Do the same as `_nearest_by_popcount` with matrix products, for tiles of ROWS codes.
+
+    The distance of a code with bits a to a query with bits q is |q| + a . (1 - 2 q). WIDTH is WORDS, rounded up to a power of 2.
+    """
+    split, first_query = _program(query_count, BLOCK_M)
+    query_rows = first_query + tl.arange(0, BLOCK_M)
     query_live = query_rows < query_count
     word = tl.arange(0, WIDTH)
     words = tl.load(queries + (query_rows[:, None] * WORDS + word[None, :]),
                     mask=query_live[:, None] & (word < WORDS)[None, :], other=0)  # fmt: skip
     ones = tl.sum(popcount(words), axis=1)
-    signs = tl.trans(1 - 2 * int8_bits(words))  # [K, BLOCK_Q]
-    # One loop for the tiles of all spans, so that the next codes are on their way at the end of a span too.
+    signs = tl.trans(1 - 2 * int8_bits(words))  # [K, BLOCK_M]
+    # One loop runs over the tiles of all spans, so that the next codes are loaded at the end of a span too.
     tiles: tl.constexpr = SPAN // ROWS
-    best = tl.full([ROWS, BLOCK_Q], 32 * WORDS + 1, tl.int32)
+    best = tl.full([ROWS, BLOCK_M], 32 * WORDS + 1, tl.int32)
     for step in range(tl.cdiv(spans - split, splits) * tiles):
         span = split + step // tiles * splits
-        # Past the end of the gallery the last code again: it changes no minimum of the last span.
+        # Past the end of the gallery the last code is read again, which changes no minimum of the last span.
         rows = tl.minimum(span * SPAN + step % tiles * ROWS + tl.arange(0, ROWS), gallery_count - 1)
         place = gallery + (rows[:, None] * WORDS + word[None, :])
         if WORDS == WIDTH:
@@ -164,16 +176,22 @@ def _nearest_by_dot(queries, gallery, mask, nearest, query_count, gallery_count,
         if step % tiles == tiles - 1:
             least = tl.minimum(tl.min(best, axis=0) + ones, 32 * WORDS + 1)
             tl.store(nearest + (query_rows * spans + span), least.to(nearest.dtype.element_ty), mask=query_live)
-            best = tl.full([ROWS, BLOCK_Q], 32 * WORDS + 1, tl.int32)
+            best = tl.full([ROWS, BLOCK_M], 32 * WORDS + 1, tl.int32)
 
 
-@triton.jit(do_not_specialize=["gallery_count", "nearest_count", "k", "parts", "slots"])
-def _span_distances(queries, gallery, mask, nearest, chosen, distances, gallery_count, nearest_count, k, parts, slots,
+@triton.jit(do_not_specialize=["gallery_count", "nearest_count", "k", "splits", "slots"])
+def _span_distances(queries, gallery, mask, nearest, chosen, distances, gallery_count, nearest_count, k, splits, slots,
                     WORDS: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, SPAN: tl.constexpr, SLOTS: tl.constexpr,
                     BLOCK: tl.constexpr, SLOW_POPCOUNT: tl.constexpr):  # fmt: skip
-    query = (tl.program_id(0) // parts).to(tl.int64)
+    """Compute the distances of one query to all codes of `slots` chosen spans, at most SLOTS.
+
+    queries, gallery: int32 words [Q, W], [N, W]; mask: uint8 [N] or None; nearest: None, or a query's candidates [Q,
+    nearest_count], from which the program chooses k spans; chosen: int32 [Q, k], out with `nearest`; distances: out, [Q, k *
+    SPAN]. BLOCK: how many candidates a program holds. ROWS groups of codes are read at a time.
+    """
+    query = (tl.program_id(0) // splits).to(tl.int64)
     query_words = query_words_of(queries, query, query + 1, WORDS, 1)
-    first_slot = tl.program_id(0) % parts * slots
+    first_slot = tl.program_id(0) % splits * slots
     slot = first_slot + tl.arange(0, SLOTS)
     end_slot = tl.minimum(first_slot + slots, k)
     if nearest is not None:
@@ -202,6 +220,7 @@ def _span_distances(queries, gallery, mask, nearest, chosen, distances, gallery_
 @triton.jit
 def _store_distances(queries, query_words, query, gallery, mask, rows, gallery_count, target, within, live,
                      WORDS: tl.constexpr, GROUP: tl.constexpr, SLOW_POPCOUNT: tl.constexpr, WHOLE: tl.constexpr):  # fmt: skip
+    """Store the distances to the codes rows + g at `target` + within + g, for within < live."""
     distances = code_distances(queries, query_words, query, query + 1, gallery, rows, gallery_count, WORDS, 1, GROUP,
                            SLOW_POPCOUNT, WHOLE)  # fmt: skip
     for code in tl.static_range(GROUP):

@@ -1,10 +1,10 @@
-"""Ranks of relevant items, and the sums of precisions at them, without sorting.
+"""Compute the ranks of relevant items, and the sums of precisions at these ranks, with Triton and without sorting.
 
-An item's rank in the order (distance, position) is one more than the items that are nearer, and those as near that stand before
-it. The gallery is cut into segments, a thread's each. A first pass counts the items of every segment at every distance, in the
-order of positions, and running sums over (distance, segment) say how many items come before those of a segment at a distance.
-A second pass walks the segments again and adds how many the thread has met at the distance itself: it has a counter for each
-(see _counters.py). The same counts of relevant items alone are the hits. Nothing is sorted, and no answer depends on timing.
+The rank of an item in the order (distance, row) is one plus the number of nearer items plus the number of items at the same
+distance in earlier rows. The gallery is divided into segments, one for each thread. A first pass counts the items of every
+segment at every distance; running sums over (distance, segment) are the numbers of items before a segment's items at a distance.
+A second pass walks the segments again and adds the number of items that the thread has passed at the same distance, for which it
+has counters (see _counters.py). The same counts of relevant items alone are the hits. No result depends on timing.
 """
 
 import torch
@@ -32,118 +32,125 @@ from ._sizes import cdiv
 from .hamming_histogram import COUNTS, Plan, launch_count, scan_constexprs
 from .launch import launch
 
-_WARPS_A_MULTIPROCESSOR = 64  # a few times what runs at once, so that none stands idle at the end
-_FEWEST_BATCHES = 16  # of a segment, which takes as many starts as there are distances
-_RANKED = 4  # codes of a thread that the second pass ranks together: with more it would run out of registers
+_WARPS_PER_MULTIPROCESSOR = 64  # a few times what runs at once, so that no multiprocessor is idle at the end
+_FEWEST_BATCHES = 16  # of a segment, which needs a table entry for every distance
+_RANKED = 4  # codes of a thread that the second pass ranks together; more would not fit the registers
 _PLANES = 11  # of the counters, two registers each for 32 distances
-_TABLE_BYTES = 2**28  # of what the first pass leaves
-_LIMITS_A_LAUNCH = 4  # or one: between the two, the rest are none
+_TABLE_BYTES = 2**28  # memory of the table that the first pass fills
+_LIMITS_PER_LAUNCH = 4  # a launch takes one limit or this many; limits of 0 fill up
 
 
 def plan(queries: int, gallery: int, bits: int, device: Device) -> Plan:
-    """Segments as long as leave no multiprocessor idle, and as the counters can hold."""
-    rows = device.warp_size
-    programs = cdiv(_WARPS_A_MULTIPROCESSOR * device.multiprocessors, queries * cdiv(bits, 128))
-    all_batches = cdiv(gallery, rows * BATCH)
+    """Plan segments that are as long as possible while no multiprocessor is idle and no counter overflows."""
+    lanes = device.warp_size
+    programs = cdiv(_WARPS_PER_MULTIPROCESSOR * device.multiprocessors, queries * cdiv(bits, 128))
+    all_batches = cdiv(gallery, lanes * BATCH)
     batches = min(max(_FEWEST_BATCHES, cdiv(all_batches, programs)), _counters.most_batches(_PLANES), all_batches)
-    parts = cdiv(all_batches, batches)
-    batches = cdiv(all_batches, parts)
-    return Plan(_counters.counters(bits, 4, batches, _PLANES), rows, parts, batches)
+    splits = cdiv(all_batches, batches)
+    batches = cdiv(all_batches, splits)
+    return Plan(_counters.counters(bits, 4, batches, _PLANES), lanes, splits, batches)
 
 
 class Rankings:
-    """A gallery, laid out for the rankings of `queries` queries at most."""
+    """A gallery in the order that kernels read, for rankings of up to `queries` queries."""
 
     def __init__(self, queries: int, gallery: Tensor, labels: Tensor, *, shared: bool) -> None:
-        """gallery: uint8 [N, B], not empty; labels: int64 words [N, L], as `hamming_histogram` takes them."""
+        """Reorder the gallery uint8 [N, B], not empty, and its labels int64 words [N, L] (see `hamming_histogram`)."""
         words = as_words(gallery)
         self.size, self.bits, self.shared = len(gallery), 8 * gallery.shape[1], shared
         self.plan = plan(queries, self.size, self.bits, device_of(gallery.device))
-        layout = group_of(words.shape[1]), self.plan.parts, self.plan.rows, self.plan.steps(_RANKED), _RANKED
+        layout = group_of(words.shape[1]), self.plan.splits, self.plan.lanes, self.plan.steps(_RANKED), _RANKED
         self.gallery, self.labels = _counters.segments(words, *layout), _counters.segments(labels, *layout)
 
     @property
     def most_queries(self) -> int:
-        """How many queries to rank in one call, which takes _TABLE_BYTES of memory."""
-        return max(1, _TABLE_BYTES // (8 * self.plan.counters.bins * self.plan.parts * self.plan.rows))
+        """Return how many queries one call of `rank` may take, so that it needs at most _TABLE_BYTES of memory."""
+        return max(1, _TABLE_BYTES // (8 * self.plan.counters.bins * self.plan.splits * self.plan.lanes))
 
     def rank(
         self, queries: Tensor, labels: Tensor, limits: Tensor, precisions: Tensor, hits: Tensor, counts: Tensor, relevant: Tensor
     ) -> None:
-        """Fill in what all metrics come from, for queries uint8 [Q, B] and their labels int64 [Q, L].
+        """Fill in the sums from which all metrics are computed, for queries uint8 [Q, B] with labels int64 words [Q, L].
 
-        precisions: float64 [L, Q], the sum of the precisions at the relevant items among the first `limits` int64 [L], and
-        hits: int64 [L, Q], their number; counts, relevant: int64 [Q, K+1], all and relevant items at each distance.
+        limits: int64 [M], numbers of ranks that count; precisions: float64 [M, Q], the sum of the precisions at the relevant
+        items among the first ranks; hits: int64 [M, Q], the number of these items; counts, relevant: int64 [Q, K+1], all and
+        relevant items at each distance.
         """
         words, labels = as_words(queries), labels.contiguous()
         starts = self._starts(words, labels)
-        ends = starts[:, self.plan.parts * self.plan.rows - 1 :: self.plan.parts * self.plan.rows][:, : counts.shape[1]]
+        ends = starts[:, self.plan.splits * self.plan.lanes - 1 :: self.plan.splits * self.plan.lanes][:, : counts.shape[1]]
         for total, before in ((counts, ends & 0xFFFFFFFF), (relevant, ends >> 32)):
             torch.diff(before, dim=1, prepend=before.new_zeros(len(before), 1), out=total)
-        for first in range(0, len(limits), _LIMITS_A_LAUNCH):
-            some = slice(first, first + _LIMITS_A_LAUNCH)
+        for first in range(0, len(limits), _LIMITS_PER_LAUNCH):
+            some = slice(first, first + _LIMITS_PER_LAUNCH)
             self._sum(words, labels, starts, limits[some], precisions[some], hits[some])
 
     def _starts(self, words: Tensor, labels: Tensor) -> Tensor:
-        """Items up to a distance and segment, and relevant ones, 32 bits higher: int64 [Q, bins * segments]."""
-        segments = self.plan.parts * self.plan.rows
+        """Return the items up to each (distance, segment) and, 32 bits higher, the relevant ones: int64 [Q, bins * segments]."""
+        segments = self.plan.splits * self.plan.lanes
         starts = labels.new_empty(len(words), self.plan.counters.bins * segments)
         launch_count(words, self.gallery, labels, self.labels, starts, starts, self.size, self.plan, self.shared, _RANKED)
         return torch.cumsum(starts, dim=1, out=starts)
 
     def _sum(self, words: Tensor, labels: Tensor, starts: Tensor, limits: Tensor, precisions: Tensor, hits: Tensor) -> None:
+        """Fill `precisions` and `hits` [M, Q] for at most _LIMITS_PER_LAUNCH limits."""
         cut = self.plan
-        programs = cut.parts * cut.counters.blocks
-        at_once = 1 if len(limits) == 1 else _LIMITS_A_LAUNCH
+        programs = cut.splits * cut.counters.blocks
+        at_once = 1 if len(limits) == 1 else _LIMITS_PER_LAUNCH
         ends = torch.nn.functional.pad(limits.to(words.device), (0, at_once - len(limits)))
         partial_precisions = precisions.new_empty(at_once, len(words), programs)
         partial_hits = hits.new_empty(at_once, len(words), programs, dtype=torch.int32)
         device = device_of(words.device)
         constexprs = scan_constexprs(_RANKED, words.shape[1], labels.shape[1], self.shared, cut, device)
-        # Without a bound NVIDIA's compiler aims at 168 or 255 registers there, and spills a few bytes.
+        # Without a bound NVIDIA's compiler uses 168 or 255 registers here, and spills a few bytes.
         min_blocks = None
         if cut.counters.blocks > 1 and (words.shape[1] <= UNROLLED_WORDS.value or device.family == "sm_86"):
             min_blocks = 9
         elif words.shape[1] == 3 and device.family == "sm_120":
             min_blocks = 8
         launch(_sum_precisions, (len(words) * programs,), words, self.gallery, labels, self.labels, starts, ends,
-               partial_precisions, partial_hits, len(words), self.size, cut.parts, cut.steps(_RANKED),
+               partial_precisions, partial_hits, len(words), self.size, cut.splits, cut.steps(_RANKED),
                cut.counters.blocks, LIMITS=at_once, **constexprs, num_warps=1, min_blocks_per_sm=min_blocks)  # fmt: skip
         torch.sum(partial_precisions[: len(limits)], dim=2, out=precisions)
         torch.sum(partial_hits[: len(limits)], dim=2, dtype=torch.int64, out=hits)
 
 
 @triton.jit(do_not_specialize=COUNTS)
-def _sum_precisions(queries, gallery, query_labels, gallery_labels, starts, limits, precisions, hits, query_count, size, parts,
+def _sum_precisions(queries, gallery, query_labels, gallery_labels, starts, limits, precisions, hits, query_count, size, splits,
                     batches, blocks, LIMITS: tl.constexpr, BATCH: tl.constexpr, COUNTED: tl.constexpr,
-                    BLOCKED: tl.constexpr, LAST: tl.constexpr, PLANES: tl.constexpr, ROWS: tl.constexpr, WORDS: tl.constexpr,
+                    BLOCKED: tl.constexpr, LAST: tl.constexpr, PLANES: tl.constexpr, LANES: tl.constexpr, WORDS: tl.constexpr,
                     GROUP: tl.constexpr, LABELS: tl.constexpr, SHARED: tl.constexpr, SLOW_POPCOUNT: tl.constexpr):  # fmt: skip
-    """precisions, hits: [LIMITS, Q, blocks * parts]. A program takes the items at the distances of one block."""
+    """Rank the items of one split for one query, at the distances of one block, and add up the precisions at relevant items.
+
+    queries, gallery: int32 words [Q, W], [N', W]; query_labels, gallery_labels: int64 words [Q, L], [N', L]; starts: int64 [Q,
+    bins * segments], see `Rankings._starts`; limits: int64 [LIMITS]; precisions, hits: out, float64 and int32 [LIMITS, Q,
+    blocks * splits]. The other constants are those of `hamming_histogram._count`.
+    """
     query = (tl.program_id(0) % query_count).to(tl.int64)
     program = tl.program_id(0) // query_count
-    part = (program % parts).to(tl.int64)
-    block = program // parts if BLOCKED else 0
-    farthest = 32 * COUNTED * (blocks if BLOCKED else 1)  # with LAST the largest distance, which is behind all words
+    split = (program % splits).to(tl.int64)
+    block = program // splits if BLOCKED else 0
+    farthest = 32 * COUNTED * (blocks if BLOCKED else 1)  # with LAST, the largest distance, which has its own counter
     query_words = query_words_of(queries, query, query_count, WORDS, 1)
-    planes = no_counts(ROWS, COUNTED, PLANES)
-    relevant_planes = no_counts(ROWS, COUNTED, PLANES)
-    # Of items at the largest distance, which may have no planes: all of them, and relevant ones 16 bits higher.
-    last = tl.zeros([1, ROWS], tl.int32)
-    segment = part * ROWS + tl.arange(0, ROWS)[None, :]
-    segments = parts * ROWS
+    planes = no_counts(LANES, COUNTED, PLANES)
+    relevant_planes = no_counts(LANES, COUNTED, PLANES)
+    # Items at the largest distance, which may have no planes, and the relevant ones 16 bits higher.
+    last = tl.zeros([1, LANES], tl.int32)
+    segment = split * LANES + tl.arange(0, LANES)[None, :]
+    segments = splits * LANES
     # The start of a segment is the end of the one before.
     query_starts = starts + (query * (farthest + LAST) * segments + segment - 1)
     ends, sums, found = (), (), ()
     for limit in tl.static_range(LIMITS):
         ends += (tl.minimum(tl.load(limits + limit), 0x7FFFFFFF).to(tl.int32),)
-        sums += (tl.zeros([1, ROWS], tl.float64),)
-        found += (tl.zeros([1, ROWS], tl.int32),)
+        sums += (tl.zeros([1, LANES], tl.float64),)
+        found += (tl.zeros([1, LANES], tl.int32),)
     for step in range(batches):
-        rows = batch_rows(part, batches, step, BATCH, GROUP, ROWS)
-        distances = batch_distances(queries, query_words, query, gallery, part, batches, step, size, BATCH, WORDS, GROUP, ROWS,
+        rows = batch_rows(split, batches, step, BATCH, GROUP, LANES)
+        distances = batch_distances(queries, query_words, query, gallery, split, batches, step, size, BATCH, WORDS, GROUP, LANES,
                                     SLOW_POPCOUNT, True)  # fmt: skip
-        distances = only_live(distances, rows, part, batches, step, size, GROUP, BATCH)
-        wanted = batch_relevance(query_labels, gallery_labels, query, rows, size, BATCH, ROWS, LABELS, SHARED, True)
+        distances = only_live(distances, rows, split, batches, step, size, GROUP, BATCH)
+        wanted = batch_relevance(query_labels, gallery_labels, query, rows, size, BATCH, LANES, LABELS, SHARED, True)
         mine = wanted & _in_block(distances, block, blocks, COUNTED, BLOCKED, LAST)
         places = distances - block * (32 * COUNTED)
         items_at, masks = items_of(places), items_of(tl.where(wanted, -1, 0))
@@ -153,9 +160,9 @@ def _sum_precisions(queries, gallery, query_labels, gallery_labels, starts, limi
         items = counts_at(planes, places, COUNTED, PLANES) + (before & 0xFFFF)
         hit_items = counts_at(relevant_planes, places, COUNTED, PLANES) + (before >> 16)
         first = (distances == 0) & (segment == 0)
-        place = tl.reshape(query_starts + distances.to(tl.int64) * segments, [BATCH * ROWS])
-        start = tl.load(place, mask=tl.reshape(mine & ~first, [BATCH * ROWS]), other=0)
-        start = tl.reshape(start, [BATCH, ROWS])
+        place = tl.reshape(query_starts + distances.to(tl.int64) * segments, [BATCH * LANES])
+        start = tl.load(place, mask=tl.reshape(mine & ~first, [BATCH * LANES]), other=0)
+        start = tl.reshape(start, [BATCH, LANES])
         rank = start.to(tl.int32) + items + 1
         hit = (start >> 32).to(tl.int32) + hit_items + 1
         precision = _quotient(hit, rank)
@@ -170,14 +177,14 @@ def _sum_precisions(queries, gallery, query_labels, gallery_labels, starts, limi
         if LAST:
             last += tl.sum(tl.where(distances == farthest, weight(wanted), 0), axis=0, keep_dims=True)
     for limit in tl.static_range(LIMITS):
-        place = (limit * query_count + query) * (parts * (blocks if BLOCKED else 1)) + program
+        place = (limit * query_count + query) * (splits * (blocks if BLOCKED else 1)) + program
         tl.store(precisions + place, tl.sum(sums[limit]))
         tl.store(hits + place, tl.sum(found[limit]))
 
 
 @triton.jit
 def _in_block(distance, block, blocks, COUNTED: tl.constexpr, BLOCKED: tl.constexpr, LAST: tl.constexpr):
-    """Whether an item is there, and a program of this block counts it. Items at the largest distance are the last block's."""
+    """Return whether an item exists and is at a distance of this block. The last block has the largest distance, too."""
     mine: tl.constexpr = 32 * COUNTED
     if BLOCKED:
         last = blocks - 1 if LAST else blocks
@@ -188,7 +195,7 @@ def _in_block(distance, block, blocks, COUNTED: tl.constexpr, BLOCKED: tl.conste
 
 @triton.jit
 def _tied_before(places, items, masks):
-    """Items of the batch that are as near as each of them and stand before it, and relevant ones, 16 bits higher."""
+    """Return, for each item of a batch, the earlier items of the batch at its distance and, 16 bits higher, the relevant ones."""
     item = tl.arange(0, places.shape[0])[:, None]
     before = tl.zeros(places.shape, tl.int32)
     for other in tl.static_range(places.shape[0] - 1):
@@ -199,6 +206,9 @@ def _tied_before(places, items, masks):
 
 @triton.jit
 def _quotient(numerator, denominator):
-    """A quotient of integers in float64, to 1e-13 of itself: a step of Newton's method where a division takes twenty."""
+    """Return a quotient of integers in float64 with a relative error of 1e-13.
+
+    One step of Newton's method replaces a float64 division of twenty instructions.
+    """
     inverse = (1.0 / denominator.to(tl.float32)).to(tl.float64)
     return numerator.to(tl.float64) * inverse * (2.0 - denominator.to(tl.float64) * inverse)

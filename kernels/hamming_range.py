@@ -1,7 +1,7 @@
-"""All codes within a radius of each query, in the order (distance, position): count, write, sort.
+"""Find all codes within a radius of each query with Triton, in the order (distance, row).
 
-One pass over the gallery counts what each part of it holds for each query. Exclusive sums of those counts are where each part
-writes its codes, in one more pass; a stable sort by (query, distance) of the answer alone ends it.
+A pass over the gallery counts the codes of each split for each query. The exclusive sums of these counts are the places where
+each split writes its codes in a second pass. A stable sort by (query, distance) puts the result in order.
 """
 
 import torch
@@ -13,10 +13,13 @@ _LARGEST_SORT = 2**31 - 1  # elements that torch.sort takes on a GPU
 
 
 def hamming_range(queries: Tensor, gallery: Tensor, mask: Tensor | None, limits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(lims int64 [Q+1], distances int32 [M], ids int64 [M]) from uint8 codes [Q, B] and [N, B], neither of them empty.
+    """Return the codes nearer than each query's limit: (lims int64 [Q+1], distances int32 [M], ids int64 [M]).
 
-    `mask` bool [N] says which rows count, `limits` int32 [Q] at which distance codes stop to count. Waits for M: memory for the
-    answer must be found before it is written.
+    queries: uint8 [Q, B], gallery: uint8 [N, B], neither of them empty; mask: bool [N], True for rows that may be found; limits:
+    int32 [Q], 0 .. 8 B + 1. The host waits for M, because the memory for the result is allocated before it is written.
+
+    Raises:
+        RuntimeError: where M is more than torch can sort.
     """
     scan = Scan(queries, gallery, mask)
     lims, slots = places(scan, limits)
@@ -30,7 +33,7 @@ def hamming_range(queries: Tensor, gallery: Tensor, mask: Tensor | None, limits:
 
 
 def places(scan: Scan, limits: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the codes of each query begin, int64 [Q+1], and those of each part of the gallery, int64 [Q, splits]."""
+    """Return where the codes of each query begin, int64 [Q+1], and those of each of its splits, int64 [Q, splits]."""
     counts = scan.count(limits[:, None] - 1).long()  # [Q, 1, splits]
     ends = counts.flatten().cumsum(0)
     lims = torch.nn.functional.pad(ends[counts.shape[2] - 1 :: counts.shape[2]], (1, 0))
@@ -38,7 +41,7 @@ def places(scan: Scan, limits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def in_order(scan: Scan, limits: Tensor, lims: Tensor, slots: Tensor, total: int, bits: int) -> tuple[Tensor, Tensor]:
-    """distances int32 and ids int64 [total]."""
+    """Write the codes and sort them by (query, distance): return distances int32 and ids int64, [total]."""
     distances, ids = limits.new_empty(total), lims.new_empty(total)
     scan.write(limits, slots, slots, torch.zeros_like(lims[1:]), distances, ids)
     query = torch.repeat_interleave(torch.arange(len(limits), device=lims.device), lims.diff(), output_size=total)

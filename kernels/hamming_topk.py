@@ -1,17 +1,18 @@
-"""Exact k nearest codes in the order (distance, position), without sorting, counting or collecting in the scan.
+"""Find the k nearest codes exactly with Triton, in the order (distance, row), without sorting or collecting during the scan.
 
-The gallery is cut into spans. One scan leaves the distance of every span's nearest code: one minimum a distance, no branch. The
-k nearest codes lie in the k spans that come first in the order (distance of the nearest code, position): each of those holds a
-code that comes before every code of a span further down. So the distances inside k spans, a few thousand codes, are taken again,
-and their k smallest chosen in the same way. The work is the same for every gallery, be all codes equal or sorted by class.
+The gallery is divided into spans. One scan finds the distance of the nearest code of every span, with one minimum per distance
+and no branch. The k nearest codes are in the k spans that come first in the order (distance of the nearest code, row), because
+each of these spans holds a code that comes before every code of a later span. The distances to all codes of these k spans, a few
+thousand, are computed again, and their k smallest are chosen in the same way. The work is the same for every gallery, also where
+all codes are equal or sorted by class.
 
-With spans of sqrt(N / k) codes, scan apart, a query costs 2 sqrt(N k) distances. Where k is too large a part of the gallery for
-that, passes that count codes within trial radii find each query's radius, and one more pass writes the codes within it.
-Nothing waits for the host, and no answer depends on timing.
+With spans of sqrt(N / k) codes a query takes 2 sqrt(N k) distances besides the scan. Where k is too large for that, passes that
+count codes within trial radii find each query's radius, and another pass writes the codes within it. No step waits for the host,
+and no result depends on timing.
 """
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,47 +30,47 @@ from .missing import MISSING_DISTANCE, MISSING_ID
 _MOST_DOT_WORDS: dict[Family, int] = {
     "sm_80": 32, "sm_86": 32, "sm_90": 32, "sm_100": 16, "sm_120": 32, "cdna": 16, "rdna": 0
 }  # fmt: skip
-_BUFFER_BYTES = 1 << 29  # what a batch of queries may take beside its answer
-_BYTES_OF_PLACE = 40  # of an answer by counting: as it was found, and its order, sorted
+_BUFFER_BYTES = 1 << 29  # memory of a batch of queries besides its result
+_BYTES_OF_PLACE = 40  # of each place of a result that is found by counting: as it was found, its order, and sorted
 
 
 class Plan(NamedTuple):
-    """How a search is done."""
+    """How a search is carried out."""
 
-    path: str  # "bandwidth", "popcount", "dot": what bounds the scan; "count" for a large k
+    path: Literal["bandwidth", "popcount", "dot", "count"]  # what limits the scan; "count" for a large k
     span: int = 0  # codes of a span
-    block_q: int = 0  # queries of a program
-    rows: int = 0  # codes, or groups of codes, that a program meets at a time
-    programs: int = 0  # about this many
+    block_m: int = 0  # queries of a program
+    rows: int = 0  # codes of a tile for "dot", otherwise groups of codes of a tile
+    programs: int = 0  # approximate number of programs
 
 
 def plan(queries: int, gallery: int, words: int, k: int, device: Device) -> Plan:
     """Choose how to search `gallery` codes of `words` 32-bit words."""
     group, lanes = group_of(words), device.warp_size
-    most = min(gallery, 2**31) // (2 * k)  # codes of a span, if k spans are to be at most half the gallery
+    most = min(gallery, 2**31) // (2 * k)  # codes of a span, so that k spans are at most half the gallery
     span = 1 << round(math.log2(gallery / k) / 2) if most else 0
     if queries >= 32 and words <= _MOST_DOT_WORDS[device.family] and most >= 256:
-        # A thread holds its part of the tile's sums, their minima and the expanded codes in registers.
-        block_q = 128 if words <= 8 else 64 if words <= 16 else 32
-        return Plan("dot", min(max(2 * span, 256), 4096), min(block_q, next_power_of_2(queries)), 64, 2 * device.multiprocessors)
+        # The tile's sums, their minima and the expanded codes fit the registers.
+        block_m = 128 if words <= 8 else 64 if words <= 16 else 32
+        return Plan("dot", min(max(2 * span, 256), 4096), min(block_m, next_power_of_2(queries)), 64, 2 * device.multiprocessors)
     if most < lanes * group:
         return Plan("count")
     span = min(max(span, lanes * group), 4096)
     if queries <= 4:
         rows = min(rows_in_flight(words, lanes), span // group)
         return Plan("bandwidth", span, next_power_of_2(queries), rows, 32 * device.multiprocessors)
-    # The words of a program's queries stay in registers, unless they are too many for any.
-    block_q = 16 if words <= 2 else 8 if words <= 8 or words > UNROLLED_WORDS.value else 4
-    return Plan("popcount", span, min(block_q, next_power_of_2(queries)), lanes, 16 * device.multiprocessors)
+    # The words of a program's queries stay in registers, except for codes that are read in a loop.
+    block_m = 16 if words <= 2 else 8 if words <= 8 or words > UNROLLED_WORDS.value else 4
+    return Plan("popcount", span, min(block_m, next_power_of_2(queries)), lanes, 16 * device.multiprocessors)
 
 
 def hamming_topk(
     queries: Tensor, gallery: Tensor, mask: Tensor | None, limits: Tensor | None, distances: Tensor, ids: Tensor
 ) -> None:
-    """Fill `distances` int32 and `ids` int64 [Q, k] from uint8 codes [Q, B] and [N, B].
+    """Fill `distances` int32 and `ids` int64 [Q, k] with the k nearest codes of each query.
 
-    `mask` bool [N] says which rows count, `limits` int32 [Q] at which distance codes stop to count. Neither queries nor gallery
-    are empty.
+    queries: uint8 [Q, B], gallery: uint8 [N, B], neither of them empty; mask: bool [N], True for rows that may be found; limits:
+    int32 [Q], only codes nearer than their query's limit are found.
     """
     words, k = cdiv(gallery.shape[1], 4), distances.shape[1]
     cut = plan(queries.shape[0], gallery.shape[0], words, k, device_of(gallery.device))
@@ -87,12 +88,12 @@ def hamming_topk(
 def _search_spans(
     queries: Tensor, gallery: Tensor, mask: Tensor | None, limits: Tensor | None, cut: Plan, distances: Tensor, ids: Tensor
 ) -> None:
-    """By batches of queries, from codes in words."""
+    """Search by spans for codes in words, one batch of queries after the other."""
     if mask is not None:
         mask = mask.contiguous().view(torch.uint8)
     dtype = torch.int16 if 32 * gallery.shape[1] + 1 < 2**15 else torch.int32
-    group_bytes = cut.block_q * _bytes_of_query(gallery.shape[0], distances.shape[1], cut.span, dtype)
-    batch = max(1, _BUFFER_BYTES // group_bytes) * cut.block_q
+    block_bytes = cut.block_m * _bytes_of_query(gallery.shape[0], distances.shape[1], cut.span, dtype)
+    batch = max(1, _BUFFER_BYTES // block_bytes) * cut.block_m
     for first in range(0, queries.shape[0], batch):
         parts = (queries, limits, distances, ids)
         if batch < queries.shape[0]:
@@ -101,21 +102,22 @@ def _search_spans(
 
 
 def _bytes_of_query(gallery: int, k: int, span: int, dtype: torch.dtype) -> int:
-    """What a search allocates for a query beside its answer."""
+    """Return how many bytes a search allocates for a query besides its result."""
     counts = cdiv(gallery, span), k * span
     return dtype.itemsize * sum(counts) + sum(_smallest.candidate_bytes(count, k) for count in counts) + 4 * k
 
 
 def scan(queries: Tensor, gallery: Tensor, mask: Tensor | None, nearest: Tensor, cut: Plan) -> None:
-    """The distance of every span's nearest code, [Q, ceil(N / span)], from codes in words."""
+    """Fill `nearest` [Q, ceil(N / span)] with the distance of the nearest code of every span, for codes in words."""
     nearest_in_spans = _spans.nearest_by_dot if cut.path == "dot" else _spans.nearest_by_popcount
-    nearest_in_spans(queries, gallery, mask, nearest, span=cut.span, block_q=cut.block_q, rows=cut.rows, programs=cut.programs)
+    nearest_in_spans(queries, gallery, mask, nearest, span=cut.span, block_m=cut.block_m, rows=cut.rows, programs=cut.programs)
 
 
 def _search_batch(
     queries: Tensor, limits: Tensor | None, distances: Tensor, ids: Tensor, gallery: Tensor, mask: Tensor | None, cut: Plan,
     dtype: torch.dtype,
 ) -> None:  # fmt: skip
+    """Search by spans for one batch of queries; `dtype` holds all distances."""
     (count, k), span, farthest = distances.shape, cut.span, 32 * gallery.shape[1] + 1
     nearest = queries.new_empty(count, cdiv(gallery.shape[0], span), dtype=dtype)
     scan(queries, gallery, mask, nearest, cut)
@@ -135,9 +137,9 @@ def _search_batch(
 
 
 def _put_in_order(found: Tensor, rows: Tensor, farthest: int, limits: Tensor | None, distances: Tensor, ids: Tensor) -> None:
-    """Fill `distances` and `ids` [Q, k] from what was found, in the order of rows for each distance.
+    """Sort `found` [Q, k] by distance into `distances`, and `rows` accordingly into `ids`; equal distances keep their order.
 
-    What is `farthest` or more away, or not below the limit of its query, is missing.
+    A code that is `farthest` or more away, or not nearer than the limit of its query, is missing.
     """
     ordered, order = torch.sort(found, dim=1, stable=True)
     distances.copy_(ordered)
@@ -152,7 +154,7 @@ def _put_in_order(found: Tensor, rows: Tensor, farthest: int, limits: Tensor | N
 def _search_by_counting(
     queries: Tensor, gallery: Tensor, mask: Tensor | None, limits: Tensor | None, distances: Tensor, ids: Tensor
 ) -> None:
-    """Count, then write."""
+    """Find each query's radius by counting codes within trial radii, then write the codes within it."""
     passes = Scan(queries, gallery, mask)
     count, k = distances.shape
     wanted = torch.full((1,), min(k, gallery.shape[0]), dtype=torch.int32, device=gallery.device)
@@ -169,7 +171,7 @@ def _search_by_counting(
 
 
 def _radii(passes: Scan, bits: int, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Each query's radius [Q], and for each part of the gallery how many codes lie nearer and how many on it, [Q, splits]."""
+    """Return each query's radius [Q], and how many codes of each split are nearer, and at the radius, [Q, splits] each."""
     levels, device = passes.plan.levels, wanted.device
     # The radius is one of smallest .. smallest + width - 1.
     smallest = torch.zeros(len(passes.queries), 1, dtype=torch.int32, device=device)
@@ -187,5 +189,5 @@ def _radii(passes: Scan, bits: int, wanted: Tensor) -> tuple[Tensor, Tensor, Ten
 
 
 def _take_level(counts: Tensor, level: Tensor) -> Tensor:
-    """counts [Q, levels, splits], level [Q, 1] -> int64 [Q, splits]."""
+    """Return the counts of one level per query: counts [Q, levels, splits], level [Q, 1] -> int64 [Q, splits]."""
     return counts.gather(1, level[:, :, None].expand(-1, 1, counts.shape[2])).squeeze(1).long()

@@ -1,4 +1,4 @@
-"""Pairwise Hamming distances of packed codes."""
+"""Compute all Hamming distances between two sets of packed codes."""
 
 from typing import Any
 
@@ -13,11 +13,29 @@ from .dispatch import choose, implementation
 
 @numpy_friendly
 def hamming_distance(queries: Any, gallery: Any, *, impl: str = "auto") -> Tensor:
-    """In how many bits each query differs from each gallery code.
+    """Return the Hamming distance between each query and each gallery code: the number of bits that differ.
 
-    queries uint8 [Q, B], gallery uint8 [N, B]: packed codes (see pack_codes) of one width, on one device. Returns int32 [Q, N].
+    NumPy arrays are accepted; the result is then an array.
 
-    numpy in, numpy out. Raises TypeError for another dtype, ValueError for another shape or device.
+    Args:
+        queries: uint8 [Q, B], packed codes (see `pack_codes`).
+        gallery: uint8 [N, B], packed codes of the same width, on the same device.
+        impl: "auto" | "triton" | "cpu" | "reference".
+
+    Returns:
+        int32 [Q, N].
+
+    Raises:
+        TypeError: for another dtype.
+        ValueError: for another shape or device.
+
+    Example:
+        >>> import torch
+        >>> import orthohash_triton as oht
+        >>> queries = torch.tensor([[0b1111]], dtype=torch.uint8)
+        >>> gallery = torch.tensor([[0b0111], [0b0000]], dtype=torch.uint8)
+        >>> oht.hamming_distance(queries, gallery)
+        tensor([[1, 4]], dtype=torch.int32)
     """
     return _distance(*checks.code_pair("hamming_distance", queries, gallery), impl)
 

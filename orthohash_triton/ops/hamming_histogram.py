@@ -1,4 +1,4 @@
-"""How many gallery codes lie at each distance."""
+"""Count the gallery codes at each Hamming distance."""
 
 from typing import Any
 
@@ -13,12 +13,29 @@ from .dispatch import choose, implementation
 
 @numpy_friendly
 def hamming_histogram(queries: Any, gallery: Any, *, impl: str = "auto") -> Tensor:
-    """How many gallery codes lie at each distance from each query.
+    """Return the number of gallery codes at each Hamming distance from each query.
 
-    queries uint8 [Q, B], gallery uint8 [N, B]: packed codes (see pack_codes) of one width, on one device. Returns int64
-    [Q, 8 * B + 1]: entry d counts the codes that differ from the query in d bits.
+    NumPy arrays are accepted; the result is then an array.
 
-    numpy in, numpy out. Raises TypeError for another dtype, ValueError for another shape or device.
+    Args:
+        queries: uint8 [Q, B], packed codes (see `pack_codes`).
+        gallery: uint8 [N, B], packed codes of the same width, on the same device.
+        impl: "auto" | "triton" | "cpu" | "reference".
+
+    Returns:
+        int64 [Q, 8 * B + 1]; entry d is the number of codes that differ from the query in d bits.
+
+    Raises:
+        TypeError: for another dtype.
+        ValueError: for another shape or device.
+
+    Example:
+        >>> import torch
+        >>> import orthohash_triton as oht
+        >>> queries = torch.tensor([[0b1111]], dtype=torch.uint8)
+        >>> gallery = torch.tensor([[0b0111], [0b1110], [0b0000]], dtype=torch.uint8)
+        >>> oht.hamming_histogram(queries, gallery)
+        tensor([[0, 2, 0, 0, 1, 0, 0, 0, 0]])
     """
     return _histogram(*checks.code_pair("hamming_histogram", queries, gallery), impl)
 

@@ -1,4 +1,4 @@
-"""Exact search: all codes within a radius."""
+"""Search exactly for all codes within a Hamming radius."""
 
 from typing import Any
 
@@ -17,18 +17,39 @@ _INTEGERS = (torch.int32, torch.int64, torch.int16, torch.int8, torch.uint8)
 def hamming_range(
     queries: Any, gallery: Any, radius: Any, *, inclusive: bool = False, mask: Any = None, impl: str = "auto"
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """All gallery codes nearer to each query than a radius, exactly.
+    """Return all gallery codes whose Hamming distance to a query is below a radius.
 
-    queries uint8 [Q, B], gallery uint8 [N, B]: packed codes (see pack_codes) of one width, on one device. radius: bits, 0 or
-    more, one for all or an integer tensor [Q] with one for each query. Codes are found at distances d < radius, as in FAISS; with
-    `inclusive` at d <= radius. mask: bool [N], True for the gallery rows that may be found; None for all.
+    The search is exact. The result is in the order (distance ascending, row ascending), whatever the implementation, the device
+    or the number of threads; FAISS returns an unspecified order. Memory is proportional to M, the number of codes found; on a GPU
+    the call waits until M is known. NumPy arrays are accepted; the results are then arrays.
 
-    Returns (lims int64 [Q+1], distances int32 [M], ids int64 [M]): what query q finds stands at lims[q] .. lims[q+1] - 1, ids
-    being gallery rows, in the order (distance ascending, row ascending), whatever the implementation, the device or the number
-    of threads. (FAISS promises no order.) Memory is proportional to M, which the data decide: on a GPU the call waits for it.
+    Args:
+        queries: uint8 [Q, B], packed codes (see `pack_codes`).
+        gallery: uint8 [N, B], packed codes of the same width, on the same device.
+        radius: bits, 0 or more: one number, or an integer tensor [Q] with one for each query. Codes at distances below the radius
+            are found, as in FAISS.
+        inclusive: whether codes at the radius itself are found, too.
+        mask: bool [N], True for the gallery rows that may be found; None for all.
+        impl: "auto" | "triton" | "cpu" | "reference".
 
-    numpy in, numpy out. Raises TypeError for another dtype, ValueError for another shape or device or a negative radius (one in
-    a tensor on a GPU is not looked at, and finds nothing, unless ORTHOHASH_VALIDATE=1).
+    Returns:
+        lims: int64 [Q+1]; the codes of query q are the entries lims[q] .. lims[q+1] - 1 of the other two.
+        distances: int32 [M].
+        ids: int64 [M], gallery rows.
+
+    Raises:
+        TypeError: for another dtype.
+        ValueError: for another shape or device, or a negative radius. Negative numbers in a tensor on a GPU raise only with
+            ORTHOHASH_VALIDATE=1; otherwise they find nothing.
+
+    Example:
+        >>> import torch
+        >>> import orthohash_triton as oht
+        >>> queries = torch.tensor([[0b1111], [0b0000]], dtype=torch.uint8)
+        >>> gallery = torch.tensor([[0b0011], [0b0111], [0b0000]], dtype=torch.uint8)
+        >>> lims, distances, ids = oht.hamming_range(queries, gallery, 2, inclusive=True)
+        >>> lims, distances, ids
+        (tensor([0, 2, 4]), tensor([1, 2, 0, 2], dtype=torch.int32), tensor([1, 0, 2, 0]))
     """
     queries, gallery = checks.code_pair("hamming_range", queries, gallery)
     mask = checks.gallery_mask("hamming_range", mask, gallery)
@@ -37,7 +58,7 @@ def hamming_range(
 
 
 def _limits(radius: Any, inclusive: bool, queries: Tensor) -> Tensor:
-    """int32 [Q]: the distances, at most bits + 1, below which codes are found."""
+    """Return the distances below which codes are found, int32 [Q], at most bits + 1."""
     beyond = 8 * queries.shape[1] + 1
     if isinstance(radius, list | tuple):
         raise TypeError(

@@ -1,4 +1,4 @@
-"""Exact search: the k nearest codes."""
+"""Search exactly for the k nearest codes."""
 
 from typing import Any
 
@@ -14,16 +14,35 @@ from .dispatch import choose, implementation
 
 @numpy_friendly
 def hamming_topk(queries: Any, gallery: Any, k: int, *, mask: Any = None, impl: str = "auto") -> tuple[Tensor, Tensor]:
-    """The k gallery codes nearest to each query, exactly.
+    """Return the k gallery codes with the smallest Hamming distance to each query.
 
-    queries uint8 [Q, B], gallery uint8 [N, B]: packed codes (see pack_codes) of one width, on one device. mask: bool [N], True
-    for the gallery rows that may be found; None for all. k may be anything up to 2**31 - 1.
+    The search is exact. The result is in the order (distance ascending, row ascending), whatever the implementation, the device
+    or the number of threads. NumPy arrays are accepted; the results are then arrays.
 
-    Returns (distances int32 [Q, k], ids int64 [Q, k]), ids being gallery rows, in the order (distance ascending, row ascending),
-    whatever the implementation, the device or the number of threads. Where fewer than k rows can be found, the rest is
-    (2**31 - 1, -1), as in FAISS.
+    Args:
+        queries: uint8 [Q, B], packed codes (see `pack_codes`).
+        gallery: uint8 [N, B], packed codes of the same width, on the same device.
+        k: number of codes to find, 1 .. 2**31 - 1.
+        mask: bool [N], True for the gallery rows that may be found; None for all.
+        impl: "auto" | "triton" | "cpu" | "reference".
 
-    numpy in, numpy out. Raises TypeError for another dtype, ValueError for another shape or device or k < 1.
+    Returns:
+        distances: int32 [Q, k].
+        ids: int64 [Q, k], gallery rows. Where fewer than k rows can be found, the remaining entries are distance 2**31 - 1 and id
+            -1, as in FAISS.
+
+    Raises:
+        TypeError: for another dtype.
+        ValueError: for another shape or device, or k < 1.
+
+    Example:
+        >>> import torch
+        >>> import orthohash_triton as oht
+        >>> queries = torch.tensor([[0b1111]], dtype=torch.uint8)
+        >>> gallery = torch.tensor([[0b0011], [0b0111], [0b0000]], dtype=torch.uint8)
+        >>> distances, ids = oht.hamming_topk(queries, gallery, 2)
+        >>> distances, ids
+        (tensor([[1, 2]], dtype=torch.int32), tensor([[1, 0]]))
     """
     queries, gallery = checks.code_pair("hamming_topk", queries, gallery)
     k = checks.integer("hamming_topk", "k", k, minimum=1, maximum=MISSING_DISTANCE)
@@ -33,9 +52,9 @@ def hamming_topk(queries: Any, gallery: Any, k: int, *, mask: Any = None, impl: 
 def nearest(
     queries: Tensor, gallery: Tensor, k: int, *, mask: Tensor | None = None, limits: Tensor | None = None, impl: str = "auto"
 ) -> tuple[Tensor, Tensor]:
-    """`hamming_topk` for callers that have checked their tensors, and may know that farther codes are of no use.
+    """Do the same as `hamming_topk` without checks, and find only codes nearer than each query's limit, int32 [Q].
 
-    limits: int32 [Q]; only codes at a distance below their query's limit are found. A search in pieces passes on what it has.
+    A search that goes through a gallery chunk by chunk passes the distances that it already has as limits.
     """
     return _topk(queries, gallery, k, mask, limits, impl)
 

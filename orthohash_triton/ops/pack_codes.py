@@ -1,4 +1,4 @@
-"""Packed codes: one bit a dimension."""
+"""Pack codes into one bit per dimension, and unpack them."""
 
 import numbers
 from typing import Any
@@ -16,12 +16,28 @@ _PACKABLE = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.
 
 @numpy_friendly
 def pack_codes(x: Any, *, threshold: float = 0.0, impl: str = "auto") -> Tensor:
-    """Pack the signs of `x` into bits.
+    """Pack the signs of `x` into bits, eight dimensions per byte.
 
-    x: float, int8 or bool [N, K], on any device. Returns uint8 [N, ceil(K/8)] in little bit order: bit j of byte i is dimension
-    8i + j, and it is 1 where x > threshold (NaN: 0) or x is True. The bits that fill up the last byte are 0.
+    The bit order is little: bit j of byte i is dimension 8i + j. NumPy arrays are accepted; the result is then an array.
 
-    numpy in, numpy out. Raises TypeError for another dtype, ValueError for another shape.
+    Args:
+        x: float, int8 or bool [N, K], on any device.
+        threshold: a bit is 1 where x > threshold, compared in the dtype of x; NaN gives 0. For a bool x it is 1 where x is True.
+        impl: "auto" | "triton" | "cpu" | "reference".
+
+    Returns:
+        uint8 [N, ceil(K/8)]. The unused bits of the last byte are 0.
+
+    Raises:
+        TypeError: for another dtype.
+        ValueError: for another shape.
+
+    Example:
+        >>> import torch
+        >>> import orthohash_triton as oht
+        >>> oht.pack_codes(torch.tensor([[0.5, -1.0, 2.0, 0.0], [-1.0, -1.0, -1.0, 3.0]]))
+        tensor([[5],
+                [8]], dtype=torch.uint8)
     """
     x = checks.tensor("pack_codes", "x", x, dtypes=_PACKABLE, ndim=2, shape="[N, K]")
     if x.shape[1] == 0:
@@ -33,9 +49,19 @@ def pack_codes(x: Any, *, threshold: float = 0.0, impl: str = "auto") -> Tensor:
 
 @numpy_friendly
 def unpack_codes(packed: Any, bits: int, *, impl: str = "auto") -> Tensor:
-    """Packed codes back to signs: uint8 [N, ceil(bits/8)] -> int8 [N, bits] of +-1.
+    """Unpack codes to signs: uint8 [N, ceil(bits/8)] -> int8 [N, bits] of +-1.
 
-    Raises ValueError where `bits` does not go with the width of `packed`.
+    NumPy arrays are accepted; the result is then an array.
+
+    Raises:
+        TypeError: for another dtype.
+        ValueError: where `bits` does not fit the width of `packed`.
+
+    Example:
+        >>> import torch
+        >>> import orthohash_triton as oht
+        >>> oht.unpack_codes(torch.tensor([[0b0101]], dtype=torch.uint8), bits=4)
+        tensor([[ 1, -1,  1, -1]], dtype=torch.int8)
     """
     packed = checks.codes("unpack_codes", "packed", packed)
     bits = checks.integer("unpack_codes", "bits", bits, minimum=1)
@@ -49,9 +75,17 @@ def unpack_codes(packed: Any, bits: int, *, impl: str = "auto") -> Tensor:
 
 @numpy_friendly
 def from_packbits(packed: Any) -> Tensor:
-    """Codes packed by `numpy.packbits` with its default bit order, "big", in the order of this package: each byte is reversed.
+    """Convert codes that `numpy.packbits` packed with its default bit order, "big", to the order of this package.
 
-    uint8 [N, B] -> uint8 [N, B]. Codes of two bit orders must not be compared: their distances are wrong without an error.
+    Each byte of `packed` uint8 [N, B] is reversed. Do not compare codes of two bit orders: their distances are wrong, and nothing
+    reports it.
+
+    Example:
+        >>> import numpy as np
+        >>> import orthohash_triton as oht
+        >>> signs = np.array([[1, -1, 1, -1]])
+        >>> oht.from_packbits(np.packbits(signs > 0, axis=1))
+        array([[5]], dtype=uint8)
     """
     packed = checks.codes("from_packbits", "packed", packed)
     for shift, low_bits in ((4, 0x0F), (2, 0x33), (1, 0x55)):

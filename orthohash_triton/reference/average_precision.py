@@ -1,4 +1,4 @@
-"""Average precision, query by query, from a matrix of distances."""
+"""Compute the average precision of each query from a matrix of distances."""
 
 from math import comb
 
@@ -9,7 +9,10 @@ from torch import Tensor
 def average_precision(
     distances: Tensor, relevant: Tensor, *, k: int | None = None, ties: str = "stable", denominator: str = "hits"
 ) -> Tensor:
-    """distances [Q, N], relevant bool [Q, N] -> float64 [Q]; see `metrics.average_precision` for the options."""
+    """Return the average precision float64 [Q] for distances [Q, N] and relevant bool [Q, N].
+
+    The options are those of `metrics.average_precision`.
+    """
     k = distances.shape[1] if k is None else min(k, distances.shape[1])
     values = []
     for row, is_relevant in zip(distances, relevant, strict=True):
@@ -28,7 +31,7 @@ def _precision_sum(ranked: list[bool], k: int) -> float:
 
 
 def _expected_outcomes(distances: list[int], relevant: list[bool], k: int) -> list[tuple[float, float, int]]:
-    """(probability, expected sum of precisions, hits within k), by the hits among the ties that k cuts."""
+    """Return (probability, expected sum of precisions, hits within k) for each number of hits among the ties that k cuts."""
     items, hits, precision = 0, 0, 0.0
     while items < k:
         tied = distances.count(distances[items])
@@ -38,15 +41,15 @@ def _expected_outcomes(distances: list[int], relevant: list[bool], k: int) -> li
             return [
                 (
                     comb(good, h) * comb(tied - good, slots - h) / comb(tied, slots),
-                    precision + _group(items, hits, slots, h),
+                    precision + _expected_sum(items, hits, slots, h),
                     hits + h,
                 )
                 for h in range(min(good, slots) + 1)
             ]
-        precision, items, hits = precision + _group(items, hits, tied, good), items + tied, hits + good
+        precision, items, hits = precision + _expected_sum(items, hits, tied, good), items + tied, hits + good
     return [(1.0, precision, hits)]
 
 
-def _group(items: int, hits: int, slots: int, good: int) -> float:
-    """Expected sum of precisions over `slots` ranks behind `items`, `good` of them relevant, all orders equally likely."""
+def _expected_sum(items: int, hits: int, slots: int, good: int) -> float:
+    """Return the expected sum of precisions over `slots` ranks after `items`, of which `good` are relevant, in random order."""
     return sum(good / slots * (hits + 1 + j * (good - 1) / max(slots - 1, 1)) / (items + j + 1) for j in range(slots))

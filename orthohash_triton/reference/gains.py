@@ -1,4 +1,4 @@
-"""Metrics of graded relevance, query by query, from a matrix of distances."""
+"""Compute metrics of graded relevance of each query from a matrix of distances."""
 
 import math
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def ndcg(distances: Tensor, grades: Tensor, *, k: int | None = None, gain: str = "exponential", ties: str = "stable") -> Tensor:
-    """distances [Q, N], grades int64 [Q, N] -> float64 [Q]; see `metrics.ndcg` for the options."""
+    """Return the NDCG float64 [Q] for distances [Q, N] and grades int64 [Q, N]; the options are those of `metrics.ndcg`."""
     k = distances.shape[1] if k is None else min(k, distances.shape[1])
     values = []
     for row, row_grades in zip(distances, grades, strict=True):
@@ -18,14 +18,14 @@ def ndcg(distances: Tensor, grades: Tensor, *, k: int | None = None, gain: str =
 
 
 def average_cumulative_gain(distances: Tensor, grades: Tensor, *, k: int | None = None, ties: str = "stable") -> Tensor:
-    """distances [Q, N], grades int64 [Q, N] -> float64 [Q]; see `metrics.average_cumulative_gain`."""
+    """Return the average cumulative gain float64 [Q] for distances [Q, N] and grades int64 [Q, N]."""
     k = distances.shape[1] if k is None else min(k, distances.shape[1])
     ranked = [_ranked(row, list(map(float, row_grades)), ties) for row, row_grades in zip(distances, grades, strict=True)]
     return torch.tensor([sum(gains[:k]) / k for gains in ranked], dtype=torch.float64)
 
 
 def _ranked(distances: Tensor, gains: list[float], ties: str) -> list[float]:
-    """Gains in the order of ranks, or what is expected at each rank."""
+    """Return the gains in the order of ranks, or the expected gain at each rank."""
     if ties == "stable":
         return [gains[i] for i in torch.argsort(distances, stable=True).tolist()]
     ranked = []

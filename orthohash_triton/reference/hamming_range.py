@@ -1,4 +1,4 @@
-"""All codes within a radius, from the matrix of all distances."""
+"""Find all codes within a radius from the matrix of all distances."""
 
 import torch
 from torch import Tensor
@@ -7,9 +7,9 @@ from .hamming_distance import hamming_distance
 
 
 def hamming_range(queries: Tensor, gallery: Tensor, mask: Tensor | None, limits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(lims int64 [Q+1], distances int32 [M], ids int64 [M]); query q's codes, nearest first, are lims[q] .. lims[q+1] - 1.
+    """Return (lims int64 [Q+1], distances int32 [M], ids int64 [M]) of the codes nearer than `limits` [Q].
 
-    `mask` bool [N] says which rows count, `limits` [Q] are the distances below which they are found.
+    The codes of query q, nearest first, are the entries lims[q] .. lims[q+1] - 1. mask: bool [N], True for rows to be found.
     """
     ordered, order = torch.sort(hamming_distance(queries, gallery), dim=1, stable=True)
     found = ordered < limits[:, None]

@@ -1,4 +1,4 @@
-"""The k nearest codes by sorting all of them."""
+"""Find the k nearest codes by sorting all of them."""
 
 import torch
 from torch import Tensor
@@ -9,9 +9,10 @@ from .hamming_distance import hamming_distance
 def hamming_topk(
     queries: Tensor, gallery: Tensor, k: int, mask: Tensor | None = None, limits: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """(distances int32, ids int64) [Q, k], nearest first, ties by position; where too few rows are allowed (2**31 - 1, -1).
+    """Return (distances int32, ids int64) [Q, k], nearest first, equal distances by row.
 
-    `mask` bool [N] and `limits` int32 [Q] allow rows where it is True, at distances below the query's limit.
+    mask: bool [N], True for rows that may be found; limits: int32 [Q], only codes nearer than their query's limit are found.
+    Missing entries are (2**31 - 1, -1).
     """
     positions = torch.arange(len(gallery), device=gallery.device)
     if mask is not None:

@@ -239,7 +239,7 @@ def test_triton_across_parts_and_chunks(bits, multi_hot, device, monkeypatch):
     if multi_hot:
         labels[1][:, :68] = 0  # classes of the second word alone, which not all items share
     ranking = ranking_on(device, codes, labels)
-    assert kernels.Rankings(2, ranking.gallery, ranking.labels.packed()[1], shared=multi_hot).plan.parts > 1
+    assert kernels.Rankings(2, ranking.gallery, ranking.labels.packed()[1], shared=multi_hot).plan.splits > 1
     assert len(check_triton(ranking, [200, None])) == 2
 
 
