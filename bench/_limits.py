@@ -4,7 +4,7 @@ import time
 
 import numba
 import numpy as np
-from orthohash_triton.kernels.cpu import _bits
+from orthohash_triton.kernels.cpu import _rows
 from orthohash_triton.kernels.cpu._threads import run_all, thread_count
 
 
@@ -25,7 +25,7 @@ def _score(codes, words, rows, query, repeats):
     """Score the same block of rows repeatedly, against a limit that no row is below."""
     found = np.int64(0)
     for i in range(repeats):
-        found += _bits.next_near_rows(codes, words, np.int64(0), rows, query, -np.int64(i))
+        found += _rows.next_near_rows(codes, words, np.int64(0), rows, query, -np.int64(i))
     return found
 
 
@@ -46,7 +46,7 @@ def scoring_rate(bits: int) -> float:
     words = max(bits // 64, 1)
     rows = 8192 // (8 * words) // 32 * 32 or 4
     codes = np.full((rows, words), 2**63, np.uint64)
-    query = np.zeros(max(words, _bits.ROW_PATTERN), np.uint64)
+    query = np.zeros(max(words, _rows.ROW_PATTERN), np.uint64)
     repeats = 20_000
     seconds = _best(lambda: _score(codes.ctypes.data, words, rows, query.ctypes.data, repeats))
     return rows * repeats / seconds

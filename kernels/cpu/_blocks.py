@@ -1,4 +1,4 @@
-"""What scans of a gallery in blocks share: room for a block, what is looked up for the queries, which codes may be found."""
+"""Prepare what scans of a gallery in blocks need: memory for a block, lookup tables, and masks of the codes to be found."""
 
 import math
 from typing import NamedTuple
@@ -6,9 +6,10 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from ._bits import PLANES_PER_BYTE, STEP, VECTOR_POPCOUNT, compiled, pair_tables, plane_count
+from ._bits import PLANES_PER_BYTE, STEP, VECTOR_POPCOUNT, compiled
+from ._planes import pair_tables, plane_count
 
-ROW_BLOCK_BYTES = 16 * 1024  # of rows that stay in the first-level cache for all the queries
+ROW_BLOCK_BYTES = 16 * 1024  # of rows that stay in the first-level cache for all queries
 _PLANE_BYTES = 16 * 1024
 
 
@@ -18,14 +19,14 @@ def as_array(tensor: Tensor) -> np.ndarray:
 
 
 def in_words(codes: np.ndarray, rows: int | None = None) -> np.ndarray:
-    """uint8 [N, B] -> uint64 [N, ceil(B/8)], filled up with zeros, as are further rows, up to `rows`."""
+    """Return codes uint8 [N, B] as uint64 [rows or N, ceil(B/8)], padded with zeros."""
     words = np.zeros((rows or len(codes), math.ceil(codes.shape[1] / 8)), np.uint64)
     words.view(np.uint8)[: len(codes), : codes.shape[1]] = codes
     return words
 
 
 def aligned(shape: tuple[int, ...]) -> np.ndarray:
-    """Uninitialised bytes that start where vectors and lines of the cache do."""
+    """Return uninitialised bytes of `shape` that start at a multiple of 64, the size of a cache line."""
     size = math.prod(shape)
     raw = np.empty(size + 64, np.uint8)
     skip = -raw.ctypes.data % 64
@@ -33,22 +34,23 @@ def aligned(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def aligned_copy(array: np.ndarray) -> np.ndarray:
+    """Return a copy that starts at a multiple of 64 bytes."""
     copy = aligned(array.shape)
     copy[...] = array
     return copy
 
 
 class Blocks(NamedTuple):
-    """What a group of queries scans blocks with; see `word_hits` and `plane_hits`."""
+    """The memory with which a group of queries scans blocks; see `word_hits` and `plane_hits`."""
 
-    word_planes: np.ndarray  # uint64 [W, size]: room for a block
-    planes: np.ndarray  # uint8 [.., size]: room for `split_block` of it
-    planes_used: int  # how many of them tell the codes apart; 0 to score by words alone
+    word_planes: np.ndarray  # uint64 [W, size], for a block
+    planes: np.ndarray  # uint8 [.., size], for `split_block` of it
+    planes_used: int  # how many of them `plane_hits` reads; 0 to use `word_hits` alone
     tables: np.ndarray  # `pair_tables` of the queries, an entry for queries 2i and 2i + 1
 
 
 def blocks_for(queries: np.ndarray, many: bool) -> Blocks:
-    """For queries uint8 [Q, B], Q even; `many`: so many that planes pay, where the CPU has nothing better."""
+    """Return memory and tables for queries uint8 [Q, B], Q even. many: planes are worth their preparation."""
     width = queries.shape[1]
     words = math.ceil(width / 8)
     size = max(2 * STEP, _PLANE_BYTES // plane_count(width) // STEP * STEP)
@@ -60,7 +62,7 @@ def blocks_for(queries: np.ndarray, many: bool) -> Blocks:
 
 
 def repeated(rows: np.ndarray, length: int) -> np.ndarray:
-    """Each row of `rows` [R, C] over and over, to `length` columns or more."""
+    """Return each row of `rows` [R, C] repeated to `length` columns or more."""
     repeated = np.empty((len(rows), math.ceil(length / rows.shape[1]), rows.shape[1]), rows.dtype)
     repeated[...] = rows[:, None]
     return repeated.reshape(len(rows), -1)
@@ -68,7 +70,7 @@ def repeated(rows: np.ndarray, length: int) -> np.ndarray:
 
 @compiled
 def mark_open(allowed, first, length, bits):
-    """Which codes of a block may be found, as bits: those that exist, and are allowed where `allowed` is not empty."""
+    """Set `bits` to which codes of a block may be found: those that exist and, unless `allowed` is empty, are allowed."""
     bits[:] = 0
     if allowed.shape[0] == 0:
         bits[: length // 64] = ~np.uint64(0)

@@ -1,4 +1,4 @@
-"""Numba, with the options that all CPU kernels share."""
+"""Compile functions with Numba and the options that all CPU kernels share."""
 
 import functools
 import warnings
@@ -9,13 +9,13 @@ import numba
 
 
 def compiler(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """A decorator that compiles, keeps the result on disk where there is a place for it, and lets go of the GIL."""
+    """Return a decorator that compiles a function without the GIL and caches the result on disk where it can."""
 
     def decorate(function: Callable[..., Any]) -> Any:
         shared = {"nogil": True, "error_model": "numpy", **options}
         try:
             return numba.njit(cache=True, **shared)(function)
-        except RuntimeError as error:  # neither the package's folder nor the user's own can be written to
+        except RuntimeError as error:  # neither the package's folder nor the user's cache folder is writable
             if "cannot cache" not in str(error):
                 raise
             _warn_of_no_cache()

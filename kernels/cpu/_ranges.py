@@ -1,4 +1,4 @@
-"""Work on rows, shared out to threads."""
+"""Divide work on rows among threads."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -7,7 +7,10 @@ from ._threads import run_all, thread_count
 
 
 def over_ranges(function: Callable[[int, int], None], count: int, *, parts_per_thread: int = 1) -> None:
-    """`function(start, stop)` for consecutive ranges that cover `range(count)`; it must release the GIL to gain anything."""
+    """Call `function(start, stop)` on threads for consecutive ranges that cover `range(count)`.
+
+    The function should release the GIL; otherwise threads gain nothing.
+    """
     parts = max(1, min(count, thread_count() * parts_per_thread))
     bounds = [count * part // parts for part in range(parts + 1)]
     run_all(function, list(pairwise(bounds)))

@@ -1,15 +1,15 @@
-"""Ranks of the items that are relevant to a query, in the order (distance, position), without sorting.
+"""Compute the ranks of the items that are relevant to a query, in the order (distance, row), without sorting.
 
-Distances take few values. So the rank of an item is the number of nearer items plus that of earlier ones at its own distance: one
-pass over the gallery counts items per distance, and notes for each relevant item how far its counter had come. Where the counters
-end says how many items are nearer.
+There are few different distances. So the rank of an item is the number of nearer items plus the number of earlier items at the
+same distance. One pass over the gallery counts the items at each distance, and notes the current count of its distance for each
+relevant item. The final counts give the number of nearer items.
 
-A gallery lies in four lanes, its quarters, which are counted side by side: `slot` (step * 4 + lane) * 64 + i holds the position
-lane * length + step * 64 + i. Slots without a position hold zeros, are never relevant, and stand behind all positions of their
-lane, so that they change no count but the last.
+A gallery is stored in four lanes, its quarters, which are counted side by side: the slot (step * 4 + lane) * 64 + i holds the row
+lane * length + step * 64 + i. Slots without a row hold zeros, are never relevant, and come after all rows of their lane, so that
+they change no count except the final one.
 
-Labels come as words, uint64 [N, L]. With `shared` they are sets of classes, one bit each, and two items are relevant to each
-other when they share a class; without, L is 1 and they are when the words are equal.
+Labels are words, uint64 [N, L]. With `shared` they are sets of classes, one bit each, and two items are relevant to each other if
+they share a class; otherwise L is 1, and they are relevant if the words are equal.
 """
 
 from collections.abc import Iterator
@@ -17,36 +17,36 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ._bits import LANES as _SPLIT
 from ._bits import compiled, inlined, popcount, split_bits
 from ._blocks import aligned, in_words
+from ._ir import LANES as _SPLIT
 from ._sliced import LANES, STEP, TABLE_BYTES, bins, count_step_1, count_step_2, fill_tables, table_offsets
 
 ITEMS = np.uint64(2**32 - 1)  # the lower half of a note
-_SLICED_WORDS = 2  # longer codes have so many distances that few codes share one: each is counted for itself
+_SLICED_WORDS = 2  # longer codes are counted one by one, because few of them are at the same distance
 _BATCH = 32  # queries that go through the gallery together
-_NOTES = 2**16  # relevant items noted in a batch, of 10 bytes each: about the second cache
+_NOTES = 2**16  # relevant items noted in a batch, of 10 bytes each: about the size of the second-level cache
 
 
 class Gallery(NamedTuple):
     codes: np.ndarray  # uint64 [W, slots]
-    planes: np.ndarray  # uint64 [steps, W, 64, LANES]: the bits of the codes of a step; of no steps where they are not used
+    planes: np.ndarray  # uint64 [steps, W, 64, LANES]: the bits of the codes of a step; no steps where they are not used
     labels: np.ndarray  # uint64 [L, slots]
     count: int  # of codes
     shared: bool
 
 
 class Queries(NamedTuple):
-    codes: np.ndarray  # uint64 [Q, W], those of equal labels side by side
+    codes: np.ndarray  # uint64 [Q, W]; queries with equal labels are consecutive
     offsets: np.ndarray  # int32 [Q, W * OFFSETS]: see `table_offsets`
     set_bits: np.ndarray  # int64 [Q]
     labels: np.ndarray  # uint64 [Q, L]
-    groups: list[int]  # [Q]: a number for each label
-    order: np.ndarray  # int64 [Q]: where each stood
+    groups: list[int]  # [Q]: equal for queries with equal labels
+    order: np.ndarray  # int64 [Q]: the original row of each query
 
 
 def lay_out_gallery(codes: np.ndarray, labels: np.ndarray, shared: bool) -> Gallery:
-    """uint8 [N, B] and uint64 [N, L]."""
+    """Return a gallery of codes uint8 [N, B] with labels uint64 [N, L] in lanes."""
     words = in_words(codes)
     steps = -(-len(codes) // STEP)
     code_slots, label_slots = _slots(words.T, steps), _slots(labels.T, steps)
@@ -56,7 +56,7 @@ def lay_out_gallery(codes: np.ndarray, labels: np.ndarray, shared: bool) -> Gall
 
 
 def lay_out_queries(codes: np.ndarray, labels: np.ndarray) -> Queries:
-    """uint8 [Q, B] and uint64 [Q, L]."""
+    """Return queries of codes uint8 [Q, B] with labels uint64 [Q, L], ordered by label."""
     order = np.lexsort(labels.T)
     words, labels = in_words(codes)[order], labels[order]
     offsets = table_offsets(words) if words.shape[1] <= _SLICED_WORDS else np.empty((len(words), 0), np.int32)
@@ -82,7 +82,7 @@ def _fill_planes(codes, planes):
 
 
 def ranked_batches(queries: Queries, gallery: Gallery, start: int, stop: int) -> Iterator["Batch"]:
-    """The queries start .. stop - 1, batch by batch: the one `Batch`, with other contents each time."""
+    """Yield the queries start .. stop - 1 batch by batch: the same `Batch` object with new contents each time."""
     batch = Batch(queries, gallery)
     while start < stop:
         batch.rank(start, stop)
@@ -91,12 +91,13 @@ def ranked_batches(queries: Queries, gallery: Gallery, start: int, stop: int) ->
 
 
 class Batch:
-    """The ranks of what is relevant to the queries start .. stop - 1.
+    """The ranks of the items that are relevant to the queries start .. stop - 1.
 
-    `counts` and `relevant` hold the items of the whole gallery at each distance, and the relevant ones, lane by lane: uint32
-    [stop - start, bins * LANES]. notes[first_notes[i] : first_notes[i + 1]] stand for what is relevant to query start + i, in the
-    order of slots: how many items of its distance and lane precede each, and the relevant ones << 32; `places` holds the counter
-    of that distance and lane. With what `fill_nearer` says of this counter a note is what is ahead in the ranking.
+    `counts` and `relevant` are the numbers of items and of relevant items of the whole gallery at each distance in each lane:
+    uint32 [stop - start, bins * LANES]. notes[first_notes[i] : first_notes[i + 1]] belong to the items relevant to query start +
+    i, in the order of slots: the number of earlier items of the same distance and lane and, 32 bits higher, of relevant ones.
+    `places` holds the index of the counter of that distance and lane. A note plus the value of `fill_nearer` for this counter is
+    the number of items that come before the item in the ranking.
     """
 
     def __init__(self, queries: Queries, gallery: Gallery):
@@ -117,7 +118,7 @@ class Batch:
         self._tables = aligned((words * TABLE_BYTES,))
 
     def rank(self, start: int, stop: int) -> None:
-        """Rank for queries from `start` on, before `stop`, as many as a batch takes."""
+        """Rank the items for as many queries from `start` on, before `stop`, as fit a batch."""
         self.start = start
         self.stop = self._list(start, min(stop, start + _BATCH))
         size = self.stop - start
@@ -136,7 +137,7 @@ class Batch:
         _forget_empty_slots(self.counts, places, gallery.codes.shape[1] // LANES, gallery.count)
 
     def _list(self, start: int, stop: int) -> int:
-        """List what is relevant to queries from `start` on, and return the first that is too much for this batch."""
+        """List the items relevant to queries from `start` on; return the first query that does not fit this batch."""
         queries, gallery = self._queries, self._gallery
         lists, filled, noted = 0, 0, 0
         for q in range(start, stop):
@@ -146,7 +147,7 @@ class Batch:
             elif q == start or group != queries.groups[q - 1]:
                 shared_later = queries.groups[min(q + _BATCH, len(queries.groups)) - 1] == group
                 if q > start and (shared_later or filled > _NOTES):
-                    stop = q  # this list will serve the next batches too, or may be too long to stand behind the others
+                    stop = q  # this list serves the next batches too, or may be too long to follow the others
                     break
                 filled = _list_relevant(queries.labels[q], *gallery[2:], self.entries, filled, self.starts[lists])
                 lists += 1
@@ -163,6 +164,7 @@ class Batch:
 
 @inlined
 def sum_lanes(counters, distance):
+    """Return the number of items at a distance in all lanes."""
     total = 0
     for lane in range(LANES):
         total += counters[distance * LANES + lane]
@@ -171,7 +173,10 @@ def sum_lanes(counters, distance):
 
 @inlined
 def fill_nearer(counts, relevant, nearer):
-    """For each counter of a query: the items that are nearer, or as near and in an earlier lane, and the relevant ones << 32."""
+    """Fill in, for each counter of a query, the number of items before its items and, 32 bits higher, of relevant ones.
+
+    These are the items that are nearer, or at the same distance in an earlier lane.
+    """
     ahead = np.uint64(0)
     for place in range(nearer.size):
         nearer[place] = ahead
@@ -180,7 +185,7 @@ def fill_nearer(counts, relevant, nearer):
 
 @compiled
 def _list_relevant(label, labels, count, shared, entries, filled, starts):
-    """Append what is relevant to a query, `label` uint64 [L], to the entries, of which `filled` are in use."""
+    """Append the items relevant to a query with `label` uint64 [L] to the entries, of which `filled` are in use."""
     length = labels.shape[1] // LANES
     flags = np.empty(STEP, np.bool_)
     starts[0] = filled
@@ -197,7 +202,7 @@ def _list_relevant(label, labels, count, shared, entries, filled, starts):
 
 @compiled
 def fill_relevance(planes, labels, shared, is_relevant):
-    """Which items, of label words [L, n], are relevant to a query: bool [n]."""
+    """Fill `is_relevant` bool [n]: which items with label words [L, n] are relevant to a query."""
     if not shared:
         plane = planes[0]
         label = labels[0]
@@ -248,7 +253,7 @@ def _count_sliced(
 
 @compiled
 def _count_long(queries, codes, lists, starts, entries, first_notes, counts, relevant, notes, places):
-    """As `_count_sliced`, for codes of any length."""
+    """Do the same as `_count_sliced` for codes of any length."""
     distances, before = np.empty(STEP, np.int64), np.empty(STEP, np.uint32)
     for step in range(codes.shape[1] // STEP):
         for q in range(queries.shape[0]):
@@ -258,7 +263,7 @@ def _count_long(queries, codes, lists, starts, entries, first_notes, counts, rel
                 for slot in range(STEP):
                     distances[slot] += popcount(codes[word, step * STEP + slot] ^ query)
             for i in range(64):
-                for lane in range(LANES):  # four counters side by side: one would wait for itself where neighbours are near
+                for lane in range(LANES):  # consecutive increments of one counter would wait for each other
                     place = np.uint64(distances[64 * lane + i] * LANES + lane)
                     before[64 * lane + i] = counts[q, place]
                     counts[q, place] += np.uint32(1)
@@ -275,7 +280,10 @@ def _count_long(queries, codes, lists, starts, entries, first_notes, counts, rel
 
 @compiled
 def _forget_empty_slots(counts, places, length, count):
-    """Slots without a position were counted last, as codes of zeros: as far from a query as it has bits set."""
+    """Subtract the slots without a row, which were counted last as codes of zeros.
+
+    Their distance is the number of bits that are set in the query.
+    """
     for lane in range(LANES):
         empty = length - min(max(count - lane * length, 0), length)
         for q in range(places.size):

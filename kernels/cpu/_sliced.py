@@ -1,14 +1,14 @@
-"""Hamming distances of many codes at once, a bit in each vector, and their counts: LLVM IR without names of any one CPU.
+"""Compute and count the Hamming distances of 256 codes at a time with bit-sliced arithmetic, as portable LLVM IR.
 
-A step is 256 codes: 64 from each of four lanes. Lanes are the quarters of a gallery, so that whatever is counted in a lane is
-counted in the order of positions there. The codes of a step lie in bit planes (plane b is bit b of every code), and the distances
-from a query come out as planes too: plane i is bit i of every distance. For that the planes are taken three at a time: the
-distance in three bits is a number of two bits, of which only eight versions exist, one for each value of the query's three bits.
-`fill_tables` makes them once for all queries, `count_step` adds up those of one query with carry-save adders, which take three
-planes of one weight to two with 5 instructions for 256 codes.
+A step is 256 codes: 64 from each of four lanes. The lanes are the quarters of a gallery, so that each lane counts in the order of
+its rows. The codes of a step are stored as bit planes (plane b is bit b of every code), and the distances from a query are
+computed as planes as well: plane i is bit i of every distance. The planes are read three at a time: the distance in three bits is
+a number of two bits, with only eight versions, one for each value of the query's three bits. `fill_tables` computes all versions
+once for all queries; `count_step` adds the versions of one query with carry-save adders, which turn three planes of one weight
+into two with 5 instructions for 256 codes.
 
-The codes at distance d are then a mask, a few ANDs of planes and their complements, of which only those are made where the upper
-planes say that a code is near d. Counting a mask's bits adds to the counter of (d, lane).
+The codes at distance d are then a mask: a few ANDs of planes and their complements. A mask is only computed where the upper
+planes show that some code is near d. The number of bits of the mask is added to the counter of (d, lane).
 """
 
 import numpy as np
@@ -19,10 +19,10 @@ from numba.extending import intrinsic
 
 LANES = 4
 STEP = 64 * LANES  # codes
-_GROUPS = 22  # of three bits in a word, the last of one
-_VERSIONS = 10  # of a group's two planes: 2 of the lower, 8 of the upper
+_GROUPS = 22  # groups of three bits in a word; the last has one bit
+_VERSIONS = 10  # versions of the two planes of a group: 2 of the lower, 8 of the upper
 TABLE_BYTES = _GROUPS * _VERSIONS * 8 * LANES  # for one word of the codes of a step
-OFFSETS = 2 * _GROUPS - 1  # versions that one word of a query picks
+OFFSETS = 2 * _GROUPS - 1  # versions that one word of a query selects
 
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
 _VECTOR = ir.VectorType(_I64, LANES)
@@ -31,12 +31,12 @@ _BYTES = 8 * LANES
 
 
 def bins(words: int) -> int:
-    """Counters in a lane: distances 0 .. 64 * words, rounded up."""
+    """Return the number of counters of a lane: distances 0 .. 64 * words, rounded up to a multiple of 8."""
     return 64 * words + 8
 
 
 def table_offsets(queries: np.ndarray) -> np.ndarray:
-    """Which versions the queries uint64 [Q, W] pick, in bytes from the start of the tables: int32 [Q, W * OFFSETS]."""
+    """Return the byte offsets in the tables that the queries uint64 [Q, W] select: int32 [Q, W * OFFSETS]."""
     bits = queries[:, :, None] >> np.arange(66, dtype=np.uint64).clip(max=63) & np.uint64(1)
     bits[:, :, 64:] = 0
     groups = bits.astype(np.int32).reshape(*queries.shape, _GROUPS, 3)
@@ -49,7 +49,7 @@ def table_offsets(queries: np.ndarray) -> np.ndarray:
 
 
 def _place(builder, address, vector, element=_VECTOR):
-    """Pointer to the vector number `vector` from `address` on."""
+    """Return a pointer to vector number `vector` from `address` on."""
     return builder.inttoptr(builder.add(address, ir.Constant(_I64, _BYTES * vector)), element.as_pointer())
 
 
@@ -99,7 +99,7 @@ def fill_tables(typing, planes, tables):
 
 
 class _Adder:
-    """Planes of numbers, added with as few of them alive as possible: at most two wait at each weight."""
+    """A carry-save adder for bit planes that keeps at most two planes of each weight, so that few registers are used."""
 
     def __init__(self, builder):
         self.builder = builder
@@ -116,7 +116,7 @@ class _Adder:
             self.add(weight + 1, carry)
 
     def planes(self):
-        """The sum, lowest bit first."""
+        """Return the planes of the sum, lowest bit first."""
         result = []
         while any(self.waiting.get(weight) for weight in range(len(result), len(self.waiting) + 1)):
             here = self.waiting.get(len(result), [])
@@ -143,7 +143,7 @@ def _distance_planes(builder, words, tables, offsets):
 
 
 def _minterms(builder, planes, highest):
-    """Masks of the codes at which the number in `planes` is 0 .. highest."""
+    """Return the masks of the codes whose number in `planes` is 0, 1, .. highest."""
     masks = [None]
     for plane in reversed(planes):
         inverse = builder.not_(plane)
@@ -158,11 +158,11 @@ def _any(builder, mask):
 def _make_count_step(words):
     @intrinsic
     def count_step(typing, tables, offsets, masks, counts):
-        """Masks and counts of the distances of one step from one query.
+        """Compute the masks of one step's distances from one query, and add to their counts.
 
-        tables: address of what `fill_tables` made, for all words; offsets: of the query's `table_offsets`; masks: of uint64
-        [bins, LANES]: written where some code of the step is within 8 of a distance, else left; counts: of uint32
-        [bins, LANES].
+        All arguments are addresses. tables: the tables of `fill_tables` for all words; offsets: the query's `table_offsets`;
+        masks: uint64 [bins, LANES], written only where some code of the step is within 8 of a distance; counts: uint32 [bins,
+        LANES].
         """
         signature = types.void(*[types.int64] * 4)
 

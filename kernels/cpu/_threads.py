@@ -1,7 +1,7 @@
-"""Threads for compiled code that releases the GIL.
+"""Run compiled code that releases the GIL on threads.
 
-Not Numba's own: those may not be entered from two Python threads at once and do not survive a fork. Ours are started when first
-needed and kept, since starting them takes as long as a small search.
+Numba's threads are not used, because two Python threads may not enter them at once and they do not survive a fork. These threads
+are started when first needed and then kept, since starting them takes as long as a small search.
 """
 
 import os
@@ -17,12 +17,12 @@ _pool_threads = 0
 
 
 def thread_count() -> int:
-    """Threads that the user allows: torch.set_num_threads rules here too."""
+    """Return how many threads to use: torch.get_num_threads()."""
     return torch.get_num_threads()
 
 
 def run_all(function: Callable[..., Any], argument_lists: Sequence[tuple[Any, ...]]) -> None:
-    """function(*arguments) for every entry of `argument_lists`, on up to `thread_count()` threads, the caller's among them."""
+    """Call function(*arguments) for every entry of `argument_lists` on up to `thread_count()` threads, including the caller's."""
     helpers = min(thread_count(), len(argument_lists)) - 1
     remaining = iter(argument_lists)
 
@@ -31,14 +31,14 @@ def run_all(function: Callable[..., Any], argument_lists: Sequence[tuple[Any, ..
             function(*arguments)
 
     futures: list[Future[None]] = []
-    with suppress(RuntimeError):  # the interpreter is on its way out and starts no threads: the caller's own does all
+    with suppress(RuntimeError):  # an interpreter that shuts down starts no threads; then the caller's thread does all the work
         for _ in range(helpers):
             futures.append(_helpers(helpers).submit(work))
     try:
         work()
     finally:
         for future in futures:
-            future.exception()  # nobody works on the caller's arrays when it goes on
+            future.exception()  # wait, so that no thread uses the caller's arrays after the return
     for future in futures:
         future.result()
 
@@ -51,7 +51,7 @@ def _helpers(threads: int) -> ThreadPoolExecutor:
 
 
 def _forget_threads() -> None:
-    """A forked process has none of its parent's threads."""
+    """Discard the pool in a forked process, which has none of its parent's threads."""
     global _pool
     _pool = None
 

@@ -1,6 +1,6 @@
-"""Ranking quality from packed codes, without sorting: from the ranks of _ranks.py, which also says what labels are.
+"""Compute sums of precisions along rankings of packed codes on a CPU, from the ranks of _ranks.py, without sorting.
 
-Where only expectations over random tie orders are wanted, the counts of items at each distance hold everything.
+_ranks.py also describes the labels. Expectations over random orders of ties need only the numbers of items at each distance.
 """
 
 import math
@@ -25,7 +25,7 @@ _RADIX = 2**_RADIX_BITS
 
 
 def ranked_precision(queries, gallery, query_labels, gallery_labels, shared, ks, precisions, hits, counts, relevant) -> None:
-    """Rank the gallery for each query in the order (distance, position), and fill what all metrics come from.
+    """Rank the gallery for each query in the order (distance, row), and fill in the sums from which metrics are computed.
 
     ks: int64 [L], ranks that count. precisions: float64 [L, Q], the sum of the precisions at the relevant items among the first
     k; hits: int64 [L, Q], their number. counts, relevant: int64 [Q, K+1], all and relevant items at each distance.
@@ -43,7 +43,7 @@ def ranked_precision(queries, gallery, query_labels, gallery_labels, shared, ks,
 
 
 def scored_precision(scores, query_labels, gallery_labels, shared, k, precisions, hits, totals) -> None:
-    """As `ranked_precision`, in the order (score descending, position) of float32 `scores` [Q, N] without NaN."""
+    """Do the same as `ranked_precision` for the order (score descending, row) of float32 `scores` [Q, N] without NaN."""
     bits = scores.view(np.int32)
     label_planes = np.ascontiguousarray(gallery_labels.T)
 
@@ -54,7 +54,7 @@ def scored_precision(scores, query_labels, gallery_labels, shared, k, precisions
 
 
 def expected_precision(counts, relevant, k, over_hits, precisions) -> None:
-    """Fill `precisions`, float64 [Q]: as in `ranked_precision`, in expectation over all orders of items at one distance.
+    """Fill `precisions` float64 [Q] with the expectation of `ranked_precision` over all orders of items at one distance.
 
     counts, relevant: int64 [Q, K+1], as `ranked_precision` leaves them. With `over_hits` it is the expectation of the sum divided
     by the hits among the first `k`, whose number depends on the order where `k` cuts through a distance.
@@ -77,7 +77,7 @@ def _sum_batch(counters, relevant_counters, notes, places, first_notes, order, k
 
 @compiler(boundscheck=False, fastmath={"reassoc"})
 def _precision_sum(notes, places, nearer, k):
-    """Sum of precisions and hits among the first `k`; summed in any order, which vectorises."""
+    """Return the sum of precisions and the hits among the first `k`. The order of the sum is free, so that it vectorises."""
     precision = 0.0
     hits = 0
     for i in range(places.size):
@@ -116,7 +116,7 @@ def _scored_precision(bits, query_labels, label_planes, shared, k, start, stop, 
 
 @compiled
 def _descending_key(bits):
-    """A 32-bit key that falls as the float32 with these `bits` rises; both zeros have one key."""
+    """Return a 32-bit key that decreases as the float32 with these `bits` increases; both zeros have one key."""
     if bits == -(2**31):
         bits = np.int32(0)
     ascending = bits if bits >= 0 else np.int32(bits ^ 0x7FFFFFFF)
@@ -125,7 +125,7 @@ def _descending_key(bits):
 
 @compiled
 def _radix_pass(keys, shift, offsets, result):
-    """Stable counting sort of `keys` by _RADIX_BITS bits from `shift` on."""
+    """Sort `keys` by _RADIX_BITS bits from `shift` on, by a stable counting sort."""
     digit = np.uint64(_RADIX - 1)
     offsets[:] = 0
     for key in keys:
@@ -163,7 +163,10 @@ def _expected_query(counts, relevant, k, over_hits):
 
 @compiled
 def _expected_sum(items, hits, tied, relevant, slots):
-    """Expected sum of precisions at the relevant of the first `slots` of `tied` items in random order, behind `items` others."""
+    """Return the expected sum of precisions at the relevant items among the first `slots` of `tied` items in random order.
+
+    `items` other items, with `hits` relevant ones, come before them.
+    """
     inverse, earlier = _rank_sums(items, slots)
     companions = (relevant - 1) / (tied - 1) if tied > 1 else 0.0
     return relevant / tied * ((hits + 1) * inverse + companions * earlier)
@@ -171,7 +174,7 @@ def _expected_sum(items, hits, tied, relevant, slots):
 
 @compiled
 def _rank_sums(items, slots):
-    """Sums of 1 / rank and (j - 1) / rank over the ranks items + j, j = 1 .. slots.
+    """Return the sums of 1 / rank and (j - 1) / rank over the ranks items + j, j = 1 .. slots.
 
     From rank 65 on by the asymptotic series of the harmonic numbers, whose error is below 1e-15 there.
     """
@@ -186,17 +189,17 @@ def _rank_sums(items, slots):
 
 @inlined
 def _beyond_logarithm(middle):
-    """The n-th harmonic number less Euler's constant and the logarithm of middle = n + 1/2."""
+    """Return the n-th harmonic number minus Euler's constant and the logarithm of middle = n + 1/2."""
     square = 1.0 / (middle * middle)
     return square * (1.0 / 24 - square * (7.0 / 960 - square * (31.0 / 8064)))
 
 
 @compiled
 def _expected_ratio(items, hits, precision, tied, relevant, slots):
-    """Expected (sum of precisions) / hits when only `slots` of `tied` items fit, over the random number of hits among them.
+    """Return the expected (sum of precisions) / hits if only `slots` of `tied` items in random order are within k.
 
-    That number is hypergeometric; given h hits in the slots, all their places are equally likely. Weights start at 1 for a number
-    near the most likely one and follow the ratio of neighbours on both sides, so that none overflows.
+    The number of hits among these is hypergeometric; given h hits in the slots, all their places are equally likely. The weights
+    start at 1 for a number near the most likely one and follow the ratio of neighbours on both sides, so that none overflows.
     """
     inverse, earlier = _rank_sums(items, slots)
     lowest = max(0, slots - (tied - relevant))
@@ -220,7 +223,7 @@ def _expected_ratio(items, hits, precision, tied, relevant, slots):
 
 @compiled
 def _ratio(hits, precision, slots, h, inverse, earlier):
-    """Expected sum of precisions over hits, given that `h` of `slots` tied ranks are relevant."""
+    """Return the expected sum of precisions over hits, given that `h` of `slots` tied ranks are relevant."""
     if hits + h == 0:
         return 0.0
     companions = (h - 1) / (slots - 1) if slots > 1 else 0.0

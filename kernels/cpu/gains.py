@@ -1,6 +1,7 @@
-"""Graded relevance along a ranking: gains of what is relevant, at the ranks of _ranks.py.
+"""Sum the gains of relevant items along rankings of packed codes on a CPU, at the ranks of _ranks.py.
 
-The grade of an item is how many classes it shares with the query, where labels are sets, else 1 if it is of the query's class.
+The grade of an item is the number of classes that it shares with the query where labels are sets, otherwise 1 if it has the
+query's class and 0 if not.
 """
 
 import numpy as np
@@ -26,7 +27,7 @@ def ranked_gains(
     sums,
     grades,
 ) -> None:
-    """Rank the gallery for each query in the order (distance, position), and fill what metrics of graded relevance come from.
+    """Rank the gallery for each query in the order (distance, row), and fill in the sums for metrics of graded relevance.
 
     ks: int64 [L], ranks that count; gains: float64 [G+1], of each grade, that of 0 is 0; discounts: float64 [max(ks)], of each
     rank. discounted, gained: float64 [L, Q], the gains at the first k ranks, summed with their discount and without. counts:
@@ -99,7 +100,7 @@ def _sum_batch(
 
 @compiled
 def _fill_grades(query_labels, labels, starts, entries, found):
-    """The grade of each relevant item of a query."""
+    """Fill in the grade of each relevant item of a query."""
     for step in range(starts.size - 1):
         for entry in range(starts[step], starts[step + 1]):
             grade = 0

@@ -1,4 +1,4 @@
-"""All pairwise Hamming distances on a CPU. Writing the answer costs most: four bytes a distance."""
+"""Compute all pairwise Hamming distances on a CPU. Writing the result, four bytes per distance, takes most of the time."""
 
 import math
 from itertools import pairwise
@@ -10,7 +10,7 @@ from ._bits import compiled, load_block, popcount
 from ._blocks import as_array
 from ._threads import run_all, thread_count
 
-_BLOCK = 512  # codes whose word planes stay in the first-level cache, for all queries
+_BLOCK = 512  # codes whose word planes fit the first-level cache
 
 
 def hamming_distance(queries: Tensor, gallery: Tensor, distances: Tensor) -> None:

@@ -1,7 +1,7 @@
-"""How many codes lie at each distance, on a CPU.
+"""Count the gallery codes at each distance from each query on a CPU.
 
-Many queries take the gallery in bit planes, 256 codes at a time, where distances and their counts come without touching a single
-code (see _sliced.py). Otherwise distances of rows are computed in vectors and counted one by one.
+For many queries the gallery is transposed into bit planes of 256 codes, from which distances are counted for all codes at once
+(see _sliced.py). Otherwise distances of rows are computed in vectors and counted one by one.
 """
 
 import math
@@ -10,26 +10,19 @@ from itertools import pairwise, product
 import numpy as np
 from torch import Tensor
 
-from ._bits import (
-    LANES,
-    ROW_PATTERN,
-    compiled,
-    load_block,
-    near_rows,
-    row_distance,
-    rows_a_step,
-    split_bits,
-)
+from ._bits import compiled, load_block, row_distance, split_bits
 from ._blocks import ROW_BLOCK_BYTES, aligned, as_array, repeated
+from ._ir import LANES
+from ._rows import ROW_PATTERN, near_rows, rows_per_step
 from ._sliced import LANES as SLICED_LANES
 from ._sliced import STEP as SLICED_STEP
 from ._sliced import TABLE_BYTES, bins, count_step_1, count_step_2, count_step_4, fill_tables, table_offsets
 from ._threads import run_all, thread_count
 
-_SLICED_WORDS = (1, 2, 4)  # of a code, that `count_step` exists for
-_SLICED_FROM = 8  # queries that pay for bit planes
-_BANKS = 4  # counters that take turns: an increment waits for the one before where both hit the same counter
-_COUNTER_BYTES = 2**18  # of a group of queries: in the second-level cache
+_SLICED_WORDS = (1, 2, 4)  # words of a code for which there is a `count_step`
+_SLICED_FROM = 8  # queries from which on bit planes are faster
+_BANKS = 4  # copies of each counter, used in turn, because an increment waits for the previous one of the same counter
+_COUNTER_BYTES = 2**18  # of a group of queries; they fit the second-level cache
 
 
 def hamming_histogram(queries: Tensor, gallery: Tensor, counts: Tensor) -> None:
@@ -55,7 +48,7 @@ def _query_groups(queries: int, counter_bytes: int) -> list[slice]:
 
 
 def _gallery_bounds(gallery: int, groups: int) -> list[tuple[int, int]]:
-    """Parts of the gallery: few groups of queries leave threads idle; and counters have 32 bits."""
+    """Return the splits of the gallery, so that no thread is idle with few groups of queries and no 32-bit counter overflows."""
     parts = min(math.ceil(thread_count() / groups), math.ceil(gallery / 2**14))
     size = min(math.ceil(gallery / parts), 2**31)
     return list(pairwise([*range(0, gallery, size), gallery]))
@@ -69,7 +62,7 @@ def _count_sliced(queries: np.ndarray, gallery: np.ndarray, start: int, stop: in
     masks = np.empty(counters.shape[1:], np.uint64)
     _count_steps(table_offsets(queries), gallery, start, stop, tables, masks, counters)
     counts += counters[:, : counts.shape[1]].sum(axis=2, dtype=np.int64)
-    fillers = -(stop - start) % SLICED_STEP  # codes of zeros: as far from a query as it has bits set
+    fillers = -(stop - start) % SLICED_STEP  # padding codes of zeros, whose distance is the number of bits set in the query
     counts[np.arange(len(queries)), np.unpackbits(queries.view(np.uint8), axis=1).sum(axis=1, dtype=np.int64)] -= fillers
 
 
@@ -100,7 +93,7 @@ def _count_steps(offsets, gallery, start, stop, tables, masks, counters):
 
 
 def _count_rows(queries: np.ndarray, gallery: np.ndarray, start: int, stop: int, counts: np.ndarray) -> None:
-    """As `_count_sliced`, for codes of any length."""
+    """Do the same as `_count_sliced` for codes of any length."""
     counters = np.zeros((len(queries), _BANKS, counts.shape[1]), np.uint32)
     _count_blocks(repeated(queries, ROW_PATTERN), queries.shape[1], gallery, start, stop, counters)
     counts += counters.sum(axis=1, dtype=np.int64)
@@ -108,11 +101,11 @@ def _count_rows(queries: np.ndarray, gallery: np.ndarray, start: int, stop: int,
 
 @compiled
 def _count_blocks(queries, words, gallery, start, stop, counters):
-    """queries: uint64 [Q, >= words], repeated as `near_rows` wants it."""
+    """Count rows start .. stop - 1. queries: uint64 [Q, >= words], repeated as `near_rows` requires."""
     width = gallery.shape[1]
-    step = rows_a_step(words)
+    step = rows_per_step(words)
     size = max(step, ROW_BLOCK_BYTES // (8 * words) // step * step)
-    whole = np.zeros((size, words), np.uint64)  # rows of whole words, where the gallery has none
+    whole = np.zeros((size, words), np.uint64)  # padded rows, for codes that are not whole words
     distances = np.empty(size, np.int64)
     for first in range(start, stop, size):
         length = min(size, stop - first)
@@ -141,7 +134,7 @@ def _pad_rows(codes, rows):
 
 @compiled
 def _add(distances, counters):
-    """Count the distances, each bank every fourth."""
+    """Count the distances, each in the next bank of counters."""
     whole = distances.size // _BANKS * _BANKS
     for i in range(0, whole, _BANKS):
         for bank in range(_BANKS):

@@ -1,7 +1,7 @@
-"""All codes within a radius of each query on a CPU, in the order (distance, position): a threshold scan and a counting sort.
+"""Find all codes within a radius of each query on a CPU, in the order (distance, row), by a scan and a counting sort.
 
-The scan (see _bits.py) leaves a query's codes in the order of their positions, as keys in chunks of memory that are added as they
-are needed. Counting the keys of each distance then says where each code goes.
+The scan (see _planes.py and _rows.py) writes a query's codes in the order of their rows, as keys in chunks of memory that are
+allocated as needed. Counting the keys of each distance gives the place of each code in the result.
 """
 
 import functools
@@ -13,31 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._bits import (
-    BLOCKS_PAY_FROM,
-    ROW_PATTERN,
-    STEP,
-    compiled,
-    inlined,
-    load_block,
-    lowest_bit,
-    near_rows,
-    next_near_rows,
-    plane_hits,
-    popcount,
-    row_distance,
-    rows_a_step,
-    split_block,
-    word_hits,
-)
+from ._bits import BLOCKS_PAY_FROM, STEP, compiled, inlined, load_block, lowest_bit, popcount, row_distance, split_block
 from ._blocks import ROW_BLOCK_BYTES, as_array, blocks_for, in_words, mark_open, repeated
+from ._planes import plane_hits, word_hits
+from ._rows import ROW_PATTERN, near_rows, next_near_rows, rows_per_step
 from ._threads import run_all, thread_count
 
 _POSITION_BITS = 40
 _QUERIES_PER_GROUP = 256
-_BINS_A_GROUP = 2**17  # counters of a sort that stay in the second-level cache
+_BINS_PER_GROUP = 2**17  # counters of a sort that stay in the second-level cache
 _SMALLEST_CHUNK, _LARGEST_CHUNK = 2**15, 2**20  # keys
-_DENSE = 3  # where one code of so many is found, asking for the few near ones does not pay
+_DENSE = 3  # if at least one code in this many is found, every code is compared instead of searching for the few near ones
 
 
 def hamming_range(queries: Tensor, gallery: Tensor, mask: Tensor | None, limits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -79,7 +65,7 @@ def _codes_below(
 
 
 def _gallery_bounds(queries: int, gallery: int) -> list[tuple[int, int]]:
-    """How the gallery is cut: few queries leave threads idle unless each takes a part of it."""
+    """Return the splits of the gallery. With few queries, each thread takes a split, so that none is idle."""
     threads = thread_count()
     parts = 1 if queries >= 8 * threads else min(threads, gallery // 2**16)
     size = STEP * math.ceil(gallery / STEP / max(parts, 1))
@@ -87,14 +73,14 @@ def _gallery_bounds(queries: int, gallery: int) -> list[tuple[int, int]]:
 
 
 def _query_groups(queries: int, parts: int, distance_bits: int) -> list[slice]:
-    """Queries that one thread scans together; an even number, as the scan takes them in pairs."""
-    size = min(_QUERIES_PER_GROUP, math.ceil(queries * parts / thread_count()), _BINS_A_GROUP >> distance_bits)
+    """Return the groups of queries that one thread scans together, of even size because the scan takes queries in pairs."""
+    size = min(_QUERIES_PER_GROUP, math.ceil(queries * parts / thread_count()), _BINS_PER_GROUP >> distance_bits)
     size = max(2, size + size % 2)
     return [slice(first, min(first + size, queries)) for first in range(0, queries, size)]
 
 
 class _Part(NamedTuple):
-    """What a group of queries finds in rows start .. stop - 1."""
+    """The codes that a group of queries finds in rows start .. stop - 1."""
 
     start: int
     stop: int
@@ -105,7 +91,7 @@ class _Part(NamedTuple):
 def _scan(
     queries: np.ndarray, limits: np.ndarray, gallery: np.ndarray, allowed: np.ndarray, distance_bits: int, part: _Part
 ) -> None:
-    """Fill `part`."""
+    """Fill `part` with the codes that a group of queries finds in its rows."""
     width = gallery.shape[1]
     even = in_words(queries, len(queries) + len(queries) % 2)
     query_words = even[: len(queries)]
@@ -127,10 +113,11 @@ def _scan(
 
 @compiled
 def _scan_blocks(blocks, dense, queries, limits, gallery, allowed, first, q, stop, distance_bits, counts, keys):
-    """Scan for a group of queries, block after block of the gallery, and for each all the queries, while `keys` have room.
+    """Scan the gallery block by block for all queries of a group, while `keys` have room.
 
-    Starts with query `q` at the block at `first` and returns where to go on, and how many keys there are. queries: uint64 [Q, W];
-    dense: bool [Q], which of them found so much in their last block that every code of the next is looked at.
+    Starts with query `q` at the block that starts at row `first`; returns where to continue, (first, q), and the number of keys.
+    queries: uint64 [Q, W]; dense: bool [Q], True for queries that found so much in the last block that every code of the next
+    block is compared.
     """
     word_planes, planes, planes_used, tables = blocks
     count, words = queries.shape
@@ -188,7 +175,7 @@ def _scan_blocks(blocks, dense, queries, limits, gallery, allowed, first, q, sto
 
 @inlined
 def _take(first, code, hits, q, limit, queries, word_planes, distance_bits, keys, fill):
-    """Add keys for those of 64 codes from `code` of the block at `first` that `hits` names and are near enough."""
+    """Add keys for the codes near enough among the 64 from `code` on whose bit in `hits` is set; the block starts at `first`."""
     while hits:
         i = code + lowest_bit(hits)
         hits &= hits - np.uint64(1)
@@ -202,7 +189,7 @@ def _take(first, code, hits, q, limit, queries, word_planes, distance_bits, keys
 
 @compiled
 def _take_dense(first, length, q, limit, queries, word_planes, open_codes, distance_bits, keys, fill):
-    """Add keys for the codes of the block at `first` that may be found and are near enough, whatever they are."""
+    """Add keys for all codes of the block at row `first` that may be found and are near enough."""
     for i in range(length):
         distance = np.int64(0)
         for word in range(word_planes.shape[0]):
@@ -215,12 +202,12 @@ def _take_dense(first, length, q, limit, queries, word_planes, open_codes, dista
 
 @compiled
 def _scan_rows(queries, limits, gallery, allowed, first, q, stop, distance_bits, counts, keys):
-    """As `_scan_blocks`, for few queries and codes of whole words: the rows as they lie in memory.
+    """Do the same as `_scan_blocks` for few queries and codes of whole words, on rows as they are stored.
 
-    queries: uint64 [Q, >= W], each repeated as `next_near_rows` wants it.
+    queries: uint64 [Q, >= W], each repeated as `next_near_rows` requires.
     """
     words = gallery.shape[1] // 8
-    step = rows_a_step(words)
+    step = rows_per_step(words)
     size = max(step, ROW_BLOCK_BYTES // gallery.shape[1] // step * step)
     address = np.int64(gallery.ctypes.data)
     distances = np.empty(64, np.int64)  # of a step
@@ -255,7 +242,7 @@ def _scan_rows(queries, limits, gallery, allowed, first, q, stop, distance_bits,
 
 @inlined
 def _take_rows(distances, count, row, limit, allowed, base, keys, fill):
-    """Add keys for those of `count` rows from `row` on that are near enough and may be found."""
+    """Add keys for the rows among `count` from `row` on that are near enough and may be found."""
     for i in range(count):
         keys[np.uint64(fill)] = base | np.uint64(distances[i]) << np.uint64(_POSITION_BITS) | np.uint64(row + i)
         fill += (distances[i] < limit) & _may_be_found(allowed, row + i)
@@ -264,7 +251,7 @@ def _take_rows(distances, count, row, limit, allowed, base, keys, fill):
 
 @inlined
 def _take_hits(distances, row, hits, allowed, base, keys, fill):
-    """Add keys for those of the rows from `row` on that `hits` names and that may be found."""
+    """Add keys for the rows from `row` on whose bit in `hits` is set and that may be found."""
     while hits:
         i = lowest_bit(hits)
         hits &= hits - np.uint64(1)
@@ -279,7 +266,7 @@ def _may_be_found(allowed, position):
 
 
 def _put_in_order(parts: list[_Part], starts: np.ndarray, distance_bits: int, distances: np.ndarray, ids: np.ndarray) -> None:
-    """A stable counting sort of what a group found; `starts` int64 [Q] is where the codes of its queries go."""
+    """Sort the codes that a group found, by a stable counting sort; `starts` int64 [Q] are the places of its queries' codes."""
     places = np.zeros((len(starts), 1 << distance_bits), np.int64)
     for part in parts:
         for keys in part.chunks:

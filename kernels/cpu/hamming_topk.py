@@ -1,8 +1,9 @@
-"""Exact k nearest codes on a CPU, in the order (distance, position): a threshold scan.
+"""Find the k nearest codes exactly on a CPU, in the order (distance, row), by a scan with a limit per query.
 
-Nearly every code is farther than the k-th best so far, so the scan only asks which codes of a step are within the query's current
-limit (see _bits.py) and walks those few. A histogram of the distances held keeps the limit as tight as it can be: once k codes
-within distance t are held, a later one at t loses its tie and only d < t is of interest.
+Nearly every code is farther than the k-th best so far. So the scan only finds the codes of a step that are nearer than the
+query's current limit (see _planes.py and _rows.py). A histogram of the distances of the candidates keeps the limit
+as low as possible: once there are k candidates within distance t, a later code at distance t comes after them, and only d < t
+matters.
 """
 
 import math
@@ -12,24 +13,10 @@ import numpy as np
 from torch import Tensor
 
 from ..missing import MISSING_DISTANCE, MISSING_ID
-from ._bits import (
-    BLOCKS_PAY_FROM,
-    ROW_PATTERN,
-    STEP,
-    compiled,
-    inlined,
-    load_block,
-    lowest_bit,
-    near_rows,
-    next_near_rows,
-    plane_hits,
-    popcount,
-    row_distance,
-    rows_a_step,
-    split_block,
-    word_hits,
-)
+from ._bits import BLOCKS_PAY_FROM, STEP, compiled, inlined, load_block, lowest_bit, popcount, row_distance, split_block
 from ._blocks import ROW_BLOCK_BYTES, as_array, blocks_for, in_words, mark_open, repeated
+from ._planes import plane_hits, word_hits
+from ._rows import ROW_PATTERN, near_rows, next_near_rows, rows_per_step
 from ._threads import run_all, thread_count
 
 _POSITION_BITS = 40
@@ -82,7 +69,7 @@ def hamming_topk(
 
 
 def _gallery_bounds(queries: int, gallery: int, k: int) -> list[int]:
-    """Where the gallery is cut: few queries leave threads idle unless each takes a part of it."""
+    """Return the bounds of the splits of the gallery. With few queries, each thread takes a split, so that none is idle."""
     threads = thread_count()
     parts = 1 if queries >= 8 * threads else min(threads, gallery // max(16 * k, 2**16))
     size = STEP * math.ceil(gallery / STEP / max(parts, 1))
@@ -90,19 +77,19 @@ def _gallery_bounds(queries: int, gallery: int, k: int) -> list[int]:
 
 
 def _query_groups(queries: int, k: int, parts: int) -> list[slice]:
-    """Queries that one thread scans together; an even number, as the scan takes them in pairs."""
+    """Return the groups of queries that one thread scans together, of even size because the scan takes queries in pairs."""
     size = min(_QUERIES_PER_GROUP, math.ceil(queries * parts / thread_count()), _HELD_BYTES // (8 * _capacity(k)))
     size = max(2, size + size % 2)
     return [slice(first, first + size) for first in range(0, queries, size)]
 
 
 def _capacity(k: int) -> int:
-    """Candidates that a query holds before the beaten ones are dropped."""
+    """Return how many candidates a query keeps before those that are no longer among the k best are removed."""
     return 2 * k + 1024
 
 
 def _search_group(queries, gallery, allowed, limits, start, stop, distances, ids) -> None:
-    """Answer a group of queries from rows start .. stop - 1."""
+    """Find the k nearest codes of a group of queries among rows start .. stop - 1."""
     width = gallery.shape[1]
     k = min(ids.shape[1], stop - start)
     even = in_words(queries, len(queries) + len(queries) % 2)
@@ -182,12 +169,12 @@ def _scan_blocks(blocks, queries, gallery, allowed, start, stop, held, k):
 
 @compiled
 def _scan_rows(queries, gallery, allowed, start, stop, held, k):
-    """As `_scan_blocks`, for few queries and codes of whole words: the rows as they lie in memory.
+    """Do the same as `_scan_blocks` for few queries and codes of whole words, on rows as they are stored.
 
-    queries: uint64 [Q, >= W], each repeated as `next_near_rows` wants it.
+    queries: uint64 [Q, >= W], each repeated as `next_near_rows` requires.
     """
     words = gallery.shape[1] // 8
-    step = rows_a_step(words)
+    step = rows_per_step(words)
     size = stop - start if len(queries) == 1 else max(step, ROW_BLOCK_BYTES // gallery.shape[1] // step * step)
     distances = np.empty(64, np.int64)  # of a step
     address, distance_address = np.int64(gallery.ctypes.data), np.int64(distances.ctypes.data)
@@ -213,7 +200,10 @@ def _scan_rows(queries, gallery, allowed, start, stop, held, k):
 
 @inlined
 def _take(hits, first, code, q, k, queries, word_planes, open_codes, held):
-    """Hold those of 64 codes from `code` of the block at `first` that `hits` names, may be found and are still near enough."""
+    """Add the candidates among 64 codes from `code` on of the block at row `first`.
+
+    A candidate's bit in `hits` is set, it may be found, and it is nearer than the query's current limit.
+    """
     hits &= open_codes[code // 64]
     while hits:
         i = code + lowest_bit(hits)
@@ -227,10 +217,10 @@ def _take(hits, first, code, q, k, queries, word_planes, open_codes, held):
 
 @inlined
 def _hold(distance, position, q, k, held):
-    """Hold a candidate nearer than its query's limit, and lower the limit to where it can be."""
+    """Add a candidate that is nearer than its query's limit, and lower the limit as far as possible."""
     limit = held.limits[q]
     if held.fill[q] == held.keys.shape[1]:
-        held.fill[q] = _drop_beaten(held.keys[q], limit, k - held.below[q])
+        held.fill[q] = _drop_worse(held.keys[q], limit, k - held.below[q])
     held.keys[q, held.fill[q]] = distance << _POSITION_BITS | position
     held.fill[q] += 1
     held.histogram[q, distance] += 1
@@ -242,8 +232,8 @@ def _hold(distance, position, q, k, held):
 
 
 @compiled
-def _drop_beaten(keys, limit, ties):
-    """Keep the candidates nearer than `limit` and the first `ties` at it, in their order."""
+def _drop_worse(keys, limit, ties):
+    """Keep the candidates nearer than `limit` and the first `ties` at the limit, in order; return their number."""
     kept = 0
     for key in keys:
         distance = key >> _POSITION_BITS
@@ -257,7 +247,7 @@ def _drop_beaten(keys, limit, ties):
 
 @compiled
 def _emit(held, k, distances, ids):
-    """The k nearest of the candidates of each query, in order."""
+    """Write the k nearest candidates of each query in order."""
     for q in range(distances.shape[0]):
         ties = k - held.below[q]
         _emit_sorted(held.keys[q, : held.fill[q]], held.histogram[q], held.limits[q], ties, distances[q], ids[q])
@@ -265,7 +255,7 @@ def _emit(held, k, distances, ids):
 
 @compiled
 def _emit_sorted(keys, histogram, limit, ties, distances, ids):
-    """A stable counting sort of the candidates nearer than `limit` and of the first `ties` at it."""
+    """Write the candidates nearer than `limit` and the first `ties` at the limit, by a stable counting sort."""
     total = 0
     for distance in range(min(limit + 1, histogram.shape[0])):
         here = histogram[distance] if distance < limit else min(histogram[distance], ties)
@@ -285,7 +275,7 @@ def _emit_sorted(keys, histogram, limit, ties, distances, ids):
 
 @compiled
 def _merge(part_distances, part_ids, distances, ids, bits):
-    """The best of the parts of a gallery, which come in the order of their positions."""
+    """Write the k nearest codes of all splits of the gallery, which are in the order of their rows."""
     parts, count, k = part_distances.shape
     histogram = np.empty(bits + 2, np.int64)
     for q in range(count):
