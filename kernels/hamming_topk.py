@@ -94,11 +94,13 @@ def _search_spans(
     dtype = torch.int16 if 32 * gallery.shape[1] + 1 < 2**15 else torch.int32
     block_bytes = cut.block_m * _bytes_of_query(gallery.shape[0], distances.shape[1], cut.span, dtype)
     batch = max(1, _BUFFER_BYTES // block_bytes) * cut.block_m
+    if batch >= queries.shape[0]:
+        _search_batch(queries, limits, distances, ids, gallery, mask, cut, dtype)
+        return
     for first in range(0, queries.shape[0], batch):
-        parts = (queries, limits, distances, ids)
-        if batch < queries.shape[0]:
-            parts = tuple(None if part is None else part[first : first + batch] for part in parts)
-        _search_batch(*parts, gallery, mask, cut, dtype)
+        some = slice(first, first + batch)
+        some_limits = None if limits is None else limits[some]
+        _search_batch(queries[some], some_limits, distances[some], ids[some], gallery, mask, cut, dtype)
 
 
 def _bytes_of_query(gallery: int, k: int, span: int, dtype: torch.dtype) -> int:

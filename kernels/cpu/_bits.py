@@ -20,8 +20,9 @@ inlined = compiler(boundscheck=False, forceinline=True)
 
 def _cpu_features() -> set[str]:
     """Return the CPU features that Numba compiles for: those of NUMBA_CPU_FEATURES if set, otherwise of this CPU."""
-    if numba.config.CPU_FEATURES is not None:
-        return {feature[1:] for feature in numba.config.CPU_FEATURES.split(",") if feature.startswith("+")}
+    features: str | None = vars(numba.config)["CPU_FEATURES"]
+    if features is not None:
+        return {feature[1:] for feature in features.split(",") if feature.startswith("+")}
     return {name for name, present in llvm.get_host_cpu_features().items() if present}
 
 

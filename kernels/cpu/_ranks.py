@@ -32,7 +32,7 @@ class Gallery(NamedTuple):
     codes: np.ndarray  # uint64 [W, slots]
     planes: np.ndarray  # uint64 [steps, W, 64, LANES]: the bits of the codes of a step; no steps where they are not used
     labels: np.ndarray  # uint64 [L, slots]
-    count: int  # of codes
+    size: int  # number of codes
     shared: bool
 
 
@@ -105,7 +105,7 @@ class Batch:
         self.start = self.stop = 0
         words, steps = len(gallery.codes), gallery.codes.shape[1] // STEP
         counters = bins(words) * LANES
-        capacity = _NOTES + gallery.count
+        capacity = _NOTES + gallery.size
         self.notes = np.empty(capacity, np.uint64)
         self.places = np.empty(capacity, np.uint16 if counters <= 2**16 else np.uint32)
         self.first_notes = np.zeros(_BATCH + 1, np.int64)
@@ -134,7 +134,7 @@ class Batch:
         else:
             _count_long(codes, gallery.codes, *lists, *results)
         places = LANES * queries.set_bits[start : self.stop]
-        _forget_empty_slots(self.counts, places, gallery.codes.shape[1] // LANES, gallery.count)
+        _forget_empty_slots(self.counts, places, gallery.codes.shape[1] // LANES, gallery.size)
 
     def _list(self, start: int, stop: int) -> int:
         """List the items relevant to queries from `start` on; return the first query that does not fit this batch."""
