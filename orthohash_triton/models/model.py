@@ -140,7 +140,9 @@ class HashModel(nn.Module):
         write_pretrained(Path(folder), describe_model(self, backbone, class_names), self.state_dict(), codebook, {}, None)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, *, backbone: nn.Module | None = None, device: Any = "cpu") -> "HashModel":
+    def from_pretrained(
+        cls, folder: str | Path, *, backbone: nn.Module | None = None, device: str | torch.device = "cpu"
+    ) -> "HashModel":
         """Load the model that `save_pretrained` wrote to `folder`, in evaluation mode.
 
         `load_pretrained` also returns the codebook and the class names.

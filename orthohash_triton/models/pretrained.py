@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .._base.moved import find_moved
@@ -76,7 +77,7 @@ def save_pretrained(
     write_pretrained(Path(folder), description, model.state_dict(), codebook, figures or {}, trained_on)
 
 
-def load_pretrained(folder: str | Path, *, backbone: nn.Module | None = None, device: Any = "cpu") -> Pretrained:
+def load_pretrained(folder: str | Path, *, backbone: nn.Module | None = None, device: str | torch.device = "cpu") -> Pretrained:
     """Load a folder that `save_pretrained` wrote: the model in evaluation mode on `device`, its codebook and class names.
 
     Args:

@@ -19,7 +19,6 @@ from .._base.files import atomic_write
 from ..data import Dataset
 from .config import WITHOUT_EFFECT, TrainConfig
 
-NAME = run_folder.CHECKPOINT
 FORMAT = 1
 
 

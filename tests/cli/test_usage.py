@@ -309,14 +309,14 @@ def test_few_samples_get_a_small_batch(samples: int, given: dict, expected: int,
 
 
 def test_an_interrupt_before_the_first_checkpoint_names_no_way_to_resume(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    from orthohash_triton._base.run_folder import CHECKPOINT
     from orthohash_triton.cli import train
-    from orthohash_triton.train.checkpoint import NAME
 
     for expected in (False, True):
         with pytest.raises(KeyboardInterrupt), train._hint_at_resume(tmp_path):
             raise KeyboardInterrupt
         assert ("orthohash train --resume" in capsys.readouterr().err) == expected
-        (tmp_path / NAME).touch()
+        (tmp_path / CHECKPOINT).touch()
 
 
 def test_infinite_numbers_are_printed_as_toml() -> None:

@@ -16,11 +16,12 @@ import torch
 from torch import nn
 
 from orthohash_triton import cli
+from orthohash_triton._base.run_folder import CHECKPOINT
 from orthohash_triton.data import Dataset, features
 from orthohash_triton.runs import save_run
 from orthohash_triton.train import TrainConfig, checkpoint, train
 from orthohash_triton.train import trainer as trainer_module
-from orthohash_triton.train.checkpoint import NAME, read_checkpoint
+from orthohash_triton.train.checkpoint import read_checkpoint
 from orthohash_triton.train.loop import Loop
 from orthohash_triton.train.trainer import Trained
 from orthohash_triton.train.validation import Validation
@@ -102,7 +103,7 @@ def test_a_training_that_was_stopped_ends_as_one_that_was_not(
         with monkeypatch.context() as patched:
             stop_after(patched, batches)
             with pytest.raises(Stopped):
-                go(tmp_path, resume=(tmp_path / NAME).exists())
+                go(tmp_path, resume=(tmp_path / CHECKPOINT).exists())
     assert_same(whole, go(tmp_path, resume=True))
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == list(range(1, len(whole.history) + 1))
@@ -194,7 +195,7 @@ def test_killed_at_random_points(tmp_path: Path, method: str, points: list[tuple
     assert cli.main(["train", "--resume", str(run), "--quiet"]) == 0
     for name in ("model.safetensors", "codebook.safetensors", "index.ibxf", "queries.safetensors"):
         assert (run / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
-    assert not (run / NAME).exists()
+    assert not (run / CHECKPOINT).exists()
 
 
 @pytest.fixture
@@ -207,9 +208,9 @@ def stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_half_a_checkpoint_is_swept_away(stopped: Path) -> None:
-    (stopped / f".{NAME}.0a1b2c3d.tmp").write_bytes(b"half")
+    (stopped / f".{CHECKPOINT}.0a1b2c3d.tmp").write_bytes(b"half")
     train(CONFIG, blobs(), folder=stopped, resume=True, progress=False)
-    assert sorted(path.name for path in stopped.iterdir()) == [NAME, "metrics.jsonl"]
+    assert sorted(path.name for path in stopped.iterdir()) == [CHECKPOINT, "metrics.jsonl"]
 
 
 def test_changed_settings_are_told_with_both_values(stopped: Path) -> None:
@@ -220,7 +221,7 @@ def test_changed_settings_are_told_with_both_values(stopped: Path) -> None:
         train(changed, blobs(), folder=stopped, resume=True, progress=False)
     assert "tensorboard" not in str(e.value)
     assert "checkpoint_every" not in str(e.value)
-    assert (stopped / NAME).exists()
+    assert (stopped / CHECKPOINT).exists()
 
 
 def test_settings_without_effect_may_change(stopped: Path) -> None:
@@ -259,10 +260,10 @@ def test_another_backbone_is_told(stopped: Path) -> None:
 
 
 def test_an_unfinished_training_is_not_lost(stopped: Path) -> None:
-    before = (stopped / NAME).read_bytes()
+    before = (stopped / CHECKPOINT).read_bytes()
     with pytest.raises(FileExistsError, match="holds an unfinished training; resume it"):
         train(CONFIG, blobs(), folder=stopped, progress=False)
-    assert (stopped / NAME).read_bytes() == before
+    assert (stopped / CHECKPOINT).read_bytes() == before
 
 
 def test_nothing_to_resume(tmp_path: Path) -> None:
@@ -278,17 +279,17 @@ def test_nothing_to_resume(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_that_cannot_be_read(stopped: Path) -> None:
-    whole = (stopped / NAME).read_bytes()
-    (stopped / NAME).write_bytes(whole[: len(whole) // 2])
+    whole = (stopped / CHECKPOINT).read_bytes()
+    (stopped / CHECKPOINT).write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"checkpoint\.pt is not a readable checkpoint"):
         train(CONFIG, blobs(), folder=stopped, resume=True, progress=False)
-    torch.save({"format": 99}, stopped / NAME)
+    torch.save({"format": 99}, stopped / CHECKPOINT)
     with pytest.raises(ValueError, match="has checkpoint format 99; this version reads 1"):
         train(CONFIG, blobs(), folder=stopped, resume=True, progress=False)
 
 
 def test_a_write_that_fails_leaves_the_checkpoint_before_it(stopped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = (stopped / NAME).read_bytes()
+    before = (stopped / CHECKPOINT).read_bytes()
 
     def half(content: object, file) -> None:
         file.write(b"half")
@@ -297,7 +298,7 @@ def test_a_write_that_fails_leaves_the_checkpoint_before_it(stopped: Path, monke
     monkeypatch.setattr(torch, "save", half)
     with pytest.raises(OSError, match="disk full"):
         train(CONFIG, blobs(), folder=stopped, resume=True, progress=False)
-    assert (stopped / NAME).read_bytes() == before
+    assert (stopped / CHECKPOINT).read_bytes() == before
     assert [path.name for path in stopped.glob(".*")] == []
 
 

@@ -51,13 +51,26 @@ def a_stepper(**changes) -> Stepper:
     return Stepper(dataclasses.replace(CONFIG, weight_decay=0.0, **changes), model, [group], 0.1, 100)
 
 
-def test_clipping_limits_the_norm_of_all_gradients_together() -> None:
-    stepper = a_stepper(optimizer="sgd", clip_grad_norm=0.5, schedule="constant")
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_clipping_limits_the_norm_of_all_gradients_together(precision: str) -> None:
+    """In fp16 the gradients are scaled up before the step; the norm is that of the gradients without the scale."""
+    stepper = a_stepper(optimizer="sgd", clip_grad_norm=0.5, schedule="constant", precision=precision)
     before = [parameter.detach().clone() for parameter in stepper.parameters]
     stepper.backward(sum((parameter * 3).sum() for parameter in stepper.parameters))
     stepper.step()
     moved = torch.cat([(a - b).flatten() for a, b in zip(before, stepper.parameters, strict=True)]).detach()
     assert float(moved.norm()) == pytest.approx(0.1 * 0.5, rel=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of")  # the step is skipped on purpose
+def test_the_scale_of_the_gradients_is_restored() -> None:
+    """An overflow halves the scale of fp16; a resumed training must not begin with the first scale again."""
+    stepper, fresh = (a_stepper(optimizer="sgd", precision="fp16") for _ in range(2))
+    stepper.backward(stepper.parameters[0].sum() * float("inf"))
+    stepper.step()
+    assert stepper.scaler.get_scale() == fresh.scaler.get_scale() / 2
+    fresh.load_state_dict(stepper.state_dict())
+    assert fresh.scaler.get_scale() == stepper.scaler.get_scale()
 
 
 def test_the_moving_average_is_the_result() -> None:
@@ -74,6 +87,15 @@ def test_the_moving_average_is_the_result() -> None:
     last = train(dataclasses.replace(CONFIG, epochs=1), blobs(), progress=False)
     assert averaged.history[0].loss == last.history[0].loss
     assert not torch.equal(averaged.model.head.linear.weight, last.model.head.linear.weight)
+
+
+def test_running_statistics_are_averaged_like_the_weights() -> None:
+    stepper = a_stepper(optimizer="sgd", ema=0.75, schedule="constant")
+    for value in (1.0, 3.0):
+        stepper.model.head.batch_norm.running_mean.fill_(value)
+        stepper.backward(stepper.model.head.linear.weight.square().sum())
+        stepper.step()
+    torch.testing.assert_close(stepper.result.head.batch_norm.running_mean, torch.full((8,), 0.75 * 1.0 + 0.25 * 3.0))
 
 
 def test_accumulated_batches_are_one_large_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from orthohash_triton import cli
+from orthohash_triton._base.run_folder import CHECKPOINT
 from orthohash_triton.data import features
 from orthohash_triton.runs import load_run
-from orthohash_triton.train.checkpoint import NAME
 
 from .data import blobs
 from .test_checkpoint import stop_after
@@ -60,7 +60,7 @@ def test_resume_takes_the_settings_of_the_beginning(
     for name in ("model.safetensors", "index.ibxf"):
         assert (stopped / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert load_run(stopped).config == load_run(tmp_path / "whole").config
-    assert not (stopped / NAME).exists()
+    assert not (stopped / CHECKPOINT).exists()
 
 
 def test_resume_with_other_settings(stopped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,12 +69,12 @@ def test_resume_with_other_settings(stopped: Path, tmp_path: Path, capsys: pytes
     (tmp_path / "run.toml").write_text("epochs = 9\n")
     assert "epochs was 2, now 9" in refused(capsys, "--resume", stopped, "--config", tmp_path / "run.toml")
     assert "remove --out" in refused(capsys, "--resume", stopped, "--out", tmp_path / "elsewhere")
-    assert (stopped / NAME).exists()
+    assert (stopped / CHECKPOINT).exists()
 
 
 def test_nothing_to_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "no training was started there" in refused(capsys, "--resume", tmp_path)
-    (tmp_path / NAME).write_bytes(b"no checkpoint")
+    (tmp_path / CHECKPOINT).write_bytes(b"no checkpoint")
     assert "is not a readable checkpoint" in refused(capsys, "--resume", tmp_path)
 
 
