@@ -17,6 +17,16 @@ class Rows(NamedTuple):
     weight: Tensor | None  # [K]
     bias: Tensor | None  # [K]
 
+    def pointers(self) -> tuple[Tensor | None, ...]:
+        """Return the tensors with others in place of an absent weight and bias, which `lengths` tells kernels not to read."""
+        weight = self.rstd if self.weight is None else self.weight
+        return self.v, self.mean, self.rstd, weight, self.mean if self.bias is None else self.bias
+
+    def lengths(self) -> tuple[int, int, int]:
+        """Return K and the lengths of weight and bias, which are K or 0: numbers, so that kernels are not compiled for each."""
+        bits = self.v.shape[1]
+        return bits, 0 if self.weight is None else bits, 0 if self.bias is None else bits
+
 
 class Target(NamedTuple):
     """The target of the rows. Its kind follows from which tensors there are; see `kind`."""
@@ -57,6 +67,15 @@ class Outputs(NamedTuple):
     lse: Tensor  # float32 [N]
     grad: Tensor | None  # float32 [N, K]
     lse_grad: Tensor | None  # float32 [N, K]
+
+    def pointers(self) -> tuple[Tensor, ...]:
+        """Return the tensors with `loss` in place of absent gradients, which `wanted` tells kernels not to store."""
+        grad, lse_grad = (self.loss if gradient is None else gradient for gradient in (self.grad, self.lse_grad))
+        return self.loss, self.lse, grad, lse_grad
+
+    def wanted(self) -> tuple[int, int]:
+        """Return 1 or 0 for each gradient: numbers, so that kernels are not compiled for each combination."""
+        return int(self.grad is not None), int(self.lse_grad is not None)
 
 
 class Options(NamedTuple):

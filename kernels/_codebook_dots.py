@@ -28,7 +28,7 @@ class Dots:
         self.halves = torch.empty(2, count, bits, dtype=torch.float16, device=rows.v.device)
         self.products = torch.empty(count, chunk, dtype=torch.float32, device=rows.v.device)  # times ROW_SCALE
         launch(
-            _halves_kernel, (count,), *rows, self.halves, count, bits,
+            _halves_kernel, (count,), *rows.pointers(), self.halves, count, *rows.lengths(),
             BLOCK_K=next_power_of_2(bits), HAS_NORM=rows.mean is not None, num_warps=4,
         )  # fmt: skip
 
@@ -42,19 +42,19 @@ class Dots:
         )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["n_rows"])
+@triton.jit(do_not_specialize=["n_rows", "n_weight", "n_bias"])
 def _halves_kernel(
-    # Rows: v [N, K]; mean, rstd, weight, bias [K] of the batch normalisation, or None.
+    # Rows: v [N, K]; mean, rstd, weight, bias [K] of the batch normalisation, None without.
     v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr,
     # Out: fp16 [2, N, K], the high and the low halves.
     halves_ptr,
-    n_rows, n_bits, BLOCK_K: tl.constexpr, HAS_NORM: tl.constexpr,
+    n_rows, n_bits, n_weight, n_bias, BLOCK_K: tl.constexpr, HAS_NORM: tl.constexpr,
 ):  # fmt: skip
     """Normalise one row, multiply it by ROW_SCALE and store its two fp16 halves. The grid is (N,)."""
     row = (tl.program_id(0) + tl.arange(0, 1)).to(tl.int64)
     bit = tl.arange(0, BLOCK_K)
     in_rows = row < n_rows
-    v, _ = load_unit_rows(v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, row, bit, in_rows, n_bits, HAS_NORM)
+    v, _ = load_unit_rows(v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, row, bit, in_rows, n_bits, n_weight, n_bias, HAS_NORM)
     inside = in_rows[:, None] & (bit < n_bits)[None, :]
     high = high_half(v * ROW_SCALE)
     at = halves_ptr + row[:, None] * n_bits + bit[None, :]

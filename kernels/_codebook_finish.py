@@ -25,30 +25,43 @@ def finish(
     block_m = max(1, min(16, 512 // block_k))
     launch(
         _finish_kernel, (cdiv(count, block_m),),
-        *rows, *target, *codes, *state, *out, count, classes, bits, splits, *options,
+        *rows.pointers(), *target, *codes, *state, *out.pointers(),
+        count, classes, *rows.lengths(), splits, *options, int(angular), *out.wanted(),
         WORDS=words, TARGET=target.kind, HAS_NORM=rows.mean is not None, BLOCK_M=block_m, BLOCK_K=block_k,
-        ANGULAR=angular, SMOOTH=options.label_smoothing > 0,
         num_warps=4 if block_k <= 256 else 8 if block_k <= 2048 else 16, min_blocks_per_sm=1,
     )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["n_rows", "n_classes", "n_splits", "ignore_index"])
+@triton.jit(
+    do_not_specialize=[
+        "n_rows",
+        "n_classes",
+        "n_splits",
+        "ignore_index",
+        "angular",
+        "n_weight",
+        "n_bias",
+        "want_grad",
+        "want_lse_grad",
+    ]
+)
 def _finish_kernel(
-    # Rows: v [N, K]; mean, rstd, weight, bias [K] of the batch normalisation, or None.
+    # Rows: v [N, K]; mean, rstd, weight, bias [K] of the batch normalisation, None without.
     v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr,
     # Target and codebook, as in `_sweep_kernel`.
     target_ptr, columns_ptr, values_ptr, target_total_ptr,
     words_ptr, column_sum_ptr,
     # State of each split: m, l, target_logit [K blocks, splits, N], of which the first block is read; acc [splits, N, K] or None.
     m_ptr, l_ptr, acc_ptr, target_logit_ptr, target_acc_ptr,
-    # Out: loss [N], log-sum-exp [N], their gradients [N, K] or None.
+    # Out: loss [N], log-sum-exp [N]; their gradients [N, K], if want_grad and want_lse_grad.
     loss_ptr, lse_ptr, grad_ptr, lse_grad_ptr,
     # Sizes.
-    n_rows, n_classes, n_bits, n_splits,
+    n_rows, n_classes, n_bits, n_weight, n_bias, n_splits,
     # Options.
-    logit_scale, dot_scale, margin, cos_margin, sin_margin, past_pi_cosine, label_smoothing, ignore_index,
+    logit_scale, dot_scale, margin, cos_margin, sin_margin, past_pi_cosine, label_smoothing, ignore_index, angular,
+    want_grad, want_lse_grad,
     WORDS: tl.constexpr, TARGET: tl.constexpr, HAS_NORM: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr, ANGULAR: tl.constexpr, SMOOTH: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """Merge the splits of one block of whole rows, in their order, and finish the rows. The grid is (blocks of BLOCK_M rows)."""
     NEED_GRAD: tl.constexpr = acc_ptr is not None
@@ -57,7 +70,9 @@ def _finish_kernel(
     bit = tl.arange(0, BLOCK_K)
     inside = in_rows[:, None] & (bit < n_bits)[None, :]
     offset = row[:, None] * n_bits + bit[None, :]
-    v, inverse_norm = load_unit_rows(v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, row, bit, in_rows, n_bits, HAS_NORM)
+    v, inverse_norm = load_unit_rows(
+        v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, row, bit, in_rows, n_bits, n_weight, n_bias, HAS_NORM
+    )
 
     m_i = tl.full((BLOCK_M,), NO_MAXIMUM, tl.float32)
     l_i = tl.zeros((BLOCK_M,), tl.float32)
@@ -82,8 +97,8 @@ def _finish_kernel(
         v, inverse_norm, m_i, l_i, acc, target_logit, target_acc,
         target_ptr, columns_ptr, values_ptr, target_total_ptr, words_ptr, column_sum_ptr,
         loss_ptr, lse_ptr, grad_ptr, lse_grad_ptr, row, bit, n_rows, n_classes, n_bits,
-        logit_scale, dot_scale, margin, cos_margin, sin_margin, past_pi_cosine, label_smoothing, ignore_index,
-        WORDS, TARGET, ANGULAR, SMOOTH, NEED_GRAD,
+        logit_scale, dot_scale, margin, cos_margin, sin_margin, past_pi_cosine, label_smoothing, ignore_index, angular,
+        want_grad, want_lse_grad, WORDS, TARGET, NEED_GRAD,
     )  # fmt: skip
 
 
@@ -93,16 +108,17 @@ def finish_rows(
     v, inverse_norm, m_i, l_i, acc, target_logit, target_acc,
     target_ptr, columns_ptr, values_ptr, target_total_ptr, words_ptr, column_sum_ptr,
     loss_ptr, lse_ptr, grad_ptr, lse_grad_ptr, row, bit, n_rows, n_classes, n_bits,
-    logit_scale, dot_scale, margin, cos_margin, sin_margin, past_pi_cosine, label_smoothing, ignore_index,
-    WORDS: tl.constexpr, TARGET: tl.constexpr, ANGULAR: tl.constexpr, SMOOTH: tl.constexpr, NEED_GRAD: tl.constexpr,
+    logit_scale, dot_scale, margin, cos_margin, sin_margin, past_pi_cosine, label_smoothing, ignore_index, angular,
+    want_grad, want_lse_grad, WORDS: tl.constexpr, TARGET: tl.constexpr, NEED_GRAD: tl.constexpr,
 ):  # fmt: skip
     """Add the listed positive classes of the rows, then store loss, log-sum-exp and gradients."""
     in_rows = row < n_rows
     uniform = label_smoothing / n_classes
-    if SMOOTH and TARGET != "dense":
-        column_sum = tl.load(column_sum_ptr + bit, mask=bit < n_bits, other=0.0)[None, :]
-        target_logit += uniform * dot_scale * tl.sum(v * column_sum, 1)
-        target_acc += uniform * column_sum
+    if TARGET != "dense":  # noqa: SIM102  (the compiler decides the first condition, the program the second)
+        if label_smoothing > 0.0:
+            column_sum = tl.load(column_sum_ptr + bit, mask=bit < n_bits, other=0.0)[None, :]
+            target_logit += uniform * dot_scale * tl.sum(v * column_sum, 1)
+            target_acc += uniform * column_sum
 
     if TARGET == "dense":
         labelled = tl.load(target_total_ptr + row, mask=in_rows, other=0.0) > 0.0
@@ -113,7 +129,7 @@ def finish_rows(
         valid = labelled & (class_id >= 0) & (class_id < n_classes)
         m_i, l_i, acc, target_logit, target_acc = _add_positive(
             class_id, valid, 1.0 - label_smoothing, uniform, v, m_i, l_i, acc, target_logit, target_acc,
-            words_ptr, bit, n_bits, logit_scale, dot_scale, margin, cos_margin, sin_margin, past_pi_cosine, WORDS, ANGULAR,
+            words_ptr, bit, n_bits, logit_scale, dot_scale, margin, cos_margin, sin_margin, past_pi_cosine, angular, WORDS,
         )  # fmt: skip
     else:
         start = tl.load(target_ptr + row, mask=in_rows, other=0)
@@ -135,7 +151,7 @@ def finish_rows(
             previous = tl.where(present, class_id, previous)
             m_i, l_i, acc, target_logit, target_acc = _add_positive(
                 class_id, exists & (value > 0.0), target_scale * value, uniform, v, m_i, l_i, acc, target_logit, target_acc,
-                words_ptr, bit, n_bits, logit_scale, dot_scale, margin, cos_margin, sin_margin, past_pi_cosine, WORDS, ANGULAR,
+                words_ptr, bit, n_bits, logit_scale, dot_scale, margin, cos_margin, sin_margin, past_pi_cosine, angular, WORDS,
             )  # fmt: skip
 
         valid = labelled & (misplaced == 0)
@@ -149,19 +165,19 @@ def finish_rows(
         inside = in_rows[:, None] & (bit < n_bits)[None, :]
         offset = row[:, None] * n_bits + bit[None, :]
         mean_code = acc / l_i[:, None]
-        if grad_ptr is not None:
+        if want_grad:
             grad = _through_norm(mean_code - target_acc, v, dot_scale * inverse_norm)
             grad = tl.where(labelled[:, None], tl.where(valid[:, None], grad, float("nan")), 0.0)
             tl.store(grad_ptr + offset, grad, mask=inside)
-        if lse_grad_ptr is not None:
+        if want_lse_grad:
             tl.store(lse_grad_ptr + offset, _through_norm(mean_code, v, dot_scale * inverse_norm), mask=inside)
 
 
 @triton.jit
 def _add_positive(
     class_id, present, q, uniform, v, m_i, l_i, acc, target_logit, target_acc,
-    words_ptr, bit, n_bits, logit_scale, dot_scale, margin, cos_margin, sin_margin, past_pi_cosine,
-    WORDS: tl.constexpr, ANGULAR: tl.constexpr,
+    words_ptr, bit, n_bits, logit_scale, dot_scale, margin, cos_margin, sin_margin, past_pi_cosine, angular,
+    WORDS: tl.constexpr,
 ):  # fmt: skip
     """Add one positive class to every row where `present` [BLOCK_M] is true, and return the new state.
 
@@ -171,7 +187,7 @@ def _add_positive(
     word = tl.load(words_ptr + class_id[:, None] * WORDS + (bit // 32)[None, :], mask=inside, other=0)
     code = tl.where(inside, 2.0 * ((word >> (bit % 32)[None, :]) & 1).to(tl.float32) - 1.0, 0.0)  # [BLOCK_M, BLOCK_K]
     cosine = tl.sum(v * code, 1) * (dot_scale / logit_scale)
-    shifted, slope = apply_margin(cosine, margin, cos_margin, sin_margin, past_pi_cosine, ANGULAR)
+    shifted, slope = apply_margin(cosine, margin, cos_margin, sin_margin, past_pi_cosine, angular)
     logit = tl.where(present, logit_scale * shifted * LOG2_E, float("-inf"))
     m_new = tl.maximum(m_i, logit)
     alpha, p = tl.exp2(m_i - m_new), tl.exp2(logit - m_new)

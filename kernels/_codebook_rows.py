@@ -11,30 +11,33 @@ SINE_FLOOR = tl.constexpr(1e-6)  # smallest sin^2(theta) with a slope; the refer
 
 
 @triton.jit
-def load_unit_rows(v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, row, bit, in_rows, n_bits, HAS_NORM: tl.constexpr):
+def load_unit_rows(v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, row, bit, in_rows, n_bits, n_weight, n_bias,
+                   HAS_NORM: tl.constexpr):  # fmt: skip
     """Load whole rows, batch-normalised if HAS_NORM; return v^ = v / |v| [BLOCK_M, BLOCK_K] and 1 / |v| [BLOCK_M].
 
     Both are zero outside the input.
     """
-    v = load_rows(v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, row, bit, in_rows, n_bits, HAS_NORM)
+    v = load_rows(v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, row, bit, in_rows, n_bits, n_weight, n_bias, HAS_NORM)
     inverse_norm = inverse_root(tl.sum(v * v, 1))
     return v * inverse_norm[:, None], inverse_norm
 
 
 @triton.jit
-def load_rows(v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, row, bit, in_rows, n_bits, HAS_NORM: tl.constexpr):
-    """Load some bits of some rows in float32, batch-normalised if HAS_NORM; zero outside the input.  [BLOCK_M, bits]"""
+def load_rows(v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, row, bit, in_rows, n_bits, n_weight, n_bias,
+              HAS_NORM: tl.constexpr):  # fmt: skip
+    """Load some bits of some rows in float32, batch-normalised if HAS_NORM; zero outside the input.  [BLOCK_M, bits]
+
+    n_weight and n_bias are n_bits, or 0 without a weight or a bias.
+    """
     in_bits = bit < n_bits
     inside = in_rows[:, None] & in_bits[None, :]
     v = tl.load(v_ptr + row[:, None] * n_bits + bit[None, :], mask=inside, other=0.0).to(tl.float32)
     if HAS_NORM:
         mean = tl.load(mean_ptr + bit, mask=in_bits, other=0.0).to(tl.float32)
         factor = tl.load(rstd_ptr + bit, mask=in_bits, other=0.0).to(tl.float32)
-        if weight_ptr is not None:
-            factor *= tl.load(weight_ptr + bit, mask=in_bits, other=0.0).to(tl.float32)
+        factor *= tl.load(weight_ptr + bit, mask=bit < n_weight, other=1.0).to(tl.float32)
         v = (v - mean[None, :]) * factor[None, :]
-        if bias_ptr is not None:
-            v += tl.load(bias_ptr + bit, mask=in_bits, other=0.0).to(tl.float32)[None, :]
+        v += tl.load(bias_ptr + bit, mask=bit < n_bias, other=0.0).to(tl.float32)[None, :]
         v = tl.where(inside, v, 0.0)
     return v
 
@@ -59,18 +62,20 @@ def load_codes(words_ptr, c, in_classes, first_bit, WORDS: tl.constexpr, BLOCK_N
 
 
 @triton.jit
-def apply_margin(cosine, margin, cos_margin, sin_margin, past_pi_cosine, ANGULAR: tl.constexpr):
+def apply_margin(cosine, margin, cos_margin, sin_margin, past_pi_cosine, angular):
     """Return the cosine of a positive class after its margin, and the slope d shifted / d cosine.
 
     The additive margin gives cos(theta) - margin. The angular one gives cos(theta + margin), continued by a straight line where
-    theta + margin exceeds pi, which is where the cosine is below past_pi_cosine = cos(pi - margin).
+    theta + margin exceeds pi, which is where the cosine is below past_pi_cosine = cos(pi - margin). `angular` may be a
+    constant or a number: where the margin is applied once per row, a branch costs nothing.
     """
-    if ANGULAR:
+    shifted = cosine - margin
+    slope = tl.full(cosine.shape, 1.0, tl.float32)
+    if angular:
         square = 1.0 - cosine * cosine
         sine = tl.sqrt(tl.maximum(square, SINE_FLOOR))
-        slope = cos_margin + tl.where(square > SINE_FLOOR, sin_margin * cosine / sine, 0.0)
+        angular_slope = cos_margin + tl.where(square > SINE_FLOOR, sin_margin * cosine / sine, 0.0)
         past_pi = cosine < past_pi_cosine
         shifted = tl.where(past_pi, cosine - margin * sin_margin, cosine * cos_margin - sine * sin_margin)
-        return shifted, tl.where(past_pi, 1.0, slope)
-    else:
-        return cosine - margin, tl.full(cosine.shape, 1.0, tl.float32)
+        slope = tl.where(past_pi, 1.0, angular_slope)
+    return shifted, slope

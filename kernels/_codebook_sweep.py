@@ -42,24 +42,30 @@ def sweep(
     need_grad: bool,
 ) -> None:
     """Sweep the classes [first, end): fill `state`, or `out` if the plan fuses the epilogue."""
-    (count, bits), (classes, words) = rows.v.shape, codes.words.shape
+    count, (classes, words) = len(rows.v), codes.words.shape
     fused = tiles.fuse_epilogue
     launch(
         _sweep_kernel, (cdiv(count, tiles.block_m), tiles.k_blocks, tiles.splits),
-        *(rows if dots is None else _NO_ROWS), *target, *codes, dots, *state, *(out if fused else _NO_OUTPUTS),
-        count, classes, bits, target.target.stride(0), 0 if dots is None else dots.shape[1], first, end, tiles.blocks_per_split,
-        options.dot_scale * math.log2(math.e) / ROW_SCALE.value, *options,
+        *(rows.pointers() if dots is None else _NO_ROWS), *target, *codes, dots,
+        *state, *(out.pointers() if fused else _NO_OUTPUTS),
+        count, classes, *rows.lengths(), target.target.stride(0), 0 if dots is None else dots.shape[1],
+        first, end, tiles.blocks_per_split,
+        options.dot_scale * math.log2(math.e) / ROW_SCALE.value, *options, int(angular), *out.wanted(),
         WORDS=words, TARGET=target.kind, HAS_NORM=rows.mean is not None and dots is None,
-        BLOCK_M=tiles.block_m, BLOCK_N=tiles.block_n, BLOCK_K=tiles.block_k, TILE_K=tiles.tile_k, P_TERMS=p_terms,
-        ANGULAR=angular and (target.kind == "dense" or fused), SMOOTH=fused and options.label_smoothing > 0,
-        NEED_GRAD=need_grad, HOIST=tiles.hoist,
+        BLOCK_M=tiles.block_m, BLOCK_N=tiles.block_n, BLOCK_K=tiles.block_k, TILE_K=tiles.tile_k,
+        P_TERMS=p_terms if need_grad else 2, ANGULAR=angular and target.kind == "dense", NEED_GRAD=need_grad, HOIST=tiles.hoist,
         num_warps=tiles.num_warps, num_stages=tiles.num_stages, min_blocks_per_sm=tiles.min_blocks_per_sm,
     )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["n_rows", "n_classes", "end_class", "blocks_per_split", "ignore_index"])
+@triton.jit(
+    do_not_specialize=[
+        "n_rows", "n_classes", "n_weight", "n_bias", "end_class", "blocks_per_split", "ignore_index", "angular", "want_grad",
+        "want_lse_grad",
+    ]
+)  # fmt: skip
 def _sweep_kernel(
-    # Rows: v [N, K]; mean, rstd, weight, bias [K] of the batch normalisation, or None. All are None with dots_ptr.
+    # Rows: v [N, K]; mean, rstd, weight, bias [K] of the batch normalisation, None without. All are None with dots_ptr.
     v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr,
     # Target: int64 ids [N]; or row starts int64 [N + 1], columns int64 [nnz], values float32 [nnz]; or float [N, C], sums [N].
     target_ptr, columns_ptr, values_ptr, target_total_ptr,
@@ -69,15 +75,16 @@ def _sweep_kernel(
     dots_ptr,
     # Out, unless FUSE_EPILOGUE: the state of each split, [K blocks, splits, N] for m, l and target_logit, [splits, N, K] for acc.
     m_ptr, l_ptr, acc_ptr, target_logit_ptr, target_acc_ptr,
-    # Out, if FUSE_EPILOGUE: loss [N], log-sum-exp [N], their gradients [N, K] or None.
+    # Out, if FUSE_EPILOGUE: loss [N], log-sum-exp [N], their gradients [N, K], if want_grad and want_lse_grad.
     loss_ptr, lse_ptr, grad_ptr, lse_grad_ptr,
     # Sizes.
-    n_rows, n_classes, n_bits, target_stride, dots_stride, first_class, end_class, blocks_per_split,
+    n_rows, n_classes, n_bits, n_weight, n_bias, target_stride, dots_stride, first_class, end_class, blocks_per_split,
     # Options. log2_scale = log2(e) dot_scale / ROW_SCALE, dot_scale = logit_scale / sqrt(K).
-    log2_scale, logit_scale, dot_scale, margin, cos_margin, sin_margin, past_pi_cosine, label_smoothing, ignore_index,
+    log2_scale, logit_scale, dot_scale, margin, cos_margin, sin_margin, past_pi_cosine, label_smoothing, ignore_index, angular,
+    want_grad, want_lse_grad,
     WORDS: tl.constexpr, TARGET: tl.constexpr, HAS_NORM: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, TILE_K: tl.constexpr, P_TERMS: tl.constexpr,
-    ANGULAR: tl.constexpr, SMOOTH: tl.constexpr, NEED_GRAD: tl.constexpr, HOIST: tl.constexpr,
+    ANGULAR: tl.constexpr, NEED_GRAD: tl.constexpr, HOIST: tl.constexpr,
 ):  # fmt: skip
     """Sweep one split of the classes for one block of rows; accumulate the gradient of one block of bits.
 
@@ -116,7 +123,7 @@ def _sweep_kernel(
         rows = ()
         for tile in tl.static_range(NUM_TILES):
             bit = tile * TILE_K + tl.arange(0, TILE_K)
-            v = load_rows(v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, row, bit, in_rows, n_bits, HAS_NORM)
+            v = load_rows(v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, row, bit, in_rows, n_bits, n_weight, n_bias, HAS_NORM)
             square += tl.sum(v * v, 1)
             rows += (v,)
         inverse_norm = inverse_root(square)
@@ -225,8 +232,8 @@ def _sweep_kernel(
             target_acc[0] * (1.0 / P_SCALE),
             target_ptr, columns_ptr, values_ptr, target_total_ptr, words_ptr, column_sum_ptr,
             loss_ptr, lse_ptr, grad_ptr, lse_grad_ptr, row, tl.arange(0, TILE_K), n_rows, n_classes, n_bits,
-            logit_scale, dot_scale, margin, cos_margin, sin_margin, past_pi_cosine, label_smoothing, ignore_index,
-            WORDS, TARGET, ANGULAR, SMOOTH, NEED_GRAD,
+            logit_scale, dot_scale, margin, cos_margin, sin_margin, past_pi_cosine, label_smoothing, ignore_index, angular,
+            want_grad, want_lse_grad, WORDS, TARGET, NEED_GRAD,
         )  # fmt: skip
     else:
         tl.store(m_ptr + at, m_i, mask=in_rows)

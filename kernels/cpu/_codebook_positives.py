@@ -93,6 +93,26 @@ def _total_weight(starts, columns, values, ignore_index, classes, n):
 
 
 @compiled
+def _sum_codes(codebook, count):
+    """Return the sum of the first `count` codes, int64 [K]."""
+    total = np.zeros(codebook.shape[1], np.int64)
+    for c in range(count):
+        for k in range(total.size):
+            total[k] += codebook[c, k]
+    return total
+
+
+@compiled
+def _most_entries(starts, columns, count):
+    """Return the largest number of entries of a row, at least 1."""
+    most = 1
+    for n in range(count if starts.size else 0):
+        first, last, _ = _entries(starts, columns, n)
+        most = max(most, last - first)
+    return most
+
+
+@compiled
 def finish_listed(
     scale, step, margin, angular, label_smoothing, ignore_index, share,
     starts, columns, values, extended, inverse_norm, codebook, sums, loss, lse, grad, lse_grad,
@@ -101,14 +121,8 @@ def finish_listed(
     real = extended.dtype.type  # factors in double precision would halve the width of the loops
     classes, bits = codebook.shape
     uniform = label_smoothing / classes
-    every_code = np.zeros(bits, np.int64)
-    for c in range(classes if label_smoothing > 0 else 0):
-        for k in range(bits):
-            every_code[k] += codebook[c, k]
-    most = 1
-    for n in range(len(loss) if starts.size else 0):
-        first, last, _ = _entries(starts, columns, n)
-        most = max(most, last - first)
+    every_code = _sum_codes(codebook, classes if label_smoothing > 0 else 0)
+    most = _most_entries(starts, columns, len(loss))
     exponentials, slopes, pulls = np.empty(most), np.empty(most), np.empty(most)  # of the entries of a row
     sum_of_losses = 0.0
     any_lost = False

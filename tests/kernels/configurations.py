@@ -293,12 +293,12 @@ def normalisation() -> None:
             batch_norm.input_gradient(meta(rows, bits), upstream, latent, column, column, weight, column, column, 0.5)
 
 
-# Every size of a slice, with bits that fill it and that do not, and both ways through chunks.
+# Every BLOCK_K, with numbers of bits that fill it and that do not, and with one and several chunks of classes.
 LOSS_BITS = [8, 32, 33, 64, 100, 128, 129, 256, 400, 512, 513, 600, 2_048, 4_096]
 LOSS_SHAPES = [(256, 64), (256, 100), (100, 5_001), (256, 100_000), (2**20, 1_000), (1, 2**23), (2, 10**9)]
 LOSS_KINDS = ["ids", "dense", "sparse"]
-# Latents, and how many of mean, 1 / deviation, weight and bias come with them (every two); angular margin, label smoothing, and
-# whether the gradients of the loss and of the log-sum-exp are wanted (each with each).
+# The dtype of the latents, and how many of mean, 1 / deviation, weight and bias there are (all pairs); angular margin, label
+# smoothing, and whether the gradients of the loss and of the log-sum-exp are needed (all pairs).
 LOSS_OPTIONS = [
     (torch.float32, 0, False, 0.0, True, False),
     (torch.float32, 2, True, 0.0, True, False),
