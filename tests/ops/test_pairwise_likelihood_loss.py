@@ -595,6 +595,32 @@ def test_a_step_on_a_gpu_is_few_launches_and_waits_for_nothing(multi_hot, positi
     assert launches == [*packed, "_prepare_kernel", *counts, "_sweep_kernel", "_finish_kernel"]
 
 
+@pytest.mark.parametrize("impl", BOTH)
+def test_codes_that_are_their_own_bank_under_other_labels(impl, device):
+    """The bank is the same tensor, but other rows of it are ignored."""
+    z, target, *_ = problem(9, 40, 24, False, device)
+    other = target.flip(0).clone()
+    target[1], other[2:6] = -100, -100
+    keywords = dict(alpha=0.3, positive_weight="balanced")
+    found = pairwise_likelihood_loss(z, target, z, other, impl=impl, **keywords)
+    exact = reference(z.double(), target, z.double(), other, **keywords)
+    torch.testing.assert_close(found.double(), exact, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("impl", BOTH)
+def test_the_default_dtype_changes_nothing(impl, device):
+    z, target, bank, bank_target = problem(9, 40, 24, False, device)
+    keywords = dict(alpha=0.3, positive_weight="balanced", impl=impl)
+    expected = pairwise_likelihood_loss(z, target, bank, bank_target, **keywords)
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = pairwise_likelihood_loss(z, target, bank, bank_target, **keywords)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, expected)
+
+
 def test_labels_are_read_at_every_call():
     """Memory may be written to unseen: by NumPy, or by a compiled graph that uses it again."""
     z, memory = torch.randn(4, 8), torch.zeros(4, 3)
