@@ -23,7 +23,7 @@ def _address(typing_context, address, sample):
 @compiled
 def _numbers(address, shape, sample):
     """Return the numbers at `address` as an array of that shape."""
-    return numba.carray(_address(address, sample), shape)  # type: ignore[call-arg]  # compiled code passes the typing context
+    return numba.carray(_address(address, sample), shape)  # compiled code passes the typing context
 
 
 @compiled

@@ -30,4 +30,4 @@ def exponential(x):
     series = series * r + real(1.6666665459e-1)
     series = series * r + real(5.0000001201e-1)
     series = series * r * r + r + real(1.0)
-    return series * _float_of_bits((np.int32(power) + np.int32(127)) << np.int32(23))  # type: ignore[call-arg]
+    return series * _float_of_bits((np.int32(power) + np.int32(127)) << np.int32(23))
