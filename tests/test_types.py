@@ -11,8 +11,10 @@ FILES = sorted((ROOT / "kernels").rglob("*.py"))
 
 # Files with functions that still need annotations. A file that has them all must be deleted from this set.
 NOT_YET = {
-    "kernels/_scan.py",
     "kernels/cpu/_bits.py",
+    "kernels/cpu/_ir.py",
+    "kernels/cpu/_planes.py",
+    "kernels/cpu/_rows.py",
     "kernels/cpu/_sliced.py",
     "kernels/cpu/average_precision.py",
     "kernels/cpu/gains.py",
@@ -53,6 +55,10 @@ def test_host_functions_are_annotated(path: Path) -> None:
         assert unannotated, f"{path} is annotated: delete it from NOT_YET"
     else:
         assert unannotated == []
+
+
+def test_files_that_still_need_annotations_exist() -> None:
+    assert {path.relative_to(ROOT).as_posix() for path in FILES} >= NOT_YET
 
 
 def test_an_unannotated_function_is_noticed() -> None:
