@@ -242,7 +242,7 @@ def test_demo_says_that_it_falls_back_to_digits(
         (["train", "--out", "x", "--dataset", "digits", "--backbone", "resnet"], "backbone must be one of"),
         (["encode", "nowhere", "digits", "--out", "x.npy"], "nowhere is not a run folder"),
         (["encode", "RUN", "missing.jpg", "--out", "x.npy"], r"missing\.jpg does not exist"),
-        (["encode", "RUN", "fashion-mnist:validation", "--out", "x.npy"], '"train" or "test"'),
+        (["encode", "RUN", "fashion-mnist:validation", "--out", "x.npy"], "use one of fashion-mnist:train, fashion-mnist:test"),
         (["encode", "RUN", "digits", "--out", "no/such/folder/x.npy"], "no/such/folder"),
         (["index", "missing.npy", "--out", "x.ibxf"], r"missing\.npy"),
         (["index", "FLOATS", "--out", "x.ibxf"], r"must hold packed codes, uint8 \[N, bits/8\]; got float64 \[3, 2\]"),
