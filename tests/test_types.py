@@ -9,18 +9,6 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "kernels").rglob("*.py"))
 
-# Files with functions that still need annotations. A file that has them all must be deleted from this set.
-NOT_YET = {
-    "kernels/cpu/_bits.py",
-    "kernels/cpu/_ir.py",
-    "kernels/cpu/_planes.py",
-    "kernels/cpu/_rows.py",
-    "kernels/cpu/_sliced.py",
-    "kernels/cpu/average_precision.py",
-    "kernels/cpu/gains.py",
-    "kernels/cpu/hamming_topk.py",
-}
-
 # Decorators of functions that Python runs; every other decorator compiles its function.
 PYTHON_DECORATORS = ("cache", "lru_cache", "contextmanager", "staticmethod", "classmethod", "property", "overload")
 
@@ -51,14 +39,7 @@ def is_annotated(function: ast.FunctionDef) -> bool:
 def test_host_functions_are_annotated(path: Path) -> None:
     functions = host_functions(ast.parse(path.read_text(encoding="utf-8")))
     unannotated = [f"{path.name}:{function.lineno} {function.name}" for function in functions if not is_annotated(function)]
-    if path.relative_to(ROOT).as_posix() in NOT_YET:
-        assert unannotated, f"{path} is annotated: delete it from NOT_YET"
-    else:
-        assert unannotated == []
-
-
-def test_files_that_still_need_annotations_exist() -> None:
-    assert {path.relative_to(ROOT).as_posix() for path in FILES} >= NOT_YET
+    assert unannotated == []
 
 
 def test_an_unannotated_function_is_noticed() -> None:

@@ -69,7 +69,7 @@ def split_bits(typing, words, planes, stride):
     return signature, codegen
 
 
-def _deinterleave(builder, vectors):
+def _deinterleave(builder: ir.IRBuilder, vectors: list[ir.Value]) -> list[ir.Value]:
     """Rearrange n vectors of consecutive elements: vector i of the result holds the elements i, n + i, 2n + i, ..."""
     if len(vectors) == 1:
         return vectors
@@ -80,7 +80,7 @@ def _deinterleave(builder, vectors):
     return [row for pair in rows for row in pair]
 
 
-def _parts(builder, values):
+def _parts(builder: ir.IRBuilder, values: ir.Value) -> list[ir.Value]:
     """Return the nibbles of a vector of bytes, or the bytes where planes hold bytes."""
     if not NIBBLES:
         return [values]

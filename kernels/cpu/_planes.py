@@ -16,6 +16,8 @@
 import functools
 import itertools
 import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from llvmlite import ir
@@ -49,24 +51,34 @@ def pair_tables(queries: np.ndarray) -> np.ndarray:
     return tables
 
 
-def _hit_masks(builder, sums, limit):
+def _hit_masks(builder: ir.IRBuilder, sums: Iterable[ir.Value], limit: ir.Value) -> list[ir.Value]:
     """Return the lanes of VECTORS vectors that are below `limit`, as 64-bit masks."""
     lanes = [builder.zext(opaque(builder, builder.bitcast(builder.icmp_unsigned("<", s, limit), I32)), I64) for s in sums]
     return [builder.or_(low, builder.shl(high, constant(LANES))) for low, high in zip(lanes[::2], lanes[1::2], strict=True)]
 
 
-def _any_below(builder, sums, limits):
+def _any_below(builder: ir.IRBuilder, sums: Sequence[Sequence[ir.Value]], limits: Sequence[ir.Value]) -> ir.Value:
     """Return whether a lane of the vectors sums[i] is below limits[i] for any i, with one minimum per vector."""
     below = []
     for vectors, limit in zip(sums, limits, strict=True):
         name = f"llvm.umin.v{LANES}i{limit.type.element.width}"
-        smallest = functools.reduce(lambda a, b, name=name: call(builder, name, a.type, a, b), vectors)
+        smallest = vectors[0]
+        for vector in vectors[1:]:
+            smallest = call(builder, name, vector.type, smallest, vector)
         below.append(builder.icmp_unsigned("<", smallest, limit))
     lanes = builder.bitcast(functools.reduce(builder.or_, below), I32)
     return builder.icmp_unsigned("!=", lanes, ir.Constant(I32, 0))
 
 
-def _scan_until_hit(context, builder, signature, first, stop, limits, score):
+def _scan_until_hit(
+    context: Any,
+    builder: ir.IRBuilder,
+    signature: Any,
+    first: ir.Value,
+    stop: ir.Value,
+    limits: Sequence[ir.Value],
+    score: Callable[[ir.Value], Sequence[Sequence[ir.Value]]],
+) -> ir.Value:
     """Go through the codes from `first` on until a step has a hit: return its first code and the masks for each limit.
 
     Without a hit, the first code is `stop` or more and the masks are arbitrary. score(code) builds the sums of the step at
@@ -154,7 +166,9 @@ def plane_hits(typing, planes, stride, count, first, stop, table, limit, other_l
     return signature, codegen
 
 
-def _group_distances(builder, planes, stride, first_plane, code, table):
+def _group_distances(
+    builder: ir.IRBuilder, planes: ir.Value, stride: ir.Value, first_plane: ir.Value, code: ir.Value, table: ir.Value
+) -> list[ir.Value]:
     """Return what a group of planes adds to the distances of LANES codes from two queries."""
     looked_up = []
     for plane in (builder.add(first_plane, constant(i)) for i in range(_PLANES_PER_GROUP)):
@@ -166,7 +180,7 @@ def _group_distances(builder, planes, stride, first_plane, code, table):
     return [builder.and_(both, byte_constant(15)), builder.lshr(both, byte_constant(4))]
 
 
-def _table_entry(builder, table, plane):
+def _table_entry(builder: ir.IRBuilder, table: ir.Value, plane: ir.Value) -> ir.Value:
     """Load sixteen bytes into both halves of a register, as the byte shuffle requires."""
     narrow = ir.VectorType(I8, 16)
     entry = builder.load(pointer(builder, table, builder.mul(plane, constant(16)), narrow), align=16)
@@ -174,7 +188,7 @@ def _table_entry(builder, table, plane):
     return builder.shuffle_vector(entry, ir.Constant(narrow, ir.Undefined), both_halves)
 
 
-def _differing_bits(builder, values, table, offset, query):
+def _differing_bits(builder: ir.IRBuilder, values: ir.Value, table: ir.Value, offset: ir.Value, query: int) -> ir.Value:
     """Return the number of bits in which LANES bytes differ from the byte of a query."""
     byte = builder.load(pointer(builder, table, builder.add(offset, constant(query)), I8))
     return call(builder, f"llvm.ctpop.v{LANES}i8", BYTES, builder.xor(values, splat(builder, byte, BYTES)))

@@ -4,6 +4,7 @@
 """
 
 import functools
+from collections.abc import Callable, Sequence
 
 from llvmlite import ir
 from numba import types
@@ -83,7 +84,15 @@ def rows_per_step(words):
     return _ROW_STEP // words if words == 1 or words == 2 or words == 4 else _LONG_ROWS
 
 
-def _row_loop(builder, words, stop, place, end, counts, limit):
+def _row_loop(
+    builder: ir.IRBuilder,
+    words: ir.Value,
+    stop: ir.Value,
+    place: ir.Value,
+    end: ir.Value,
+    counts: Callable[[ir.Value], list[ir.Value]],
+    limit: ir.Value,
+) -> None:
     """Advance `place` step by step until one of counts(row) is below `limit` or the next step would end after `stop`."""
     step = _ROW_STEP // words.constant if isinstance(words, ir.Constant) else _LONG_ROWS
     condition, body, following = (builder.append_basic_block(f"rows.{name}") for name in ("if", "do", "next"))
@@ -99,7 +108,7 @@ def _row_loop(builder, words, stop, place, end, counts, limit):
     builder.branch(condition)
 
 
-def _row_counts(builder, codes, words, query, row):
+def _row_counts(builder: ir.IRBuilder, codes: ir.Value, words: int, query: ir.Value, row: ir.Value) -> list[ir.Value]:
     """Return vectors with the distances of _ROW_STEP / words rows."""
     address = builder.add(codes, builder.mul(row, constant(8 * words)))
     pattern = [builder.load(pointer(builder, query, constant(32 * i), QUAD), align=8) for i in range(2)]
@@ -115,7 +124,7 @@ def _row_counts(builder, codes, words, query, row):
     return counts
 
 
-def _long_row_counts(builder, codes, words, query, row):
+def _long_row_counts(builder: ir.IRBuilder, codes: ir.Value, words: ir.Value, query: ir.Value, row: ir.Value) -> list[ir.Value]:
     """Return a vector with the distances of _LONG_ROWS rows of any number of words: first words by fours, then the rest."""
     row_bytes = builder.mul(words, constant(8))
     addresses = [builder.add(codes, builder.mul(builder.add(row, constant(i)), row_bytes)) for i in range(4)]
@@ -144,22 +153,22 @@ def _long_row_counts(builder, codes, words, query, row):
     return [builder.load(sum_)]
 
 
-def _add_neighbours(builder, counts, words):
+def _add_neighbours(builder: ir.IRBuilder, counts: list[ir.Value], words: int) -> list[ir.Value]:
     """Add neighbouring counts of rows that are `words` counts long: two vectors become one."""
-    pairs = list(zip(counts[::2], counts[1::2], strict=True))
+    pairs: list[Sequence[ir.Value]] = list(zip(counts[::2], counts[1::2], strict=True))
     if words <= 4:  # neighbours are lanes of a vector, not vectors
         pairs = [[builder.shuffle_vector(*pair, lanes) for lanes in (_EVEN_LANES, _ODD_LANES)] for pair in pairs]
     return [builder.add(*pair) for pair in pairs]
 
 
-def _one_below(builder, counts, limit):
+def _one_below(builder: ir.IRBuilder, counts: list[ir.Value], limit: ir.Value) -> ir.Value:
     """Return whether one of the counts is below `limit`."""
     beyond = [builder.sub(count, splat(builder, limit, QUAD)) for count in counts]
     near = builder.icmp_signed("<", functools.reduce(builder.or_, beyond), ir.Constant(QUAD, None))
     return builder.icmp_unsigned("!=", builder.bitcast(near, ir.IntType(4)), ir.Constant(ir.IntType(4), 0))
 
 
-def _lanes_below(builder, counts, limit, copy):
+def _lanes_below(builder: ir.IRBuilder, counts: list[ir.Value], limit: ir.Value, copy: ir.Value) -> ir.Value:
     """Return which lanes of vectors of counts are below `limit`, as bits, and copy the counts to the address `copy`."""
     limits, mask = splat(builder, limit, QUAD), constant(0)
     for i, count in enumerate(counts):
@@ -169,7 +178,7 @@ def _lanes_below(builder, counts, limit, copy):
     return mask
 
 
-def _prefetch(builder, address):
+def _prefetch(builder: ir.IRBuilder, address: ir.Value) -> None:
     """Prefetch the cache line at `address`."""
     byte = I8.as_pointer()
     function = cgutils.get_or_insert_function(

@@ -11,6 +11,8 @@ The codes at distance d are then a mask: a few ANDs of planes and their compleme
 planes show that some code is near d. The number of bits of the mask is added to the counter of (d, lane).
 """
 
+from typing import Any
+
 import numpy as np
 from llvmlite import ir
 from numba import types
@@ -48,25 +50,25 @@ def table_offsets(queries: np.ndarray) -> np.ndarray:
     return (_BYTES * picked + word[:, None]).reshape(len(queries), -1).astype(np.int32)
 
 
-def _place(builder, address, vector, element=_VECTOR):
+def _place(builder: ir.IRBuilder, address: ir.Value, vector: int, element: ir.Type = _VECTOR) -> ir.Value:
     """Return a pointer to vector number `vector` from `address` on."""
     return builder.inttoptr(builder.add(address, ir.Constant(_I64, _BYTES * vector)), element.as_pointer())
 
 
-def _load(builder, address, vector):
+def _load(builder: ir.IRBuilder, address: ir.Value, vector: int) -> ir.Value:
     return builder.load(_place(builder, address, vector), align=8)
 
 
-def _store(builder, value, address, vector):
+def _store(builder: ir.IRBuilder, value: ir.Value, address: ir.Value, vector: int) -> None:
     builder.store(value, _place(builder, address, vector), align=8)
 
 
-def _call(builder, name, result, *arguments):
+def _call(builder: ir.IRBuilder, name: str, result: ir.Type, *arguments: ir.Value) -> ir.Value:
     function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, [a.type for a in arguments]), name)
     return builder.call(function, arguments)
 
 
-def _majority(builder, a, b, c):
+def _majority(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
     return builder.or_(builder.and_(a, b), builder.and_(builder.xor(a, b), c))
 
 
@@ -101,11 +103,11 @@ def fill_tables(typing, planes, tables):
 class _Adder:
     """A carry-save adder for bit planes that keeps at most two planes of each weight, so that few registers are used."""
 
-    def __init__(self, builder):
+    def __init__(self, builder: ir.IRBuilder) -> None:
         self.builder = builder
-        self.waiting = {}  # weight -> planes
+        self.waiting: dict[int, list[ir.Value]] = {}  # weight -> planes
 
-    def add(self, weight, plane):
+    def add(self, weight: int, plane: ir.Value) -> None:
         here = self.waiting.setdefault(weight, [])
         here.append(plane)
         if len(here) == 3:
@@ -115,9 +117,9 @@ class _Adder:
             self.waiting[weight] = [self.builder.xor(both, oldest)]
             self.add(weight + 1, carry)
 
-    def planes(self):
+    def planes(self) -> list[ir.Value]:
         """Return the planes of the sum, lowest bit first."""
-        result = []
+        result: list[ir.Value] = []
         while any(self.waiting.get(weight) for weight in range(len(result), len(self.waiting) + 1)):
             here = self.waiting.get(len(result), [])
             if len(here) == 2:
@@ -128,8 +130,8 @@ class _Adder:
         return result
 
 
-def _distance_planes(builder, words, tables, offsets):
-    def version(i):
+def _distance_planes(builder: ir.IRBuilder, words: int, tables: ir.Value, offsets: ir.Value) -> list[ir.Value]:
+    def version(i: int) -> ir.Value:
         place = builder.inttoptr(builder.add(offsets, ir.Constant(_I64, 4 * i)), _I32.as_pointer())
         return _load(builder, builder.add(tables, builder.zext(builder.load(place), _I64)), 0)
 
@@ -142,7 +144,7 @@ def _distance_planes(builder, words, tables, offsets):
     return adder.planes()
 
 
-def _minterms(builder, planes, highest):
+def _minterms(builder: ir.IRBuilder, planes: list[ir.Value], highest: int) -> list[ir.Value]:
     """Return the masks of the codes whose number in `planes` is 0, 1, .. highest."""
     masks = [None]
     for plane in reversed(planes):
@@ -151,11 +153,11 @@ def _minterms(builder, planes, highest):
     return masks[: highest + 1]
 
 
-def _any(builder, mask):
+def _any(builder: ir.IRBuilder, mask: ir.Value) -> ir.Value:
     return builder.icmp_unsigned("!=", _call(builder, "llvm.vector.reduce.or.v4i64", _I64, mask), ir.Constant(_I64, 0))
 
 
-def _make_count_step(words):
+def _make_count_step(words: int) -> Any:
     @intrinsic
     def count_step(typing, tables, offsets, masks, counts):
         """Compute the masks of one step's distances from one query, and add to their counts.
@@ -181,7 +183,9 @@ def _make_count_step(words):
     return count_step
 
 
-def _count_pair(builder, low, high, first, pair, masks, counts):
+def _count_pair(
+    builder: ir.IRBuilder, low: list[ir.Value], high: ir.Value, first: int, pair: int, masks: ir.Value, counts: ir.Value
+) -> None:
     bits = []
     for distance in (2 * pair, 2 * pair + 1):
         mask = builder.and_(low[distance], high)

@@ -24,7 +24,18 @@ _RADIX_BITS = 11  # three passes over the 32 bits of a score
 _RADIX = 2**_RADIX_BITS
 
 
-def ranked_precision(queries, gallery, query_labels, gallery_labels, shared, ks, precisions, hits, counts, relevant) -> None:
+def ranked_precision(
+    queries: np.ndarray,
+    gallery: np.ndarray,
+    query_labels: np.ndarray,
+    gallery_labels: np.ndarray,
+    shared: bool,
+    ks: np.ndarray,
+    precisions: np.ndarray,
+    hits: np.ndarray,
+    counts: np.ndarray,
+    relevant: np.ndarray,
+) -> None:
     """Rank the gallery for each query in the order (distance, row), and fill in the sums from which metrics are computed.
 
     ks: int64 [L], ranks that count. precisions: float64 [L, Q], the sum of the precisions at the relevant items among the first
@@ -33,7 +44,7 @@ def ranked_precision(queries, gallery, query_labels, gallery_labels, shared, ks,
     laid_queries = lay_out_queries(queries, query_labels)
     laid_gallery = lay_out_gallery(gallery, gallery_labels, shared)
 
-    def run(start, stop):
+    def run(start: int, stop: int) -> None:
         for batch in ranked_batches(laid_queries, laid_gallery, start, stop):
             ranked = (batch.counts, batch.relevant, batch.notes, batch.places, batch.first_notes)
             order = laid_queries.order[batch.start : batch.stop]
@@ -42,18 +53,27 @@ def ranked_precision(queries, gallery, query_labels, gallery_labels, shared, ks,
     over_ranges(run, len(queries))
 
 
-def scored_precision(scores, query_labels, gallery_labels, shared, k, precisions, hits, totals) -> None:
+def scored_precision(
+    scores: np.ndarray,
+    query_labels: np.ndarray,
+    gallery_labels: np.ndarray,
+    shared: bool,
+    k: int,
+    precisions: np.ndarray,
+    hits: np.ndarray,
+    totals: np.ndarray,
+) -> None:
     """Do the same as `ranked_precision` for the order (score descending, row) of float32 `scores` [Q, N] without NaN."""
     bits = scores.view(np.int32)
     label_planes = np.ascontiguousarray(gallery_labels.T)
 
-    def run(start, stop):
+    def run(start: int, stop: int) -> None:
         _scored_precision(bits, query_labels, label_planes, shared, k, start, stop, precisions, hits, totals)
 
     over_ranges(run, len(scores))
 
 
-def expected_precision(counts, relevant, k, over_hits, precisions) -> None:
+def expected_precision(counts: np.ndarray, relevant: np.ndarray, k: int, over_hits: bool, precisions: np.ndarray) -> None:
     """Fill `precisions` float64 [Q] with the expectation of `ranked_precision` over all orders of items at one distance.
 
     counts, relevant: int64 [Q, K+1], as `ranked_precision` leaves them. With `over_hits` it is the expectation of the sum divided

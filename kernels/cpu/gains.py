@@ -13,19 +13,19 @@ from ._sliced import LANES, STEP
 
 
 def ranked_gains(
-    queries,
-    gallery,
-    query_labels,
-    gallery_labels,
-    shared,
-    ks,
-    gains,
-    discounts,
-    discounted,
-    gained,
-    counts,
-    sums,
-    grades,
+    queries: np.ndarray,
+    gallery: np.ndarray,
+    query_labels: np.ndarray,
+    gallery_labels: np.ndarray,
+    shared: bool,
+    ks: np.ndarray,
+    gains: np.ndarray,
+    discounts: np.ndarray,
+    discounted: np.ndarray,
+    gained: np.ndarray,
+    counts: np.ndarray,
+    sums: np.ndarray,
+    grades: np.ndarray,
 ) -> None:
     """Rank the gallery for each query in the order (distance, row), and fill in the sums for metrics of graded relevance.
 
@@ -36,7 +36,7 @@ def ranked_gains(
     laid_queries = lay_out_queries(queries, query_labels)
     laid_gallery = lay_out_gallery(gallery, gallery_labels, shared)
 
-    def run(start, stop):
+    def run(start: int, stop: int) -> None:
         for batch in ranked_batches(laid_queries, laid_gallery, start, stop):
             ranked = (batch.counts, batch.relevant, batch.notes, batch.places, batch.first_notes)
             graded = (

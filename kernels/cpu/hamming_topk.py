@@ -88,7 +88,16 @@ def _capacity(k: int) -> int:
     return 2 * k + 1024
 
 
-def _search_group(queries, gallery, allowed, limits, start, stop, distances, ids) -> None:
+def _search_group(
+    queries: np.ndarray,
+    gallery: np.ndarray,
+    allowed: np.ndarray,
+    limits: np.ndarray,
+    start: int,
+    stop: int,
+    distances: np.ndarray,
+    ids: np.ndarray,
+) -> None:
     """Find the k nearest codes of a group of queries among rows start .. stop - 1."""
     width = gallery.shape[1]
     k = min(ids.shape[1], stop - start)
