@@ -101,7 +101,7 @@ def _tile(queries, gallery, mask, query_rows, query_live, gallery_count, first, 
     return rows, tl.where(query_live[:, None] & live[None, :], distances, _MISSING)
 
 
-@triton.jit(do_not_specialize=["query_count", "splits", "split_tiles"])
+@triton.jit(do_not_specialize=["splits", "split_tiles"])
 def _count(queries, gallery, mask, query_count, gallery_count, splits, split_tiles, trials, counts,
            WORDS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, LEVELS: tl.constexpr):  # fmt: skip
     """Count, for BLOCK_M queries and one split of the gallery, the codes within LEVELS trial radii.
@@ -121,7 +121,7 @@ def _count(queries, gallery, mask, query_count, gallery_count, splits, split_til
     tl.store(counts + (level * splits + split), tl.sum(within, axis=2), mask=query_live[:, None])
 
 
-@triton.jit(do_not_specialize=["query_count", "splits", "split_tiles"])
+@triton.jit(do_not_specialize=["splits", "split_tiles"])
 def _write(queries, gallery, mask, query_count, gallery_count, splits, split_tiles, radii, nearer_slots, tie_slots,
            tie_ends, found, ids, WORDS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):  # fmt: skip
     """Write, for BLOCK_M queries and one split of the gallery, the codes that `Scan.write` describes.

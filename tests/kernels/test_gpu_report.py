@@ -17,7 +17,7 @@ from bench.gpu_report import CASES, LABEL, PAGE, PLOT, SCANS, TABLE, compile_cas
 with TABLE.open(newline="") as file:
     COMMITTED = list(csv.DictReader(file))
 NAMES = list(GPUS) if os.environ.get("ORTHOHASH_TEST_ALL") == "1" else ["H100"]
-GROWTH = 1.05
+GROWTH = 1.02
 
 
 def committed(name, case):
