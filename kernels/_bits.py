@@ -7,7 +7,10 @@ from torch import Tensor
 
 
 def as_words(codes: Tensor) -> Tensor:
-    """Return uint8 codes [N, B] as int32 [N, ceil(B/4)], padded with zeros; a view where the codes are whole, aligned words."""
+    """Return uint8 codes [N, B] as 32-bit words, int32 [N, ceil(B/4)], padded with zeros.
+
+    The result is a view if the codes are whole, aligned words, and otherwise a copy.
+    """
     padding = -codes.shape[1] % 4
     if padding:
         codes = torch.nn.functional.pad(codes, (0, padding))

@@ -9,7 +9,7 @@ TargetKind = Literal["ids", "dense", "sparse"]
 
 
 class Rows(NamedTuple):
-    """The rows, and the batch normalisation that is applied on loading them."""
+    """Input rows of the loss, and the batch normalisation that kernels apply when they load the rows."""
 
     v: Tensor  # float [N, K], contiguous
     mean: Tensor | None  # [K]; None for no normalisation
@@ -18,18 +18,24 @@ class Rows(NamedTuple):
     bias: Tensor | None  # [K]
 
     def pointers(self) -> tuple[Tensor | None, ...]:
-        """Return the tensors with others in place of an absent weight and bias, which `lengths` tells kernels not to read."""
+        """Return the tensors as kernel arguments.
+
+        Another tensor takes the place of an absent weight or bias. Kernels do not read it, because its entry of `lengths` is 0.
+        """
         weight = self.rstd if self.weight is None else self.weight
         return self.v, self.mean, self.rstd, weight, self.mean if self.bias is None else self.bias
 
     def lengths(self) -> tuple[int, int, int]:
-        """Return K and the lengths of weight and bias, which are K or 0: numbers, so that kernels are not compiled for each."""
+        """Return K and the lengths of weight and bias, which are K, or 0 for an absent one.
+
+        The lengths are run-time numbers, so that kernels are not compiled again for each combination.
+        """
         bits = self.v.shape[1]
         return bits, 0 if self.weight is None else bits, 0 if self.bias is None else bits
 
 
 class Target(NamedTuple):
-    """The target of the rows. Its kind follows from which tensors there are; see `kind`."""
+    """Targets of the rows: class ids, a sparse matrix or a dense matrix, as `kind` returns."""
 
     target: Tensor  # int64 ids [N]; float [N, C]; or int64 row starts [N + 1]
     columns: Tensor | None  # int64 [nnz], ascending and unique within a row
@@ -44,14 +50,14 @@ class Target(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """A codebook as the kernels read it."""
+    """A codebook in the form that kernels read: packed bits, and the sum of its rows."""
 
     words: Tensor  # int32 [C, ceil(K / 32)]
     column_sum: Tensor  # float32 [K]
 
 
 class State(NamedTuple):
-    """The state of each split after its sweep; None for what is not needed."""
+    """Partial results of each split of the classes after its sweep. A tensor that is not needed is None."""
 
     m: Tensor | None  # [K blocks, splits, N], maximum; equal for all blocks of bits
     l: Tensor | None  # [K blocks, splits, N], denominator
@@ -61,7 +67,7 @@ class State(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """What the loss fills; None for a gradient that is not needed."""
+    """Output tensors of the loss. A gradient that is not needed is None."""
 
     loss: Tensor  # float32 [N]
     lse: Tensor  # float32 [N]
@@ -69,17 +75,23 @@ class Outputs(NamedTuple):
     lse_grad: Tensor | None  # float32 [N, K]
 
     def pointers(self) -> tuple[Tensor, ...]:
-        """Return the tensors with `loss` in place of absent gradients, which `wanted` tells kernels not to store."""
+        """Return the tensors as kernel arguments.
+
+        `loss` takes the place of an absent gradient. Kernels do not write it there, because its entry of `wanted` is 0.
+        """
         grad, lse_grad = (self.loss if gradient is None else gradient for gradient in (self.grad, self.lse_grad))
         return self.loss, self.lse, grad, lse_grad
 
     def wanted(self) -> tuple[int, int]:
-        """Return 1 or 0 for each gradient: numbers, so that kernels are not compiled for each combination."""
+        """Return for each gradient 1 if kernels store it, otherwise 0.
+
+        These are run-time numbers, so that kernels are not compiled again for each combination.
+        """
         return int(self.grad is not None), int(self.lse_grad is not None)
 
 
 class Options(NamedTuple):
-    """The numbers that every row needs."""
+    """Options of the loss, converted to the numbers that kernels use for every row."""
 
     logit_scale: float
     dot_scale: float  # logit_scale / sqrt(K): a logit per unit of v^ . o_c
@@ -92,7 +104,7 @@ class Options(NamedTuple):
 
     @classmethod
     def of(cls, bits: int, scale: float, margin: float, label_smoothing: float, ignore_index: int) -> "Options":
-        """Derive the numbers from the options of the loss."""
+        """Convert the public options of the loss to the numbers that kernels use."""
         return cls(
             scale, scale / math.sqrt(bits), margin, math.cos(margin), math.sin(margin), math.cos(math.pi - margin),
             label_smoothing, ignore_index,
@@ -100,7 +112,7 @@ class Options(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Tile sizes and the split of the work; a pure function of the problem."""
+    """Tile sizes of a launch, and the division of its work among programs."""
 
     block_m: int  # rows
     block_n: int  # classes

@@ -33,7 +33,7 @@ class Dots:
         )  # fmt: skip
 
     def fill(self, codes: Prepared, first: int, end: int) -> None:
-        """Compute the products with the classes [first, end)."""
+        """Compute the dot products of all rows with the classes [first, end)."""
         _, count, bits = self.halves.shape
         launch(
             _dots_kernel, (cdiv(end - first, BLOCK_N), cdiv(count, self.block_m)),
@@ -44,7 +44,7 @@ class Dots:
 
 @triton.jit(do_not_specialize=["n_rows", "n_weight", "n_bias"])
 def _halves_kernel(
-    # Rows: v [N, K]; mean, rstd, weight, bias [K] of the batch normalisation, None without.
+    # Rows: v [N, K]; mean, rstd, weight, bias [K] of the batch normalisation, or None without it.
     v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr,
     # Out: fp16 [2, N, K], the high and the low halves.
     halves_ptr,
@@ -71,7 +71,9 @@ def _dots_kernel(
     n_rows, n_bits, dots_stride, first_class, end_class,
     WORDS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, TILE_K: tl.constexpr,
 ):  # fmt: skip
-    """Compute a tile [BLOCK_M, BLOCK_N] of v^ . o_c, times ROW_SCALE. The grid is (blocks of classes, blocks of rows).
+    """Compute a tile [BLOCK_M, BLOCK_N] of dot products v^ . o_c of normalised rows and codes, times ROW_SCALE.
+
+    The grid is (blocks of classes, blocks of rows).
 
     The last tile is stored whole, including columns beyond end_class.
     """

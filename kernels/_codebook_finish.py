@@ -19,7 +19,7 @@ NO_MAXIMUM = tl.constexpr(-1e30)  # m_i before the first class; finite, because 
 def finish(
     splits: int, rows: Rows, target: Target, codes: Prepared, state: State, out: Outputs, options: Options, *, angular: bool
 ) -> None:
-    """Fill `out` from the state of the splits."""
+    """Merge the states of the splits of the classes, and fill `out` with the loss and its gradients."""
     (count, bits), (classes, words) = rows.v.shape, codes.words.shape
     block_k = next_power_of_2(bits)
     block_m = max(1, min(16, 512 // block_k))
@@ -46,7 +46,7 @@ def finish(
     ]
 )
 def _finish_kernel(
-    # Rows: v [N, K]; mean, rstd, weight, bias [K] of the batch normalisation, None without.
+    # Rows: v [N, K]; mean, rstd, weight, bias [K] of the batch normalisation, or None without it.
     v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr,
     # Target and codebook, as in `_sweep_kernel`.
     target_ptr, columns_ptr, values_ptr, target_total_ptr,
@@ -200,5 +200,5 @@ def _add_positive(
 
 @triton.jit
 def _through_norm(gradient, unit, factor):
-    """Return the gradient with respect to v, given the one with respect to v^ = unit.  [BLOCK_M, BLOCK_K]"""
+    """Convert the gradient with respect to normalised rows, `unit`, to the one with respect to the rows.  [BLOCK_M, BLOCK_K]"""
     return (gradient - unit * tl.sum(gradient * unit, 1)[:, None]) * factor[:, None]

@@ -41,7 +41,7 @@ def sweep(
     angular: bool,
     need_grad: bool,
 ) -> None:
-    """Sweep the classes [first, end): fill `state`, or `out` if the plan fuses the epilogue."""
+    """Launch the sweep over the classes [first, end), which fills `state`, or `out` if the plan fuses the epilogue."""
     count, (classes, words) = len(rows.v), codes.words.shape
     fused = tiles.fuse_epilogue
     launch(
@@ -65,7 +65,7 @@ def sweep(
     ]
 )  # fmt: skip
 def _sweep_kernel(
-    # Rows: v [N, K]; mean, rstd, weight, bias [K] of the batch normalisation, None without. All are None with dots_ptr.
+    # Rows: v [N, K]; mean, rstd, weight, bias [K] of the batch normalisation, or None without it. All are None with dots_ptr.
     v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr,
     # Target: int64 ids [N]; or row starts int64 [N + 1], columns int64 [nnz], values float32 [nnz]; or float [N, C], sums [N].
     target_ptr, columns_ptr, values_ptr, target_total_ptr,
@@ -268,7 +268,7 @@ def _accumulate(acc, alpha, p, codes, NUM_TILES: tl.constexpr, P_TERMS: tl.const
 
 @triton.jit
 def _first_entry(columns_ptr, low, high, c):
-    """Return, by bisection, the position of the first of the ascending columns [low, high) that is at least c.  [BLOCK_M]"""
+    """Find by bisection the first of the ascending columns [low, high) that is at least c; return its position.  [BLOCK_M]"""
     while tl.max(high - low) > 0:
         middle = (low + high) // 2
         searching = low < high

@@ -21,12 +21,12 @@ NOWHERE = tl.constexpr(2**30)  # a distance without a counter
 
 
 class Counters(NamedTuple):
-    """The counters of a program. The distances of long codes are divided into blocks, each with programs of its own."""
+    """Layout of the counters of a program. The distances of long codes are divided into blocks, each with programs of its own."""
 
-    words: int  # of 32 distances, in a block
+    words: int  # words of 32 distances in a block
     blocks: int
     last: bool  # whether the largest distance, K, is not in the words of the last block and has a counter of its own
-    planes: int  # bits of a count
+    planes: int  # bit planes of a counter, one for each bit of a count
 
     @property
     def bins(self) -> int:
@@ -34,7 +34,7 @@ class Counters(NamedTuple):
         return 32 * self.words * self.blocks + self.last
 
     def constexprs(self) -> dict[str, int]:
-        """Return the constants of kernels that these counters decide."""
+        """Return the kernel constants that describe these counters."""
         return {"COUNTED": self.words, "BLOCKED": self.blocks > 1, "LAST": self.last, "PLANES": self.planes}
 
 
@@ -52,7 +52,7 @@ def most_batches(planes: int) -> int:
 
 
 def segments(values: Tensor, group: int, splits: int, lanes: int, batches: int, batch: int) -> Tensor:
-    """Return rows [N, ...] in the order in which a kernel reads them when each thread walks a segment: [N', ...].
+    """Reorder rows [N, ...] for kernels in which each thread reads a segment of consecutive rows; return [N', ...].
 
     A segment is a run of batches * batch rows; segment s belongs to thread s % lanes of split s // lanes. What is stored side by
     side is what `batch_rows` reads together. Zeros fill up the last segments.
@@ -69,7 +69,7 @@ def segments(values: Tensor, group: int, splits: int, lanes: int, batches: int, 
 
 @triton.jit
 def batch_rows(split, steps, step, BATCH: tl.constexpr, GROUP: tl.constexpr, LANES: tl.constexpr):
-    """Return the rows of a batch, int64 [BATCH * LANES]: item i of lane l is entry i * LANES + l."""
+    """Return the row numbers of a batch, int64 [BATCH * LANES]: item i of lane l is entry i * LANES + l."""
     place = tl.arange(0, BATCH * LANES)
     item, thread = place // LANES, place % LANES
     place = item % (BATCH // GROUP) * (LANES * GROUP) + item // (BATCH // GROUP) + thread * GROUP
@@ -123,7 +123,7 @@ def batch_relevance(query_labels, gallery_labels, query, rows, size, BATCH: tl.c
 
 @triton.jit
 def only_live(distances, rows, split, batches, step, size, GROUP: tl.constexpr, SEGMENTED: tl.constexpr):
-    """Return the distances of a batch, NOWHERE for codes past the first `size` of the gallery.
+    """Return the distances of a batch, replaced by NOWHERE for codes past the first `size` of the gallery.
 
     SEGMENTED: the number of codes of a batch for which `segments` reordered the gallery, or 0 where it did not.
     """
@@ -143,13 +143,13 @@ def only_live(distances, rows, split, batches, step, size, GROUP: tl.constexpr, 
 
 @triton.jit
 def weight(wanted):
-    """Return what an item adds to a sum of items and, 16 bits higher, of relevant ones."""
+    """Return the increment for an item in a sum that counts all items in its low 16 bits and relevant items above them."""
     return tl.where(wanted, 0x10001, 1)
 
 
 @triton.jit
 def items_of(batch):
-    """Return the rows [1, LANES] of a tensor [BATCH, LANES] as a tuple; values stay with their threads.
+    """Return the rows [1, LANES] of a tensor [BATCH, LANES] as a tuple, without moving values between threads.
 
     The sum over zeros costs no instruction and keeps the layout, which `tl.split` changes with some compilers.
     """
@@ -161,13 +161,13 @@ def items_of(batch):
 
 @triton.jit
 def _bit(place, word: tl.constexpr):
-    """Return the bit of `word` for a place, 0 where the place belongs to another word."""
+    """Return a 32-bit mask of the bit for `place`, or 0 where the place is not in word number `word`."""
     return tl.where((place >> 5) == word, 1 << (place & 31), 0)
 
 
 @triton.jit
 def no_counts(LANES: tl.constexpr, COUNTED: tl.constexpr, PLANES: tl.constexpr):
-    """Return counters of zero, a tuple of int32 [1, LANES]: plane p of word w is entry w * PLANES + p."""
+    """Return counters that are all zero, as a tuple of int32 [1, LANES]: plane p of word w is entry w * PLANES + p."""
     planes = ()
     for _ in tl.static_range(COUNTED * PLANES):
         planes += (tl.zeros([1, LANES], tl.int32),)
@@ -176,7 +176,7 @@ def no_counts(LANES: tl.constexpr, COUNTED: tl.constexpr, PLANES: tl.constexpr):
 
 @triton.jit
 def count_batch(planes, items, masks, COUNTED: tl.constexpr, PLANES: tl.constexpr):
-    """Return the planes after counting a batch of items, whose places are a tuple of int32 [1, LANES].
+    """Count a batch of items and return the new planes; `items` holds the items' places, a tuple of int32 [1, LANES].
 
     masks: a tuple of the same kind, -1 for an item that counts and 0 for another, or empty where all count.
     """
@@ -199,7 +199,7 @@ def count_batch(planes, items, masks, COUNTED: tl.constexpr, PLANES: tl.constexp
 
 @triton.jit
 def _add_four_items(ones, twos, items, masks, first: tl.constexpr, word: tl.constexpr):
-    """Add four items to the two lowest planes of a word: return these planes and the carry."""
+    """Add four items to the two lowest planes of a word; return these planes and the carry to the next plane."""
     bits = ()
     for item in tl.static_range(first, first + 4):
         bit = _bit(items[item], word)

@@ -11,11 +11,11 @@ Family = Literal["sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "cdna", "rdna"]
 
 
 class Device(NamedTuple):
-    """What the choice of tiles, of registers and of the number of programs depends on."""
+    """Properties of a GPU on which tile sizes, register limits and numbers of programs depend."""
 
     architecture: str  # what Triton compiles for, such as "sm_90" or "gfx942"
     multiprocessors: int  # AMD: compute units
-    warp_size: int = 32  # threads
+    warp_size: int = 32  # threads of a warp
 
     @property
     def backend(self) -> Literal["cuda", "hip"]:
@@ -54,7 +54,7 @@ _assumed: Device | None = None
 
 
 def device_of(device: torch.device) -> Device:
-    """Return what launches on tensors of `device` are planned for.
+    """Return the GPU for which launches on tensors of `device` are planned.
 
     This is the device that `assume_device` names, otherwise the GPU itself, and an A100 for tensors that are not on a GPU.
     """

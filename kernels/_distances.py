@@ -137,7 +137,7 @@ def _columns(quads):
 @triton.jit
 def add_four_words(distances, queries, first_query, query_count, gallery, rows, first_word, WORDS: tl.constexpr,
                    BLOCK_M: tl.constexpr):  # fmt: skip
-    """Return `distances`, one int32 [ROWS] per query, plus the bits that differ in four words from `first_word` on."""
+    """Add the differing bits of four words from `first_word` on to `distances`, one int32 [ROWS] per query; return the sums."""
     word = first_word + tl.arange(0, 4).to(tl.int64)
     place = gallery + ((rows * WORDS)[:, None] + word[None, :])
     if WORDS % 4 == 0:

@@ -9,7 +9,10 @@ Reduction = Literal["none", "mean", "sum"]
 
 
 class Labels(NamedTuple):
-    """The labels of one side: class ids, or sets of classes as bits, stored word by word: all rows' first words come first."""
+    """Labels of the rows or of the columns: class ids, or sets of classes as bits.
+
+    The bits are stored word by word: the first words of all rows come first.
+    """
 
     ids: Tensor | None  # int64 [N]
     words: Tensor | None  # int32 [W, N]
@@ -24,14 +27,14 @@ class Side(NamedTuple):
 
 
 class Halves(NamedTuple):
-    """Codes as the tensor cores take them."""
+    """Codes split into two fp16 halves and one scale per row, for tensor cores."""
 
     halves: Tensor  # fp16 [2, N, stride], zeros beyond K
     scale: Tensor  # float32 [N], the factor of each row, times 2^14
 
 
 class Pairing(NamedTuple):
-    """How two sides are compared, whichever of them are the rows."""
+    """Options for the comparison of rows and columns, which are the same if the two are exchanged."""
 
     alpha: float
     positive_weight: float | None  # None for 1; not used if balanced
@@ -45,4 +48,4 @@ class Kept(NamedTuple):
 
     counts: Tensor | None  # int32 [sides, blocks]; None for sets of classes, which are all known
     blocks: int
-    own: bool  # there is one side, which is both rows and columns
+    own: bool  # True if one side is both rows and columns

@@ -114,7 +114,7 @@ def _prepare_rows(
 ):  # fmt: skip
     """Scale and split one block of rows, and count those with a known label.
 
-    Ignored rows become zeros: their pairs weigh nothing, but NaN times nothing is NaN. Numbers that are not finite do not decide
+    Ignored rows become zeros: their pairs have weight 0, but 0 times NaN would be NaN. Numbers that are not finite do not decide
     the scale of their row.
     """
     row = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -139,7 +139,7 @@ def _prepare_rows(
 
 @triton.jit(do_not_specialize=["n_rows"])
 def _pack_kernel(
-    # Target [N, C]: what is not zero is a member.
+    # Target [N, C]: nonzero entries are members.
     target_ptr,
     # Out: int32 words [W, N], sizes of the sets [N].
     words_ptr, sizes_ptr,

@@ -58,7 +58,10 @@ def finish(
     factors: Tensor,  # float32 [3] or [0]
     reduction: Reduction | None,  # None for a gradient without a loss
 ) -> Tensor:
-    """Add the splits up. Return the gradient [N, K], or [0, K] without `grads`; a copy unless K is a multiple of 16."""
+    """Add up the splits of losses and gradients; return the gradient [N, K], or [0, K] without `grads`.
+
+    The gradient is a copy unless K is a multiple of 16.
+    """
     splits, count = losses.shape
     bits = rows.codes.shape[1]
     several = grads is not None and splits > 1

@@ -26,7 +26,7 @@ MAX_BLOCK_K = 256  # dimensions whose gradient accumulates in registers at once
 
 
 class Plan(NamedTuple):
-    """Tile sizes and the split of the work; a pure function of the problem."""
+    """Tile sizes of a launch, and the division of its work among programs."""
 
     block_m: int  # rows
     block_n: int  # columns
@@ -73,10 +73,13 @@ def sweep(
     pairing: Pairing,
     factors: Tensor,  # float32 [3] or [0]
     *,
-    factor: float,  # of the gradient
+    factor: float,  # factor of the gradient
     need_grad: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """Return the sums over each split: losses float32 [splits, N], and gradients [splits, N, stride] with zeros beyond K."""
+    """Sum the losses and gradients of the rows over each split of the columns.
+
+    Returns losses float32 [splits, N], and gradients float32 [splits, N, stride] with zeros beyond K, or None.
+    """
     count, bits = rows.codes.shape
     device, stride = rows.codes.device, row_halves.halves.shape[2]
     tiles = plan(count, len(columns.codes), bits, need_grad, device_of(device))
@@ -111,7 +114,10 @@ def _load_halves(halves_ptr, row, in_rows, first_bit, n_rows, stride, TILE_K: tl
 @triton.jit
 def shared_classes(words_ptr, row, in_rows, n_rows, column_words_ptr, column, in_columns, n_columns, n_words,
                    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, COUNTED: tl.constexpr):  # fmt: skip
-    """Intersect sets: the number of shared classes if COUNTED, otherwise 0 only if there are none.  int32 [BLOCK_M, BLOCK_N]"""
+    """Intersect the sets of classes of rows and columns, int32 [BLOCK_M, BLOCK_N].
+
+    Returns the number of shared classes if COUNTED, otherwise a number that is 0 only if no class is shared.
+    """
     shared = tl.zeros((BLOCK_M, BLOCK_N), tl.int32)
     for word in range(n_words):
         first = tl.cast(word, tl.int64)
@@ -127,7 +133,7 @@ def shared_classes(words_ptr, row, in_rows, n_rows, column_words_ptr, column, in
 
 @triton.jit
 def _log1p_over(e):
-    """Return log(1 + e) / e for e in [0, 1], to 1.7e-7: a fit at Chebyshev's nodes, weighted for the relative error."""
+    """Return log(1 + e) / e for e in [0, 1], to 1.7e-7, by a polynomial fit at Chebyshev nodes for the relative error."""
     series = -0.0031639994 * e + 0.0194876865
     series = series * e - 0.0562695265
     series = series * e + 0.1053294961

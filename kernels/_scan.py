@@ -22,12 +22,12 @@ _MISSING = tl.constexpr(MISSING_DISTANCE)
 
 
 class Plan(NamedTuple):
-    """How a search is divided among programs."""
+    """Division of a search among programs."""
 
     block_m: int  # queries of a program
     block_n: int  # codes of a tile
     levels: int  # trial radii of a counting pass
-    splits: int  # of the gallery
+    splits: int  # splits of the gallery
     split_tiles: int  # tiles of a split
 
 
@@ -80,7 +80,7 @@ class Scan:
 
 @triton.jit
 def _program(query_count, splits, BLOCK_M: tl.constexpr):
-    """Return the program's split of the gallery, its query rows, and which of these exist.
+    """Return the program's split of the gallery, its query rows, and which of these rows exist.
 
     Programs of one split have consecutive numbers, so that they run at the same time and share the split in the cache.
     """

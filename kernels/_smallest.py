@@ -42,7 +42,10 @@ def candidates(values: Tensor, largest: int, k: int) -> Tensor:
 
 
 def candidate_bytes(count: int, k: int) -> int:
-    """Return how many bytes `candidates` allocates for a row of `count` values: for one launch, and half as much for the next."""
+    """Return how many bytes `candidates` allocates for a row of `count` values.
+
+    These are the result of one launch, and half as much for the result of the next.
+    """
     return 12 * k * cdiv(count, HELD) if count > HELD else 0
 
 
@@ -146,7 +149,7 @@ def _nearest_first(values, chosen, limits, distances, ids, count, k,
 
 @triton.jit
 def first_of(counts, wanted, BLOCK: tl.constexpr):
-    """Return the first places where ascending `counts` [BLOCK] reach `wanted` [K], by bisection. The last count reaches them."""
+    """Find by bisection the first places where ascending `counts` [BLOCK] reach `wanted` [K]. The last count reaches all."""
     position = tl.zeros(wanted.shape, tl.int32)
     step = BLOCK // 2
     while step > 0:

@@ -41,7 +41,10 @@ def nearest_by_popcount(
 def nearest_by_dot(
     queries: Tensor, gallery: Tensor, mask: Tensor | None, nearest: Tensor, *, span: int, block_m: int, rows: int, programs: int
 ) -> None:
-    """Do the same as `nearest_by_popcount` on tensor cores, with tiles of `rows` codes and `block_m` queries as int8 bits."""
+    """Fill `nearest` with the distance of each span's nearest code, computed by tensor cores.
+
+    The arguments are those of `nearest_by_popcount`. A tile has `rows` codes and `block_m` queries, expanded to int8 bits.
+    """
     words, spans = gallery.shape[1], nearest.shape[1]
     query_blocks = cdiv(queries.shape[0], block_m)
     splits = min(spans, cdiv(programs, query_blocks))
@@ -53,7 +56,7 @@ def nearest_by_dot(
 def span_distances(
     queries: Tensor, gallery: Tensor, mask: Tensor | None, nearest: Tensor | None, chosen: Tensor, distances: Tensor, *, span: int
 ) -> None:
-    """Fill `distances` [Q, k * span] with the distances to all codes of k spans: 32 W + 1 for a code that does not count.
+    """Fill `distances` [Q, k * span] with the distances to all codes of k spans, 32 W + 1 for a code that may not be found.
 
     `chosen` int32 [Q, k] holds the numbers of the spans. With `nearest`, which `_smallest.candidates` returns for the nearest
     codes of all spans, `chosen` is filled too, in the order of spans: every program of a query chooses again, which takes less
@@ -89,7 +92,7 @@ def _program(query_count, BLOCK_M: tl.constexpr):
 @triton.jit
 def _nearer(best, queries, query_words, first_query, query_count, gallery, mask, rows, end, WORDS: tl.constexpr,
             BLOCK_M: tl.constexpr, GROUP: tl.constexpr, SLOW_POPCOUNT: tl.constexpr, WHOLE: tl.constexpr):  # fmt: skip
-    """Return the minimum of `best`, int32 [ROWS] for each query, and the distances to the codes rows + g, g < GROUP."""
+    """Return the smaller of `best`, int32 [ROWS] for each query, and the distances to the codes rows + g, g < GROUP."""
     distances = code_distances(
         queries, query_words, first_query, query_count, gallery, rows, end, WORDS, BLOCK_M, GROUP, SLOW_POPCOUNT, WHOLE
     )
@@ -99,7 +102,7 @@ def _nearer(best, queries, query_words, first_query, query_count, gallery, mask,
             live = rows + code < end
             if mask is not None:
                 live = tl.load(mask + (rows + code), mask=live, other=0) != 0
-            handicap = tl.where(live, 0, 32 * WORDS + 1)  # one addition, which joins those of the words
+            handicap = tl.where(live, 0, 32 * WORDS + 1)  # one addition, which merges with those of the words
         minima = ()
         for query in tl.static_range(BLOCK_M):
             distance = distances[query * GROUP + code]
@@ -144,7 +147,9 @@ def _nearest_by_popcount(queries, gallery, mask, nearest, query_count, gallery_c
 @triton.jit(do_not_specialize=["query_count", "gallery_count", "splits", "spans"])
 def _nearest_by_dot(queries, gallery, mask, nearest, query_count, gallery_count, splits, spans, WORDS: tl.constexpr,
                     WIDTH: tl.constexpr, BLOCK_M: tl.constexpr, ROWS: tl.constexpr, SPAN: tl.constexpr):  # fmt: skip
-    """Do the same as `_nearest_by_popcount` with matrix products, for tiles of ROWS codes.
+    """Find the nearest code of each span with tensor cores, for BLOCK_M queries and tiles of ROWS codes.
+
+    The arguments are those of `_nearest_by_popcount`.
 
     The distance of a code with bits a to a query with bits q is |q| + a . (1 - 2 q). WIDTH is WORDS, rounded up to a power of 2.
     """

@@ -32,10 +32,10 @@ from ._sizes import cdiv
 from .hamming_histogram import COUNTS, Plan, launch_count, scan_constexprs
 from .launch import launch
 
-_WARPS_PER_MULTIPROCESSOR = 64  # a few times what runs at once, so that no multiprocessor is idle at the end
-_FEWEST_BATCHES = 16  # of a segment, which needs a table entry for every distance
+_WARPS_PER_MULTIPROCESSOR = 64  # several times the number that runs at once, so that no multiprocessor is idle at the end
+_FEWEST_BATCHES = 16  # batches of a segment, which needs a table entry for every distance
 _RANKED = 4  # codes of a thread that the second pass ranks together; more would not fit the registers
-_PLANES = 11  # of the counters, two registers each for 32 distances
+_PLANES = 11  # bit planes of the counters; each takes two registers for 32 distances
 _TABLE_BYTES = 2**28  # memory of the table that the first pass fills
 _LIMITS_PER_LAUNCH = 4  # a launch takes one limit or this many; limits of 0 fill up
 
@@ -86,7 +86,7 @@ class Rankings:
             self._sum(words, labels, starts, limits[some], precisions[some], hits[some])
 
     def _starts(self, words: Tensor, labels: Tensor) -> Tensor:
-        """Return the items up to each (distance, segment) and, 32 bits higher, the relevant ones: int64 [Q, bins * segments]."""
+        """Count the items up to each (distance, segment), int64 [Q, bins * segments], and 32 bits higher the relevant ones."""
         segments = self.plan.splits * self.plan.lanes
         starts = labels.new_empty(len(words), self.plan.counters.bins * segments)
         launch_count(words, self.gallery, labels, self.labels, starts, starts, self.size, self.plan, self.shared, _RANKED)
@@ -134,7 +134,7 @@ def _sum_precisions(queries, gallery, query_labels, gallery_labels, starts, limi
     query_words = query_words_of(queries, query, query_count, WORDS, 1)
     planes = no_counts(LANES, COUNTED, PLANES)
     relevant_planes = no_counts(LANES, COUNTED, PLANES)
-    # Items at the largest distance, which may have no planes, and the relevant ones 16 bits higher.
+    # The number of items at the largest distance, which may have no planes, and 16 bits higher of relevant ones.
     last = tl.zeros([1, LANES], tl.int32)
     segment = split * LANES + tl.arange(0, LANES)[None, :]
     segments = splits * LANES
@@ -195,7 +195,7 @@ def _in_block(distance, block, blocks, COUNTED: tl.constexpr, BLOCKED: tl.conste
 
 @triton.jit
 def _tied_before(places, items, masks):
-    """Return, for each item of a batch, the earlier items of the batch at its distance and, 16 bits higher, the relevant ones."""
+    """Count, for each item of a batch, the earlier items of the batch at its distance and, 16 bits higher, the relevant ones."""
     item = tl.arange(0, places.shape[0])[:, None]
     before = tl.zeros(places.shape, tl.int32)
     for other in tl.static_range(places.shape[0] - 1):

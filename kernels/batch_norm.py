@@ -36,7 +36,7 @@ def sums(
     mean: Tensor,  # [K]
     rstd: Tensor,  # [K]
 ) -> tuple[Tensor, Tensor]:
-    """Sum over the batch: upstream * rows * (normalised latent), and upstream * rows.  [K], [K]"""
+    """Return the sums over the batch of upstream * rows * (normalised latent) and of upstream * rows.  [K], [K]"""
     count, columns = latent.shape
     along, plain = _empty_column(latent), _empty_column(latent)
     launch(
@@ -58,7 +58,10 @@ def input_gradient(
     plain: Tensor,  # [K]
     share: float,
 ) -> Tensor:
-    """Return weight * rstd * (upstream * rows - share * (plain + normalised latent * along)), in the dtype of latent.  [N, K]"""
+    """Return the gradient of the input of batch normalisation, in the dtype of latent.  [N, K]
+
+    It is weight * rstd * (upstream * rows - share * (plain + normalised latent * along)).
+    """
     count, columns = latent.shape
     gradient = torch.empty((count, columns), dtype=latent.dtype, device=latent.device)
     launch(
@@ -83,7 +86,7 @@ def _column_grid(columns: int) -> tuple[int]:
 
 @triton.jit
 def _load(x_ptr, row, column, n_rows, n_columns, row_stride, column_stride):
-    """Load a tile in float32, zero outside; also return where it is inside.  [BLOCK_M, BLOCK_N] each"""
+    """Load a tile in float32, zero outside the matrix; also return which entries are inside.  [BLOCK_M, BLOCK_N] each"""
     inside = (row < n_rows)[:, None] & (column < n_columns)[None, :]
     at = row.to(tl.int64)[:, None] * row_stride + column[None, :] * column_stride
     return tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32), inside
@@ -91,7 +94,7 @@ def _load(x_ptr, row, column, n_rows, n_columns, row_stride, column_stride):
 
 @triton.jit
 def _load_gradient(rows_ptr, upstream_ptr, row, column, n_rows, n_columns, row_stride, column_stride, upstream_stride):
-    """Load a tile of rows times upstream, zero outside.  [BLOCK_M, BLOCK_N]"""
+    """Load a tile of rows times upstream, zero outside the matrix.  [BLOCK_M, BLOCK_N]"""
     g, _ = _load(rows_ptr, row, column, n_rows, n_columns, row_stride, column_stride)
     if upstream_ptr is not None:
         g *= tl.load(upstream_ptr + row.to(tl.int64) * upstream_stride, mask=row < n_rows, other=0.0)[:, None]

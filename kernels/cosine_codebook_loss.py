@@ -57,14 +57,14 @@ MAX_BLOCK_K_RDNA = 32  # operands of matrix products take twice the registers th
 TILE_K = 64  # bits of one tensor-core product
 MIN_BLOCK_K = 32  # a word of the codebook; a dot product over 16 bits spills
 SCRATCH = 2**23  # dot products in memory at once: 32 MB
-MIN_CHUNK = 1024  # least classes of a chunk, so that a large batch fills the device; v and its gradient take as much memory
+MIN_CHUNK = 1024  # fewest classes of a chunk, so that a large batch fills the device; v and its gradient take as much memory
 FEW_CLASSES = 256  # one program sweeps these faster than a second launch starts
 
 MEAN_SCALES_BACKWARD = True  # `loss_and_gradients` leaves the factor of the mean to the backward, so that nothing is read back
 
 
 def prepare(codebook: Tensor) -> Prepared:
-    """Pack an int8 +-1 codebook [C, K]; done once per codebook."""
+    """Pack an int8 +-1 codebook [C, K]. Callers keep the result, so that each codebook is packed once."""
     classes, bits = codebook.shape
     packed = torch.empty(classes, 4 * cdiv(bits, 32), dtype=torch.uint8, device=codebook.device)
     pack_codes(codebook, 0.0, packed)
@@ -100,7 +100,7 @@ def plan(rows: int, classes: int, bits: int, kind: TargetKind, backward: bool, w
     roomy = fuse_epilogue or dense or family in ("sm_86", "sm_120")
     min_blocks_per_sm = 2 if roomy else None  # the splits fill a device twice
     hoist = _hoists(bits, kind, chunked, family)
-    # Registers to load the next codes ahead would spill.
+    # Loading the next codes in advance takes so many registers that some would spill.
     full = (family, kind, block_k, chunked, wide) == ("sm_90", "ids", MAX_BLOCK_K, False, True)
     num_stages = 1 if full or family == "rdna" else 2
     return Plan(
@@ -110,7 +110,7 @@ def plan(rows: int, classes: int, bits: int, kind: TargetKind, backward: bool, w
 
 
 def _tile(bits: int, kind: TargetKind, chunked: bool, fuse_epilogue: bool, family: Family) -> tuple[int, int]:
-    """Return (BLOCK_M, BLOCK_N).
+    """Return the tile sizes (BLOCK_M, BLOCK_N) of the sweep.
 
     Hopper's tensor cores take 64 rows, and read operands that do not change from shared memory instead of registers.
     """
@@ -129,7 +129,10 @@ def _tile(bits: int, kind: TargetKind, chunked: bool, fuse_epilogue: bool, famil
 
 
 def _hoists(bits: int, kind: TargetKind, chunked: bool, family: Family) -> bool:
-    """Return False where values kept over the loop would spill; found by compiling every configuration."""
+    """Return whether the compiler may keep loop invariants in registers: False where they would spill.
+
+    These cases were found by compiling every configuration.
+    """
     if family in ("cdna", "rdna"):
         return True
     if family == "sm_100":
@@ -161,7 +164,7 @@ def loss_and_gradients(
     need_grad: bool,
     need_lse_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return the loss, the log-sum-exp, and what the backward needs, in float32.
+    """Return the loss, the log-sum-exp, and the tensors that the backward needs, in float32.
 
     Returns:
         loss: a scalar, or [N] for reduction "none".

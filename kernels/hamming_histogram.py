@@ -30,20 +30,20 @@ from ._distances import UNROLLED_WORDS, group_of, query_words_of
 from ._sizes import cdiv
 from .launch import launch
 
-_WARPS_PER_MULTIPROCESSOR = 64  # a few times what runs at once, so that no multiprocessor is idle at the end
-_FEWEST_BATCHES = 8  # of a program: one with fewer would mostly add up the counts of its threads
+_WARPS_PER_MULTIPROCESSOR = 64  # several times the number that runs at once, so that no multiprocessor is idle at the end
+_FEWEST_BATCHES = 8  # batches of a program; one with fewer would mostly add up the counts of its threads
 _PARTIAL_BYTES = 2**28  # memory of the counts of all splits
-_PLANES = 12  # of the counters; one less where there are two sets of them or long codes
+_PLANES = 12  # bit planes of the counters; one less for two sets of counters or long codes
 COUNTS = ["query_count", "size", "splits", "batches", "blocks"]  # numbers that kernels are not specialised on
 
 
 class Plan(NamedTuple):
-    """How the work is divided among programs and threads."""
+    """Division of the work among programs and threads."""
 
     counters: _counters.Counters
     lanes: int  # threads of a program, which has one warp
-    splits: int  # of the gallery
-    batches: int  # of BATCH codes that a thread counts in a split
+    splits: int  # splits of the gallery
+    batches: int  # batches of BATCH codes that a thread counts in a split
 
     def steps(self, batch: int) -> int:
         """Return how many batches of `batch` codes a thread counts in a split."""
@@ -160,7 +160,7 @@ def _count(queries, gallery, query_labels, gallery_labels, counts, relevant, que
     query_words = query_words_of(queries, query, query_count, WORDS, 1)
     planes = no_counts(LANES, COUNTED, PLANES)
     relevant_planes = no_counts(LANES, COUNTED if LABELS else 0, PLANES)
-    last = tl.zeros([1, LANES], tl.int32)  # items at the largest distance and, 16 bits higher, the relevant ones
+    last = tl.zeros([1, LANES], tl.int32)  # the number of items at the largest distance and, 16 bits higher, of relevant ones
     first_row = split * batches * (BATCH * LANES)
     whole, end = 0, batches
     if not SEGMENTED:  # with segments, any batch may hold codes that do not count

@@ -31,11 +31,11 @@ _MOST_DOT_WORDS: dict[Family, int] = {
     "sm_80": 32, "sm_86": 32, "sm_90": 32, "sm_100": 16, "sm_120": 32, "cdna": 16, "rdna": 0
 }  # fmt: skip
 _BUFFER_BYTES = 1 << 29  # memory of a batch of queries besides its result
-_BYTES_OF_PLACE = 40  # of each place of a result that is found by counting: as it was found, its order, and sorted
+_BYTES_OF_PLACE = 40  # memory of an entry of a result found by counting: unsorted, its sort order, and sorted
 
 
 class Plan(NamedTuple):
-    """How a search is carried out."""
+    """Method, tile sizes and number of programs of a search."""
 
     path: Literal["bandwidth", "popcount", "dot", "count"]  # what limits the scan; "count" for a large k
     span: int = 0  # codes of a span
@@ -88,7 +88,7 @@ def hamming_topk(
 def _search_spans(
     queries: Tensor, gallery: Tensor, mask: Tensor | None, limits: Tensor | None, cut: Plan, distances: Tensor, ids: Tensor
 ) -> None:
-    """Search by spans for codes in words, one batch of queries after the other."""
+    """Search by spans, one batch of queries after the other. Queries and gallery are codes in 32-bit words."""
     if mask is not None:
         mask = mask.contiguous().view(torch.uint8)
     dtype = torch.int16 if 32 * gallery.shape[1] + 1 < 2**15 else torch.int32
@@ -119,7 +119,7 @@ def _search_batch(
     queries: Tensor, limits: Tensor | None, distances: Tensor, ids: Tensor, gallery: Tensor, mask: Tensor | None, cut: Plan,
     dtype: torch.dtype,
 ) -> None:  # fmt: skip
-    """Search by spans for one batch of queries; `dtype` holds all distances."""
+    """Search by spans for one batch of queries. `dtype` is an integer type in which every distance fits."""
     (count, k), span, farthest = distances.shape, cut.span, 32 * gallery.shape[1] + 1
     nearest = queries.new_empty(count, cdiv(gallery.shape[0], span), dtype=dtype)
     scan(queries, gallery, mask, nearest, cut)
@@ -173,7 +173,7 @@ def _search_by_counting(
 
 
 def _radii(passes: Scan, bits: int, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return each query's radius [Q], and how many codes of each split are nearer, and at the radius, [Q, splits] each."""
+    """Find each query's radius [Q]; also return how many codes of each split are nearer, and at the radius, [Q, splits] each."""
     levels, device = passes.plan.levels, wanted.device
     # The radius is one of smallest .. smallest + width - 1.
     smallest = torch.zeros(len(passes.queries), 1, dtype=torch.int32, device=device)

@@ -29,7 +29,7 @@ SMALLEST = tl.constexpr(2.0**-100)  # largest entries below this are not scaled 
 EXPONENT = tl.constexpr(0x7F800000)  # the bits of a float32 that hold its exponent
 
 BLOCK_M = 64  # rows
-# Columns of a tile of y, 64 elsewhere, and dimensions of one product, 32 elsewhere: as many as the registers allow.
+# Columns of a tile of y (64 on other GPUs) and dimensions of one product (32 on others): as many as the registers allow.
 MAX_BLOCK_N = {"sm_80": 128, "sm_90": 128}
 BLOCK_K = {"sm_120": 16}
 VECTOR = 512  # dimensions of a vector at once
@@ -100,7 +100,7 @@ def reflectors(vectors: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def vectors_gradient(
-    gradient: Tensor,  # of the reflectors, float64 [M, K], contiguous
+    gradient: Tensor,  # gradient of the reflectors, float64 [M, K], contiguous
     reflectors: Tensor,  # float64 [M, K], contiguous
     factor: Tensor,  # float64 [M]
     dtype: torch.dtype,
@@ -114,13 +114,13 @@ def vectors_gradient(
 
 
 def _with_whole_rows(x: Tensor) -> Tensor:
-    """Return x with unit column stride: the gradient of a sum, for instance, is one number with strides of 0."""
+    """Return x, copied if its column stride is not 1; for instance, the gradient of a sum is one number with strides of 0."""
     return x if x.stride(1) == 1 else x.contiguous()
 
 
 @triton.jit
 def _load(ptr, row, column, n_rows, n_columns, row_stride, column_stride):
-    """Load a tile in float32, zero outside.  [rows, columns]"""
+    """Load a tile in float32, zero outside the matrix.  [rows, columns]"""
     inside = (row < n_rows)[:, None] & (column < n_columns)[None, :]
     at = row.to(tl.int64)[:, None] * row_stride + column.to(tl.int64)[None, :] * column_stride
     return tl.load(ptr + at, mask=inside, other=0.0).to(tl.float32)
@@ -219,7 +219,7 @@ def _vectors_gradient_kernel(
     n_bits,
     BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """Compute the gradient of one vector. The part along the reflector is lost, since its length is fixed. The grid is (M,)."""
+    """Compute the gradient of one vector. The part along the reflector is removed: its length is fixed. The grid is (M,)."""
     row = tl.program_id(0).to(tl.int64) * n_bits
     along = tl.zeros((BLOCK_K,), tl.float64)
     for first in range(0, n_bits, BLOCK_K):

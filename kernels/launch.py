@@ -15,12 +15,12 @@ from ._device import Device, assume_device, device_of
 
 __all__ = ["Device", "Executor", "accepts_any_device", "assume_device", "executor", "launch"]
 
-REGISTERS = 65_536  # per multiprocessor of an NVIDIA GPU
-MOST_REGISTERS = 255  # per thread
+REGISTERS = 65_536  # 32-bit registers of a multiprocessor of an NVIDIA GPU
+MOST_REGISTERS = 255  # registers of a thread
 
 
 class Executor(Protocol):
-    """A function that takes what would be launched as `kernel[grid](*args, num_warps=..., num_stages=..., **constexprs)`.
+    """Function that is called instead of `kernel[grid](*args, num_warps=..., num_stages=..., **constexprs)`.
 
     `maxnreg` is passed only where a launch limits the registers per thread.
     """
@@ -63,7 +63,10 @@ def launch(
 
 @contextmanager
 def executor(run: Executor, device: Device | None = None) -> Iterator[None]:
-    """Send every launch inside the block to `run`, planned for `device`; None keeps the device that is planned for otherwise."""
+    """Send every launch inside the block to `run`, planned for `device`.
+
+    With `device=None`, launches are planned for the same device as outside of the block.
+    """
     global _executor
     previous, _executor = _executor, run
     try:

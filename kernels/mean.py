@@ -14,7 +14,9 @@ def labelled_mean(
     labelled: torch.Tensor,  # class ids int64 [N]; or bool or float [N], above 0 for a row with a label
     ignore_index: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return two float32 scalars: the mean, NaN without a labelled row, and its derivative by each loss, finite even then.
+    """Return the mean over the labelled rows and its derivative by each loss, two float32 scalars.
+
+    Without a labelled row the mean is NaN and the derivative is finite.
 
     One program computes both, so the sums have a fixed order.
     """

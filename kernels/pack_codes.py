@@ -41,7 +41,7 @@ def _pack(
     rows, bits, width, row_stride, bit_stride,
     BLOCK_M: tl.constexpr, BLOCK_BYTES: tl.constexpr, DOUBLE: tl.constexpr,
 ):  # fmt: skip
-    """Pack BLOCK_BYTES bytes of BLOCK_M rows. DOUBLE: x is float64, and compared as such."""
+    """Pack BLOCK_BYTES bytes of BLOCK_M rows. DOUBLE: x is float64 and compared in float64."""
     tiles = tl.cdiv(width, BLOCK_BYTES)
     row = (tl.program_id(0) // tiles).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     first_byte = (tl.program_id(0) % tiles) * BLOCK_BYTES

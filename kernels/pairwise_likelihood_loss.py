@@ -41,7 +41,7 @@ def loss_and_gradient(
     reduction: Reduction,
     need_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the loss and what its backward needs.
+    """Return the loss and the tensors that its backward needs.
 
     Returns:
         loss: float32, a scalar, or [N] for reduction "none".

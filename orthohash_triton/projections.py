@@ -108,7 +108,10 @@ def _directions(x: Features, mean: Tensor, bits: int) -> Tensor:
 
 
 def _directions_of_few(x: Features, mean: Tensor, bits: int) -> Tensor:
-    """Return the same from the Gram matrix [N, N] of fewer rows than dimensions: if Xc Xc' u = s u, then Xc' u is a direction."""
+    """Return the directions of fewer rows than dimensions, float64 [K, D], from the Gram matrix [N, N].
+
+    If Xc Xc' u = s u, then Xc' u is a direction.
+    """
     centred = torch.cat([block - mean for block in _blocks(x)])  # [N, D]
     vectors = torch.linalg.eigh((centred @ centred.T).cpu()).eigenvectors
     # QR makes the directions orthonormal even if rows repeat, so that the last directions are arbitrary.

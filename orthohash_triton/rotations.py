@@ -118,7 +118,7 @@ def fit_itq(x: Tensor | np.ndarray, *, iterations: int = 50, seed: int = 0) -> R
     return Rotation(matrix.float(), errors)
 
 
-@torch.inference_mode(False)  # for the same reason, and because the descent needs gradients
+@torch.inference_mode(False)  # the result must be usable in a later training, and the descent needs gradients
 @torch.enable_grad()
 def fit_householder(
     x: Tensor | np.ndarray,

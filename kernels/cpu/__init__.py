@@ -1,1 +1,1 @@
-"""The same operations, fast on a CPU: Numba for bits, blocked BLAS for losses."""
+"""CPU implementations of the ops: Numba for packed codes, and blocks of BLAS products or Numba for losses."""

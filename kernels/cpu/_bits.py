@@ -1,4 +1,4 @@
-"""Count, find and rearrange bits of codes in Numba, and choose by the features of the CPU."""
+"""Count, find and rearrange bits of codes in Numba, with the instructions that the CPU supports."""
 
 import numba
 import numpy as np
@@ -30,7 +30,7 @@ _FEATURES = _cpu_features()
 NIBBLES = "avx2" in _FEATURES
 PLANES_PER_BYTE = 2 if NIBBLES else 1
 VECTOR_POPCOUNT = "avx512vpopcntdq" in _FEATURES
-BLOCKS_PAY_FROM = 4 if VECTOR_POPCOUNT else 6  # queries; fewer are faster on rows as they are stored
+BLOCKS_PAY_FROM = 4 if VECTOR_POPCOUNT else 6  # queries; for fewer, a search of the rows in place is faster
 
 
 @intrinsic
@@ -81,7 +81,7 @@ def _deinterleave(builder: ir.IRBuilder, vectors: list[ir.Value]) -> list[ir.Val
 
 
 def _parts(builder: ir.IRBuilder, values: ir.Value) -> list[ir.Value]:
-    """Return the nibbles of a vector of bytes, or the bytes where planes hold bytes."""
+    """Return the nibbles of a vector of bytes, or the bytes themselves if planes hold bytes."""
     if not NIBBLES:
         return [values]
     return [builder.and_(values, byte_constant(15)), builder.lshr(values, byte_constant(4))]

@@ -1,4 +1,4 @@
-"""Prepare what scans of a gallery in blocks need: memory for a block, lookup tables, and masks of the codes to be found."""
+"""Prepare scans of a gallery in blocks: memory for a block, lookup tables, and masks of the codes that may be found."""
 
 import math
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from torch import Tensor
 from ._bits import PLANES_PER_BYTE, STEP, VECTOR_POPCOUNT, compiled
 from ._planes import pair_tables, plane_count
 
-ROW_BLOCK_BYTES = 16 * 1024  # of rows that stay in the first-level cache for all queries
+ROW_BLOCK_BYTES = 16 * 1024  # size of a block of rows that stays in the first-level cache for all queries
 _PLANE_BYTES = 16 * 1024
 
 
@@ -41,16 +41,16 @@ def aligned_copy(array: np.ndarray) -> np.ndarray:
 
 
 class Blocks(NamedTuple):
-    """The memory with which a group of queries scans blocks; see `word_hits` and `plane_hits`."""
+    """Memory for the scan of blocks by a group of queries; see `word_hits` and `plane_hits`."""
 
     word_planes: np.ndarray  # uint64 [W, size], for a block
-    planes: np.ndarray  # uint8 [.., size], for `split_block` of it
+    planes: np.ndarray  # uint8 [.., size], the result of `split_block` for the block
     planes_used: int  # how many of them `plane_hits` reads; 0 to use `word_hits` alone
     tables: np.ndarray  # `pair_tables` of the queries, an entry for queries 2i and 2i + 1
 
 
 def blocks_for(queries: np.ndarray, many: bool) -> Blocks:
-    """Return memory and tables for queries uint8 [Q, B], Q even. many: planes are worth their preparation."""
+    """Return memory and tables for queries uint8 [Q, B], Q even. many: there are enough queries to prepare planes."""
     width = queries.shape[1]
     words = math.ceil(width / 8)
     size = max(2 * STEP, _PLANE_BYTES // plane_count(width) // STEP * STEP)
@@ -70,7 +70,7 @@ def repeated(rows: np.ndarray, length: int) -> np.ndarray:
 
 @compiled
 def mark_open(allowed, first, length, bits):
-    """Set `bits` to which codes of a block may be found: those that exist and, unless `allowed` is empty, are allowed."""
+    """Set in `bits` the bit of each code of a block that exists and, unless `allowed` is empty, is allowed; clear the others."""
     bits[:] = 0
     if allowed.shape[0] == 0:
         bits[: length // 64] = ~np.uint64(0)

@@ -56,7 +56,7 @@ def leave_out(starts, columns, values, ignore_index, first_class, logits):
 
 @compiled
 def _positive(row, code, scale, margin, angular):
-    """Return the logit of a positive class before its margin and after it, and the slope of the margin; without the bound."""
+    """Return a positive class's logit without and with its margin, and the slope of the margin. No bound is subtracted."""
     dot = row.dtype.type(0)
     for k in range(code.size):
         dot += row[k] * row.dtype.type(code[k])
@@ -117,7 +117,7 @@ def finish_listed(
     scale, step, margin, angular, label_smoothing, ignore_index, share,
     starts, columns, values, extended, inverse_norm, codebook, sums, loss, lse, grad, lse_grad,
 ):  # fmt: skip
-    """Add the positive classes to the sums of the sweep over the others, and fill the result."""
+    """Add the listed positive classes to the sums over all other classes, and compute losses and gradients."""
     real = extended.dtype.type  # factors in double precision would halve the width of the loops
     classes, bits = codebook.shape
     uniform = label_smoothing / classes

@@ -1,4 +1,4 @@
-"""Compiled loops over the rows of the codebook loss: normalisation, margin, and the end of a row with a dense target."""
+"""Compiled loops over the rows of the codebook loss: normalisation, margin, and the final step for a dense target."""
 
 import math
 
@@ -37,7 +37,7 @@ def fill_margin(margin, angular, cosine, shifted, slope):
 
 @compiled
 def extend_rows(v, step, inverse_norm, extended):
-    """Fill 1 / |v| [N], 0 for a zero row, and `Rows.extended` [N, K + 1]."""
+    """Fill `inverse_norm` [N] with 1 / |v|, 0 for a zero row, and `extended` [N, K + 1], which `Rows` describes."""
     count, bits = v.shape
     for n in range(count):
         square = v.dtype.type(0)
@@ -53,7 +53,7 @@ def extend_rows(v, step, inverse_norm, extended):
 
 @compiled
 def expand(codebook, first, codes):
-    """Fill [codes, 1] of the classes from `first` on."""
+    """Fill `codes` with the codes of the classes from `first` on, and its last column with ones."""
     count, width = codes.shape
     for i in range(count):
         for k in range(width - 1):
@@ -65,7 +65,10 @@ def expand(codebook, first, codes):
 def finish_dense(
     step, share, extended, inverse_norm, labelled, target_logit, total, target_sums, sums, loss, lse, grad, lse_grad
 ):
-    """Fill the result; the first K columns of `target_sums` are sum_c q_c z'_c o_c."""
+    """Compute losses and gradients for a dense target from the sums of the sweep.
+
+    The first K columns of `target_sums` are sum_c q_c z'_c o_c.
+    """
     bits = extended.shape[1] - 1
     sum_of_losses = 0.0
     any_lost = False

@@ -42,7 +42,7 @@ def finish_small(
     count, bits, classes, entries,
     starts_at, columns_at, values_at, v_at, codebook_at, loss_at, lse_at, grad_at, lse_grad_at,
 ):  # fmt: skip
-    """Solve a small float32 problem, two rows at a time."""
+    """Compute losses and gradients of a small float32 problem, two rows at a time."""
     real = np.float32
     starts = _numbers(starts_at, (count + 1 if starts_at else 0,), np.int64(0))
     columns = _numbers(columns_at, (entries,), np.int64(0))
@@ -83,7 +83,7 @@ def finish_small(
 
 @compiled
 def _multiply_pairs(a, b, out):
-    """Fill out = a @ b for an even number of rows: two rows of a by four of b at a time; the inner loops are vectorised."""
+    """Fill `out` with a @ b for an even number of rows: two rows of a by four of b at a time, with vectorised inner loops."""
     length, width = b.shape
     fours = length // 4 * 4
     for n in range(0, len(a), 2):

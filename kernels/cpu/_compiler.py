@@ -9,7 +9,7 @@ import numba
 
 
 def compiler(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Return a decorator that compiles a function without the GIL and caches the result on disk where it can."""
+    """Return a decorator that compiles a function without the GIL and caches the result on disk if possible."""
 
     def decorate(function: Callable[..., Any]) -> Any:
         shared = {"nogil": True, "error_model": "numpy", **options}

@@ -114,9 +114,11 @@ def word_hits(typing, planes, stride, words, first, stop, query, limit):
     signature = types.UniTuple(types.uint64, 1 + STEP // 64)(*[types.int64] * 7)
 
     def codegen(context, builder, signature, args):
+        """Generate the loop over steps for one query."""
         planes, stride, words, first, stop, query, limit = args
 
         def score(code):
+            """Return the distances of a step's codes from the query, a list with one entry."""
             sums = []
             for vector in range(VECTORS):  # one vector after the other, because the sums of one take half the registers
                 (total,) = zeroed(builder, WORDS, 1)
@@ -137,7 +139,7 @@ def word_hits(typing, planes, stride, words, first, stop, query, limit):
 
 @intrinsic
 def plane_hits(typing, planes, stride, count, first, stop, table, limit, other_limit):
-    """Do the same as `word_hits` for two queries: return the first code and two masks for each query.
+    """Find the next step with a code near one of two queries: return its first code and two masks for each query.
 
     planes: the address of byte or nibble planes [count, stride]; table: the address of an entry of `pair_tables`. Limits are at
     most 255. Some hits are a few bits farther than the limit; the caller computes their distance.
@@ -145,11 +147,13 @@ def plane_hits(typing, planes, stride, count, first, stop, table, limit, other_l
     signature = types.UniTuple(types.uint64, 1 + 2 * STEP // 64)(*[types.int64] * 8)
 
     def codegen(context, builder, signature, args):
+        """Generate the loop over steps for two queries."""
         planes, stride, count, first, stop, table, *limits = args
         limits = [splat(builder, builder.trunc(limit, I8), BYTES) for limit in limits]
         groups = builder.udiv(count, constant(_PLANES_PER_GROUP))
 
         def score(code):
+            """Return the approximate distances of a step's codes from each query."""
             totals = [zeroed(builder, BYTES, VECTORS) for _ in limits]
             with cgutils.for_range(builder, groups) as loop:
                 plane = builder.mul(loop.index, constant(_PLANES_PER_GROUP))
@@ -169,7 +173,7 @@ def plane_hits(typing, planes, stride, count, first, stop, table, limit, other_l
 def _group_distances(
     builder: ir.IRBuilder, planes: ir.Value, stride: ir.Value, first_plane: ir.Value, code: ir.Value, table: ir.Value
 ) -> list[ir.Value]:
-    """Return what a group of planes adds to the distances of LANES codes from two queries."""
+    """Return the part of the distances of LANES codes from two queries that a group of planes contributes."""
     looked_up = []
     for plane in (builder.add(first_plane, constant(i)) for i in range(_PLANES_PER_GROUP)):
         values = builder.load(pointer(builder, planes, builder.add(builder.mul(plane, stride), code), BYTES), align=LANES)

@@ -111,7 +111,7 @@ class Batch:
         self.first_notes = np.zeros(_BATCH + 1, np.int64)
         self.entries = np.empty(capacity + 1, np.uint8)  # slots of relevant items in their step, ascending, list after list
         self.starts = np.zeros((_BATCH, steps + 1), np.int64)  # where the entries of a step begin, for each list
-        self.lists = np.zeros(_BATCH, np.int64)  # of each query; those of equal labels share one
+        self.lists = np.zeros(_BATCH, np.int64)  # the list of each query; queries with equal labels share one
         self._held = -1  # the group of queries whose list is the first
         self._counters = aligned((2, _BATCH, counters, 4)).view(np.uint32)[..., 0]
         self._masks = aligned((counters, 8)).view(np.uint64)[:, 0]
@@ -173,7 +173,7 @@ def sum_lanes(counters, distance):
 
 @inlined
 def fill_nearer(counts, relevant, nearer):
-    """Fill in, for each counter of a query, the number of items before its items and, 32 bits higher, of relevant ones.
+    """Fill `nearer`: for each counter, the number of items ranked before its items and, 32 bits higher, of relevant ones.
 
     These are the items that are nearer, or at the same distance in an earlier lane.
     """
@@ -253,7 +253,7 @@ def _count_sliced(
 
 @compiled
 def _count_long(queries, codes, lists, starts, entries, first_notes, counts, relevant, notes, places):
-    """Do the same as `_count_sliced` for codes of any length."""
+    """Count the codes of the gallery one by one, for codes of any length, and note the relevant ones."""
     distances, before = np.empty(STEP, np.int64), np.empty(STEP, np.uint32)
     for step in range(codes.shape[1] // STEP):
         for q in range(queries.shape[0]):

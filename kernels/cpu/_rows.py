@@ -32,6 +32,7 @@ def next_near_rows(typing, codes, words, first, stop, query, limit):
     signature = types.int64(*[types.int64] * 6)
 
     def codegen(context, builder, signature, args):
+        """Generate one loop for each short width, and one for all other widths."""
         codes, words, first, stop, query, limit = args
         place = cgutils.alloca_once_value(builder, first)
         otherwise, end = builder.append_basic_block("rows.any"), builder.append_basic_block("rows.end")
@@ -59,6 +60,7 @@ def near_rows(typing, codes, words, row, query, limit, distances):
     signature = types.uint64(*[types.int64] * 6)
 
     def codegen(context, builder, signature, args):
+        """Generate one comparison for each short width, and one for all other widths."""
         codes, words, row, query, limit, distances = args
         place = cgutils.alloca_once(builder, I64)
         otherwise, end = builder.append_basic_block("near.any"), builder.append_basic_block("near.end")

@@ -74,10 +74,14 @@ def _majority(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, c: ir.Value) -> i
 
 @intrinsic
 def fill_tables(typing, planes, tables):
-    """All versions for one word of a step. planes: address of 64 bit planes of LANES words; tables: of TABLE_BYTES bytes."""
+    """Compute the tables of all versions for one word of a step.
+
+    planes: the address of 64 bit planes of LANES words; tables: the address of TABLE_BYTES bytes.
+    """
     signature = types.void(types.int64, types.int64)
 
     def codegen(context, builder, signature, args):
+        """Generate the lower and upper planes of every group for every value of the query's bits."""
         planes, tables = args
         for group in range(_GROUPS):
             first = group * _VERSIONS
@@ -131,6 +135,8 @@ class _Adder:
 
 
 def _distance_planes(builder: ir.IRBuilder, words: int, tables: ir.Value, offsets: ir.Value) -> list[ir.Value]:
+    """Return the bit planes of the distances of a step's codes from one query, lowest bit first."""
+
     def version(i: int) -> ir.Value:
         place = builder.inttoptr(builder.add(offsets, ir.Constant(_I64, 4 * i)), _I32.as_pointer())
         return _load(builder, builder.add(tables, builder.zext(builder.load(place), _I64)), 0)
@@ -158,6 +164,8 @@ def _any(builder: ir.IRBuilder, mask: ir.Value) -> ir.Value:
 
 
 def _make_count_step(words: int) -> Any:
+    """Return `count_step` for codes of `words` 64-bit words."""
+
     @intrinsic
     def count_step(typing, tables, offsets, masks, counts):
         """Compute the masks of one step's distances from one query, and add to their counts.
@@ -186,6 +194,7 @@ def _make_count_step(words: int) -> Any:
 def _count_pair(
     builder: ir.IRBuilder, low: list[ir.Value], high: ir.Value, first: int, pair: int, masks: ir.Value, counts: ir.Value
 ) -> None:
+    """Store the masks of two consecutive distances, and add the numbers of their bits to the counters."""
     bits = []
     for distance in (2 * pair, 2 * pair + 1):
         mask = builder.and_(low[distance], high)

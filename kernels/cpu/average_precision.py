@@ -63,7 +63,10 @@ def scored_precision(
     hits: np.ndarray,
     totals: np.ndarray,
 ) -> None:
-    """Do the same as `ranked_precision` for the order (score descending, row) of float32 `scores` [Q, N] without NaN."""
+    """Rank the gallery by (score descending, row), and fill in the sums that `ranked_precision` describes.
+
+    scores: float32 [Q, N] without NaN.
+    """
     bits = scores.view(np.int32)
     label_planes = np.ascontiguousarray(gallery_labels.T)
 
@@ -74,7 +77,7 @@ def scored_precision(
 
 
 def expected_precision(counts: np.ndarray, relevant: np.ndarray, k: int, over_hits: bool, precisions: np.ndarray) -> None:
-    """Fill `precisions` float64 [Q] with the expectation of `ranked_precision` over all orders of items at one distance.
+    """Fill `precisions` float64 [Q] with the expected sums of `ranked_precision` over all orders of items at one distance.
 
     counts, relevant: int64 [Q, K+1], as `ranked_precision` leaves them. With `over_hits` it is the expectation of the sum divided
     by the hits among the first `k`, whose number depends on the order where `k` cuts through a distance.
@@ -111,6 +114,7 @@ def _precision_sum(notes, places, nearer, k):
 
 @compiled
 def _scored_precision(bits, query_labels, label_planes, shared, k, start, stop, precisions, hits, totals):
+    """Compute `scored_precision` for the queries start .. stop - 1."""
     count = label_planes.shape[1]
     is_relevant = np.empty(count, dtype=np.bool_)
     keys = np.empty(count, dtype=np.uint64)
@@ -167,6 +171,7 @@ def _expected_precision(counts, relevant, k, over_hits, start, stop, precisions)
 
 @compiled
 def _expected_query(counts, relevant, k, over_hits):
+    """Return the expectation for one query; see `expected_precision`."""
     items = 0
     hits = 0
     precision = 0.0

@@ -27,7 +27,7 @@ def sums(
     mean: Tensor,  # [K]
     rstd: Tensor,  # [K]
 ) -> tuple[Tensor, Tensor]:
-    """Sum over the batch: upstream * rows * (normalised latent), and upstream * rows.  [K], [K]"""
+    """Return the sums over the batch of upstream * rows * (normalised latent) and of upstream * rows.  [K], [K]"""
     rows = _times(rows, upstream)
     return (rows * normalise(latent, mean, rstd, None, None)).sum(0), rows.sum(0)
 
@@ -43,7 +43,10 @@ def input_gradient(
     plain: Tensor,  # [K]
     share: float,
 ) -> Tensor:
-    """Return weight * rstd * (upstream * rows - share * (plain + normalised latent * along)), in the dtype of latent.  [N, K]"""
+    """Return the gradient of the input of batch normalisation, in the dtype of latent.  [N, K]
+
+    It is weight * rstd * (upstream * rows - share * (plain + normalised latent * along)).
+    """
     gradient = normalise(latent, mean, rstd, None, None).mul_(-(along * share))
     gradient.add_(_times(rows, upstream)).sub_(plain * share)
     return gradient.mul_(rstd if weight is None else rstd * weight).to(latent.dtype)

@@ -132,7 +132,7 @@ def box_admm(rows, columns, inverse, own, sum_of_others, max_product, x):
 
 @compiled
 def _multiply(columns, x, out):
-    """Fill out [M] with the sum of the rows of `columns` [K, M] times x [K]."""
+    """Fill `out` [M] with the sum of the rows of `columns` [K, M] times x [K]."""
     out[:] = 0.0
     for k in range(x.size):
         for c in range(out.size):

@@ -73,7 +73,7 @@ class Listed(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """The rows as the sweep reads them."""
+    """Normalised rows and their targets, in the form that the sweep reads."""
 
     extended: Tensor  # [N, K + 1]: step v^ and minus the bound, so that its product with [codes, 1] is logits minus the bound
     inverse_norm: Tensor  # [N]: 1 / |v|, 0 for a zero row
@@ -90,7 +90,7 @@ class Result(NamedTuple):
 
 
 def prepare(codebook: Tensor) -> Tensor:
-    """Return an int8 codebook [C, K] as contiguous memory, in a tensor object of its own."""
+    """Return a contiguous int8 codebook [C, K] as a new tensor object, which may share the memory of the argument."""
     return codebook.contiguous().detach()
 
 
@@ -115,7 +115,7 @@ def loss_and_gradients(
     need_grad: bool,
     need_lse_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return the loss, the log-sum-exp, and what the backward needs, in float32 (float64 for float64 rows).
+    """Return the loss, the log-sum-exp, and the tensors that the backward needs, in float32 (float64 for float64 rows).
 
     Returns:
         loss: a scalar, or [N] for reduction "none".
@@ -152,7 +152,9 @@ def cosine_codebook_loss(
     need_lse_grad: bool,
     mean: bool,
 ) -> tuple[Tensor, Result]:
-    """Return the sum of the rows' losses, and the rows. With `mean`, divide the sum and `grad` by the number of labelled rows.
+    """Return the sum of the losses, and the results of all rows.
+
+    With `mean`, the sum and `grad` are divided by the number of labelled rows.
 
     An invalid positive (a class outside [0, C), columns out of order, a negative value) makes its row NaN.
     """
@@ -187,7 +189,10 @@ def _number_labelled(rows: Rows, ignore_index: int) -> int:
 
 
 def _solve(problem: Problem, rows: Rows, share: float) -> tuple[Result, float]:
-    """Return the rows and the sum of their losses; sweep rows whose sum was lost under the bound a second time."""
+    """Return the results of the rows and the sum of their losses.
+
+    Rows whose sum of exponentials is too small under the bound are swept a second time, under their true maximum.
+    """
     solve = _solve_listed if isinstance(rows.target, Listed) else _solve_dense
     result, total, any_lost = solve(problem, rows, share)
     if any_lost:
@@ -203,7 +208,9 @@ def _solve(problem: Problem, rows: Rows, share: float) -> tuple[Result, float]:
 
 
 def _solve_small(problem: Problem, v: Tensor, listed: Listed, mean: bool) -> tuple[Result, float, bool]:
-    """Solve a small problem in one call; also return the sum of the losses, and whether a row was lost under the bound.
+    """Compute a small problem in one compiled call.
+
+    Also returns the sum of the losses, and whether the sum of a row is too small under the bound.
 
     Compiled code receives addresses, because arrays cost more to pass.
     """
@@ -215,9 +222,9 @@ def _solve_small(problem: Problem, v: Tensor, listed: Listed, mean: bool) -> tup
 
 
 def _solve_listed(problem: Problem, rows: Rows, share: float) -> tuple[Result, float, bool]:
-    """Sweep all classes but the listed positives, which are added in closed form.
+    """Sweep all classes except the listed positives, which are added in closed form.
 
-    Also return the sum of the losses, and whether a row was lost under the bound.
+    Also returns the sum of the losses, and whether the sum of a row is too small under the bound.
     """
     sums = None
     for logits, codes in _other_logits(problem, rows):
@@ -229,7 +236,7 @@ def _solve_listed(problem: Problem, rows: Rows, share: float) -> tuple[Result, f
 
 
 def _solve_dense(problem: Problem, rows: Rows, share: float) -> tuple[Result, float, bool]:
-    """Solve for a distribution over the classes per row: margin and target are part of the sweep."""
+    """Compute the loss for a dense target, one distribution over the classes per row, as part of the sweep."""
     extended, target = rows.extended, rows.target
     weight = target.sum(1, keepdim=True, dtype=extended.dtype)  # [N, 1]
     labelled = weight[:, 0] > 0
@@ -307,7 +314,7 @@ def _logits(problem: Problem, rows: Rows) -> Iterator[tuple[int, Tensor, Tensor]
 def _accumulate(problem: Problem, sums: Tensor | None, weights: Tensor, codes: Tensor) -> Tensor:
     """Return sums + weights [N, B] @ [codes, 1], [N, K + 1]; without gradients only the last column, [N, 1]."""
     if problem.need_grad or problem.need_lse_grad:
-        if sums is None:  # products into a given tensor are the ones that autocast leaves alone
+        if sums is None:  # autocast does not change products that are written into a given tensor
             return torch.mm(weights, codes, out=torch.empty((len(weights), codes.shape[1]), dtype=codes.dtype))
         return sums.addmm_(weights, codes)
     column = weights.sum(1, keepdim=True)

@@ -29,7 +29,7 @@ def ranked_gains(
 ) -> None:
     """Rank the gallery for each query in the order (distance, row), and fill in the sums for metrics of graded relevance.
 
-    ks: int64 [L], ranks that count; gains: float64 [G+1], of each grade, that of 0 is 0; discounts: float64 [max(ks)], of each
+    ks: int64 [L], ranks that count; gains: float64 [G+1], one per grade, 0 for grade 0; discounts: float64 [max(ks)], of each
     rank. discounted, gained: float64 [L, Q], the gains at the first k ranks, summed with their discount and without. counts:
     int64 [Q, K+1], items at each distance; sums: float64 [Q, K+1], their gains; grades: int64 [Q, G+1], items of each grade.
     """
@@ -37,6 +37,7 @@ def ranked_gains(
     laid_gallery = lay_out_gallery(gallery, gallery_labels, shared)
 
     def run(start: int, stop: int) -> None:
+        """Fill the results of the queries start .. stop - 1."""
         for batch in ranked_batches(laid_queries, laid_gallery, start, stop):
             ranked = (batch.counts, batch.relevant, batch.notes, batch.places, batch.first_notes)
             graded = (
@@ -77,6 +78,7 @@ def _sum_batch(
     sums,
     grades,
 ):
+    """Sum gains and count items for the queries of one batch; see `ranked_gains`."""
     nearer = np.empty(counters.shape[1], np.uint64)
     found = np.ones(gallery, np.int32)
     for i in range(order.size):

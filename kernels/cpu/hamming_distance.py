@@ -25,6 +25,7 @@ def hamming_distance(queries: Tensor, gallery: Tensor, distances: Tensor) -> Non
 
 @compiled
 def _fill_columns(queries, gallery, start, stop, distances):
+    """Fill the columns start .. stop - 1 of `distances`, block by block of the gallery. queries: uint64 [W, Q]."""
     words, count = queries.shape
     block = np.empty((words, _BLOCK), np.uint64)
     for first in range(start, stop, _BLOCK):

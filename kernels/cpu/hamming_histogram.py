@@ -22,7 +22,7 @@ from ._threads import run_all, thread_count
 _SLICED_WORDS = (1, 2, 4)  # words of a code for which there is a `count_step`
 _SLICED_FROM = 8  # queries from which on bit planes are faster
 _BANKS = 4  # copies of each counter, used in turn, because an increment waits for the previous one of the same counter
-_COUNTER_BYTES = 2**18  # of a group of queries; they fit the second-level cache
+_COUNTER_BYTES = 2**18  # size of the counters of a group of queries, which fit the second-level cache
 
 
 def hamming_histogram(queries: Tensor, gallery: Tensor, counts: Tensor) -> None:
@@ -55,7 +55,7 @@ def _gallery_bounds(gallery: int, groups: int) -> list[tuple[int, int]]:
 
 
 def _count_sliced(queries: np.ndarray, gallery: np.ndarray, start: int, stop: int, counts: np.ndarray) -> None:
-    """Add rows start .. stop - 1 to `counts`. queries: uint64 [Q, W]."""
+    """Count rows start .. stop - 1 as bit planes, and add the result to `counts`. queries: uint64 [Q, W]."""
     words = queries.shape[1]
     counters = np.zeros((len(queries), bins(words), SLICED_LANES), np.uint32)
     tables = aligned((words, TABLE_BYTES))
@@ -68,6 +68,7 @@ def _count_sliced(queries: np.ndarray, gallery: np.ndarray, start: int, stop: in
 
 @compiled
 def _count_steps(offsets, gallery, start, stop, tables, masks, counters):
+    """Add rows start .. stop - 1 to the counters of all queries, one step of bit planes at a time."""
     words = tables.shape[0]
     block = np.zeros((words, SLICED_STEP), np.uint64)
     planes = np.empty((64, SLICED_LANES), np.uint64)
@@ -93,7 +94,7 @@ def _count_steps(offsets, gallery, start, stop, tables, masks, counters):
 
 
 def _count_rows(queries: np.ndarray, gallery: np.ndarray, start: int, stop: int, counts: np.ndarray) -> None:
-    """Do the same as `_count_sliced` for codes of any length."""
+    """Count rows start .. stop - 1 one by one, for codes of any length, and add the result to `counts`."""
     counters = np.zeros((len(queries), _BANKS, counts.shape[1]), np.uint32)
     _count_blocks(repeated(queries, ROW_PATTERN), queries.shape[1], gallery, start, stop, counters)
     counts += counters.sum(axis=1, dtype=np.int64)

@@ -22,7 +22,7 @@ from ._threads import run_all, thread_count
 _POSITION_BITS = 40
 _QUERIES_PER_GROUP = 256
 _BINS_PER_GROUP = 2**17  # counters of a sort that stay in the second-level cache
-_SMALLEST_CHUNK, _LARGEST_CHUNK = 2**15, 2**20  # keys
+_SMALLEST_CHUNK, _LARGEST_CHUNK = 2**15, 2**20  # keys per chunk
 _DENSE = 3  # if at least one code in this many is found, every code is compared instead of searching for the few near ones
 
 
@@ -41,6 +41,7 @@ def hamming_range(queries: Tensor, gallery: Tensor, mask: Tensor | None, limits:
 def _codes_below(
     queries: np.ndarray, gallery: np.ndarray, allowed: np.ndarray, limits: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Find the codes nearer than the limits on threads, and put them in order: (lims, distances, ids)."""
     distance_bits = max(int(limits.max()) - 1, 0).bit_length()
     bounds = _gallery_bounds(len(queries), len(gallery))
     groups = _query_groups(len(queries), len(bounds), distance_bits)
@@ -202,7 +203,9 @@ def _take_dense(first, length, q, limit, queries, word_planes, open_codes, dista
 
 @compiled
 def _scan_rows(queries, limits, gallery, allowed, first, q, stop, distance_bits, counts, keys):
-    """Do the same as `_scan_blocks` for few queries and codes of whole words, on rows as they are stored.
+    """Scan the rows in place, without preparation, for few queries and codes of whole words.
+
+    The arguments and the result are those of `_scan_blocks`.
 
     queries: uint64 [Q, >= W], each repeated as `next_near_rows` requires.
     """
@@ -210,7 +213,7 @@ def _scan_rows(queries, limits, gallery, allowed, first, q, stop, distance_bits,
     step = rows_per_step(words)
     size = max(step, ROW_BLOCK_BYTES // gallery.shape[1] // step * step)
     address = np.int64(gallery.ctypes.data)
-    distances = np.empty(64, np.int64)  # of a step
+    distances = np.empty(64, np.int64)  # distances of a step
     fill = 0
     while first < stop:
         last = min(first + size, stop)

@@ -21,7 +21,7 @@ from ._threads import run_all, thread_count
 
 _POSITION_BITS = 40
 _QUERIES_PER_GROUP = 256
-_HELD_BYTES = 2**25  # of candidates, per thread
+_HELD_BYTES = 2**25  # memory for candidates, per thread
 
 
 def hamming_topk(
@@ -117,9 +117,9 @@ class _Held(NamedTuple):
 
     keys: np.ndarray  # int64 [Q, capacity]: distance << _POSITION_BITS | position, in the order of positions
     fill: np.ndarray  # int64 [Q]: keys in use
-    histogram: np.ndarray  # int64 [Q, bits + 1]: how many were taken at each distance
-    limits: np.ndarray  # int64 [Q]: codes at this distance or farther are of no more use
-    below: np.ndarray  # int64 [Q]: how many are nearer than the limit, fewer than k
+    histogram: np.ndarray  # int64 [Q, bits + 1]: number of candidates taken at each distance
+    limits: np.ndarray  # int64 [Q]: codes at this distance or farther are not candidates
+    below: np.ndarray  # int64 [Q]: number of candidates nearer than the limit, fewer than k
 
 
 def _nothing_held(queries: int, capacity: int, bits: int, limits: np.ndarray) -> _Held:
@@ -178,14 +178,14 @@ def _scan_blocks(blocks, queries, gallery, allowed, start, stop, held, k):
 
 @compiled
 def _scan_rows(queries, gallery, allowed, start, stop, held, k):
-    """Do the same as `_scan_blocks` for few queries and codes of whole words, on rows as they are stored.
+    """Search the rows in place, without preparation, for few queries and codes of whole words; otherwise as `_scan_blocks`.
 
     queries: uint64 [Q, >= W], each repeated as `next_near_rows` requires.
     """
     words = gallery.shape[1] // 8
     step = rows_per_step(words)
     size = stop - start if len(queries) == 1 else max(step, ROW_BLOCK_BYTES // gallery.shape[1] // step * step)
-    distances = np.empty(64, np.int64)  # of a step
+    distances = np.empty(64, np.int64)  # distances of a step
     address, distance_address = np.int64(gallery.ctypes.data), np.int64(distances.ctypes.data)
     masked = allowed.shape[0] > 0
     for first in range(start, stop, size):

@@ -38,7 +38,7 @@ def reflectors(vectors: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def vectors_gradient(
-    gradient: Tensor,  # of the reflectors, float64 [M, K]; overwritten
+    gradient: Tensor,  # gradient of the reflectors, float64 [M, K]; overwritten
     reflectors: Tensor,  # float64 [M, K]
     factor: Tensor,  # float64 [M]
     dtype: torch.dtype,

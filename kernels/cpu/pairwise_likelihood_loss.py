@@ -37,7 +37,10 @@ _compiled = compiler(fastmath={"reassoc", "contract", "nsz"})
 
 
 class Labels(NamedTuple):
-    """The labels of one side: class ids, or sets of classes as bits, stored word by word: all rows' first words come first."""
+    """Labels of the rows or of the columns: class ids, or sets of classes as bits.
+
+    The bits are stored word by word: the first words of all rows come first.
+    """
 
     ids: np.ndarray  # int64 [N], or [0]
     words: np.ndarray  # uint64 [W, N]; W = 0 with ids
@@ -58,7 +61,7 @@ def loss_and_gradient(
     reduction: Reduction,
     need_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the loss and what its backward needs.
+    """Return the loss and the tensors that its backward needs.
 
     Returns:
         loss: float32 (float64 if an input is), a scalar, or [N] for reduction "none".
@@ -122,7 +125,7 @@ def _wide_dtype(z: Tensor, bank: Tensor) -> torch.dtype:
 
 
 def _without_ignored(codes: Tensor, target: Tensor, ignore_index: int) -> Tensor:
-    """Replace ignored rows by zeros: their pairs weigh nothing, but NaN times nothing is NaN."""
+    """Replace ignored rows by zeros: their pairs have weight 0, but 0 times NaN would be NaN."""
     ignored = target == ignore_index if target.ndim == 1 else None
     return codes if ignored is None or not ignored.any() else codes.masked_fill(ignored[:, None], 0)
 
@@ -178,7 +181,7 @@ def sweep(
     values: Tensor | None,  # [M, K]: the codes that make up the gradient, if not the columns
     *,
     alpha: float,
-    weights: tuple[float, float],  # of a dissimilar and of a similar pair
+    weights: tuple[float, float],  # the weights of a dissimilar and of a similar pair
     similarity: Similarity,
     ignore_index: int,
     need_grad: bool,
@@ -227,7 +230,7 @@ def _sweep(
     bits = rows.shape[1]
     transposed, theta = np.empty((bits, BLOCK), rows.dtype), np.empty((2, BLOCK), rows.dtype)
     signed, shared = np.empty(BLOCK, rows.dtype), np.empty(BLOCK, np.uint64)
-    acc = np.empty((2, bits), rows.dtype)  # of one block: sums of sums lose fewer digits
+    acc = np.empty((2, bits), rows.dtype)  # sums of one block: adding sums of blocks loses fewer digits
     if_different, if_same = real(-negative_weight), real(positive_weight * (4.0 if ids.size and similarity == 2 else 1.0))
     for left in range(first, last, BLOCK):
         width = min(BLOCK, last - left)
@@ -292,7 +295,7 @@ def _weigh_ids(own, ids, kept, if_different, if_same, signed):
 
 @_compiled
 def _share(words, n, column_words, left, counted, shared):
-    """Fill `shared` [B] for row n and a block of columns: the shared classes if `counted`, otherwise 0 only if there are none."""
+    """Fill `shared` [B] for row n and a block of columns: the number of shared classes if `counted`, else 0 only for none."""
     shared[:] = 0
     for w in range(len(words)):
         own = words[w, n]
@@ -358,7 +361,7 @@ def _sigma(t, e):
 
 @register_jitable
 def _log1p_over(e):
-    """Return log(1 + e) / e of a float32 in [0, 1], to 1.7e-7: a fit at Chebyshev's nodes, weighted for the relative error."""
+    """Return log(1 + e) / e of a float32 in [0, 1], to 1.7e-7, by a polynomial fit at Chebyshev nodes for the relative error."""
     real = np.float32
     series = real(-0.0031639994)
     series = series * e + real(0.0194876865)

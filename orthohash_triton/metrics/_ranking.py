@@ -187,7 +187,7 @@ class Ranking:
 
 
 def on_host(function: F) -> F:
-    """Let `function` make its tensors in host memory, whatever the default device of torch is."""
+    """Decorate `function` so that it creates tensors in host memory, whatever the default device of torch is."""
 
     @wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -198,7 +198,7 @@ def on_host(function: F) -> F:
 
 
 def metric(function: F) -> F:
-    """Let `function` accept numpy arrays, and make its tensors in host memory."""
+    """Decorate `function` so that it accepts numpy arrays and creates tensors in host memory."""
     return on_host(numpy_friendly(function))
 
 

@@ -239,5 +239,5 @@ def _relevant_divisor(totals: Tensor, k: int | None, denominator: Denominator) -
 
 
 def mean(values: Tensor, zero_hits: ZeroHits) -> float:
-    """Return the mean of average precisions. One is positive exactly if the query has, or may have, a relevant item."""
+    """Return the mean of average precisions; "skip" leaves out zeros, which are the queries without a relevant item."""
     return float(values[values > 0].mean() if zero_hits == "skip" else values.mean())

@@ -1,4 +1,4 @@
-"""Modules: the hash layer, and one for each loss with the options of its function."""
+"""PyTorch modules: the hash layer, and one module for each loss function, with the same options."""
 
 from .batch_norm import reestimate_batch_norm
 from .central import CentralSimilarityLoss, MinimumDistanceLoss, QuantizationLoss

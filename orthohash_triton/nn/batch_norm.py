@@ -74,6 +74,7 @@ _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
 
 
 def _layers_to_reestimate(model: nn.Module, layers: Iterable[nn.Module] | None) -> list[nn.Module]:
+    """Return the BatchNorm layers to re-estimate after checking them; None stands for those of every `HashHead`."""
     op = "reestimate_batch_norm"
     if layers is None:
         chosen: list[nn.Module] = [
@@ -154,7 +155,7 @@ class _RunningStatistics:
 
 
 def shared_by(batch_norm: nn.Module) -> Any:
-    """Return the process group that shares the statistics, or None, by the rule of SyncBatchNorm."""
+    """Return the process group in which `batch_norm` shares its statistics, by the rule of SyncBatchNorm; None if it does not."""
     if not isinstance(batch_norm, nn.SyncBatchNorm) or not dist.is_initialized():
         return None
     group = batch_norm.process_group or dist.group.WORLD

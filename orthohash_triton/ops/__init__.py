@@ -1,1 +1,1 @@
-"""Public functions: they check arguments, pick the implementation and know the gradients."""
+"""Public functions, which check arguments, choose an implementation and define gradients."""

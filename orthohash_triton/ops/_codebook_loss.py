@@ -22,7 +22,7 @@ P_TERMS: dict[Precision, int] = {"highest": 2, "high": 1}
 
 
 class Options(NamedTuple):
-    """The options as the implementations take them, in the order of the registered op."""
+    """Options of the codebook losses in the form that implementations take, in the order of the registered op."""
 
     scale: float
     margin: float
@@ -70,7 +70,7 @@ def check_options(
 
 
 class Target(NamedTuple):
-    """A target in the form of the registered op."""
+    """Checked target in the form that the registered op takes: class ids, dense or sparse."""
 
     target: Tensor  # int64 ids [N]; floating [N, C]; or, for a sparse [N, C] target, the row starts int64 [N + 1]
     columns: Tensor | None  # int64 [nnz]
@@ -78,7 +78,7 @@ class Target(NamedTuple):
 
 
 def check_inputs(op: str, name: str, v: Any, target: Any, codebook: Any, ignore_index: int) -> tuple[Tensor, Target, Tensor]:
-    """Return v [N, K] (the caller's argument `name`), the target, and the codebook int8 +-1 [C, K], or raise."""
+    """Check and return v [N, K], the target, and the codebook int8 +-1 [C, K]; errors call v `name`."""
     v = checks.tensor(op, name, v, dtypes=LATENT_DTYPES, ndim=2, shape="[N, K]")
     codebook = checks.tensor(op, "codebook", codebook, dtypes=(torch.int8,), ndim=2, shape="[C, K] of +-1")
     rows, bits = v.shape
@@ -102,6 +102,7 @@ def check_inputs(op: str, name: str, v: Any, target: Any, codebook: Any, ignore_
 
 
 def _check_target(op: str, target: Any, rows: int, classes: int, ignore_index: int, latent: torch.dtype) -> Target:
+    """Return a checked target of any kind in the form that the registered op takes."""
     if isinstance(target, tuple) or (isinstance(target, Tensor) and target.layout != torch.strided):
         return _check_sparse_target(op, target, rows, classes, latent)
     if not isinstance(target, Tensor) or target.shape not in ((rows,), (rows, classes)) or _wrong_ids(target):
@@ -147,6 +148,7 @@ def _check_weights(op: str, weights: Tensor, latent: torch.dtype) -> Tensor:
 
 
 def _check_sparse_target(op: str, target: Any, rows: int, classes: int, latent: torch.dtype) -> Target:
+    """Return a checked sparse target [N, C], given as a sparse tensor or as its three parts."""
     if isinstance(target, Tensor):
         if target.layout == torch.sparse_coo and target.is_coalesced():
             target = target.to_sparse_csr()
@@ -177,6 +179,7 @@ def _check_sparse_target(op: str, target: Any, rows: int, classes: int, latent: 
 
 
 def _check_entries(op: str, starts: Tensor, columns: Tensor, classes: int) -> None:
+    """Raise ValueError unless a sparse target has valid row starts, and ascending class ids in every row."""
     entries = len(columns)
     if starts[0] != 0 or starts[-1] != entries or bool((starts.diff() < 0).any()):
         raise ValueError(f"{op}: crow_indices of target must rise from 0 to its {entries} entries")
@@ -207,7 +210,7 @@ def _require_signs(op: str, codebook: Tensor) -> bool:
 
 def evaluate(
     op: str,
-    name: str,  # the caller's name of v
+    name: str,  # the name of v in errors
     v: Any,
     target: Any,
     codebook: Any,
@@ -244,13 +247,14 @@ def evaluate(
     else:
         statistics = norm.statistics(v, chosen)
         loss, lse, *_ = codebook_loss(v, *norm.normalisation(statistics), *arguments)
-        norm.update_running(statistics)  # last, so that an error above leaves them unchanged
+        norm.update_running(statistics)  # done last, so that an error above leaves them unchanged
     return (loss, lse) if return_lse else loss
 
 
 def _evaluate_reference(
     op: str, v: Tensor, positives: Target, codebook: Tensor, norm: batch_norm.BatchNorm | None, **keywords: Any
 ) -> Any:
+    """Compute the loss with the reference implementation."""
     v = v.float() if v.dtype.itemsize < 4 else v
     target, columns, values = positives
     if columns is not None and values is not None:

@@ -36,7 +36,7 @@ def _forward(
     need_grad: bool,
     need_lse_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return the loss, the log-sum-exp of each row, and what the backward needs.
+    """Return the loss, the log-sum-exp of each row, and the tensors that the backward needs.
 
     Args:
         target: int64 ids [N], or floating [N, C]; with columns int64 [nnz] and values [nnz], the row starts int64 [N + 1] of a
@@ -64,6 +64,7 @@ def _fake(
     scale: float, margin: float, angular: bool, label_smoothing: float, ignore_index: int, p_terms: int, impl: str,
     reduction: str, need_grad: bool, need_lse_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Return empty tensors of the shapes and dtypes that `_forward` returns."""
     count, bits = v.shape
     dtype = torch.float64 if v.dtype == torch.float64 else torch.float32
     lse = v.new_empty((count,), dtype=dtype)
@@ -86,6 +87,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 
 def _backward(ctx: Any, upstream: Tensor | None, lse_upstream: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+    """Return the gradients of v, mean, rstd, weight and bias; those of mean and rstd are None."""
     refuse_double_backward("the codebook loss")
     v, mean, rstd, weight, rows, lse_grad, share = ctx.saved_tensors  # rows [N, K]: gradients of the normalised rows
     if upstream is not None and share.ndim == 0:

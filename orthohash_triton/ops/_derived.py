@@ -24,7 +24,7 @@ _known: dict[int, _Known] = {}  # by id, which is faster than a weak dictionary;
 
 
 def shown(tensor: Tensor) -> None:
-    """Allow values derived from `tensor` to be kept as long as it lives and is not written to; a caller must hold it."""
+    """Allow `derived` to keep values of `tensor` until it is freed or written to. The caller must hold a reference to it."""
     if torch.compiler.is_compiling() or tensor.is_inference():  # a traced tensor, or one that does not count its writes
         return
     if _values(tensor) is None:

@@ -64,6 +64,7 @@ def _fake(
     z: Tensor, bank: Tensor | None, target: Tensor, bank_target: Tensor | None, alpha: float, positive_weight: float | None,
     balanced: bool, similarity: str, ignore_index: int, impl: str, reduction: str, need_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Return empty tensors of the shapes and dtypes that `_forward` returns."""
     wide = wide_dtype(z, bank)
     weighed = balanced or (positive_weight is not None and reduction == "mean")  # the number of similar pairs matters
     return (
@@ -89,6 +90,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 
 def _backward(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[Tensor | None, Tensor | None]:
+    """Return the gradients of z and of the bank."""
     refuse_double_backward("the pairwise likelihood loss")
     if upstream is None:
         return None, None

@@ -12,7 +12,7 @@ import torch
 
 
 class Op:
-    """A callable that calls the registered op while torch.compile traces, and otherwise `eager`, which does the same."""
+    """A callable that runs the registered op while torch.compile traces, and the equivalent function `eager` otherwise."""
 
     def __init__(self, op: torch.library.CustomOpDef, eager: Callable[..., Any]) -> None:
         self.op = op

@@ -1,4 +1,4 @@
-"""Batch normalisation for the fused loss: statistics separate from their use, and shared by processes if a group is given."""
+"""Batch normalisation for the fused loss: statistics, which processes can share, and gradients."""
 
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ NO_NORM = (None, None, None, None, False, "")
 
 
 class BatchNorm(NamedTuple):
-    """The arguments of torch.nn.functional.batch_norm, and the processes that share statistics."""
+    """Arguments of torch.nn.functional.batch_norm, and the group of processes that shares the statistics."""
 
     running_mean: Tensor | None
     running_var: Tensor | None
@@ -49,7 +49,7 @@ class BatchNorm(NamedTuple):
             raise ValueError(f"Expected more than 1 value per channel when training, got input size {latent.shape}")
 
     def statistics(self, latent: Tensor, impl: str) -> "Found":
-        """Return what latent [N, K] is normalised with: running statistics in eval mode, otherwise those of the batch."""
+        """Return the statistics that normalise latent [N, K]: running ones in eval mode, otherwise those of the batch."""
         with torch.no_grad():
             if not self.training:
                 assert self.running_mean is not None  # see check
@@ -88,7 +88,7 @@ class Statistics(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Statistics that a batch is normalised with, and that running statistics move towards."""
+    """Statistics that normalise a batch and update the running statistics."""
 
     mean: Tensor  # [K]
     rstd: Tensor  # 1 / deviation, [K]
@@ -112,7 +112,7 @@ def over_processes(mine: Statistics, group: str) -> Statistics:
 
 
 def backward(
-    ctx: Any,  # of the op whose backward calls this
+    ctx: Any,  # context of the op whose backward calls this
     rows: Tensor,
     upstream: Tensor | None,
     latent: Tensor,
@@ -150,7 +150,7 @@ def _statistics_forward(latent: Tensor, correction: int, eps: float, impl: str) 
 def _sums_forward(
     rows: Tensor, upstream: Tensor | None, latent: Tensor, mean: Tensor, rstd: Tensor, impl: str
 ) -> tuple[Tensor, Tensor]:
-    """Sum over the batch: upstream * rows * (normalised latent), and upstream * rows.  [K], [K]"""
+    """Return the sums over the batch of upstream * rows * (normalised latent) and of upstream * rows.  [K], [K]"""
     return dispatch.implementation("batch_norm", impl).sums(rows, upstream, latent, mean, rstd)
 
 
@@ -166,7 +166,9 @@ def _input_gradient_forward(
     count: int,
     impl: str,
 ) -> Tensor:
-    """Return weight * rstd * (upstream * rows - (plain + normalised latent * along) / count), in the dtype of latent.  [N, K]
+    """Return the gradient of the input of batch normalisation, in the dtype of latent.  [N, K]
+
+    It is weight * rstd * (upstream * rows - (plain + normalised latent * along) / count).
 
     A count of 0 omits the term that it divides.
     """
@@ -175,7 +177,7 @@ def _input_gradient_forward(
 
 
 def times(rows: Tensor, upstream: Tensor | None) -> Tensor:
-    """Return rows [N, K] times a scalar or [N]; None for 1."""
+    """Return rows [N, K] times `upstream`: a scalar, one factor per row [N], or None for 1."""
     if upstream is None:
         return rows
     return rows * (upstream[:, None] if upstream.ndim else upstream)

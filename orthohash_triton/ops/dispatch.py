@@ -74,6 +74,7 @@ def refuse_float64(op: str, impl: Impl, **tensors: torch.Tensor | None) -> None:
 
 
 def _require_triton(op: str, tensor: torch.Tensor) -> None:
+    """Raise RuntimeError if Triton cannot be imported, or ValueError if it cannot run on the device of `tensor`."""
     cause = triton_import_error()
     if cause is not None:
         raise RuntimeError(

@@ -52,7 +52,7 @@ def hamming_topk(queries: Any, gallery: Any, k: int, *, mask: Any = None, impl: 
 def nearest(
     queries: Tensor, gallery: Tensor, k: int, *, mask: Tensor | None = None, limits: Tensor | None = None, impl: str = "auto"
 ) -> tuple[Tensor, Tensor]:
-    """Do the same as `hamming_topk` without checks, and find only codes nearer than each query's limit, int32 [Q].
+    """Find the k nearest codes that are nearer than their query's limit, int32 [Q], without checks of the arguments.
 
     A search that goes through a gallery chunk by chunk passes the distances that it already has as limits.
     """
@@ -69,6 +69,7 @@ def _fake(
 def _forward(
     queries: Tensor, gallery: Tensor, k: int, mask: Tensor | None, limits: Tensor | None, impl: str
 ) -> tuple[Tensor, Tensor]:
+    """Run the chosen implementation; an empty gallery gives only missing entries."""
     chosen = choose("hamming_topk", impl, queries)
     module = implementation("hamming_topk", chosen)
     if chosen == "reference":

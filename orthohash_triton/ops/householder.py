@@ -120,24 +120,24 @@ def _check_vectors(op: str, vectors: Any) -> Tensor:
 
 
 def _wide(x: Tensor, vectors: Tensor) -> torch.dtype:
-    """Return the dtype in which rows are computed."""
+    """Return the dtype for products of rows: float64 if an argument is float64, otherwise float32."""
     return torch.float64 if torch.float64 in (x.dtype, vectors.dtype) else torch.float32
 
 
 class _Compact(NamedTuple):
-    """The compact WY form, float64."""
+    """Compact WY form of a product of reflections, float64."""
 
     reflectors: Tensor  # S [M, K], rows of length sqrt(2), or 0 for a zero vector
-    factor: Tensor  # [M], what the vectors were multiplied with; 0 for a zero vector
+    factor: Tensor  # [M], the factors that scaled the vectors; 0 for a zero vector
     gram: Tensor  # S S^T [M, M]; T^-1 is its part above the diagonal, plus the identity
     w_transposed: Tensor  # (T S)^T [K, M]
 
     def w(self) -> Tensor:
-        """Return T S.  [M, K]"""
+        """Return W = T S of the compact WY form.  [M, K]"""
         return self.w_transposed.T
 
     def v(self) -> Tensor:
-        """Return T^T S.  [M, K]"""
+        """Return V = T^T S of the compact WY form.  [M, K]"""
         return torch.linalg.solve_triangular(self.gram.T, self.reflectors, upper=False, unitriangular=True)
 
 
@@ -149,7 +149,7 @@ def _compact(vectors: Tensor, impl: str) -> _Compact:
 
 
 class _Products(NamedTuple):
-    """The products with P that the gradient of the vectors needs, float64."""
+    """Products with P = x^T g that the gradient of the vectors needs, float64."""
 
     both: Tensor  # W P^T + V P [M, K]
     vw: Tensor  # V P W^T [M, M]; overwritten
@@ -162,14 +162,14 @@ def _products(p: Tensor, compact: _Compact) -> _Products:
 
 
 def _products_of_factors(x: Tensor, g: Tensor, w: Tensor, v: Tensor) -> _Products:
-    """Compute the products without P = x^T g [K, K], which is larger than they are."""
+    """Compute the products of W and V with P = x^T g without storing P [K, K]."""
     xv, gw = x @ v.T, g @ w.T  # [N, M] each
     by_w, by_v, vw = (product.double() for product in (gw.T @ x, xv.T @ g, xv.T @ gw))
     return _Products(by_w + by_v, vw)
 
 
 def _vectors_gradient(products: _Products, compact: _Compact, dtype: torch.dtype, impl: str) -> Tensor:
-    """Return the gradient of the vectors [M, K]."""
+    """Compute the gradient of the vectors [M, K] from the products with P."""
     strict = products.vw.triu_(1)
     gradient = torch.addmm(products.both, strict + strict.T, compact.reflectors, beta=-1)
     return dispatch.implementation(OP, impl).vectors_gradient(gradient, compact.reflectors, compact.factor, dtype)
@@ -180,12 +180,18 @@ def _multiplies_factors(x: Tensor | None, vectors: Tensor, impl: str) -> bool:
 
 
 def _multiply_factors(x: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """Return x (I - left^T right): with S, W that is rows times R, with W, S rows times R^T.  [N, K]"""
+    """Multiply rows by I - left^T right; return [N, K].
+
+    With left, right = S, W the matrix is R; with W, S it is R^T.
+    """
     return x.addmm(x @ left.T, right, alpha=-1)
 
 
 def _forward(x: Tensor | None, vectors: Tensor, impl: str) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return x R, or R itself without x; for the backward, the compact form and R ([0, 0] if rows were not multiplied by it)."""
+    """Return x R, or R itself if x is None, followed by the tensors that the backward needs.
+
+    These are the compact form and R, which is [0, 0] if rows were not multiplied by it.
+    """
     wide = _wide(vectors if x is None else x, vectors)
     with without_autocast(vectors):
         compact = _compact(vectors, impl)
@@ -201,6 +207,7 @@ def _forward(x: Tensor | None, vectors: Tensor, impl: str) -> tuple[Tensor, Tens
 
 
 def _fake(x: Tensor | None, vectors: Tensor, impl: str) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return empty tensors of the shapes and dtypes that `_forward` returns."""
     wide = _wide(vectors if x is None else x, vectors)
     count, dimensions = vectors.shape
     side = 0 if x is None or _multiplies_factors(x, vectors, impl) else dimensions
@@ -221,6 +228,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 
 def _backward(ctx: Any, upstream: Tensor, *_: Any) -> tuple[Tensor | None, Tensor | None]:
+    """Return the gradients of x and of the vectors, or None for one that is not needed."""
     refuse_double_backward("householder_apply")
     x, *parts, matrix = ctx.saved_tensors
     compact, wide, run = _Compact(*parts), matrix.dtype, dispatch.implementation(OP, ctx.impl)

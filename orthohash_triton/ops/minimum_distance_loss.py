@@ -104,6 +104,7 @@ def minimum_distance_loss(
 def _check_bank(
     op: str, u: Tensor, target: Tensor, codebook: Tensor, bank: Any, bank_target: Any, ignore_index: int
 ) -> tuple[Tensor, Tensor]:
+    """Return the bank and its labels after checking that they match u, target and codebook."""
     bank = _plain.latents(op, "bank", bank)
     if bank.shape[1] != u.shape[1]:
         raise ValueError(f"{op}: bank has {bank.shape[1]} bits, u has {u.shape[1]}; both must be codes of one length")

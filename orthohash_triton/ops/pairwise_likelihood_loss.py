@@ -112,6 +112,7 @@ def pairwise_likelihood_loss(
 
 
 def _check_inputs(z: Any, target: Any, bank: Any, bank_target: Any) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Return z, target, bank and bank_target after checking that they match."""
     z = _check_codes("z", z, "[N, K]")
     target = _check_labels("target", target, "z", z)
     if bank is None and bank_target is None:
@@ -144,6 +145,7 @@ def _check_codes(name: str, value: Any, shape: str) -> Tensor:
 
 
 def _check_labels(name: str, value: Any, owner: str, codes: Tensor) -> Tensor:
+    """Return the labels `value` after checking that they fit the rows of `codes`, the argument `owner`."""
     rows = len(codes)
     multi_hot = isinstance(value, Tensor) and value.ndim == 2
     right_kind = isinstance(value, Tensor) and (multi_hot or value.dtype == torch.int64) and not value.is_complex()

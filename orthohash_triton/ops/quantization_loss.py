@@ -20,9 +20,9 @@ def quantization_loss(z: Tensor, kind: Kind = "log_cosh", *, reduction: _plain.R
       the tanh of the latent). Both papers sum over the bits: multiply by K for their scale.
     - `"l1"`: `||z| - 1|`, and `"l2"`: `(|z| - 1)^2`. The released codes of CSQ, MDS and SHC use "l2" where their papers or
       predecessors use "log_cosh".
-    - `"cosine"`: `1 - cos(z, sign(z))` of each row ("cs" in the released code of OrthoHash, whose paper shows that its main loss
-    reduces
-      this one too). Zeros of z count as -1, as in `pack_codes`; the released code omits them from the norm of the signs.
+    - `"cosine"`: `1 - cos(z, sign(z))` of each row ("cs" in the released code of OrthoHash, whose paper shows that its main
+      loss reduces this one too). Zeros of z count as -1, as in `pack_codes`; the released code omits them from the norm of
+      the signs.
 
     Args:
         z: continuous codes, float32, float16, bfloat16 or float64 [N, K].

@@ -166,6 +166,7 @@ def _check_distance(name: str, distance: Any, z: Tensor, rows: int | None) -> Te
 
 
 def _require_distances(name: str, distance: Tensor, between_classes: bool) -> bool:
+    """Raise ValueError unless the distances are valid; those between classes must also be symmetric with a zero diagonal."""
     low, high = map(float, torch.aminmax(distance.detach()))
     if not (low >= 0 and high < math.inf):
         found = f"negative entries (smallest {low:.4g})" if low < 0 else "entries that are NaN or infinite"
@@ -180,6 +181,7 @@ def _require_distances(name: str, distance: Tensor, between_classes: bool) -> bo
 
 
 def _check_target(target: Any, z: Tensor, classes: int) -> Tensor:
+    """Return the target after checking that it fits z and the number of classes."""
     rows = len(z)
     expected = f"int64 class ids [{rows}], or multi-hot rows [{rows}, {classes}] of 0 and 1"
     if not isinstance(target, Tensor) or (target.ndim == 1 and target.dtype != torch.int64) or target.is_complex():

@@ -1,4 +1,4 @@
-"""Checks of the arguments that both indexes take, and answers in the kind of the queries."""
+"""Checks of the arguments that both indexes take, and conversion of answers to the kind of the queries."""
 
 from contextlib import suppress
 from typing import Any
@@ -73,7 +73,7 @@ def is_mask(value: Any) -> bool:
 
 
 def position_mask(op: str, name: str, value: Any, count: int, codes: str = "of the index") -> Tensor:
-    """Return `value` as a bool mask [count] over positions, on the device where it is; `codes` says which ones in an error."""
+    """Return `value` as a bool mask [count] over positions, on the device where it is; `codes` describes the codes in errors."""
     mask = checks.tensor(op, name, as_tensor(value), dtypes=(torch.bool,), ndim=1, shape="[ntotal], one entry a position,")
     if len(mask) != count:
         raise ValueError(f"{op}: {name} must have one entry for each of the {count} codes {codes}; got {checks.describe(value)}")

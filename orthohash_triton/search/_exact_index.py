@@ -21,7 +21,7 @@ class ExactIndex(ABC):
     returns the same answer on all ranks.
     """
 
-    _name: ClassVar[str]  # what errors call the class
+    _name: ClassVar[str]  # the name of the class in errors
 
     @property
     @abstractmethod

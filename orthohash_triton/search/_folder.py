@@ -52,7 +52,7 @@ class Manifest:
 
     @property
     def summary(self) -> str:
-        """A short text that differs from that of another index."""
+        """A short text that identifies this index: the manifests of other indexes have other texts."""
         return f"{len(self.shards)} shards of {self.ntotal} codes with checksum {crc32(repr(self).encode()):08x}"
 
     @property
@@ -108,7 +108,7 @@ def remove_unnamed(folder: Path) -> None:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read the manifest of `folder`, and check that it is consistent and that the files have the sizes that it says.
+    """Read the manifest of `folder`, and check that it is consistent and that the files have the sizes in it.
 
     Raises:
         FileNotFoundError: The manifest or a shard is missing.
@@ -129,6 +129,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def _parsed(path: Path) -> Manifest:
+    """Return the manifest in the file `path` after checking its format and consistency."""
     try:
         content = json.loads(path.read_bytes())
         kind, version = content.pop("format"), content.pop("version")
@@ -194,7 +195,7 @@ def open_shard(folder: Path, manifest: Manifest, shard: ShardFile, device: torch
     """Return a shard whose codes stay in its file.
 
     Raises:
-        ValueError: The file does not hold what the manifest says.
+        ValueError: The file does not match the manifest.
     """
     path = folder / shard.file
     mapped = Gallery.mapped(faiss_io.MappedFile(path), device)

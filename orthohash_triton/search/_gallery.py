@@ -52,7 +52,7 @@ class Allowed(NamedTuple):
 class Gallery:
     """An immutable snapshot of packed codes, their ids and the place where they are kept.
 
-    A change returns another gallery and leaves this one as it is. Galleries share memory where they can: an addition writes into
+    A change returns another gallery and leaves this one unchanged. Galleries share memory where they can: an addition writes into
     spare rows that no other gallery sees.
     """
 
@@ -161,7 +161,7 @@ class Gallery:
         return positions if self.ids is None else self.ids.at(positions)
 
     def exported(self) -> faiss_io.Contents:
-        """Return the codes and the checked ids as arrays in host memory, uncopied where they are there already."""
+        """Return the codes and the checked ids as arrays in host memory, without a copy if they are there already."""
         self.check_file()
         return faiss_io.Contents(self.codes.cpu().numpy(), None if self.ids is None else self.ids.checked().cpu().numpy())
 
@@ -172,7 +172,7 @@ class Gallery:
     # ---- changes -----------------------------------------------------------------------------------------------------------
 
     def check_codes(self, op: str, name: str, codes: Any) -> Tensor | np.ndarray:
-        """Return `codes` if they are packed codes of this width. An array is returned as it is, as it may be a large memmap."""
+        """Return `codes` if they are packed codes of this width. An array is not converted, because it may be a large memmap."""
         if isinstance(codes, np.ndarray) and codes.dtype == np.uint8 and codes.ndim == 2 and codes.shape[1] == self.bits // 8:
             return codes
         checked = checks.codes(op, name, as_tensor(codes))
@@ -252,7 +252,7 @@ class Gallery:
         return Gallery.empty(self.bits, device, placement).filled(self.codes, self.ids)
 
     def moved(self, device: torch.device | str, placement: Placement) -> "Gallery":
-        """Return this gallery if it is kept as wanted already, otherwise a copy that is."""
+        """Return this gallery if it has this device and placement already, otherwise a copy that has them."""
         target = torch.empty(0, device=device).device
         if self.file is None and (target, placement) == (self.device, self.placement):
             return self

@@ -25,7 +25,7 @@ _KINDS: tuple[type[Exception], ...] = (
 
 
 class Ranks:
-    """The processes of a torch.distributed group, as one of them sees them.
+    """The processes of a torch.distributed group, with the rank of this process and the messages between them.
 
     Args:
         op: The name of the call in errors.

@@ -73,11 +73,11 @@ class Shards:
 
     @property
     def shift(self) -> int:
-        """The bits of a key below its distance, which can be as large as `bits`; see `_selection`."""
+        """The number of bits of a sort key below its distance, which can be as large as `bits`; see `_selection`."""
         return 63 - self.bits.bit_length()
 
     def agree(self, op: str, work: Callable[[], T], facts: Callable[[T], Mapping[str, Any]] | None = None) -> T:
-        """Return what local `work` returns once it succeeded on all ranks, with equal `facts`; see `Ranks.agree`."""
+        """Do local `work`, and return its result once it succeeded on all ranks with equal `facts`; see `Ranks.agree`."""
 
         def checked_work() -> T:
             expected = self.sizes[self.ranks.rank]
@@ -141,7 +141,7 @@ class Shards:
         return self.ranks.sum(torch.from_numpy(exists).to(self.link, torch.int32)).cpu().numpy() > 0
 
     def ids_here(self, op: str, ids: np.ndarray) -> np.ndarray:
-        """Return those of `ids`, equal on all ranks, that this rank holds, as its own gallery numbers them.
+        """Return the `ids` that this rank holds, in the numbering of its own gallery. All ranks pass equal `ids`.
 
         Raises:
             IndexError: On all ranks, if no rank holds some of `ids`.
@@ -173,7 +173,7 @@ class Shards:
     # ---- filters -----------------------------------------------------------------------------------------------------------
 
     def own_filters(self, op: str, filters: Filters) -> Filters:
-        """Return `filters` with only those ids that this rank holds, as its own gallery numbers them."""
+        """Return `filters` with only the ids that this rank holds, in the numbering of its own gallery."""
         given = {name: value for name, value in filters._asdict().items() if name != "mask" and value is not None}
         if not given:
             return filters
@@ -215,11 +215,11 @@ class Shards:
         return self.read(_selection.smallest(self.ranks, keys, question.depth, share, self.shift, self.bits))
 
     def keys(self, distances: Tensor, positions: Tensor) -> Tensor:
-        """Return the keys, on the link, of what the shard found."""
+        """Return the sort keys of the codes that the shard found, on the device on which ranks exchange tensors (`link`)."""
         return (distances.long() << self.shift | (positions + self.offset)).to(self.link)
 
     def read(self, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (distances int32, positions int64) of keys; 2**31 - 1 and -1 for missing ones."""
+        """Convert sort keys to (distances int32, positions int64), with 2**31 - 1 and -1 for missing keys."""
         exists = keys != _selection.MISSING
         distances = torch.where(exists, keys >> self.shift, MISSING_DISTANCE).int()
         return distances, torch.where(exists, keys & ((1 << self.shift) - 1), MISSING_ID)
@@ -238,7 +238,7 @@ class Shards:
         return best_by_score(rerank, self.ranks.sum(self.agree(op, own_scores)), positions, k)
 
     def joined(self, lims: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (lims int64 [Q+1], keys int64 [M]) of what all ranks found, from those of this rank. Collective."""
+        """Join the results of all ranks, given those of this rank: return (lims int64 [Q+1], keys int64 [M]). Collective."""
         counts = self.ranks.gather(lims.diff())  # [ranks, Q]
         all_lims = F.pad(counts.sum(0).cumsum(0), (1, 0))
         first = all_lims[:-1] + counts[: self.ranks.rank].sum(0)  # where this rank's part of each query begins
@@ -252,7 +252,7 @@ class Shards:
         return all_lims, joined[order]
 
     def _own(self, positions: Tensor) -> Tensor:
-        """Return positions in the index as positions in this rank's shard, on its device; -1 for those of other ranks."""
+        """Convert positions in the index to positions in this rank's shard, on its device; -1 for those of other ranks."""
         local = positions - self.offset
         return torch.where((local >= 0) & (local < self.gallery.count) & (positions >= 0), local, -1).to(self.gallery.device)
 

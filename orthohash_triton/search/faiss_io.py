@@ -256,6 +256,7 @@ def _too_short(size: int, source: str) -> ValueError:
 
 
 def _foreign(fourcc: bytes, source: str) -> str:
+    """Return the error message for a file of another kind, with advice how to convert it."""
     name = fourcc.decode("ascii", errors="backslashreplace")
     if fourcc in _FOREIGN:
         found = f"{_FOREIGN[fourcc]} ({name!r})"

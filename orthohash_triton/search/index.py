@@ -267,6 +267,7 @@ class HammingIndex(ExactIndex):
     # ---- what the shared signatures need -----------------------------------------------------------------------------------
 
     def _search(self, queries: Any, k: Any, filters: Filters, rerank: Rerank | None) -> tuple[Tensor, Tensor]:
+        """Return the answer of `search` as tensors."""
         op, gallery = "HammingIndex.search", self._cell.gallery
         checked, k = gallery.check_queries(op, queries), neighbour_count(op, k)
         if rerank is not None:
@@ -385,6 +386,7 @@ class HammingIndex(ExactIndex):
         return index
 
     def __getstate__(self) -> dict[str, Any]:
+        """Return the state to pickle: the codes and ids as arrays, or the path of a mapped file."""
         gallery = self._cell.gallery
         state = {
             "bits": self.bits,
@@ -399,6 +401,7 @@ class HammingIndex(ExactIndex):
         return state | {"codes": codes, "ids": ids}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a pickled index on the device where it was."""
         try:
             torch.empty(0, device=state["device"])
         except (AssertionError, RuntimeError) as error:

@@ -207,6 +207,7 @@ class ShardedHammingIndex(ExactIndex):
         op, shards = "ShardedHammingIndex.merge_from", self._shards
 
         def checked() -> np.ndarray:
+            """Return the ids that `other` holds on this rank after checking that the indexes can be merged."""
             if not isinstance(other, ShardedHammingIndex):
                 raise TypeError(f"{op}: other must be a ShardedHammingIndex; got {checks.describe(other)}")
             if other is self:
@@ -241,6 +242,7 @@ class ShardedHammingIndex(ExactIndex):
     # ---- searches ----------------------------------------------------------------------------------------------------------
 
     def _search(self, queries: Any, k: Any, filters: Filters, rerank: Rerank | None) -> tuple[Tensor, Tensor]:
+        """Return the answer of `search` as tensors; collective."""
         op, shards = "ShardedHammingIndex.search", self._shards
         own = shards.own_filters(op, filters)
 
@@ -263,10 +265,12 @@ class ShardedHammingIndex(ExactIndex):
         return values.to(self.device), ids.to(self.device)
 
     def _range_search(self, queries: Any, radius: Any, inclusive: bool, filters: Filters) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the answer of `range_search` as tensors; collective."""
         op, shards = "ShardedHammingIndex.range_search", self._shards
         own = shards.own_filters(op, filters)
 
         def found() -> tuple[dict[str, Any], Tensor, Tensor]:
+            """Return the facts to compare, and the lims and keys that this rank's shard found."""
             gallery = shards.gallery
             checked, limit = gallery.check_queries(op, queries), gallery.check_radius(radius)
             allowed = shards.allowed(op, own)
@@ -351,13 +355,13 @@ class ShardedHammingIndex(ExactIndex):
         return Shards(self._ranks, cell_of(self._shard).gallery, self._sizes, self._with_ids)
 
     def _adopt(self, op: str, ranks: Ranks, shard: Callable[[], HammingIndex]) -> None:
-        """Make what `shard` returns this rank's part of a new index; collective."""
+        """Make the result of `shard` this rank's part of a new index. Collective."""
         self._ranks = ranks
         self._shard = ranks.agree(op, shard, lambda shard: {"bits": shard.bits, "the kind of device": shard.device.type})
         self._learn(Shards.gathered(op, ranks, cell_of(self._shard).gallery))
 
     def _change(self, op: str, make: Callable[[Gallery], Gallery]) -> None:
-        """Replace the shards of all ranks by what `make` returns for them, or none if it fails on a rank; collective."""
+        """Replace the shard of every rank by the result of `make`, or no shard if `make` fails on a rank. Collective."""
         shards = self._shards
         changed = shards.agree(op, lambda: make(shards.gallery))
         gathered = Shards.gathered(op, self._ranks, changed)

@@ -30,9 +30,9 @@ def nearest_streamed(
     chunk_bytes: int = CHUNK_BYTES,
     check: Check | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return what `nearest` does, on the device of the queries, for a gallery and a mask in host memory or in a file.
+    """Return the k nearest codes, as `nearest` does, for a gallery and a mask in host memory or in a file.
 
-    `check` is called before each chunk is read.
+    The result is on the device of the queries. `check` is called before each chunk is read.
     """
     held: tuple[Tensor, Tensor] | None = None
     for start, chunk in chunks(gallery, queries.device, chunk_bytes, check):
@@ -53,9 +53,9 @@ def range_streamed(
     chunk_bytes: int = CHUNK_BYTES,
     check: Check | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what `hamming_range` does, on the device of the queries, for a gallery and a mask in host memory or in a file.
+    """Return all codes within a radius, as `hamming_range` does, for a gallery and a mask in host memory or in a file.
 
-    `check` is called before each chunk is read.
+    The result is on the device of the queries. `check` is called before each chunk is read.
     """
     counts, owners, distances, ids = [], [], [], []
     rows = torch.arange(len(queries), device=queries.device)
@@ -146,7 +146,7 @@ def _part(mask: Tensor | None, start: int, chunk: Tensor) -> Tensor | None:
 
 
 def _merged(held: tuple[Tensor, Tensor], found: tuple[Tensor, Tensor], start: int) -> tuple[Tensor, Tensor]:
-    """Return the nearest codes of both, [Q, k]; the positions in `found` count from `start`, after those in `held`."""
+    """Merge two answers, [Q, k] each: `held` has smaller positions, and the positions in `found` count from `start`."""
     k = held[0].shape[1]
     ids = torch.where(found[1] < 0, MISSING_ID, found[1] + start)
     distances, order = torch.sort(torch.cat([held[0], found[0]], dim=1), dim=1, stable=True)
