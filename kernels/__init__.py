@@ -6,7 +6,7 @@ Glossary. Kernels, launchers and their documentation use these words for the par
 
 - program: one instance of a kernel; `tl.program_id` numbers them. AMD and NVIDIA call it a workgroup or thread block.
 - block: the rows or queries that a program keeps for its whole run, BLOCK_M of them.
-- tile: what a program reads in one iteration of its loop, BLOCK_N rows of the gallery, the codebook or the other batch.
+- tile: the data that a program reads in one iteration of its loop, BLOCK_N rows of the gallery, the codebook or the other batch.
 - split: a share of the gallery, the codebook or the other batch with programs of its own. The results of all splits of a
   query are combined afterwards, always in the same order.
 - slice: a part of the dimensions (bits) of a row, BLOCK_K wide, where a whole row does not fit the registers.
@@ -15,7 +15,7 @@ Glossary. Kernels, launchers and their documentation use these words for the par
 - group: the GROUP consecutive codes that one thread reads with whole 128-bit loads.
 - batch: in the kernels that count, the BATCH codes that one thread reads and counts at a time; in the launchers, queries that are
   answered by the same launches.
-- segment: a run of consecutive codes that one thread walks alone, batch after batch.
+- segment: a run of consecutive codes that one thread reads alone, batch after batch.
 - word: 32 bits of a packed code; WORDS (W) of them make a code.
 - lane: a thread of a warp; on AMD GPUs a warp is a wavefront.
 

@@ -1,4 +1,4 @@
-"""Read packed codes as 32-bit words and count their set bits."""
+"""Packed codes as 32-bit words, and the number of their set bits."""
 
 import torch
 import triton

@@ -110,7 +110,7 @@ def _sweep_kernel(
     first_bit = k_block * BLOCK_K
     at = split.to(tl.int64) * n_rows + row
     acc_row = at[:, None] * n_bits
-    at += k_block.to(tl.int64) * tl.num_programs(2) * n_rows  # each block of bits keeps its own: another may be a chunk ahead
+    at += k_block.to(tl.int64) * tl.num_programs(2) * n_rows  # each block of bits has its own state: another may be a chunk ahead
     first = first_class + split * blocks_per_split * BLOCK_N
     end = tl.minimum(first + blocks_per_split * BLOCK_N, end_class)
     STEEP: tl.constexpr = TARGET == "dense" and ANGULAR

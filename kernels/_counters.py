@@ -1,6 +1,6 @@
-"""Count codes by their distance in the registers of each thread.
+"""Counters of codes by distance, in the registers of each thread.
 
-A thread walks its share of the gallery for one query and has a counter for every distance. Registers cannot be indexed, so the
+A thread reads its share of the gallery for one query and has a counter for every distance. Registers cannot be indexed, so the
 counters are bit-sliced: bit b of plane p of word w is bit p of the count at distance 32 w + b. Each distance is one bit of a
 word, and three-bit adders add the bits of a batch of codes to the planes. That takes a few logic instructions per code, whatever
 the data, without shared memory, votes or atomics.

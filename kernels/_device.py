@@ -1,4 +1,4 @@
-"""Describe the GPU that a launch is planned for."""
+"""Description of the GPU for which a launch is planned."""
 
 import functools
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ Family = Literal["sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "cdna", "rdna"]
 class Device(NamedTuple):
     """Properties of a GPU on which tile sizes, register limits and numbers of programs depend."""
 
-    architecture: str  # what Triton compiles for, such as "sm_90" or "gfx942"
+    architecture: str  # target of Triton's compiler, such as "sm_90" or "gfx942"
     multiprocessors: int  # AMD: compute units
     warp_size: int = 32  # threads of a warp
 

@@ -1,4 +1,4 @@
-"""Read packed codes and compute Hamming distances in the registers of a program."""
+"""Device functions that read packed codes and compute Hamming distances in the registers of a program."""
 
 import triton
 import triton.language as tl

@@ -1,4 +1,4 @@
-"""Split float32 matrices into two float16 halves, so that tensor cores multiply them with float32's precision."""
+"""Float32 matrices split into two float16 halves, which tensor cores multiply with the precision of float32."""
 
 import triton
 import triton.language as tl

@@ -1,4 +1,4 @@
-"""Count the gallery codes within a radius of each query, and write them, for results of any size.
+"""Two passes over the gallery: one counts the codes within a radius of each query, and one writes them.
 
 The exclusive sums of the counts are the places where each split of the gallery writes its codes. So no atomics are needed, and
 the result never depends on timing.
@@ -34,7 +34,7 @@ class Plan(NamedTuple):
 def plan(queries: int, gallery: int, words: int, device: Device) -> Plan:
     """Plan four programs per multiprocessor, even for one query; the block_m * levels * block_n counters stay in registers."""
     block_m = 1 if queries == 1 else 4
-    levels, block_n = (4, 512) if words <= 2 else (8, 128)  # longer codes pay for more counters
+    levels, block_n = (4, 512) if words <= 2 else (8, 128)  # fewer passes with more counters are faster for longer codes
     tiles = cdiv(gallery, block_n)
     query_blocks = cdiv(queries, block_m)
     split_tiles = max(4, cdiv(tiles, cdiv(4 * device.multiprocessors, query_blocks)))
@@ -62,7 +62,7 @@ class Scan:
     def write(
         self, radii: Tensor, nearer_slots: Tensor, tie_slots: Tensor, tie_ends: Tensor, distances: Tensor, ids: Tensor
     ) -> None:
-        """Write every code nearer than its query's radius, and codes at the radius while there is room, in the order of rows.
+        """Write every code nearer than its query's radius, and codes at the radius until their slots are full, in row order.
 
         radii: int32 [Q]; nearer_slots, tie_slots: int64 [Q, splits], where the first code of a split is written that is nearer
         than the radius, or at the radius; tie_ends: int64 [Q], the slot before which the codes at the radius end. Slots count

@@ -1,4 +1,4 @@
-"""Compute sizes of tiles and grids. Triton's functions of the same names take microseconds per call."""
+"""Arithmetic for sizes of tiles and grids. Triton's functions of the same names take microseconds per call."""
 
 
 def cdiv(dividend: int, divisor: int) -> int:

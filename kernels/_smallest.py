@@ -1,4 +1,4 @@
-"""Find the k smallest of many small integers without sorting the others.
+"""Selection of the k smallest of many small integers without sorting the others.
 
 A program holds a few thousand values in registers and halves their range until it knows the k-th smallest; then it keeps the
 values below that, and the first of the values equal to it. A longer row is divided into splits; the k smallest values of each

@@ -1,4 +1,4 @@
-"""Narrow a search down: find the nearest code of every span of the gallery, choose k spans, and compute their distances.
+"""The steps of a search by spans: find the nearest code of every span, choose k spans, and compute their distances.
 
 A span is a run of consecutive codes; its nearest code represents it. No branch depends on the data, so a pass takes the same time
 for every gallery. The scan collects nothing: per distance it only takes one minimum.
@@ -15,7 +15,7 @@ from ._sizes import cdiv, next_power_of_2
 from ._smallest import block_of, first_of, held, kept
 from .launch import launch
 
-_SLOTS = (32, 128, 1024)  # room for the chosen spans of a program
+_SLOTS = (32, 128, 1024)  # numbers of chosen spans for which a program is compiled
 # Where NVIDIA's compiler aims at 64 or 72 registers and spills a few bytes: (family, warps) -> (most words of a code for which
 # this happens, min_blocks_per_sm that prevents it).
 _TIGHT: dict[tuple[Family, int], tuple[int, int]] = {("sm_86", 2): (4, 8), ("sm_90", 8): (1, 3), ("sm_100", 8): (1, 3)}

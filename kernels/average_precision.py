@@ -1,9 +1,9 @@
-"""Compute the ranks of relevant items, and the sums of precisions at these ranks, with Triton and without sorting.
+"""Ranks of relevant items, and sums of precisions at these ranks, with Triton and without sorting.
 
 The rank of an item in the order (distance, row) is one plus the number of nearer items plus the number of items at the same
 distance in earlier rows. The gallery is divided into segments, one for each thread. A first pass counts the items of every
 segment at every distance; running sums over (distance, segment) are the numbers of items before a segment's items at a distance.
-A second pass walks the segments again and adds the number of items that the thread has passed at the same distance, for which it
+A second pass reads the segments again and adds the number of items that the thread has read at the same distance, for which it
 has counters (see _counters.py). The same counts of relevant items alone are the hits. No result depends on timing.
 """
 

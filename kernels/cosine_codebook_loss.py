@@ -14,7 +14,7 @@ rows that are not whole vectors and sparse targets would spill there, because th
 both accumulators at once.
 
 Numerics. Codes are exact in fp16, so only v^ and p = e^(z - m) are rounded. Each is the sum of a high and a low fp16 half, scaled
-by powers of two to stay clear of fp16's subnormals. The two halves are as accurate as a float32 product, and both run on tensor
+by powers of two to avoid fp16's subnormals. The two halves are as accurate as a float32 product, and both run on tensor
 cores with float32 accumulation. Tensor cores truncate what they accumulate, which over many blocks of classes is a bias, so where
 the registers allow it each block starts from zero and float32 units add it to the accumulator. Precision "high" (`p_terms` = 1)
 omits the low half of p, and sums the rounded p into l_i, so that rounding moves weight between classes but loses none; logits are

@@ -1,4 +1,4 @@
-"""Compute all pairwise Hamming distances with Triton."""
+"""All pairwise Hamming distances with Triton."""
 
 import triton
 import triton.language as tl

@@ -1,4 +1,4 @@
-"""Count the gallery codes at each distance from each query with Triton.
+"""Numbers of gallery codes at each distance from each query, counted with Triton.
 
 A program of one warp counts a split of the gallery for one query in the registers of its threads (see _counters.py). PyTorch adds
 up the splits.

@@ -1,4 +1,4 @@
-"""Find all codes within a radius of each query with Triton, in the order (distance, row).
+"""Search for all codes within a radius of each query with Triton, in the order (distance, row).
 
 A pass over the gallery counts the codes of each split for each query. The exclusive sums of these counts are the places where
 each split writes its codes in a second pass. A stable sort by (query, distance) puts the result in order.
@@ -33,7 +33,7 @@ def hamming_range(queries: Tensor, gallery: Tensor, mask: Tensor | None, limits:
 
 
 def places(scan: Scan, limits: Tensor) -> tuple[Tensor, Tensor]:
-    """Return where the codes of each query begin, int64 [Q+1], and those of each of its splits, int64 [Q, splits]."""
+    """Return the positions in the result where each query begins, int64 [Q+1], and where each of its splits does, [Q, splits]."""
     counts = scan.count(limits[:, None] - 1).long()  # [Q, 1, splits]
     ends = counts.flatten().cumsum(0)
     lims = torch.nn.functional.pad(ends[counts.shape[2] - 1 :: counts.shape[2]], (1, 0))

@@ -1,4 +1,4 @@
-"""Find the k nearest codes exactly with Triton, in the order (distance, row), without sorting or collecting during the scan.
+"""Exact search for the k nearest codes with Triton, in the order (distance, row), without sorting during the scan.
 
 The gallery is divided into spans. One scan finds the distance of the nearest code of every span, with one minimum per distance
 and no branch. The k nearest codes are in the k spans that come first in the order (distance of the nearest code, row), because
@@ -37,7 +37,7 @@ _BYTES_OF_PLACE = 40  # memory of an entry of a result found by counting: unsort
 class Plan(NamedTuple):
     """Method, tile sizes and number of programs of a search."""
 
-    path: Literal["bandwidth", "popcount", "dot", "count"]  # what limits the scan; "count" for a large k
+    path: Literal["bandwidth", "popcount", "dot", "count"]  # the resource that limits the scan; "count" for a large k
     span: int = 0  # codes of a span
     block_m: int = 0  # queries of a program
     rows: int = 0  # codes of a tile for "dot", otherwise groups of codes of a tile

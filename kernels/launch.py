@@ -1,4 +1,4 @@
-"""Launch Triton kernels: every kernel of the package is started by `launch`.
+"""The function `launch`, which starts every Triton kernel of the package.
 
 By default a launch is `kernel[grid](...)`. Tests install an executor, which compiles for a GPU that is not present or runs
 compiled code elsewhere; kernels then take CPU or meta tensors.

@@ -1,4 +1,4 @@
-"""Pack signs into bits and unpack them with Triton."""
+"""Packing of signs into bits, and unpacking, with Triton."""
 
 import torch
 import triton

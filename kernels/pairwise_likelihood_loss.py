@@ -10,7 +10,7 @@ Numerics. Both factors of both products are real numbers. Each is the sum of a h
 products of halves are computed; the fourth is below float32's last digit. Every row is scaled to at most 2^14 .. 2^15. Its
 numbers keep float32's digits down to 2^-18 of its largest one; the digits that smaller ones lose do not matter in a sum of
 products. Tensor cores truncate instead of rounding, so a long sum would shrink: every tile starts from zero, and ordinary
-additions take it to the sum. The slopes of a tile, times the scales of the columns, are scaled row by row, so that a row of small
+additions add it to the sum. The slopes of a tile, times the scales of the columns, are scaled row by row, so that a row of small
 slopes, all of whose pairs are classified well, keeps its digits.
 
 Let t = theta for a dissimilar pair and -theta for a similar one. The loss is w log(1 + e^t) and its slope along t is w sigma(t):

@@ -1,4 +1,4 @@
-"""Count, find and rearrange bits of codes in Numba, with the instructions that the CPU supports."""
+"""Numba functions that count, find and rearrange bits of codes, with the instructions that the CPU supports."""
 
 import numba
 import numpy as np
@@ -13,7 +13,8 @@ from ._ir import BYTES, I32, I64, LANES, byte_constant, call, constant, opaque, 
 VECTORS = 4  # vectors that are scored together, so that their latencies overlap and the branch is rare
 STEP = LANES * VECTORS
 
-# Numba's cache on disk knows only a function's own file: after a change in this file, delete kernels/cpu/__pycache__/*.nb[ic].
+# Numba's cache on disk checks only the file of a compiled function, not the files of functions that it calls. After a change
+# in this file, delete kernels/cpu/__pycache__/*.nb[ic].
 compiled = compiler(boundscheck=False)
 inlined = compiler(boundscheck=False, forceinline=True)
 

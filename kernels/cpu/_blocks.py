@@ -1,4 +1,4 @@
-"""Prepare scans of a gallery in blocks: memory for a block, lookup tables, and masks of the codes that may be found."""
+"""Preparation of scans of a gallery in blocks: memory for a block, lookup tables, and masks of codes that may be found."""
 
 import math
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""Compile functions with Numba and the options that all CPU kernels share."""
+"""The Numba compiler with the options that all CPU kernels share."""
 
 import functools
 import warnings

@@ -1,4 +1,4 @@
-"""Build LLVM IR for vector instructions that Numba has no name for."""
+"""Builders of LLVM IR for vector instructions that Numba does not offer."""
 
 from llvmlite import ir
 from numba.core import cgutils
@@ -32,7 +32,7 @@ def splat(builder: ir.IRBuilder, value: ir.Value, vector: ir.Type) -> ir.Value:
 
 
 def zeroed(builder: ir.IRBuilder, vector: ir.Type, count: int) -> list[ir.Value]:
-    """Return `count` places on the stack for a vector, filled with zeros."""
+    """Allocate `count` vectors of zeros on the stack, and return their addresses."""
     places = [cgutils.alloca_once(builder, vector) for _ in range(count)]
     for place in places:
         builder.store(ir.Constant(vector, None), place)

@@ -1,4 +1,4 @@
-"""Find near codes in blocks of the gallery that are stored as planes, STEP codes at a time.
+"""Search for near codes in blocks of the gallery that are stored as planes, STEP codes at a time.
 
 `load_block` of _bits.py turns the rows of a block into word planes: plane w holds word w of every code. Two functions search:
 

@@ -1,4 +1,4 @@
-"""Divide work on rows among threads."""
+"""Division of work on rows among threads."""
 
 from collections.abc import Callable
 from itertools import pairwise

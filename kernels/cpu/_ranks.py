@@ -1,4 +1,4 @@
-"""Compute the ranks of the items that are relevant to a query, in the order (distance, row), without sorting.
+"""Ranks of the items that are relevant to a query, in the order (distance, row), without sorting.
 
 There are few different distances. So the rank of an item is the number of nearer items plus the number of earlier items at the
 same distance. One pass over the gallery counts the items at each distance, and notes the current count of its distance for each

@@ -1,4 +1,4 @@
-"""Find near codes in rows as they are stored in memory, without preparing the gallery.
+"""Search for near codes in the rows of a gallery in place, without preparation.
 
 `next_near_rows` counts differing bits for one query as fast as memory can be read.
 """

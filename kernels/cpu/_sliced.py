@@ -1,4 +1,4 @@
-"""Compute and count the Hamming distances of 256 codes at a time with bit-sliced arithmetic, as portable LLVM IR.
+"""Bit-sliced arithmetic, as portable LLVM IR, that computes and counts the Hamming distances of 256 codes at a time.
 
 A step is 256 codes: 64 from each of four lanes. The lanes are the quarters of a gallery, so that each lane counts in the order of
 its rows. The codes of a step are stored as bit planes (plane b is bit b of every code), and the distances from a query are

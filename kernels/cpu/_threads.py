@@ -1,4 +1,4 @@
-"""Run compiled code that releases the GIL on threads.
+"""Threads for compiled code that releases the GIL.
 
 Numba's threads are not used, because two Python threads may not enter them at once and they do not survive a fork. These threads
 are started when first needed and then kept, since starting them takes as long as a small search.

@@ -1,4 +1,4 @@
-"""Compute sums of precisions along rankings of packed codes on a CPU, from the ranks of _ranks.py, without sorting.
+"""Sums of precisions along rankings of packed codes on a CPU, from the ranks of _ranks.py, without sorting.
 
 _ranks.py also describes the labels. Expectations over random orders of ties need only the numbers of items at each distance.
 """

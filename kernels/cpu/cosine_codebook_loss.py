@@ -288,7 +288,7 @@ def _other_logits(problem: Problem, rows: Rows) -> Iterator[tuple[Tensor, Tensor
 
 
 def _margined_logits(problem: Problem, rows: Rows) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
-    """Yield first class, logits minus bound [N, B] after the margin of positives, its slope [N, B], and the codes of blocks."""
+    """Yield for each block of classes: first class, logits minus bound after the margin [N, B], its slope [N, B], and codes."""
     bound = -rows.extended[:, -1:]
     for first, logits, codes in _logits(problem, rows):
         positive = rows.target[:, first : first + len(codes)] > 0
@@ -297,7 +297,10 @@ def _margined_logits(problem: Problem, rows: Rows) -> Iterator[tuple[int, Tensor
 
 
 def _logits(problem: Problem, rows: Rows) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Yield first class, logits minus bound [N, B], and [codes, 1] [B, K + 1]; each block overwrites the one before."""
+    """Yield for each block of classes: first class, logits minus bound [N, B], and [codes, 1] [B, K + 1].
+
+    Each block overwrites the memory of the block before.
+    """
     extended, codebook = rows.extended, problem.codebook.numpy()
     count, (classes, bits) = len(rows.inverse_norm), codebook.shape
     size = min(classes, max(64, min(LOGITS_AT_A_TIME // max(count, 1), CODES_AT_A_TIME // bits)))

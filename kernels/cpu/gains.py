@@ -1,4 +1,4 @@
-"""Sum the gains of relevant items along rankings of packed codes on a CPU, at the ranks of _ranks.py.
+"""Sums of the gains of relevant items along rankings of packed codes on a CPU, at the ranks of _ranks.py.
 
 The grade of an item is the number of classes that it shares with the query where labels are sets, otherwise 1 if it has the
 query's class and 0 if not.

@@ -1,4 +1,4 @@
-"""Compute all pairwise Hamming distances on a CPU. Writing the result, four bytes per distance, takes most of the time."""
+"""All pairwise Hamming distances on a CPU. Writing the result, four bytes per distance, takes most of the time."""
 
 import math
 from itertools import pairwise

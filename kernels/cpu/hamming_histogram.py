@@ -1,4 +1,4 @@
-"""Count the gallery codes at each distance from each query on a CPU.
+"""Numbers of gallery codes at each distance from each query, counted on a CPU.
 
 For many queries the gallery is transposed into bit planes of 256 codes, from which distances are counted for all codes at once
 (see _sliced.py). Otherwise distances of rows are computed in vectors and counted one by one.

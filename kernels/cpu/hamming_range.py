@@ -1,4 +1,4 @@
-"""Find all codes within a radius of each query on a CPU, in the order (distance, row), by a scan and a counting sort.
+"""Search for all codes within a radius of each query on a CPU, by a scan and a counting sort into (distance, row) order.
 
 The scan (see _planes.py and _rows.py) writes a query's codes in the order of their rows, as keys in chunks of memory that are
 allocated as needed. Counting the keys of each distance gives the place of each code in the result.
@@ -114,7 +114,7 @@ def _scan(
 
 @compiled
 def _scan_blocks(blocks, dense, queries, limits, gallery, allowed, first, q, stop, distance_bits, counts, keys):
-    """Scan the gallery block by block for all queries of a group, while `keys` have room.
+    """Scan the gallery block by block for all queries of a group, until `keys` is full.
 
     Starts with query `q` at the block that starts at row `first`; returns where to continue, (first, q), and the number of keys.
     queries: uint64 [Q, W]; dense: bool [Q], True for queries that found so much in the last block that every code of the next

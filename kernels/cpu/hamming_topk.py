@@ -1,4 +1,4 @@
-"""Find the k nearest codes exactly on a CPU, in the order (distance, row), by a scan with a limit per query.
+"""Exact search for the k nearest codes on a CPU, in the order (distance, row), by a scan with a limit per query.
 
 Nearly every code is farther than the k-th best so far. So the scan only finds the codes of a step that are nearer than the
 query's current limit (see _planes.py and _rows.py). A histogram of the distances of the candidates keeps the limit
@@ -84,7 +84,7 @@ def _query_groups(queries: int, k: int, parts: int) -> list[slice]:
 
 
 def _capacity(k: int) -> int:
-    """Return how many candidates a query keeps before those that are no longer among the k best are removed."""
+    """Return the number of candidates of a query for which there is memory; if it is full, only the k best are kept."""
     return 2 * k + 1024
 
 

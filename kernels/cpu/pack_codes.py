@@ -1,4 +1,4 @@
-"""Pack signs into bits and unpack them on a CPU with NumPy, whose functions are vectorised."""
+"""Packing of signs into bits, and unpacking, on a CPU with NumPy, whose functions are vectorised."""
 
 import numpy as np
 import torch

@@ -26,7 +26,7 @@ from ._ranges import over_ranges
 from ._threads import run_all, thread_count
 
 BLOCK = 256
-ROWS_PER_THREAD = 32  # fewer do not repay the transposition of the columns: then threads share the columns too
+ROWS_PER_THREAD = 32  # for fewer rows it takes too long to transpose the columns, so threads divide the columns too
 WORK_PER_THREAD = 1 << 18  # multiplications; below these a second thread costs more than it saves
 
 Similarity = Literal["any", "jaccard", "squared_cosine"]

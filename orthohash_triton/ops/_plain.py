@@ -13,7 +13,7 @@ REDUCTIONS = _codebook_loss.REDUCTIONS
 
 
 def latents(op: str, name: str, value: Any) -> Tensor:
-    """Return `value` as a floating tensor [N, K] with K of at least 1, or raise."""
+    """Check that `value` is a floating tensor [N, K] with K of at least 1, and return it."""
     checked = checks.tensor(op, name, value, dtypes=_codebook_loss.LATENT_DTYPES, ndim=2, shape="[N, K]")
     if checked.shape[1] == 0:
         raise ValueError(f"{op}: {name} must have at least one bit; got {checks.describe(checked)}")
@@ -21,7 +21,7 @@ def latents(op: str, name: str, value: Any) -> Tensor:
 
 
 def labels(op: str, name: str, u: Any, target: Any, codebook: Any, ignore_index: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return u [N, K] (the caller's argument `name`), target int64 [N] or multi-hot [N, C] and codebook [C, K], or raise."""
+    """Check and return u [N, K], target int64 [N] or multi-hot [N, C], and codebook [C, K]; errors call u `name`."""
     u, checked, codebook = _codebook_loss.check_inputs(op, name, u, target, codebook, ignore_index)
     if checked.columns is not None:
         raise ValueError(f"{op}: target must be dense; got a sparse one. Convert it with .to_dense()")
@@ -29,7 +29,7 @@ def labels(op: str, name: str, u: Any, target: Any, codebook: Any, ignore_index:
 
 
 def weight(op: str, name: str, value: float) -> float:
-    """Return the weight of a term, or raise ValueError if it is negative or not finite."""
+    """Check that the weight `value` of a term is finite and not negative, and return it."""
     if not 0 <= value < float("inf"):
         raise ValueError(f"{op}: {name} must be at least 0 and finite; got {value}")
     return float(value)

@@ -69,7 +69,7 @@ class BatchNorm(NamedTuple):
         return found.mean, found.rstd, weight, bias, self.training, group
 
     def update_running(self, found: "Found") -> None:
-        """Move the running statistics towards those of the batch, in place, if training; not for an empty batch, as in torch."""
+        """Update the running statistics in place if training; an empty batch does not change them, as in torch."""
         if not self.training or self.running_mean is None or self.running_var is None:
             return
         if isinstance(found.count, int) and found.count == 0:
@@ -101,7 +101,7 @@ def _wide(latent: Tensor) -> torch.dtype:
 
 
 def over_processes(mine: Statistics, group: str) -> Statistics:
-    """Return mean, variance and number of the rows of all processes together, combined as by Chan et al."""
+    """Return mean, variance and number of the rows of all processes together, by the formula of Chan et al."""
     bits = len(mine.mean)
     numbers = torch.cat((mine.mean, mine.var, mine.mean.new_full((1,), mine.count)))  # [2K + 1]
     table = _from_every_process(numbers, group)  # [processes, 2K + 1]

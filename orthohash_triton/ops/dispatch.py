@@ -1,4 +1,4 @@
-"""Choose which implementation of an op runs, by one rule for every op."""
+"""The choice of the implementation of an op, by one rule for every op."""
 
 import functools
 import importlib

@@ -1,4 +1,4 @@
-"""Compute all Hamming distances between two sets of packed codes."""
+"""All Hamming distances between two sets of packed codes."""
 
 from typing import Any
 

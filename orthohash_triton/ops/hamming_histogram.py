@@ -1,4 +1,4 @@
-"""Count the gallery codes at each Hamming distance."""
+"""Numbers of gallery codes at each Hamming distance."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Search exactly for all codes within a Hamming radius."""
+"""Exact search for all codes within a Hamming radius."""
 
 from typing import Any
 

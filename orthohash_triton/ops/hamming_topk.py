@@ -1,4 +1,4 @@
-"""Search exactly for the k nearest codes."""
+"""Exact search for the k nearest codes."""
 
 from typing import Any
 

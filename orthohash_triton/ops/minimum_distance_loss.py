@@ -120,13 +120,13 @@ def _check_bank(
 def _centre_term(
     direction: Tensor, target: Tensor, codebook: Tensor, labelled: Tensor, scale: float, ignore_index: int
 ) -> Tensor:
-    """Return L_C of every row [N], 0 for rows without a class."""
+    """Return the centre term L_C of every row [N], 0 for rows without a class."""
     classes, bits = codebook.shape
     logits = direction @ codebook.to(direction.dtype).T * (scale / math.sqrt(bits))  # [N, C]
     column = torch.arange(classes, device=logits.device)
     positive = target[:, None] == column if target.ndim == 1 else target > 0
     log_p = F.log_softmax(logits, 1)
-    first = logits.argmax(1, keepdim=True) == column  # the most probable class: the one whose p may be near 1
+    first = logits.argmax(1, keepdim=True) == column  # the most probable class, whose p may be near 1
     others = torch.logsumexp(log_p.masked_fill(first, -torch.inf), 1, keepdim=True)
     log_not_p = torch.where(first, others, torch.log1p(-log_p.exp().masked_fill(first, 0)))
     loss = -torch.where(positive, log_p, log_not_p).mean(1)
@@ -138,7 +138,7 @@ def _centre_term(
 def _pair_term(
     direction: Tensor, target: Tensor, bank: Tensor, bank_target: Tensor, labelled: Tensor, ignore_index: int
 ) -> Tensor:
-    """Return L_P, a scalar."""
+    """Return the pair term L_P, a scalar."""
     bank = bank.to(direction.dtype)
     if target.ndim == 1:
         same = target[:, None] == bank_target  # [N, M]

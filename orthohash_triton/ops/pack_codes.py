@@ -1,4 +1,4 @@
-"""Pack codes into one bit per dimension, and unpack them."""
+"""Packing of codes into one bit per dimension, and unpacking."""
 
 import numbers
 from typing import Any

@@ -153,7 +153,7 @@ def _check_supervision(z: Tensor, target: Any, class_distance: Any, pair_distanc
 
 
 def _check_distance(name: str, distance: Any, z: Tensor, rows: int | None) -> Tensor:
-    """Return a matrix of distances between the `rows` samples, or between any number of classes (None), or raise."""
+    """Check and return a matrix of distances between `rows` samples, or between any number of classes if `rows` is None."""
     shape = "[C, C]" if rows is None else f"[{rows}, {rows}]"
     distance = checks.tensor(_OP, name, distance, dtypes=_FLOATS, ndim=2, shape=shape)
     if distance.shape[0] != distance.shape[1] or distance.shape[0] != (rows or max(1, distance.shape[0])):
@@ -237,7 +237,7 @@ def _label_set_distance(members: Tensor, class_distance: Tensor) -> Tensor:
 
 
 def _relational(z: Tensor, distance: Tensor, pairs: Tensor, mean: Tensor, scale: float | None, pair_decay: float) -> Tensor:
-    """Return R, a scalar."""
+    """Return the relational term R, a scalar."""
     factor = mean / z.shape[1] if scale is None else scale
     # Subtracting the smallest distance keeps the proportions of the weights, and avoids underflow.
     smallest = distance.where(pairs, torch.inf).amin().nan_to_num(posinf=0.0)
@@ -253,7 +253,7 @@ def _manhattan(z: Tensor) -> Tensor:
 
 
 def _divergence(z: Tensor, draws: Tensor, floor: float) -> Tensor:
-    """Return D, a scalar."""
+    """Return the divergence term D, a scalar."""
     rows, bits = z.shape
     with torch.no_grad():
         to_draw = _distances(z, draws).argmin(dim=1)

@@ -1,4 +1,4 @@
-"""Compute the average precision of each query from a matrix of distances."""
+"""The average precision of each query, from a matrix of distances."""
 
 from math import comb
 

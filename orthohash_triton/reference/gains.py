@@ -1,4 +1,4 @@
-"""Compute metrics of graded relevance of each query from a matrix of distances."""
+"""Metrics of graded relevance of each query, from a matrix of distances."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Compute Hamming distances by comparing codes unpacked to +-1."""
+"""Hamming distances from codes unpacked to +-1."""
 
 from torch import Tensor
 

@@ -1,4 +1,4 @@
-"""Count the codes at each distance from the matrix of all distances."""
+"""Numbers of codes at each distance, from the matrix of all distances."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Find all codes within a radius from the matrix of all distances."""
+"""Search for all codes within a radius in the matrix of all distances."""
 
 import torch
 from torch import Tensor

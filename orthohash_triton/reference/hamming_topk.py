@@ -1,4 +1,4 @@
-"""Find the k nearest codes by sorting all of them."""
+"""Search for the k nearest codes by sorting all of them."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Pack codes bit by bit: bit j of byte i is dimension 8i + j, and 1 means +1."""
+"""Packing of codes bit by bit: bit j of byte i is dimension 8i + j, and 1 means +1."""
 
 import torch
 from torch import Tensor

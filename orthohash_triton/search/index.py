@@ -264,7 +264,7 @@ class HammingIndex(ExactIndex):
     def __deepcopy__(self, memo: dict[int, Any]) -> "HammingIndex":
         return self.copy()
 
-    # ---- what the shared signatures need -----------------------------------------------------------------------------------
+    # ---- implementation of ExactIndex --------------------------------------------------------------------------------------
 
     def _search(self, queries: Any, k: Any, filters: Filters, rerank: Rerank | None) -> tuple[Tensor, Tensor]:
         """Return the answer of `search` as tensors."""
