@@ -19,7 +19,7 @@ BLOCK_N, TILE_K = 64, 64
 
 
 class Dots:
-    """Scratch for the dot products of all rows with a chunk of classes."""
+    """Scratch memory for the dot products of all rows with a chunk of classes."""
 
     def __init__(self, rows: Rows, chunk: int, device: Device) -> None:
         """Allocate memory for `chunk` classes, and split the rows into fp16 halves."""
@@ -94,6 +94,6 @@ def _dots_kernel(
 
 @triton.jit
 def _load_half(half_ptr, row, in_rows, first_bit, n_bits, TILE_K: tl.constexpr):
-    """Load TILE_K bits of fp16 rows, starting at first_bit.  [BLOCK_M, TILE_K]"""
+    """Load TILE_K columns of fp16 rows, starting at column first_bit.  [BLOCK_M, TILE_K]"""
     bit = first_bit + tl.arange(0, TILE_K)
     return tl.load(half_ptr + row[:, None] * n_bits + bit[None, :], mask=in_rows[:, None] & (bit < n_bits)[None, :], other=0.0)

@@ -1,4 +1,4 @@
-"""The end of the codebook loss: merge the splits of the classes, add the positive classes, compute loss and gradients.
+"""The last step of the codebook loss: merge the splits of the classes, add the positive classes, compute loss and gradients.
 
 `cosine_codebook_loss.py` describes the algorithm.
 """
@@ -63,7 +63,7 @@ def _finish_kernel(
     WORDS: tl.constexpr, TARGET: tl.constexpr, HAS_NORM: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """Merge the splits of one block of whole rows, in their order, and finish the rows. The grid is (blocks of BLOCK_M rows)."""
+    """Merge the splits of one block of rows, in order, and compute losses and gradients. The grid is (blocks of BLOCK_M rows)."""
     NEED_GRAD: tl.constexpr = acc_ptr is not None
     row = (tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)).to(tl.int64)
     in_rows = row < n_rows
@@ -179,7 +179,7 @@ def _add_positive(
     words_ptr, bit, n_bits, logit_scale, dot_scale, margin, cos_margin, sin_margin, past_pi_cosine, angular,
     WORDS: tl.constexpr,
 ):  # fmt: skip
-    """Add one positive class to every row where `present` [BLOCK_M] is true, and return the new state.
+    """Add one positive class to the sums of every row where `present` [BLOCK_M] is true; return the new sums.
 
     Its probability in the target is q + uniform. The uniform part without the margin is in target_logit and target_acc already.
     """

@@ -25,7 +25,7 @@ def load_unit_rows(v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, row, bit, in
 @triton.jit
 def load_rows(v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, row, bit, in_rows, n_bits, n_weight, n_bias,
               HAS_NORM: tl.constexpr):  # fmt: skip
-    """Load some bits of some rows in float32, batch-normalised if HAS_NORM; zero outside the input.  [BLOCK_M, bits]
+    """Load the entries `bit` of the rows `row` in float32, batch-normalised if HAS_NORM; zero outside the input.  [BLOCK_M, bits]
 
     n_weight and n_bias are n_bits, or 0 without a weight or a bias.
     """
@@ -44,7 +44,7 @@ def load_rows(v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, row, bit, in_rows
 
 @triton.jit
 def inverse_root(square):
-    """Return 1 / sqrt(square), and 0 for 0: a zero row has neither a direction nor a gradient."""
+    """Return 1 / sqrt(square), or 0 if square is 0, because a zero row has neither a direction nor a gradient."""
     return tl.where(square == 0.0, 0.0, 1.0 / tl.sqrt(square))
 
 

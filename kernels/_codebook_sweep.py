@@ -280,13 +280,13 @@ def _first_entry(columns_ptr, low, high, c):
 
 @triton.jit
 def _column_of(columns_ptr, entry, row_end):
-    """Load the columns of the entries, NO_COLUMN for rows that have no further one.  [BLOCK_M]"""
+    """Load the column of each row's current entry, or NO_COLUMN for a row without further entries.  [BLOCK_M]"""
     return tl.load(columns_ptr + entry, mask=entry < row_end, other=NO_COLUMN).to(tl.int32)
 
 
 @triton.jit
 def _load_tiles(ptr, first, in_rows, first_bit, n_bits, factor, NUM_TILES: tl.constexpr, TILE_K: tl.constexpr):
-    """Load factor * x as a tuple of tiles [BLOCK_M, TILE_K], zero outside; `first` [BLOCK_M, 1] is where each row starts."""
+    """Load factor * x as a tuple of tiles [BLOCK_M, TILE_K], zero outside; `first` [BLOCK_M, 1] is the offset of each row."""
     tiles = ()
     for tile in tl.static_range(NUM_TILES):
         bit = first_bit + tile * TILE_K + tl.arange(0, TILE_K)
@@ -297,7 +297,7 @@ def _load_tiles(ptr, first, in_rows, first_bit, n_bits, factor, NUM_TILES: tl.co
 
 @triton.jit
 def _store_tiles(ptr, first, in_rows, first_bit, n_bits, tiles, factor, NUM_TILES: tl.constexpr, TILE_K: tl.constexpr):
-    """Store factor * tiles; the arguments are those of `_load_tiles`."""
+    """Store `tiles` times `factor`; the other arguments are those of `_load_tiles`."""
     for tile in tl.static_range(NUM_TILES):
         bit = first_bit + tile * TILE_K + tl.arange(0, TILE_K)
         tl.store(ptr + first + bit[None, :], tiles[tile] * factor, mask=in_rows[:, None] & (bit < n_bits)[None, :])

@@ -30,7 +30,7 @@ class Counters(NamedTuple):
 
     @property
     def bins(self) -> int:
-        """Return the number of distances with a counter, of all blocks."""
+        """Return the number of distances that have a counter, over all blocks."""
         return 32 * self.words * self.blocks + self.last
 
     def constexprs(self) -> dict[str, int]:
@@ -39,7 +39,7 @@ class Counters(NamedTuple):
 
 
 def counters(bits: int, most_words: int, batches: int, most_planes: int) -> Counters:
-    """Return counters for distances 0 .. `bits`, at most `most_words` words in a block, for `batches` batches per thread."""
+    """Lay out counters for distances 0 .. `bits`, at most `most_words` words in a block, for `batches` batches per thread."""
     words = min(cdiv(bits, 32), most_words)
     blocks = cdiv(bits, 32 * words)
     planes = 8 if batches <= most_batches(8) else most_planes
@@ -80,7 +80,7 @@ def batch_rows(split, steps, step, BATCH: tl.constexpr, GROUP: tl.constexpr, LAN
 @triton.jit
 def batch_distances(queries, query_words, query, gallery, split, steps, step, size, BATCH: tl.constexpr, WORDS: tl.constexpr,
                     GROUP: tl.constexpr, LANES: tl.constexpr, SLOW_POPCOUNT: tl.constexpr, WHOLE: tl.constexpr):  # fmt: skip
-    """Return the distances int32 [BATCH, LANES] of a batch. WHOLE: all of its rows are before row `size`."""
+    """Return the distances int32 [BATCH, LANES] of a batch of codes. WHOLE: all of its rows are before row `size`."""
     # A thread has registers for 32 to 64 words of codes at a time, so a batch of long codes is read in several chunks.
     CHUNKS: tl.constexpr = BATCH // 2 if (GROUP < 4) and (WORDS > 8 and WORDS <= UNROLLED_WORDS) else 1
     GROUPS: tl.constexpr = BATCH // GROUP // CHUNKS

@@ -74,7 +74,7 @@ def assume_device(device: Device) -> Iterator[None]:
 
 @functools.cache
 def _physical(device: torch.device) -> Device:
-    """Read the properties of a GPU once, since torch takes microseconds to return them."""
+    """Return the properties of a GPU, which are read once because torch takes microseconds to return them."""
     if device.type != "cuda" or not torch.cuda.is_available():
         return A100
     known = torch.cuda.get_device_properties(device)

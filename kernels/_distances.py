@@ -38,7 +38,7 @@ def tile_distances(queries, gallery, query_rows, query_live, rows, live, WORDS: 
 
 @triton.jit
 def query_words_of(queries, first_query, query_count, WORDS: tl.constexpr, BLOCK_M: tl.constexpr):
-    """Return a tuple of the words of BLOCK_M queries, each a scalar; an empty tuple for codes that are read in a loop."""
+    """Load the words of BLOCK_M queries as a tuple of scalars; return an empty tuple for codes that are read in a loop."""
     words = ()
     if WORDS <= UNROLLED_WORDS:
         for query in tl.static_range(BLOCK_M):
@@ -51,7 +51,7 @@ def query_words_of(queries, first_query, query_count, WORDS: tl.constexpr, BLOCK
 @triton.jit
 def code_distances(queries, query_words, first_query, query_count, gallery, rows, end, WORDS: tl.constexpr,
                BLOCK_M: tl.constexpr, GROUP: tl.constexpr, SLOW_POPCOUNT: tl.constexpr, WHOLE: tl.constexpr):  # fmt: skip
-    """Return a tuple of distances int32 [ROWS]: entry query * GROUP + g holds those to the codes rows + g.
+    """Return distances as a tuple of int32 [ROWS]: entry query * GROUP + g holds those from one query to the codes rows + g.
 
     queries, gallery: int32 words [Q, W], [N, W]; query_words: what `query_words_of` returns for BLOCK_M queries from
     `first_query` on; rows: int64 [ROWS], the first code of each group. WHOLE: all codes are before row `end`; otherwise the
@@ -109,7 +109,7 @@ def add_bits(a, b, c):
 
 @triton.jit
 def _codes(gallery, rows, end, WORDS: tl.constexpr, GROUP: tl.constexpr, WHOLE: tl.constexpr):
-    """Return a tuple of words int32 [ROWS]: entry g * WORDS + w is word w of the codes rows + g, rows int64 [ROWS].
+    """Load codes as a tuple of int32 [ROWS]: entry g * WORDS + w is word w of the codes rows + g, rows int64 [ROWS].
 
     WHOLE: 128-bit loads, each by one thread; otherwise a code of a group may be missing, and words are loaded one by one.
     """
@@ -127,7 +127,7 @@ def _codes(gallery, rows, end, WORDS: tl.constexpr, GROUP: tl.constexpr, WHOLE: 
 
 @triton.jit
 def _columns(quads):
-    """Return the four columns of [ROWS, 4]. They stay in the registers of the threads that loaded them."""
+    """Return the four columns of a tensor [ROWS, 4] as a tuple. They stay in the registers of the threads that loaded them."""
     even, odd = tl.split(tl.reshape(quads, [quads.shape[0], 2, 2]))
     first, third = tl.split(even)
     second, fourth = tl.split(odd)

@@ -37,7 +37,7 @@ def sides(
 
 
 def labels(target: Tensor) -> Labels:
-    """Pack int64 class ids [N], or a multi-hot target [N, C]."""
+    """Return class ids int64 [N], or a multi-hot target [N, C] packed to bits, as `Labels`."""
     if target.ndim == 1:
         return Labels(target.contiguous(), None, None)
     rows, classes = target.shape

@@ -1,4 +1,4 @@
-"""The sweep of the pairwise likelihood over the columns: losses of the rows and their gradients, split by split.
+"""The sweep of the pairwise likelihood over the columns: sums of losses and of gradients for each split of the columns.
 
 `pairwise_likelihood_loss.py` describes the algorithm.
 """

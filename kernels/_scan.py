@@ -51,7 +51,7 @@ class Scan:
         self.plan = cut or plan(queries.shape[0], gallery.shape[0], words, device_of(gallery.device))
 
     def count(self, trials: Tensor) -> Tensor:
-        """Return how many codes of each split are within the trial radii int32 [Q, levels]: int32 [Q, levels, splits].
+        """Count the codes of each split within the trial radii int32 [Q, levels]: return int32 [Q, levels, splits].
 
         levels is a power of two.
         """
@@ -92,7 +92,7 @@ def _program(query_count, splits, BLOCK_M: tl.constexpr):
 
 @triton.jit
 def _tile(queries, gallery, mask, query_rows, query_live, gallery_count, first, WORDS: tl.constexpr, BLOCK_N: tl.constexpr):
-    """Return the rows of a tile and their distances int32 [BLOCK_M, BLOCK_N]: _MISSING for rows that may not be found."""
+    """Return the rows of a tile and their distances int32 [BLOCK_M, BLOCK_N], _MISSING for rows that may not be found."""
     rows = first + tl.arange(0, BLOCK_N)
     live = rows < gallery_count
     distances = tile_distances(queries, gallery, query_rows, query_live, rows, live, WORDS)

@@ -93,7 +93,7 @@ def held(values, row, split, count, LARGEST: tl.constexpr, BLOCK: tl.constexpr):
 
 @triton.jit
 def kept(value, k, LARGEST: tl.constexpr):
-    """Return which of `value` int32 [BLOCK] are the k smallest, and the number of these up to each place. k <= BLOCK.
+    """Return which of `value` int32 [BLOCK] are the k smallest, and the number of them up to each place. k <= BLOCK.
 
     Of equal values the first are taken.
     """

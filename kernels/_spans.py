@@ -225,7 +225,7 @@ def _span_distances(queries, gallery, mask, nearest, chosen, distances, gallery_
 @triton.jit
 def _store_distances(queries, query_words, query, gallery, mask, rows, gallery_count, target, within, live,
                      WORDS: tl.constexpr, GROUP: tl.constexpr, SLOW_POPCOUNT: tl.constexpr, WHOLE: tl.constexpr):  # fmt: skip
-    """Store the distances to the codes rows + g at `target` + within + g, for within < live."""
+    """Compute the distances to the codes rows + g, and store them at the addresses target + within + g where within < live."""
     distances = code_distances(queries, query_words, query, query + 1, gallery, rows, gallery_count, WORDS, 1, GROUP,
                            SLOW_POPCOUNT, WHOLE)  # fmt: skip
     for code in tl.static_range(GROUP):

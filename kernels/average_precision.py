@@ -70,7 +70,7 @@ class Rankings:
     def rank(
         self, queries: Tensor, labels: Tensor, limits: Tensor, precisions: Tensor, hits: Tensor, counts: Tensor, relevant: Tensor
     ) -> None:
-        """Fill in the sums from which all metrics are computed, for queries uint8 [Q, B] with labels int64 words [Q, L].
+        """Compute the sums from which all metrics are derived, for queries uint8 [Q, B] with labels int64 words [Q, L].
 
         limits: int64 [M], numbers of ranks that count; precisions: float64 [M, Q], the sum of the precisions at the relevant
         items among the first ranks; hits: int64 [M, Q], the number of these items; counts, relevant: int64 [Q, K+1], all and
@@ -93,7 +93,7 @@ class Rankings:
         return torch.cumsum(starts, dim=1, out=starts)
 
     def _sum(self, words: Tensor, labels: Tensor, starts: Tensor, limits: Tensor, precisions: Tensor, hits: Tensor) -> None:
-        """Fill `precisions` and `hits` [M, Q] for at most _LIMITS_PER_LAUNCH limits."""
+        """Fill `precisions` and `hits` [M, Q] for at most _LIMITS_PER_LAUNCH limits, in one launch."""
         cut = self.plan
         programs = cut.splits * cut.counters.blocks
         at_once = 1 if len(limits) == 1 else _LIMITS_PER_LAUNCH

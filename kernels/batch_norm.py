@@ -16,9 +16,9 @@ BLOCK_M = 128  # rows of a step
 
 
 def statistics(latent: Tensor, correction: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Return three statistics of every column of latent [N, K], float32 [K] each.
+    """Return mean, variance and 1 / deviation of every column of latent [N, K], float32 [K] each.
 
-    They are the mean, the variance with `correction` as in torch.var, and 1 / sqrt(biased variance + eps).
+    The variance has the `correction` of torch.var; 1 / deviation is 1 / sqrt(biased variance + eps).
     """
     rows, columns = latent.shape
     mean, var, rstd = (_empty_column(latent) for _ in range(3))

@@ -189,7 +189,7 @@ def loss_and_gradients(
 
 
 def _labelled(target: Tensor, columns: Tensor | None, values: Tensor | None) -> Tensor:
-    """Return class ids, or for each row whether it has a positive class, without waiting for the device.  [N]"""
+    """Return class ids [N], or for another target whether each row has a positive class, without waiting for the device."""
     if values is not None:
         before = F.pad((values > 0).cumsum(0), (1, 0))  # [nnz + 1]: the number of positives before each entry
         return before[target].diff() > 0
@@ -251,7 +251,7 @@ def cosine_codebook_loss(
 
 
 def _empty_state(tiles: Plan, rows: int, bits: int, dense: bool, backward: bool, device: torch.device) -> State:
-    """Allocate the state that the sweep leaves for `finish`."""
+    """Allocate the state that the sweep fills and `finish` reads."""
     numbers, vectors = (tiles.k_blocks, tiles.splits, rows), (tiles.splits, rows, bits)
 
     def empty(wanted: bool, shape: tuple[int, ...]) -> Tensor | None:

@@ -103,7 +103,7 @@ def launch_count(
     shared: bool,
     segmented: int = 0,
 ) -> None:
-    """Launch `_count` for queries and gallery in int32 words, [Q, W] and [N', W], of which the first `size` codes count.
+    """Launch `_count` for queries [Q, W] and the first `size` codes of the gallery [N', W], in int32 words.
 
     With `segmented` 0, `counts` and, with labels, `relevant` are int32 [Q, splits, bins]. Otherwise gallery and labels are in the
     order of `_counters.segments` for batches of `segmented` codes, and `counts` is int64 [Q, bins, splits * lanes]: the codes of

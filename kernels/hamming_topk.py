@@ -45,7 +45,7 @@ class Plan(NamedTuple):
 
 
 def plan(queries: int, gallery: int, words: int, k: int, device: Device) -> Plan:
-    """Choose how to search `gallery` codes of `words` 32-bit words."""
+    """Choose the method and tile sizes to search `gallery` codes of `words` 32-bit words."""
     group, lanes = group_of(words), device.warp_size
     most = min(gallery, 2**31) // (2 * k)  # codes of a span, so that k spans are at most half the gallery
     span = 1 << round(math.log2(gallery / k) / 2) if most else 0
@@ -191,5 +191,5 @@ def _radii(passes: Scan, bits: int, wanted: Tensor) -> tuple[Tensor, Tensor, Ten
 
 
 def _take_level(counts: Tensor, level: Tensor) -> Tensor:
-    """Return the counts of one level per query: counts [Q, levels, splits], level [Q, 1] -> int64 [Q, splits]."""
+    """Select the counts of one level for each query: counts [Q, levels, splits], level [Q, 1] -> int64 [Q, splits]."""
     return counts.gather(1, level[:, :, None].expand(-1, 1, counts.shape[2])).squeeze(1).long()

@@ -38,7 +38,7 @@ OUTER_BLOCK_M = {"cuda": 64, "hip": 32}  # rows of x and g at once; with 64 some
 
 
 def multiplies_factors(count: int, bits: int) -> bool:
-    """Return False: a product with the whole matrix is bound by memory up to hundreds of dimensions, so factors save nothing."""
+    """Return False, because a product with the whole matrix is bound by memory, so that factors would save nothing."""
     return False
 
 
@@ -105,7 +105,7 @@ def vectors_gradient(
     factor: Tensor,  # float64 [M]
     dtype: torch.dtype,
 ) -> Tensor:
-    """Return the gradient of the vectors that became `reflectors`, in `dtype`.  [M, K]"""
+    """Return the gradient of the vectors from the gradient of their `reflectors`, in `dtype`.  [M, K]"""
     count, bits = gradient.shape
     found = torch.empty(count, bits, dtype=dtype, device=gradient.device)
     if count:
@@ -128,7 +128,7 @@ def _load(ptr, row, column, n_rows, n_columns, row_stride, column_stride):
 
 @triton.jit
 def _power_below(largest):
-    """Return the power of two at or below `largest`, which is its exponent."""
+    """Return the largest power of two that is at most `largest`, but not less than SMALLEST."""
     power = tl.cast(tl.cast(largest, tl.int32, bitcast=True) & EXPONENT, tl.float32, bitcast=True)
     return tl.maximum(power, SMALLEST)
 

@@ -9,7 +9,7 @@ from ._codebook_rows import TINY_SUM, compiled, margin_of, through_norm
 
 @compiled
 def _entries(starts, columns, n):
-    """Return the first and the last entry of row n, and whether they are valid; see `Listed`."""
+    """Return the range of the entries of row n, and whether it is valid; see `Listed`."""
     if starts.size == 0:
         return n, n + 1, True
     first, last = starts[n], starts[n + 1]
@@ -41,7 +41,7 @@ def count_labelled(starts, columns, values, ignore_index, count):
 
 @compiled
 def leave_out(starts, columns, values, ignore_index, first_class, logits):
-    """Set the logits of the positive classes in this block to -inf."""
+    """Set the logits of the positive classes in a block of classes to -inf."""
     for n in range(logits.shape[0]):
         first, last, _ = _entries(starts, columns, n)
         if last - first > 1:
@@ -66,7 +66,7 @@ def _positive(row, code, scale, margin, angular):
 
 @compiled
 def largest_listed(scale, margin, angular, ignore_index, starts, columns, values, extended, codebook, largest):
-    """Raise `largest` [N] to the largest logit of the positive classes of each row."""
+    """Replace `largest` [N] by the largest logit of the positive classes of a row where that is larger."""
     for n in range(largest.size):
         first, last, _ = _entries(starts, columns, n)
         for j in range(first, last):

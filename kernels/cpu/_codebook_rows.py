@@ -30,7 +30,7 @@ def margin_of(cosine, margin, angular):
 
 @compiled
 def fill_margin(margin, angular, cosine, shifted, slope):
-    """Apply `margin_of` to every cosine."""
+    """Apply `margin_of` to every cosine, and fill `shifted` and `slope`."""
     for i in range(cosine.size):
         shifted[i], slope[i] = margin_of(cosine[i], margin, angular)
 
@@ -91,7 +91,10 @@ def finish_dense(
 
 @compiled
 def through_norm(gradient, extended, step, inverse_norm, labelled, share):
-    """Turn the gradient with respect to v^, without its factor `step`, into `share` times that with respect to v, in place."""
+    """Convert the gradient with respect to v^ to the one with respect to v, in place.
+
+    The gradient with respect to v^ is given without its factor `step`; the result is multiplied by `share`.
+    """
     if not labelled:
         gradient[:] = 0
         return

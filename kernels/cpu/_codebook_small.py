@@ -28,7 +28,7 @@ def _numbers(address, shape, sample):
 
 @compiled
 def first_outside(target_at, count, classes, ignore_index):
-    """Return the position of the first id that is neither in [0, classes) nor `ignore_index`, or -1."""
+    """Return the position of the first id that is neither in [0, classes) nor `ignore_index`; -1 if there is none."""
     target = _numbers(target_at, (count,), np.int64(0))
     for n in range(count):
         if not 0 <= target[n] < classes and target[n] != ignore_index:

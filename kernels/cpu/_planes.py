@@ -58,7 +58,7 @@ def _hit_masks(builder: ir.IRBuilder, sums: Iterable[ir.Value], limit: ir.Value)
 
 
 def _any_below(builder: ir.IRBuilder, sums: Sequence[Sequence[ir.Value]], limits: Sequence[ir.Value]) -> ir.Value:
-    """Return whether a lane of the vectors sums[i] is below limits[i] for any i, with one minimum per vector."""
+    """Return whether, for any i, a lane of the vectors sums[i] is below limits[i], with one minimum per vector."""
     below = []
     for vectors, limit in zip(sums, limits, strict=True):
         name = f"llvm.umin.v{LANES}i{limit.type.element.width}"
@@ -79,7 +79,7 @@ def _scan_until_hit(
     limits: Sequence[ir.Value],
     score: Callable[[ir.Value], Sequence[Sequence[ir.Value]]],
 ) -> ir.Value:
-    """Go through the codes from `first` on until a step has a hit: return its first code and the masks for each limit.
+    """Generate a loop over steps of codes from `first` on that ends at the first hit; return its first code and hit masks.
 
     Without a hit, the first code is `stop` or more and the masks are arbitrary. score(code) builds the sums of the step at
     `code`: VECTORS vectors for each of `limits`.

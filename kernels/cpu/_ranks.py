@@ -118,7 +118,7 @@ class Batch:
         self._tables = aligned((words * TABLE_BYTES,))
 
     def rank(self, start: int, stop: int) -> None:
-        """Rank the items for as many queries from `start` on, before `stop`, as fit a batch."""
+        """Rank the items for queries from `start` on, as many as fit a batch and are before `stop`."""
         self.start = start
         self.stop = self._list(start, min(stop, start + _BATCH))
         size = self.stop - start
@@ -164,7 +164,7 @@ class Batch:
 
 @inlined
 def sum_lanes(counters, distance):
-    """Return the number of items at a distance in all lanes."""
+    """Return the number of items at a distance, summed over the lanes."""
     total = 0
     for lane in range(LANES):
         total += counters[distance * LANES + lane]
@@ -221,7 +221,7 @@ def fill_relevance(planes, labels, shared, is_relevant):
 def _count_sliced(
     queries, offsets, codes, planes, lists, starts, entries, first_notes, counts, relevant, notes, places, tables, masks
 ):
-    """Count the codes of the gallery as bit planes, and note the relevant ones."""
+    """Count the codes of the gallery, which are stored as bit planes, at each distance, and note the relevant ones."""
     words = planes.shape[1]
     plane_address, table_address = np.int64(planes.ctypes.data), np.int64(tables.ctypes.data)
     offset_address, mask_address = np.int64(offsets.ctypes.data), np.int64(masks.ctypes.data)
@@ -253,7 +253,7 @@ def _count_sliced(
 
 @compiled
 def _count_long(queries, codes, lists, starts, entries, first_notes, counts, relevant, notes, places):
-    """Count the codes of the gallery one by one, for codes of any length, and note the relevant ones."""
+    """Count codes of any length one by one at each distance, and note the relevant ones."""
     distances, before = np.empty(STEP, np.int64), np.empty(STEP, np.uint32)
     for step in range(codes.shape[1] // STEP):
         for q in range(queries.shape[0]):
@@ -280,7 +280,7 @@ def _count_long(queries, codes, lists, starts, entries, first_notes, counts, rel
 
 @compiled
 def _forget_empty_slots(counts, places, length, count):
-    """Subtract the slots without a row, which were counted last as codes of zeros.
+    """Subtract the slots without a row from the counts, in which they are included as codes of zeros.
 
     Their distance is the number of bits that are set in the query.
     """

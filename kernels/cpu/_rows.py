@@ -156,7 +156,7 @@ def _long_row_counts(builder: ir.IRBuilder, codes: ir.Value, words: ir.Value, qu
 
 
 def _add_neighbours(builder: ir.IRBuilder, counts: list[ir.Value], words: int) -> list[ir.Value]:
-    """Add neighbouring counts of rows that are `words` counts long: two vectors become one."""
+    """Add pairs of neighbouring counts, which turns two vectors into one; each row has `words` counts."""
     pairs: list[Sequence[ir.Value]] = list(zip(counts[::2], counts[1::2], strict=True))
     if words <= 4:  # neighbours are lanes of a vector, not vectors
         pairs = [[builder.shuffle_vector(*pair, lanes) for lanes in (_EVEN_LANES, _ODD_LANES)] for pair in pairs]

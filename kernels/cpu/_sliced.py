@@ -151,7 +151,7 @@ def _distance_planes(builder: ir.IRBuilder, words: int, tables: ir.Value, offset
 
 
 def _minterms(builder: ir.IRBuilder, planes: list[ir.Value], highest: int) -> list[ir.Value]:
-    """Return the masks of the codes whose number in `planes` is 0, 1, .. highest."""
+    """Return, for each number 0 .. highest, the mask of the codes for which the bit planes hold that number."""
     masks = [None]
     for plane in reversed(planes):
         inverse = builder.not_(plane)
@@ -168,7 +168,7 @@ def _make_count_step(words: int) -> Any:
 
     @intrinsic
     def count_step(typing, tables, offsets, masks, counts):
-        """Compute the masks of one step's distances from one query, and add to their counts.
+        """Compute the mask of a step's codes at each distance from one query, and add the numbers of codes to the counts.
 
         All arguments are addresses. tables: the tables of `fill_tables` for all words; offsets: the query's `table_offsets`;
         masks: uint64 [bins, LANES], written only where some code of the step is within 8 of a distance; counts: uint32 [bins,

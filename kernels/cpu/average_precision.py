@@ -100,7 +100,7 @@ def _sum_batch(counters, relevant_counters, notes, places, first_notes, order, k
 
 @compiler(boundscheck=False, fastmath={"reassoc"})
 def _precision_sum(notes, places, nearer, k):
-    """Return the sum of precisions and the hits among the first `k`. The order of the sum is free, so that it vectorises."""
+    """Return the sum of precisions and the hits among the first `k`. The terms may be added in any order, as in vectors."""
     precision = 0.0
     hits = 0
     for i in range(places.size):

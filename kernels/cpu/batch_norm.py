@@ -5,9 +5,9 @@ from torch import Tensor
 
 
 def statistics(latent: Tensor, correction: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Return three statistics of every column of latent [N, K], [K] each, at least in float32.
+    """Return mean, variance and 1 / deviation of every column of latent [N, K], [K] each, at least in float32.
 
-    They are the mean, the variance with `correction` as in torch.var, and 1 / sqrt(biased variance + eps).
+    The variance has the `correction` of torch.var; 1 / deviation is 1 / sqrt(biased variance + eps).
     """
     var, mean = torch.var_mean(_wide(latent), 0, correction=0)
     return mean, var * (len(latent) / (len(latent) - correction)), (var + eps).rsqrt()

@@ -36,7 +36,7 @@ _NO_IDS, _NO_VALUES = np.empty(0, np.int64), np.empty(0, np.float32)
 
 
 class Problem(NamedTuple):
-    """The options of the loss, and the codebook."""
+    """Options of the loss, and the codebook."""
 
     codebook: Tensor  # int8 [C, K]
     scale: float
@@ -208,7 +208,7 @@ def _solve(problem: Problem, rows: Rows, share: float) -> tuple[Result, float]:
 
 
 def _solve_small(problem: Problem, v: Tensor, listed: Listed, mean: bool) -> tuple[Result, float, bool]:
-    """Compute a small problem in one compiled call.
+    """Compute losses and gradients of a small problem in one compiled call.
 
     Also returns the sum of the losses, and whether the sum of a row is too small under the bound.
 
@@ -222,7 +222,7 @@ def _solve_small(problem: Problem, v: Tensor, listed: Listed, mean: bool) -> tup
 
 
 def _solve_listed(problem: Problem, rows: Rows, share: float) -> tuple[Result, float, bool]:
-    """Sweep all classes except the listed positives, which are added in closed form.
+    """Compute the loss for listed positive classes: sweep all other classes, and add the positives in closed form.
 
     Also returns the sum of the losses, and whether the sum of a row is too small under the bound.
     """
@@ -280,7 +280,7 @@ def _largest_logit(problem: Problem, rows: Rows) -> Tensor:
 
 
 def _other_logits(problem: Problem, rows: Rows) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield blocks of logits minus bound [N, B], -inf for the positive classes of a row, with their codes."""
+    """Yield for each block of classes: logits minus bound [N, B], -inf for the positive classes of a row, and codes."""
     listed = rows.target.arrays()
     for first, logits, codes in _logits(problem, rows):
         leave_out(*listed, problem.ignore_index, first, logits.numpy())
@@ -315,7 +315,7 @@ def _logits(problem: Problem, rows: Rows) -> Iterator[tuple[int, Tensor, Tensor]
 
 
 def _accumulate(problem: Problem, sums: Tensor | None, weights: Tensor, codes: Tensor) -> Tensor:
-    """Return sums + weights [N, B] @ [codes, 1], [N, K + 1]; without gradients only the last column, [N, 1]."""
+    """Add weights [N, B] @ [codes, 1] to `sums`, and return them [N, K + 1]; without gradients only the last column [N, 1]."""
     if problem.need_grad or problem.need_lse_grad:
         if sums is None:  # autocast does not change products that are written into a given tensor
             return torch.mm(weights, codes, out=torch.empty((len(weights), codes.shape[1]), dtype=codes.dtype))

@@ -1,4 +1,4 @@
-"""Sums of the gains of relevant items along rankings of packed codes on a CPU, at the ranks of _ranks.py.
+"""Sums of the gains of relevant items along rankings of packed codes on a CPU, from the ranks of _ranks.py.
 
 The grade of an item is the number of classes that it shares with the query where labels are sets, otherwise 1 if it has the
 query's class and 0 if not.
@@ -102,7 +102,7 @@ def _sum_batch(
 
 @compiled
 def _fill_grades(query_labels, labels, starts, entries, found):
-    """Fill in the grade of each relevant item of a query."""
+    """Fill `found` with the grade of each relevant item of a query."""
     for step in range(starts.size - 1):
         for entry in range(starts[step], starts[step + 1]):
             grade = 0

@@ -48,7 +48,7 @@ def _query_groups(queries: int, counter_bytes: int) -> list[slice]:
 
 
 def _gallery_bounds(gallery: int, groups: int) -> list[tuple[int, int]]:
-    """Return the splits of the gallery, so that no thread is idle with few groups of queries and no 32-bit counter overflows."""
+    """Split the gallery so that no thread is idle if there are few groups of queries, and no 32-bit counter overflows."""
     parts = min(math.ceil(thread_count() / groups), math.ceil(gallery / 2**14))
     size = min(math.ceil(gallery / parts), 2**31)
     return list(pairwise([*range(0, gallery, size), gallery]))
@@ -135,7 +135,7 @@ def _pad_rows(codes, rows):
 
 @compiled
 def _add(distances, counters):
-    """Count the distances, each in the next bank of counters."""
+    """Count each distance in the next bank of counters."""
     whole = distances.size // _BANKS * _BANKS
     for i in range(0, whole, _BANKS):
         for bank in range(_BANKS):

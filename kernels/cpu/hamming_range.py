@@ -66,7 +66,7 @@ def _codes_below(
 
 
 def _gallery_bounds(queries: int, gallery: int) -> list[tuple[int, int]]:
-    """Return the splits of the gallery. With few queries, each thread takes a split, so that none is idle."""
+    """Split the gallery so that each thread has a split if there are few queries, and none is idle."""
     threads = thread_count()
     parts = 1 if queries >= 8 * threads else min(threads, gallery // 2**16)
     size = STEP * math.ceil(gallery / STEP / max(parts, 1))
@@ -176,7 +176,10 @@ def _scan_blocks(blocks, dense, queries, limits, gallery, allowed, first, q, sto
 
 @inlined
 def _take(first, code, hits, q, limit, queries, word_planes, distance_bits, keys, fill):
-    """Add keys for the codes near enough among the 64 from `code` on whose bit in `hits` is set; the block starts at `first`."""
+    """Add keys for the codes within the limit among 64 codes from `code` on, where their bit in `hits` is set.
+
+    The block starts at row `first`.
+    """
     while hits:
         i = code + lowest_bit(hits)
         hits &= hits - np.uint64(1)
@@ -190,7 +193,7 @@ def _take(first, code, hits, q, limit, queries, word_planes, distance_bits, keys
 
 @compiled
 def _take_dense(first, length, q, limit, queries, word_planes, open_codes, distance_bits, keys, fill):
-    """Add keys for all codes of the block at row `first` that may be found and are near enough."""
+    """Add keys for all codes of the block at row `first` that may be found and are within the limit."""
     for i in range(length):
         distance = np.int64(0)
         for word in range(word_planes.shape[0]):
@@ -245,7 +248,7 @@ def _scan_rows(queries, limits, gallery, allowed, first, q, stop, distance_bits,
 
 @inlined
 def _take_rows(distances, count, row, limit, allowed, base, keys, fill):
-    """Add keys for the rows among `count` from `row` on that are near enough and may be found."""
+    """Add keys for the rows among `count` rows from `row` on that are within the limit and may be found."""
     for i in range(count):
         keys[np.uint64(fill)] = base | np.uint64(distances[i]) << np.uint64(_POSITION_BITS) | np.uint64(row + i)
         fill += (distances[i] < limit) & _may_be_found(allowed, row + i)

@@ -69,7 +69,7 @@ def hamming_topk(
 
 
 def _gallery_bounds(queries: int, gallery: int, k: int) -> list[int]:
-    """Return the bounds of the splits of the gallery. With few queries, each thread takes a split, so that none is idle."""
+    """Split the gallery so that each thread has a split if there are few queries, and none is idle; return the bounds."""
     threads = thread_count()
     parts = 1 if queries >= 8 * threads else min(threads, gallery // max(16 * k, 2**16))
     size = STEP * math.ceil(gallery / STEP / max(parts, 1))
@@ -113,7 +113,7 @@ def _search_group(
 
 
 class _Held(NamedTuple):
-    """The candidates of each query."""
+    """Candidates for the k nearest codes of each query."""
 
     keys: np.ndarray  # int64 [Q, capacity]: distance << _POSITION_BITS | position, in the order of positions
     fill: np.ndarray  # int64 [Q]: keys in use
@@ -136,7 +136,7 @@ def _nothing_held(queries: int, capacity: int, bits: int, limits: np.ndarray) ->
 
 @compiled
 def _scan_blocks(blocks, queries, gallery, allowed, start, stop, held, k):
-    """Search rows start .. stop - 1 for a group of queries: block after block of the gallery, and for each all the queries.
+    """Search rows start .. stop - 1 for a group of queries, block by block; each block is searched for all queries.
 
     queries: uint64 [Q, W]; held: has one query more where Q is odd.
     """
@@ -284,7 +284,7 @@ def _emit_sorted(keys, histogram, limit, ties, distances, ids):
 
 @compiled
 def _merge(part_distances, part_ids, distances, ids, bits):
-    """Write the k nearest codes of all splits of the gallery, which are in the order of their rows."""
+    """Merge the results of the splits of the gallery, which are in the order of rows, to the k nearest codes."""
     parts, count, k = part_distances.shape
     histogram = np.empty(bits + 2, np.int64)
     for q in range(count):

@@ -16,7 +16,7 @@ def apply(
     matrix: Tensor,  # float [K, K]
     dtype: torch.dtype,
 ) -> Tensor:
-    """Return x @ matrix, computed in the dtype of the matrix, in `dtype`.  [N, K]"""
+    """Compute x @ matrix in the dtype of the matrix, and return it in `dtype`.  [N, K]"""
     return (x.to(matrix.dtype) @ matrix).to(dtype)
 
 
@@ -25,7 +25,7 @@ def outer(
     g: Tensor,  # float [N, K]
     dtype: torch.dtype,
 ) -> Tensor:
-    """Return x^T g, computed in `dtype`.  [K, K]"""
+    """Compute x^T g in `dtype`.  [K, K]"""
     return x.to(dtype).T @ g.to(dtype)
 
 
@@ -43,6 +43,6 @@ def vectors_gradient(
     factor: Tensor,  # float64 [M]
     dtype: torch.dtype,
 ) -> Tensor:
-    """Return the gradient of the vectors that became `reflectors`, in `dtype`.  [M, K]"""
+    """Return the gradient of the vectors from the gradient of their `reflectors`, in `dtype`.  [M, K]"""
     along = (reflectors * gradient).sum(1, keepdim=True)
     return gradient.addcmul_(reflectors, along, value=-0.5).mul_(factor[:, None]).to(dtype)

@@ -135,7 +135,7 @@ def _known_rows(target: Tensor, ignore_index: int) -> int:
 
 
 def _count_similar(target: Tensor, bank_target: Tensor, rows: Labels, columns: Labels, ignore_index: int) -> int:
-    """Count the pairs that share a class, without those that are ignored."""
+    """Count the pairs that share a class, except ignored ones."""
     if target.ndim == 1:
         ordered = bank_target.sort().values
         counts = torch.searchsorted(ordered, target, right=True) - torch.searchsorted(ordered, target)
@@ -160,12 +160,12 @@ def _factors(pairs: int, similar: int, positive_weight: float | None) -> list[fl
 
 
 def _weights(factors: list[float], positive_weight: float | None) -> tuple[float, float]:
-    """Return the weights of a dissimilar and of a similar pair, given `_factors` or an empty list."""
+    """Return the weights of a dissimilar and of a similar pair: those in `factors`, or 1 and `positive_weight` if it is empty."""
     return (factors[0], factors[1]) if factors else (1.0, 1.0 if positive_weight is None else positive_weight)
 
 
 def labels(target: Tensor) -> Labels:
-    """Pack int64 class ids [N], or a multi-hot target [N, C]."""
+    """Return class ids int64 [N], or a multi-hot target [N, C] packed to bits, as `Labels`."""
     if target.ndim == 1:
         return Labels(target.contiguous().numpy(), np.empty((0, 0), np.uint64), np.empty(0, np.int64))
     member = (target != 0).numpy()
@@ -209,7 +209,7 @@ def sweep(
 
 
 def _shares(rows: int, columns: int, bits: int) -> tuple[int, int]:
-    """Return the numbers of parts of the rows and of the columns, so that every thread has one of each."""
+    """Return the numbers of parts into which rows and columns are divided, so that every thread has work."""
     threads = min(thread_count(), max(1, rows * columns * bits // WORK_PER_THREAD))
     row_parts = min(threads, max(1, rows // ROWS_PER_THREAD))
     return row_parts, min(threads // row_parts, math.ceil(columns / BLOCK))
@@ -225,7 +225,7 @@ def _sweep(
     negative_weight, positive_weight, similarity, ignore_index,
     rows, ids, words, sizes, columns, values, column_ids, column_words, column_sizes, kept, start, stop, first, last, loss, grad,
 ):  # fmt: skip
-    """Pair the rows [start, stop) with the columns [first, last), and add to `loss` [N] and `grad` [N, K]."""
+    """Pair the rows [start, stop) with the columns [first, last); add losses to `loss` [N] and gradients to `grad` [N, K]."""
     real = rows.dtype.type
     bits = rows.shape[1]
     transposed, theta = np.empty((bits, BLOCK), rows.dtype), np.empty((2, BLOCK), rows.dtype)
@@ -354,7 +354,7 @@ def _pass_pairs(theta, signed):
 
 @register_jitable
 def _sigma(t, e):
-    """Return the logistic function of t, given e = e^-|t|; NaN for NaN, whatever e is."""
+    """Return the logistic function of t, given e = e^-|t|. It is NaN if t is NaN, even if e is not."""
     inverse = type(t)(1) / (type(t)(1) + e)
     return inverse if t > 0 else (e * inverse if t <= 0 else t)
 

@@ -15,7 +15,7 @@ _DRAWS_AT_ONCE = 4_096
 
 
 def hadamard_exists(num_classes: int, bits: int) -> bool:
-    """Return whether `hadamard` can make the codebook."""
+    """Return whether a Hadamard codebook of this size exists."""
     return bits & (bits - 1) == 0 and num_classes <= 2 * bits
 
 

@@ -11,7 +11,7 @@ from . import _ranking
 
 
 class DistanceHistograms(NamedTuple):
-    """Numbers of query-gallery pairs at each Hamming distance, apart for relevant pairs and other pairs.
+    """Numbers of query-gallery pairs at each Hamming distance, separately for relevant pairs and other pairs.
 
     Attributes:
         distance: int64 [K+1], 0 .. K.
@@ -58,7 +58,7 @@ class DistanceHistograms(NamedTuple):
 
 @_ranking.metric
 def distance_histograms(query_codes: Any, gallery_codes: Any, query_labels: Any, gallery_labels: Any) -> DistanceHistograms:
-    """Count all query-gallery pairs by Hamming distance, apart for relevant pairs and other pairs.
+    """Count all query-gallery pairs by Hamming distance, separately for relevant pairs and other pairs.
 
     Args:
         query_codes, gallery_codes, query_labels, gallery_labels: see `average_precision`. A query that is also in the gallery

@@ -1,4 +1,4 @@
-"""Module for the loss that follows a class hierarchy."""
+"""Module for the loss that makes distances of codes follow a class hierarchy."""
 
 import torch
 from torch import Tensor

@@ -44,7 +44,7 @@ def check_options(
     reduction: Reduction,
     precision: Precision | None,
 ) -> Options:
-    """Return the options in the form of the implementations.
+    """Check the options, and return them in the form that implementations take.
 
     Raises TypeError or ValueError for an unknown option or an invalid value.
     """
@@ -134,7 +134,7 @@ def _class_outside(target: Tensor, classes: int, ignore_index: int) -> int | Non
 
 
 def _check_weights(op: str, weights: Tensor, latent: torch.dtype) -> Tensor:
-    """Return the weights of classes as floating numbers: a dense target [N, C], or the values of a sparse one [nnz]."""
+    """Check the weights of classes, and return them as floats: a dense [N, C] target, or the values of a sparse one [nnz]."""
     if weights.is_complex():
         raise TypeError(f"{op}: target must be real; got {checks.describe(weights)}")
     if not weights.is_floating_point():
@@ -226,7 +226,7 @@ def evaluate(
     impl: dispatch.ImplChoice,
     return_lse: bool,
 ) -> Any:
-    """Compute the loss of both public functions; `norm` normalises v over the batch first."""
+    """Compute the loss for `cosine_codebook_loss` and, with batch normalisation by `norm`, for `orthohash_loss`."""
     bits = v.shape[-1] if isinstance(v, Tensor) and v.ndim else 1
     keywords: dict[str, Any] = dict(scale=scale, margin=margin, margin_type=margin_type, label_smoothing=label_smoothing,
                                     ignore_index=ignore_index, reduction=reduction)  # fmt: skip

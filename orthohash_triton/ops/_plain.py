@@ -51,12 +51,12 @@ def unit_rows(values: Tensor) -> Tensor:
 
 
 def labelled_rows(target: Tensor, ignore_index: int) -> Tensor:
-    """Return which rows have a class, bool [N]."""
+    """Return a mask of the rows that have a class, bool [N]."""
     return target != ignore_index if target.ndim == 1 else (target > 0).any(1)
 
 
 def unknown_class(target: Tensor, classes: int, ignore_index: int) -> Tensor:
-    """Return which class ids are invalid, bool [N]; `labels` has rejected those that could be read without stalling a GPU."""
+    """Return a mask of invalid class ids, bool [N]. `labels` raises for them where values can be read without stalling a GPU."""
     return ((target < 0) | (target >= classes)) & (target != ignore_index)
 
 

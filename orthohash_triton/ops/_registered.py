@@ -79,7 +79,7 @@ def differentiable(
 
 
 def refuse_double_backward(op: str) -> None:
-    """Raise RuntimeError in a backward under create_graph=True, which is when gradients are recorded while it runs."""
+    """Raise RuntimeError if the backward of `op` runs under create_graph=True, that is, while gradients are recorded."""
     if torch.is_grad_enabled():
         raise RuntimeError(
             f"{op} has no second derivative: its backward was called with create_graph=True. "

@@ -204,7 +204,7 @@ def _check_target(target: Any, z: Tensor, classes: int) -> Tensor:
 def _semantic(
     z: Tensor, target: Tensor | None, class_distance: Tensor | None, pair_distance: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return distances [N, N] of the samples, which pairs have one, bool [N, N], and the mean distance of independent samples."""
+    """Return the samples' distances [N, N], a mask of the pairs that have one, and the mean distance of independent samples."""
     pairs = ~torch.eye(len(z), dtype=torch.bool, device=z.device)
     if target is None or class_distance is None:
         assert pair_distance is not None

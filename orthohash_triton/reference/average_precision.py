@@ -31,7 +31,7 @@ def _precision_sum(ranked: list[bool], k: int) -> float:
 
 
 def _expected_outcomes(distances: list[int], relevant: list[bool], k: int) -> list[tuple[float, float, int]]:
-    """Return (probability, expected sum of precisions, hits within k) for each number of hits among the ties that k cuts."""
+    """Return (probability, expected sum of precisions, hits within k) for each number of hits if rank k is among ties."""
     items, hits, precision = 0, 0, 0.0
     while items < k:
         tied = distances.count(distances[items])

@@ -50,7 +50,7 @@ def pairwise_likelihood_loss(
 
 
 def overlap_weight(target: Tensor, bank_target: Tensor, similarity: str, dtype: torch.dtype) -> Tensor:
-    """Return c_ij, 0 where two rows share no class.  [N, M]"""
+    """Return the factors c_ij of similar pairs, 0 where two rows share no class.  [N, M]"""
     if target.ndim == 1:
         same = (target[:, None] == bank_target[None, :]).to(dtype)
         return 4 * same if similarity == "squared_cosine" else same

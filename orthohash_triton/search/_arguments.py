@@ -63,7 +63,7 @@ def consecutive_ids(op: str, start: Any, count: Any, ntotal: int, *, own_ids: bo
 
 
 def neighbour_count(op: str, k: Any) -> int:
-    """Return `k` if it is an integer from 1 to 2**31 - 1."""
+    """Check that `k` is an integer from 1 to 2**31 - 1, and return it."""
     return checks.integer(op, "k", k, minimum=1, maximum=MISSING_DISTANCE)
 
 
@@ -89,7 +89,7 @@ def check_kind_of_ids(op: str, ntotal: int, *, has_ids: bool, adds_ids: bool) ->
 
 
 def ids_of_codes(op: str, ids: Any, count: int) -> np.ndarray:
-    """Return `ids` as int64 [count] if there is one for each of `count` codes."""
+    """Check that there is one id for each of `count` codes, and return `ids` as int64 [count]."""
     numbers = integers(op, "ids", ids)
     if len(numbers) != count:
         raise ValueError(f"{op}: ids must be one for each of the {count} codes; got {len(numbers)}")
@@ -97,5 +97,5 @@ def ids_of_codes(op: str, ids: Any, count: int) -> np.ndarray:
 
 
 def in_kind(queries: Any, *answer: Tensor) -> tuple[Any, ...]:
-    """Return the tensors of `answer` as numpy arrays if `queries` are one, otherwise unchanged."""
+    """Return the tensors of `answer` as numpy arrays if `queries` is a numpy array, otherwise unchanged."""
     return as_array(tuple(part.cpu() for part in answer)) if isinstance(queries, np.ndarray) else answer

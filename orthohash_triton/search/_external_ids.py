@@ -15,7 +15,7 @@ _LISTED_IDS = 5  # ids that an error message lists
 
 
 class _Run(NamedTuple):
-    """A part of the ids, sorted for binary search."""
+    """Some of the ids, sorted for binary search, with their positions."""
 
     ids: np.ndarray  # int64 ascending
     positions: np.ndarray  # int64
@@ -85,7 +85,7 @@ class ExternalIds:
         return ExternalIds(table, self._count + len(ids), self._lookup)
 
     def kept(self, keep: np.ndarray) -> "ExternalIds":
-        """Return the ids of the positions where `keep`, bool [N], is True."""
+        """Return a list of the ids at the positions where `keep`, bool [N], is True."""
         values = _allocated(int(np.count_nonzero(keep)), self._table.memory.device)
         copy_kept_rows(self.values(), keep, values)
         moved = np.cumsum(keep) - 1
@@ -105,7 +105,7 @@ class ExternalIds:
         return self.values()
 
     def _complete_runs(self) -> tuple[_Run, ...]:
-        """Return runs that cover all positions."""
+        """Return sorted runs that cover all positions, sorting the positions that no run covers yet."""
         with self._lock:
             if self._lookup.known < self._count:
                 self._lookup = _Lookup(self._sorted_runs(), self._count)
@@ -173,12 +173,12 @@ def check_ids(op: str, ids: np.ndarray) -> None:
 
 
 def ids_exist(op: str, ids: np.ndarray) -> ValueError:
-    """Return the error for new `ids` that the index holds already."""
+    """Return the exception to raise if new `ids` are in the index already."""
     return ValueError(f"{op}: {listed(ids)} in the index already. Remove the old codes first, or use other ids")
 
 
 def ids_missing(op: str, ids: np.ndarray, ntotal: int) -> IndexError:
-    """Return the error for `ids` that the index, which holds `ntotal` codes, does not hold."""
+    """Return the exception to raise if `ids` are not in the index, which holds `ntotal` codes."""
     return IndexError(f"{op}: {listed(ids)} not in the index, which holds {ntotal} codes")
 
 

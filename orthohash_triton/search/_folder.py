@@ -74,7 +74,7 @@ def write_shard(path: Path, shard: Gallery) -> ShardFile:
 
 
 def check_seen(folder: Path, manifest: Manifest) -> None:
-    """Raise FileNotFoundError unless this rank sees the files of all ranks."""
+    """Raise FileNotFoundError unless this rank finds the files of all ranks in `folder`, with the right sizes."""
     for shard in manifest.shards:
         path = folder / shard.file
         if not path.exists() or path.stat().st_size != shard.bytes:
@@ -146,7 +146,7 @@ def _parsed(path: Path) -> Manifest:
 
 
 def _trouble(manifest: Manifest, ntotal: Any, ranks: Any) -> str | None:
-    """Return what is wrong in a manifest, as a clause, or None."""
+    """Return a description of the first inconsistency in a manifest, or None if there is none."""
     for shard in manifest.shards:
         if not (isinstance(shard.file, str) and _SHARD_NAME.fullmatch(shard.file)):
             return f"it names {shard.file!r} as a shard"

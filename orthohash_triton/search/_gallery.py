@@ -35,14 +35,14 @@ class Filters(NamedTuple):
 
 
 class Allowed(NamedTuple):
-    """The codes that a search looks at."""
+    """The codes that a search reads, and a mask of those that it may return."""
 
     codes: Tensor  # uint8 [N, bits/8]
     mask: Tensor | None  # bool [N]: which of them may be found; None for all
     positions: Tensor | None  # int64 [N] ascending: their positions in the gallery; None where `codes` are the whole gallery
 
     def in_gallery(self, positions: Tensor) -> Tensor:
-        """Return positions in the gallery for positions among `codes`; -1 stays -1."""
+        """Convert positions in `codes` to positions in the gallery; -1 stays -1."""
         if self.positions is None or len(self.positions) == 0:
             return positions
         return torch.where(positions < 0, positions, self.positions[positions.clamp_min(0)])
@@ -172,7 +172,10 @@ class Gallery:
     # ---- changes -----------------------------------------------------------------------------------------------------------
 
     def check_codes(self, op: str, name: str, codes: Any) -> Tensor | np.ndarray:
-        """Return `codes` if they are packed codes of this width. An array is not converted, because it may be a large memmap."""
+        """Check that `codes` are packed codes of this width, and return them.
+
+        An array is not converted, because it may be a large memmap.
+        """
         if isinstance(codes, np.ndarray) and codes.dtype == np.uint8 and codes.ndim == 2 and codes.shape[1] == self.bits // 8:
             return codes
         checked = checks.codes(op, name, as_tensor(codes))
@@ -184,14 +187,14 @@ class Gallery:
         return checked
 
     def check_addition(self, op: str, codes: Any, *, adds_ids: bool) -> Tensor | np.ndarray:
-        """Return `codes` if they can be added to this gallery, with ids or without."""
+        """Check that `codes` can be added to this gallery, with ids or without, and return them."""
         self.check_writable(op)
         checked = self.check_codes(op, "codes", codes)
         check_kind_of_ids(op, self.count, has_ids=self.ids is not None, adds_ids=adds_ids)
         return checked
 
     def check_new_ids(self, op: str, ids: Any, count: int) -> np.ndarray:
-        """Return `ids` as int64 [count] if they can be added to this gallery."""
+        """Check that `ids` can be added to this gallery, and return them as int64 [count]."""
         numbers = ids_of_codes(op, ids, count)
         self._own_ids().check_new(op, numbers)
         return numbers
@@ -274,7 +277,7 @@ class Gallery:
     # ---- searches ----------------------------------------------------------------------------------------------------------
 
     def check_queries(self, op: str, queries: Any) -> Tensor:
-        """Return packed `queries` as a tensor on the device that searches."""
+        """Check packed `queries`, and return them as a tensor on the device that searches."""
         checked = self.check_codes(op, "queries", queries)
         if isinstance(checked, np.ndarray):
             return as_tensor(checked).to(self.device)
@@ -370,7 +373,7 @@ class Cell:
         return self._gallery
 
     def change(self, make: Callable[[Gallery], Gallery]) -> tuple[Gallery, Gallery]:
-        """Replace the gallery by what `make` returns for it; return both, the old one first."""
+        """Replace the gallery by the result of `make(gallery)`; return the old and the new gallery."""
         with self._writers:
             before = self._gallery
             self._gallery = make(before)

@@ -60,7 +60,7 @@ class Ranks:
         return torch.device("cpu") if "cpu" in backends else torch.device(next(iter(backends)))
 
     def agree(self, call: str, work: Callable[[], T], facts: Callable[[T], Mapping[str, Any]] | None = None) -> T:
-        """Return the result of `work`, which is local, once it succeeded on all ranks with equal facts.
+        """Run `work` on this rank, and return its result once it succeeded on all ranks with equal facts.
 
         Otherwise all ranks raise the same error, so that no rank waits for another one that has failed.
 
@@ -83,7 +83,7 @@ class Ranks:
         return result  # type: ignore[return-value]
 
     def _common_error(self, call: str, texts: dict[str, str], error: Exception | None) -> Exception:
-        """Return the error that all ranks raise."""
+        """Return the one error that all ranks raise after some of them have failed."""
         failure = None
         if error is not None:
             failure = (next((i for i, kind in enumerate(_KINDS) if isinstance(error, kind)), -1), str(error) or repr(error))

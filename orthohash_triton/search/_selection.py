@@ -97,7 +97,7 @@ def _before(counts: Tensor) -> Tensor:
 
 
 def _placed(keys: Tensor, count: Tensor, first: Tensor, k: int) -> Tensor:
-    """Return zeros [Q, k] with the first `count[q]` keys of query q from place `first[q]` on."""
+    """Return zeros [Q, k] in which the first `count[q]` keys of query q are written from place `first[q]` on."""
     queries, place = len(keys), torch.arange(keys.shape[1], device=keys.device)
     buffer = keys.new_zeros(queries * k + 1)  # the last entry takes the keys that are not sent
     rows = k * torch.arange(queries, device=keys.device)[:, None]
