@@ -19,7 +19,7 @@ def labelled_codes(rows: int, classes: int, bits: int, device: str) -> tuple[Ten
 
 
 def step_of(losses: dict[str, Callable[[], Tensor]], peer: str, x: Tensor) -> Call:
-    """Return a forward and backward pass of `losses[peer]`, which answers the gradient of `x`.
+    """Return a forward and backward pass of `losses[peer]`, which returns the gradient of `x`.
 
     Raises:
         Unavailable: the reference takes tensors in host memory only.

@@ -29,7 +29,7 @@ def why_not(step: Step) -> str | None:
     """Return None if `step` runs, otherwise the reason why torch.compile cannot compile it here, such as no C++ compiler."""
     try:
         step()
-    except Exception as error:  # whatever its tool chain raises
+    except Exception as error:  # the tool chain of torch.compile can raise any exception
         return f"left out: {type(error).__name__}: {str(error).strip().splitlines()[0]:.100}"
     return None
 

@@ -40,9 +40,9 @@ GRID = [
     (256, 1_000_000, 128),
     (1024, 1_000_000, 128),
 ]
-PEER_MEMORY = 4e9  # bytes
-COPIES = 4  # of the logits that the peers hold at their peak, about
-MULTIPLICATIONS = 2 * 10**9  # of rows by codes in all repeats of a peer, about
+PEER_MEMORY = 4e9  # limit in bytes
+COPIES = 4  # approximate number of copies of the logits that peers hold at their peak
+MULTIPLICATIONS = 2 * 10**9  # approximate number of (row, code) products in all repeats of a peer
 MARGIN = 0.2
 
 

@@ -1,13 +1,14 @@
-"""What a GPU does in a call of every op: each kernel's own time, the host's time to issue the call, and the time of both.
+"""Measure a call of every op on a GPU: the time of each kernel, the host's time to issue the call, and the total time.
 
     python -m bench.gpu_kernels                    # all; appends to bench/results/gpu_kernels.csv
     python -m bench.gpu_kernels --only loss topk   # some
     python -m bench.gpu_kernels --quick            # the first case of each, nothing written
 
-No peers here: this tells where the time of a call goes. `pipelined_us` is a call in a row of calls that nobody waits for,
-`latency_us` one that is waited for, `issue_us` the host's part. Where issue and pipelined are the same, Python is the limit and a
-CUDA graph would be faster. `useful` is the rate of the op's own work, whatever the kernels do for it: the float operations of the
-matrix products (4 N C K for a loss with its gradient), distances, or, for one query, bytes of the gallery.
+The benchmark has no peers; it shows where the time of a call goes. `pipelined_us` is the time per call when many calls are issued
+without waiting, `latency_us` the time of a call with a wait for its result, and `issue_us` the host's time to issue a call. If
+`issue_us` equals `pipelined_us`, Python is the bottleneck and a CUDA graph would be faster. `useful` is the rate of the work in
+the op's formula, whatever the kernels do: the float operations of the matrix products (4 N C K for a loss with its gradient),
+distances, or, for one query, bytes of the gallery.
 """
 
 import argparse
@@ -29,13 +30,15 @@ from orthohash_triton.ops.hamming_range import hamming_range
 from orthohash_triton.ops.householder import householder_apply
 from orthohash_triton.ops.pairwise_likelihood_loss import pairwise_likelihood_loss
 
-SECONDS = 0.3  # of calls in a row
+SECONDS = 0.3  # approximate duration of the pipelined calls
 
 
 class Case(NamedTuple):
+    """A call to measure, and its work."""
+
     name: str
     call: Callable[[], Any]
-    work: float  # of a call
+    work: float  # units of work in a call
     unit: str
 
 
@@ -129,7 +132,7 @@ FAMILIES = {"loss": loss, "norm": norm, "pairwise": pairwise, "householder": hou
 
 
 def measure(case: Case) -> list[dict[str, Any]]:
-    """One row for the call and one for each kernel in it."""
+    """Return one row for the call and one row for each kernel in it."""
     case.call()
     once = waited_for(case.call)
     calls = max(3, min(300, int(SECONDS / once)))
@@ -161,6 +164,7 @@ def waited_for(call: Callable[[], Any]) -> float:
 
 
 def kernel_times(call: Callable[[], Any], calls: int = 3) -> list[dict[str, Any]]:
+    """Return the name, the launches and the GPU time per call of each kernel, slowest first."""
     with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as profiled:
         for _ in range(calls):
             call()

@@ -1,10 +1,10 @@
-"""Throughput of the search kernels on GPUs that are not there, modelled from the machine code that Triton and ptxas make.
+"""A model of the throughput of the search kernels on GPUs, from the machine code that Triton and ptxas generate.
 
     python -m bench.gpu_model                 # writes bench/results/gpu_model_hamming.csv
 
-Nothing runs. The instructions of the loop that scans the gallery are counted by pipe (tests/sass.py), the busiest pipe gives the
-clocks a distance, and the memory's bandwidth an upper limit. Latency, occupancy and the steps after the scan are left out: a GPU
-will be slower than this, and the figures say what a kernel cannot exceed and which pipe to relieve.
+No kernel is run. The instructions of the loop that scans the gallery are counted by pipe (tests/sass.py). The busiest pipe
+determines the clocks per distance, and the memory bandwidth is a second limit. Latency, occupancy and the steps after the scan
+are ignored, so a GPU will be slower. The figures are upper bounds of the throughput, and show which pipe is the bottleneck.
 """
 
 import argparse
@@ -24,10 +24,12 @@ LABEL = "modelled from compiled code, not run"
 
 
 class GPU(NamedTuple):
+    """The properties of a GPU that limit the throughput."""
+
     target: str
     multiprocessors: int
-    clock: float  # Hz; those of H100 and B200 are assumptions of what they sustain
-    bandwidth: float  # bytes a second
+    clock: float  # Hz; assumed sustained clocks for H100 and B200
+    bandwidth: float  # bytes per second
 
 
 GPUS = {
@@ -38,15 +40,17 @@ GPUS = {
 
 
 class Model(NamedTuple):
+    """The modelled cost of a scan."""
+
     compiled: Compiled
     cut: hamming_topk.Plan
-    instructions: float  # a distance
-    clocks: float  # of a multiprocessor, a distance
-    pipe: str  # the busiest
+    instructions: float  # per distance
+    clocks: float  # of a multiprocessor, per distance
+    pipe: str  # the busiest pipe
 
 
 def compile_scan(target: str, queries: int, gallery: int, bits: int, k: int = 100) -> tuple[Compiled, hamming_topk.Plan]:
-    """The scan of one search, and its plan."""
+    """Compile the scan of one search, and return it with its plan."""
     cut = hamming_topk.plan(queries, gallery, bits // 32, k, DEVICES[target])
     words = torch.empty(queries, bits // 32, dtype=torch.int32, device="meta")
     nearest = words.new_empty(queries, -(-gallery // cut.span), dtype=torch.int16)
@@ -57,19 +61,19 @@ def compile_scan(target: str, queries: int, gallery: int, bits: int, k: int = 10
 
 
 def model(target: str, queries: int, gallery: int, bits: int, k: int = 100) -> Model:
-    """What bounds the scan of a search; for tensor cores with the work at the end of every span."""
+    """Return the bottleneck of a scan. On tensor cores the work at the end of every span is included."""
     compiled, cut = compile_scan(target, queries, gallery, bits, k)
     loop, span_end = main_loop(compiled.sass())
     instructions, words = mix(loop), bits // 32
     if cut.path == "dot":
-        distances = compiled.constexprs["ROWS"] * compiled.constexprs["BLOCK_M"] / compiled.warps  # of a warp
-        instructions["multiply-adds"] = round(distances) * 32 * compiled.constexprs["WIDTH"]  # sm_100 does not name its tiles
+        distances = compiled.constexprs["ROWS"] * compiled.constexprs["BLOCK_M"] / compiled.warps  # of one warp
+        instructions["multiply-adds"] = round(distances) * 32 * compiled.constexprs["WIDTH"]  # sm_100 code has no tile sizes
         tiles = cut.span // cut.rows
         instructions.subtract(mix(span_end))
         instructions = Counter({pipe: count * tiles for pipe, count in instructions.items()}) + mix(span_end)
         distances *= tiles
     else:
-        # Carry-save adders save population counts, see kernels/_distances.py.
+        # Carry-save adders reduce the number of population counts, see kernels/_distances.py.
         popcounts = words - words // 8 * 4 - words % 8 // 4 if words <= 16 else words
         distances = 32 * instructions["popc"] / popcounts
     busy = cycles(instructions, target)
@@ -78,10 +82,11 @@ def model(target: str, queries: int, gallery: int, bits: int, k: int = 100) -> M
 
 
 def row(name: str, queries: int, bits: int, gallery: int = 10**7, k: int = 100) -> dict[str, Any]:
+    """Return one row of the results: the plan, the cost and the modelled throughput of a search."""
     gpu = GPUS[name]
     found = model(gpu.target, queries, gallery, bits, k)
     computed = gpu.multiprocessors * gpu.clock / found.clocks
-    read = gpu.bandwidth / (bits / 8) * queries  # each code once: programs that need it at the same time share it in the cache
+    read = gpu.bandwidth / (bits / 8) * queries  # each code is read once: programs that use it share it in the cache
     popcount = gpu.multiprocessors * gpu.clock * RATES["popc"] / (bits / 32)
     return {
         "what": LABEL,

@@ -1,10 +1,10 @@
-"""A static report of the kernels on GPUs that are not there: registers, occupancy, the main loop, and what bounds it.
+"""A report of the kernels' registers, occupancy and main-loop bottleneck on GPUs, modelled from their machine code.
 
     python -m bench.gpu_report         # or: make gpu-report; writes bench/results/gpu_static.{md,csv,png}
 
-Every figure is modelled from compiled code that nothing ran. The instructions of the main loop are counted by pipe in the machine
-code (tests/sass.py), the busiest pipe gives the clocks of a unit of work (a distance, a logit, a pair), the memory's bandwidth a
-second limit. Latency, occupancy and everything outside the loop are left out, so that a GPU will be slower than this.
+Every figure is modelled from compiled code; no kernel is run. The instructions of the main loop are counted by pipe in the
+machine code (tests/sass.py). The busiest pipe determines the clocks per unit of work (a distance, a logit, a pair), and memory
+bandwidth is a second limit. Latency, occupancy and everything outside the loop are ignored, so a GPU will be slower.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from tests.sass import FP16_RATE, INT8_RATE, RATES, Stretch, cycles, main_loop, 
 
 TABLE, PAGE, PLOT = (RESULTS / f"gpu_static.{kind}" for kind in ("csv", "md", "png"))
 MI300X = dict(target="gfx942", compute_units=304, clock=2.1e9, bandwidth=5.3e12, fp16=1307e12, int8=2614e12)
-# What a multiprocessor holds: warps, registers, bytes of shared memory, blocks.
+# Limits of a multiprocessor: resident warps, registers and blocks, and bytes of shared memory by target.
 WARPS, REGISTERS, BLOCKS = 64, 65_536, 32
 SHARED = {"sm_80": 167_936, "sm_90": 233_472, "sm_100": 233_472}
 SOURCES = """\
@@ -45,14 +45,16 @@ SOURCES = """\
 
 
 class Case(NamedTuple):
+    """A launch to report on, with its work per unit: a distance, a logit or a pair."""
+
     name: str
     kernel: str
     call: Callable[[], Any]
     unit: str
-    units: Callable[[dict[str, Any]], int]  # of a program, a turn of the main loop
-    fp16: Callable[[dict[str, Any]], int]  # multiply-adds on tensor cores, a unit
-    useful: int  # additions and multiplications that a unit is worth, however it is done
-    traffic: float  # bytes of memory, a unit
+    units: Callable[[dict[str, Any]], int]  # units of a program in one iteration of the main loop
+    fp16: Callable[[dict[str, Any]], int]  # multiply-adds on tensor cores per unit
+    useful: int  # additions and multiplications of a unit in the formula, whatever the kernel does
+    traffic: float  # bytes of memory traffic per unit
 
 
 class Scan(NamedTuple):
@@ -61,6 +63,7 @@ class Scan(NamedTuple):
 
 
 def _loss(rows: int, classes: int, bits: int, parts: int) -> Case:
+    """Return the case of a training step of the codebook loss. `parts` is the number of fp16 parts of a factor."""
     return Case(
         f"loss {rows} x {classes:,} x {bits}" + (", high" if parts == 1 else ""),
         "_sweep_kernel",
@@ -126,9 +129,9 @@ CASES = [
 
 
 def occupancy(compiled: Compiled) -> float:
-    """Share of a multiprocessor's warps that find room."""
+    """Return the fraction of a multiprocessor's warps that can be resident at once."""
     if compiled.target.startswith("gfx"):
-        waves = min(8, 512 // (-(-compiled.registers // 8) * 8))  # of one SIMD, a wave of 64
+        waves = min(8, 512 // (-(-compiled.registers // 8) * 8))  # waves of 64 lanes per SIMD
         blocks = min(4 * waves // compiled.warps, 65_536 // max(compiled.shared, 1))
         return min(1.0, blocks * compiled.warps / 32)
     registers = -(-compiled.registers * 32 // 256) * 256 * compiled.warps
@@ -142,7 +145,7 @@ def compile_case(case: Case, target: str) -> Compiled:
 
 
 def loop_of(case: Case, compiled: Compiled) -> tuple[Counter[str], float]:
-    """The instructions of a warp in the main loop by pipe, and the units that they do."""
+    """Return the instructions of one warp in the main loop by pipe, and the units that they compute."""
     loop, _ = main_loop(compiled.sass())
     counts = mix(loop)
     units = case.units(compiled.constexprs) / compiled.warps * _unrolled(loop, case, compiled)
@@ -152,16 +155,16 @@ def loop_of(case: Case, compiled: Compiled) -> tuple[Counter[str], float]:
 
 
 def _unrolled(loop: Stretch, case: Case, compiled: Compiled) -> int:
-    """How often the body of a loop over words was repeated by the compiler: its population counts tell."""
+    """Return how often the compiler unrolled the loop over words, derived from its number of population counts."""
     popcounts = loop.count("POPC")
     if not popcounts:
         return 1
-    each = case.units(compiled.constexprs) / (32 * compiled.warps)  # a population count a lane, unit and word
+    each = case.units(compiled.constexprs) / (32 * compiled.warps)  # population counts per word
     return max(1, round(popcounts / each / compiled.constexprs["WORDS"]))
 
 
 def rows() -> list[dict[str, Any]]:
-    """The report, a row a kernel and GPU."""
+    """Return the rows of the report, one per kernel and GPU."""
     found = []
     for name, gpu in GPUS.items():
         for scan in SCANS:
@@ -185,7 +188,7 @@ def rows() -> list[dict[str, Any]]:
 
 
 def _shares(busy: dict[str, float], most: float) -> str:
-    """How long the pipes are busy, in percent of the busiest."""
+    """Return the time that each pipe is busy, in percent of the busiest one, as text."""
     shares = sorted(((round(100 * clocks / most), pipe) for pipe, clocks in busy.items()), reverse=True)
     return " ".join(f"{pipe} {share}" for share, pipe in shares[:5] if share)
 
@@ -194,6 +197,7 @@ def _row(
     name: str, case: str, compiled: Compiled, unit: str, instructions: float | None = None, clocks: float | None = None,
     pipe: str = "", useful: int = 0, traffic: float = 0.0, shares: str = "",
 ) -> dict[str, Any]:  # fmt: skip
+    """Return one row of the report. Figures that are not known for a GPU stay empty."""
     row = {
         "what": LABEL,
         "gpu": name,
@@ -246,6 +250,7 @@ _COLUMNS = {
 
 
 def page(found: list[dict[str, Any]]) -> str:
+    """Return the report as Markdown."""
     lines = [
         "# Kernels on GPUs, from their machine code",
         "",
@@ -272,7 +277,7 @@ def page(found: list[dict[str, Any]]) -> str:
 
 
 def plot(found: list[dict[str, Any]], path: Path) -> None:
-    """Rooflines: useful operations a second against useful operations a byte of memory."""
+    """Draw a roofline of each GPU: useful operations per second against useful operations per byte of memory traffic."""
     figure, axes = plt.subplots(1, len(GPUS), figsize=(12, 4.6), layout="constrained", sharey=True)
     cases = list(dict.fromkeys(row["case"] for row in found))
     colours = plt.get_cmap("tab20").colors
@@ -302,6 +307,7 @@ def plot(found: list[dict[str, Any]], path: Path) -> None:
 
 
 def main() -> None:
+    """Compute the report, and write its table, page and figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.parse_args()
     found = rows()

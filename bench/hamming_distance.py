@@ -21,13 +21,13 @@ REFERENCE_BYTES = 2e9
 
 
 def by_numpy(queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
-    """Distances int32 [Q, N], one query at a time."""
+    """Return distances int32 [Q, N], computed one query at a time."""
     words = gallery.view(np.uint64)
     return np.stack([np.bitwise_count(words ^ query).sum(1, dtype=np.int32) for query in queries.view(np.uint64)])
 
 
 def by_torch(queries: torch.Tensor, gallery: torch.Tensor) -> torch.Tensor:
-    """Distances int32 [Q, N] of +-1 matrices [Q, K] and [N, K]."""
+    """Return distances int32 [Q, N] of +-1 matrices [Q, K] and [N, K]."""
     return ((queries.shape[1] - queries @ gallery.T) / 2).int()
 
 

@@ -1,4 +1,4 @@
-"""How many codes of a gallery lie at each distance of a query, against NumPy and PyTorch.
+"""Count the codes of a gallery at each distance from a query, against NumPy and PyTorch.
 
     python -m bench.hamming_histogram            # appends to bench/results/hamming_histogram.csv
     python -m bench.hamming_histogram --quick    # the smallest problem, nothing written
@@ -21,14 +21,14 @@ PEERS = (OURS, "reference", "numpy", "torch")
 
 
 def counted_by_numpy(queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
-    """Counts int64 [Q, K + 1], one query at a time."""
+    """Return counts int64 [Q, K + 1], computed one query at a time."""
     words, bits = gallery.view(np.uint64), 8 * gallery.shape[1]
     distances = (np.bitwise_count(words ^ query).sum(1, dtype=np.int32) for query in queries.view(np.uint64))
     return np.stack([np.bincount(row, minlength=bits + 1) for row in distances])
 
 
 def counted_by_torch(queries: torch.Tensor, gallery: torch.Tensor) -> torch.Tensor:
-    """Counts int64 [Q, K + 1] of +-1 matrices [Q, K] and [N, K]."""
+    """Return counts int64 [Q, K + 1] of +-1 matrices [Q, K] and [N, K]."""
     rows, columns = len(queries), queries.shape[1] + 1
     cells = by_torch(queries, gallery) + columns * torch.arange(rows, device=queries.device)[:, None]
     return torch.bincount(cells.flatten(), minlength=rows * columns).view(rows, columns)

@@ -57,7 +57,7 @@ def in_order(answer: Answer) -> Answer:
 
 
 def by_numpy(queries: np.ndarray, gallery: np.ndarray, radius: int) -> Answer:
-    """Distances of one query at a time, and the rows below the radius in the order (distance, row)."""
+    """Return the answer computed by NumPy, one query at a time: the rows below the radius in the order (distance, row)."""
     words, lims, distances, ids = gallery.view(np.uint64), [0], [], []
     for query in queries.view(np.uint64):
         row = np.bitwise_count(words ^ query).sum(1, dtype=np.int32)

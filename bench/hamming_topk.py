@@ -34,7 +34,7 @@ from orthohash_triton.reference.hamming_topk import hamming_topk as by_definitio
 Search = Callable[[], Any]
 OURS = "orthohash_triton"
 _UNORDERED = ("numpy", "usearch", "torch", "faiss gpu")  # peers that do not order ties
-_UNORDERED_PAIRS = 2 * 10**7  # at most for these peers, which keep 16 bytes of each pair or sort all of them
+_UNORDERED_PAIRS = 2 * 10**7  # limit for these peers, which hold 16 bytes per pair or sort all pairs
 
 
 class Case(NamedTuple):

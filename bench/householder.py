@@ -24,10 +24,10 @@ from bench._steps import Clock, main
 from orthohash_triton.ops.householder import householder_apply
 from orthohash_triton.reference import householder as reference
 
-# (N, M, K): the batches of H2Q; a whole set of codes; few reflections of many dimensions.
+# (N, M, K): the batches of H2Q, a whole data set of codes, and few reflections of many dimensions.
 GRID = [(128, 16, 16), (128, 64, 64), (128, 128, 128), (10_000, 64, 64), (100_000, 128, 128), (10_000, 8, 512)]
-CHAIN_ROWS = 2048  # that the chain takes at once
-MULTIPLICATIONS = 10**9  # of rows by vectors in all repeats of a peer, about
+CHAIN_ROWS = 2048  # rows per block of the chain
+MULTIPLICATIONS = 10**9  # approximate number of (row, vector) products in all repeats of a peer
 
 Gradients = Callable[[], tuple[torch.Tensor, ...]]
 

@@ -3,7 +3,7 @@
     python -m bench.minimum_distance_loss            # appends to bench/results/minimum_distance_loss.csv
     python -m bench.minimum_distance_loss --quick    # the smallest problem, nothing written
 
-The op is plain PyTorch on every device; it is slower than the formula where the formula leaves out what keeps it exact.
+The op is plain PyTorch on every device; it is slower than the formula, which omits the steps that keep the result exact.
 """
 
 import orthohash_triton as oht

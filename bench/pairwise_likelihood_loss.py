@@ -35,10 +35,10 @@ GRID = [
     (1024, 100_000, 64, 80),
     (1024, 100_000, 256, 0),
 ]
-PEER_MEMORY = 8e9  # bytes
-COPIES = 6  # of the matrix of pairs that the peers hold at their peak, about
-MULTIPLICATIONS = 2 * 10**10  # of rows by columns by bits in all repeats of a peer, about
-CLASSES = 100  # of class ids
+PEER_MEMORY = 8e9  # limit in bytes
+COPIES = 6  # approximate number of copies of the matrix of pairs that peers hold at their peak
+MULTIPLICATIONS = 2 * 10**10  # approximate number of (row, column, bit) products in all repeats of a peer
+CLASSES = 100  # number of classes for class ids
 
 PEERS = ["lean", "naive", "naive, compiled"]
 

@@ -64,7 +64,7 @@ def plot_hamming_topk(rows: Sequence[dict[str, str]], path: Path) -> None:
         panel.set(xscale="log", yscale="log", xlabel=axis, ylabel="G distances / s", title=held)
         panel.title.set_fontsize(9)
         panel.grid(alpha=0.3)
-    axes.flat[2].legend(fontsize=8)  # where all peers are
+    axes.flat[2].legend(fontsize=8)  # this panel has all peers
     row = rows[-1]
     figure.suptitle(f"hamming_topk, one thread, {row['cpu']}; faiss-cpu {row['faiss-cpu']}, numba {row['numba']}", fontsize=9)
     figure.savefig(path, dpi=110)

@@ -93,7 +93,7 @@ def compare(
         "gallery": len(splits.gallery),
         "queries": len(splits.query),
         "class_names": list(splits.gallery.class_names),
-        "rotations": list(rotations),  # a finished cell has the rotations of its time
+        "rotations": list(rotations),  # a finished cell has only these rotations
     }
     cells = [  # all are created before the first training, so that a bad value is reported at once
         replace(config, method=name, bits=length, seed=seed, rotate="none", backbone=_backbone(config, name))
@@ -316,6 +316,7 @@ def _with_spread(row: dict[str, Any], key: str) -> str:
 
 
 def _markdown(rows: Sequence[dict[str, Any]], setting: dict[str, Any]) -> str:
+    """Return the table as Markdown, below a description of the setting."""
     columns, cells = table(rows)
     usual, hidden = _setting(TrainConfig()), ("class_names", "rotations")
     lines = [

@@ -1,4 +1,4 @@
-"""Choose and run the tests that a change needs: what `make check` runs after lint and types.
+"""Choose and run the tests that a change needs. `make check` runs this after lint and types.
 
     python -m tools.changed_tests                      # print the chosen test files
     python -m tools.changed_tests --run -n 2           # run them in two processes
@@ -61,7 +61,7 @@ def module_of(path: str) -> str | None:
 
 
 def path_of(module: str) -> Path | None:
-    """Return the file of a module of the repository, None where it has none."""
+    """Return the file of a module of the repository, or None if it has none."""
     parts = module.split(".")
     if parts[:2] == ["orthohash_triton", "kernels"]:
         parts = parts[1:]
@@ -119,6 +119,7 @@ def chosen_tests(changed: Iterable[str]) -> list[str]:
 
 
 def main() -> int:
+    """Print or run the chosen tests, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", help="the commit or branch to compare with; by default where this branch left main")
     parser.add_argument("--run", action="store_true", help="run the tests instead of printing them")

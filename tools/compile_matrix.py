@@ -1,4 +1,4 @@
-"""Compile every kernel, in every configuration that a launcher can choose, for every GPU, and check what comes out.
+"""Compile every kernel in every configuration that a launcher can choose, for every GPU, and check the compiled code.
 
     python -m tools.compile_matrix --pairs                           # or: make compile-matrix
     python -m tools.compile_matrix                                   # every configuration; or: make compile-matrix-all
@@ -6,13 +6,14 @@
     python -m tools.compile_matrix --pairs --kernels _sweep_kernel
     python -m tools.compile_matrix --pairs --allow-slower            # with another Triton: make compat MATRIX=--pairs
 
-No GPU is needed: Triton's own tool chain compiles. Checked are spills, registers, shared memory, threads, the size of grids,
-atomics, sums that leave 32 bits, and the instructions that a kernel is for (tests/compiled.py, tests/instructions.py). Figures
-are kept in a cache (--cache, or orthohash-triton/compiled in $XDG_CACHE_HOME or ~/.cache), so that a second run compiles only
-what has changed. Exit status 1 where anything fails.
+No GPU is needed, because Triton's own tool chain compiles. The checks cover spills, registers, shared memory, threads, the size
+of grids, atomics, integer sums that exceed 32 bits, and the instructions that a kernel was written for (tests/compiled.py,
+tests/instructions.py). Figures are stored in a cache (--cache, or orthohash-triton/compiled in $XDG_CACHE_HOME or ~/.cache), so
+that a second run compiles only what has changed. The exit status is 1 if a configuration fails.
 
-Plans are chosen with the newest Triton. Where another one spills registers, or does without an instruction that the kernel is
-for, its code is right all the same: the report counts such configurations apart, and with `--allow-slower` they fail no run.
+Plans are chosen with the newest Triton. If another version spills registers, or does not use an instruction that the kernel was
+written for, its code is still correct: the report counts such configurations separately, and with `--allow-slower` they do not
+fail the run.
 """
 
 import argparse
@@ -39,13 +40,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parent.parent
-# What decides over a result, besides the kernel and the compiler; and which configurations there are.
+# Results depend on these files, besides the kernel and the compiler. CONFIGURATIONS lists what is compiled.
 CHECKS = ("tests/compiled.py", "tests/instructions.py", "tests/overflow.py")
 CONFIGURATIONS = "tests/kernels/configurations.py"
-PROGRESS = 30  # seconds
+PROGRESS = 30  # seconds between two reports of the progress
 
 
 class Job(NamedTuple):
+    """A configuration to compile for one target."""
+
     key: str
     target: str
     launch: Any  # tests.compiled.Launch
@@ -53,16 +56,19 @@ class Job(NamedTuple):
 
 
 class Verdict(Enum):
+    """The verdict on the compiled code of one configuration."""
+
     PASSED = "passed"
-    SLOWER = "slower"  # than it should be, and right
+    SLOWER = "slower"  # correct, but spills registers or lacks an instruction
     FAILED = "failed"
 
 
 class Failure(Exception):
-    """A reason not to start, in one line."""
+    """An error that prevents the start. Its message is one line."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Compile and check the selected configurations, print a summary, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--targets", help="names of architectures, with commas between; all where left out")
     parser.add_argument("--part", choices=("training", "search"), help="only the kernels of losses and rotations, or the others")
@@ -135,7 +141,7 @@ def default_cache() -> Path:
 
 
 def all_jobs(options: argparse.Namespace, targets: Sequence[str]) -> list[Job]:
-    """Listing takes half a minute a target, so that each of several is listed in a process of its own."""
+    """Return the jobs of all targets. Listing takes half a minute per target, so several targets are listed in parallel."""
     jobs_of = functools.partial(_jobs_of, part=options.part, kernels=options.kernels, only_pairs=options.pairs)
     if len(targets) == 1:
         return jobs_of(targets[0])
@@ -144,9 +150,10 @@ def all_jobs(options: argparse.Namespace, targets: Sequence[str]) -> list[Job]:
 
 
 def _jobs_of(target: str, part: str | None, kernels: str, only_pairs: bool) -> list[Job]:
+    """Return the jobs of one target."""
     from tests.kernels.configurations import KERNELS, launches_by_family, pairs
 
-    for module in KERNELS:  # a line more above a kernel makes no other code
+    for module in KERNELS:  # line numbers are part of a kernel's hash, but do not change its code
         for kernel in vars(module).values():
             if hasattr(kernel, "starting_line_number"):
                 kernel.starting_line_number = 1
@@ -165,9 +172,10 @@ def _jobs_of(target: str, part: str | None, kernels: str, only_pairs: bool) -> l
 
 
 class Cache:
-    """Figures by key, a line of JSON each, in one file: lines are only ever added."""
+    """Figures by key, in one file with one line of JSON per key. The file is only appended to."""
 
     def __init__(self, folder: Path) -> None:
+        """Open the file in `folder`, which is created if it does not exist. Raises Failure if the file is not writable."""
         self.path = folder / "figures.jsonl"
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -187,7 +195,7 @@ class Cache:
 
 
 def figures(launch: Any, target: str) -> dict[str, Any]:
-    """What there is to know of one configuration. Compiles."""
+    """Compile one configuration, and return its figures or the error of the compiler."""
     from tests.instructions import expected
 
     try:
@@ -216,8 +224,8 @@ def judged(result: dict[str, Any]) -> Verdict:
 
 
 def run(jobs: Sequence[Job], cache: Cache, processes: int) -> dict[str, dict[str, Any]]:
-    """The figures of every job, by key. Compiles what the cache does not know, and prints what does not pass."""
-    # In the order of their keys, which is none: what is left takes as long as what was done, and failures show early.
+    """Return the figures of every job by key. Jobs that are not in the cache are compiled, and problems are printed."""
+    # The keys are hashes, so this order is random: the remaining time can be estimated, and failures appear early.
     pending = sorted({job.key: job for job in jobs if job.key not in cache.known}.values(), key=lambda job: job.key)
     print(f"{len(jobs)} configurations, {len(jobs) - len(pending)} known, {len(pending)} to compile", flush=True)
     for job in jobs:
@@ -245,6 +253,7 @@ def print_problems(job: Job, result: dict[str, Any]) -> None:
 
 
 def _results(pending: Sequence[Job], workers: Sequence["Worker"]) -> Iterator[tuple[Job, dict[str, Any]]]:
+    """Yield the jobs with their figures, in the order in which the workers finish them."""
     waiting = iter(pending)
     for worker in workers:
         worker.start(next(waiting))
@@ -262,7 +271,7 @@ def _results(pending: Sequence[Job], workers: Sequence["Worker"]) -> Iterator[tu
 
 
 class Worker:
-    """A process that compiles, and is started anew where the compiler takes it down."""
+    """A process that compiles. It is started again if a crash of the compiler ends it."""
 
     def __init__(self) -> None:
         self.job: Job | None = None
@@ -298,6 +307,7 @@ class Worker:
 
 
 def _work(orders: Any, folder: str) -> None:
+    """Compile the launches received from `orders` until the connection is closed: the main function of a worker process."""
     messages = os.open(f"{folder}/stderr", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(messages, 2)
     os.environ["TRITON_CACHE_DIR"] = f"{folder}/triton"
@@ -312,7 +322,7 @@ def _work(orders: Any, folder: str) -> None:
 
 
 def describe(launch: Any) -> str:
-    """The configuration in a line, without what all launches have alike."""
+    """Return the configuration in one line, without the properties that all launches share."""
     absent = [name for (place,), value in launch.constants.items() if value is None for name in [list(launch.signature)[place]]]
     types = sorted(set(launch.signature.values()) - {"constexpr", "i32", "fp32", "*fp32", "*i32", "*i64"})
     options = " ".join(f"{name}={value}" for name, value in launch.options.items())
@@ -320,6 +330,7 @@ def describe(launch: Any) -> str:
 
 
 def summary(jobs: Sequence[Job], results: dict[str, dict[str, Any]], version: str) -> str:
+    """Return the table of passed, slower and failed configurations as text."""
     lines = [f"Triton {version}", f"{'target':<10}{'configurations':>15}{'passed':>8}{'slower':>8}{'failed':>8}"]
     for target, sums in sums_by_target(jobs, results).items():
         count, passed, slower = (sums[name] for name in ("configurations", "passed", "slower"))
@@ -332,6 +343,7 @@ def summary(jobs: Sequence[Job], results: dict[str, dict[str, Any]], version: st
 
 
 def sums_by_target(jobs: Sequence[Job], results: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the numbers of configurations of each target and family, by verdict."""
     today = datetime.now(timezone.utc).strftime("%Y-%m-%d")
     nothing = {"configurations": 0, "passed": 0, "slower": 0}
     found: dict[str, dict[str, Any]] = {}
@@ -351,10 +363,10 @@ def sums_by_target(jobs: Sequence[Job], results: dict[str, dict[str, Any]]) -> d
 
 
 def sources() -> dict[str, str]:
-    """Return, for each family of configurations, sixteen digits that change with what decides over its results.
+    """Return a checksum of sixteen digits for each family of configurations, which changes if its results may change.
 
-    That is the family's part of CONFIGURATIONS, the kernel modules that it uses with what they import, and the CHECKS; comments
-    and docstrings do not count. A new op, with a family of its own, changes no other family.
+    It covers the family's part of CONFIGURATIONS, the kernel modules that the family uses with their imports, and the CHECKS, but
+    no comments and docstrings. A new op with its own family does not change the checksums of other families.
     """
     tree = ast.parse((ROOT / CONFIGURATIONS).read_text())
     defined = {name: node for node in tree.body for name in _defined_by(node)}
@@ -395,7 +407,7 @@ def _imported_kernels(tree: ast.Module) -> dict[str, str]:
 
 
 def _parts(names: list[str], defined: dict[str, ast.stmt], modules: dict[str, str]) -> list[Any]:
-    """Return the shapes of `names`, of all that they refer to, and of the kernel modules behind these."""
+    """Return the syntax trees of `names`, of everything that they refer to, and of the kernel modules that these use."""
     seen: list[str] = []
     pending = list(names)
     while pending:
@@ -416,7 +428,7 @@ def _parts(names: list[str], defined: dict[str, ast.stmt], modules: dict[str, st
 
 
 def _with_imports(modules: set[str]) -> list[str]:
-    """Return the kernel modules and those that they import, each with theirs, by relative imports."""
+    """Return `modules` and all kernel modules that they import, directly or indirectly, by relative imports."""
     found: set[str] = set()
     pending = set(modules)
     while pending:
@@ -430,7 +442,7 @@ def _with_imports(modules: set[str]) -> list[str]:
 
 
 def _shape(tree: Any) -> Any:
-    """A syntax tree without places, docstrings and empty fields, which versions of Python name differently."""
+    """Return a syntax tree as plain values, without positions, docstrings and fields that depend on the version of Python."""
     if isinstance(tree, list):
         return [
             _shape(branch) for branch in tree if not (isinstance(branch, ast.Expr) and isinstance(branch.value, ast.Constant))
@@ -442,7 +454,7 @@ def _shape(tree: Any) -> Any:
 
 
 def earlier_sums(report: Path | None, subject: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """What a report holds already. It must be of the same subject: of one compiler, and of one selection of configurations."""
+    """Return the sums in an existing report, which must have the same compiler and selection of configurations as this run."""
     if report is None or not report.exists():
         return {}
     try:

@@ -1,4 +1,4 @@
-"""Run the numerical tests as processors with other vector instructions run them.
+"""Run the numerical tests with the vector instructions of other processors.
 
     python -m tools.cpu_variants             # all numerical tests, in every variant that this processor can run
     python -m tools.cpu_variants --short     # a selection of them, for continuous integration
@@ -27,7 +27,7 @@ _LLVM = {"bmi1": "bmi", "sse4_1": "sse4.1", "sse4_2": "sse4.2"}
 
 @dataclass(frozen=True)
 class Variant:
-    """A processor that the libraries are made to believe in."""
+    """A processor that the libraries are configured to detect."""
 
     name: str
     needs: tuple[str, ...]  # flags of /proc/cpuinfo
@@ -68,7 +68,7 @@ VARIANTS = (
             "NUMBA_CPU_FEATURES": ",".join(f"+{_LLVM.get(flag, flag)}" for flag in (*_AVX2, *_AVX512)),
         },
     ),
-    # Everything that the processor has, AVX512_VPOPCNTDQ included: what users run.
+    # No limits, as for users: all instructions of the processor, AVX512_VPOPCNTDQ included.
     Variant("native", (), {}),
 )
 
@@ -101,7 +101,7 @@ SHORT = (
 
 
 def processor_flags() -> set[str]:
-    """Return the instruction sets of this processor, as /proc/cpuinfo names them; empty where there is no such file."""
+    """Return the instruction sets of this processor, as /proc/cpuinfo names them; empty if that file does not exist."""
     information = Path("/proc/cpuinfo")
     if not information.exists():
         return set()
@@ -123,6 +123,7 @@ def run(variant: Variant, tests: tuple[str, ...], jobs: str) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the tests in the selected variants, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="a selection of the numerical tests")
     parser.add_argument("--variant", action="append", choices=[variant.name for variant in VARIANTS], help="instead of all")

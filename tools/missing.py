@@ -1,10 +1,10 @@
 """Name everything that an op, a method or a metric of the package still lacks.
 
-    python -m tools.missing                # everything; the exit code is 1 where something is missing
+    python -m tools.missing                # everything; the exit code is 1 if something is missing
     python -m tools.missing hamming_topk   # one op, method or metric
 
 An op is a public file of orthohash_triton/ops/, a method is a public file of orthohash_triton/methods/, a metric is a function
-in `orthohash_triton.metrics.__all__`. OP, METHOD and METRIC declare what each of them needs: a place, what to do where it is
+in `orthohash_triton.metrics.__all__`. OP, METHOD and METRIC declare what each of them needs: a place, what to do if it is
 missing, and a test for it. EXCEPTIONS lists the places that an op lacks on purpose, with the reason.
 """
 
@@ -43,7 +43,7 @@ class Lack:
         return f"{self.kind} {self.name} lacks: {self.place}. {self.remedy}"
 
 
-# Files of orthohash_triton/ops/ that are no ops.
+# Files of orthohash_triton/ops/ that do not define an op.
 NOT_OPS = {
     "dispatch": "chooses the implementation of every op",
     "batch_norm": "the statistics of `orthohash_loss` and of nn.HashHead, which are tested and timed through those",
@@ -65,12 +65,12 @@ EXCEPTIONS = {
 }
 
 
-# What is where ---------------------------------------------------------------------------------------------------------------
+# Facts about the files ---------------------------------------------------------------------------------------------------------
 
 
 @functools.cache
 def text(path: str) -> str:
-    """Return the text of a file of the repository, or "" where there is none."""
+    """Return the text of a file of the repository, or "" if it does not exist."""
     file = ROOT / path
     return file.read_text(encoding="utf-8") if file.is_file() else ""
 
@@ -179,9 +179,9 @@ def files(folder: str) -> list[str]:
 
 
 def subjects() -> dict[str, list[str]]:
-    """Return the ops, methods and metrics there are, found by reading the folders."""
+    """Return the names of all ops, methods and metrics, found by reading the folders."""
     ops = [name for name in files("ops") if name not in NOT_OPS]
-    metrics = sorted(name for name in exported("orthohash_triton/metrics") if name.islower())  # others are types of results
+    metrics = sorted(name for name in exported("orthohash_triton/metrics") if name.islower())  # others are result types
     return {"op": ops, "method": files("methods"), "metric": metrics}
 
 
@@ -198,7 +198,7 @@ def lacks(kind: str, name: str) -> list[Lack]:
 
 
 def stale_exceptions() -> list[str]:
-    """Return the exceptions that nothing needs: the op is gone, or has the place after all."""
+    """Return the entries of EXCEPTIONS that are obsolete, because the op no longer exists or now has the place."""
     places = {place.name: place for place in OP}
     return [
         f"EXCEPTIONS of tools/missing.py: {op}, {place} is not needed"
@@ -208,6 +208,7 @@ def stale_exceptions() -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Print everything that is missing, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", nargs="*", help="an op, method or metric; all of them by default")
     options = parser.parse_args(arguments)

@@ -1,11 +1,11 @@
-"""Look for loads and stores outside their tensors: every kernel with ragged shapes, through triton-viz's sanitizer.
+"""Run every kernel with ragged shapes through triton-viz's sanitizer, which finds loads and stores outside their tensors.
 
     make sanitize                     # in an environment of its own: triton-viz 3.0 works with Triton 3.6, not with 3.9
     python -m tools.sanitize --families losses,pairwise
 
-The sanitizer runs no kernel: it follows the addresses as formulas and lets a solver look for a program and an element that leave
-the tensor. What it cannot follow is named, and is no failure; what it finds is. Values that a kernel loads are those that lie
-there, zeros. Exit status 1 where anything is found, 2 where it cannot start.
+The sanitizer runs no kernel. It treats addresses as formulas, and a solver searches for a program and an element whose address is
+outside the tensor. Addresses that it cannot follow are printed, but are not failures. Values that a kernel loads come from the
+tensors, which hold zeros. The exit status is 1 if an access outside a tensor is found, and 2 if the tool cannot start.
 """
 
 import argparse
@@ -42,6 +42,7 @@ SMALL: dict[str, Any] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the sanitizer on the selected families of kernels, print the findings, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--families", help="functions of tests/kernels/configurations.py, with commas between; all where left out"
@@ -73,6 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def finds_a_planted_load() -> bool:
+    """Return True if triton-viz finds a load without its mask, and finds nothing in the same kernel with the mask."""
     import torch
     from orthohash_triton.kernels import launch
 
@@ -87,7 +89,7 @@ def finds_a_planted_load() -> bool:
 
 
 class Findings:
-    """Of one kernel."""
+    """The findings of one kernel."""
 
     def __init__(self) -> None:
         self.followed = 0
@@ -103,7 +105,7 @@ class Findings:
 
 @contextlib.contextmanager
 def sanitized(found: dict[str, Findings]) -> Iterator[None]:
-    """Launches go to the sanitizer, one for each set of constants and sizes."""
+    """Send launches to the sanitizer instead of running them, one launch for each set of constants and sizes."""
     from orthohash_triton.kernels import launch
     from triton_viz.clients import Sanitizer
     from triton_viz.core.trace import TritonTrace
@@ -119,6 +121,7 @@ def sanitized(found: dict[str, Findings]) -> Iterator[None]:
         maxnreg: int | None = None,
         **constexprs: Any,
     ) -> None:
+        """Run the sanitizer on one launch and add its findings to `found`."""
         name = f"{kernel.fn.__module__.rpartition('.')[2]}.{kernel.fn.__name__}"
         sizes = [(value.shape, value.dtype) if hasattr(value, "shape") else value for value in args]
         if (key := repr((name, grid, sizes, constexprs))) in seen:
@@ -143,7 +146,7 @@ def sanitized(found: dict[str, Findings]) -> Iterator[None]:
 
 
 def loops(record: Any) -> int:
-    """How many loops' indices an address is made of."""
+    """Return the number of loops whose indices occur in an address."""
     return len(set(re.findall(r"loop_i_\d+", str(record.symbolic_expr))))
 
 
@@ -154,7 +157,7 @@ def access(record: Any) -> str:
 
 @contextlib.contextmanager
 def small_and_real() -> Iterator[None]:
-    """Families make tensors of zeros, of few and ragged numbers."""
+    """Let the families of configurations make small tensors of zeros with ragged sizes within the block."""
     import torch
 
     from tests.kernels import configurations

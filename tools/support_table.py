@@ -1,10 +1,10 @@
-"""The table of hardware: what the kernels compile for, and what ran where. Made from reports, never by hand.
+"""The table of supported hardware, made from reports: targets that the kernels compile for, and devices on which they ran.
 
     python -m tools.support_table            # print the table
     python -m tools.support_table --write    # put it between the two marker comments of README.md and docs/hardware.md
 
-"Compiles for" comes from bench/results/compile_matrix*.json (`make compile-matrix`), "ran on" from bench/results/ran_on/*.json:
-what `orthohash doctor --selftest --json` printed there. A target that was compiled before the kernels changed is marked so.
+"Compiles for" comes from bench/results/compile_matrix*.json (`make compile-matrix`), "ran on" from bench/results/ran_on/*.json,
+the output of `orthohash doctor --selftest --json`. A target that was compiled before the kernels changed is marked.
 """
 
 import argparse
@@ -22,7 +22,7 @@ RESULTS = ROOT / "bench" / "results"
 PAGES = ("README.md", "docs/hardware.md")
 BEGIN, END = "<!-- support:begin -->", "<!-- support:end -->"
 
-# Targets that are compiled for, and processors that have them.
+# Targets that the kernels are compiled for, with GPUs that have them.
 TARGETS = {
     "sm_80": "NVIDIA sm_80 (A100)",
     "sm_86": "NVIDIA sm_86 (A10, RTX 30)",
@@ -40,7 +40,7 @@ NOT_YET = "not yet"
 
 
 def table(matrices: Iterable[dict[str, Any]], runs: Iterable[dict[str, Any]]) -> str:
-    """The rows of all targets that reports know, and of those that everyone asks for."""
+    """Return the table as Markdown, with one row for each target in the reports, in TARGETS and in PROCESSORS."""
     compiled, ran = _compiled(matrices), _ran(runs)
     processors = [target for target in ran if not target.startswith(("sm_", "gfx"))]
     gpus = [target for target in (*compiled, *ran) if target.startswith(("sm_", "gfx"))]
@@ -57,6 +57,7 @@ def _cell(found: dict[str, list[str]], target: str) -> str:
 
 
 def _compiled(matrices: Iterable[dict[str, Any]]) -> dict[str, list[str]]:
+    """Return, by target, the results of the best report of the compile matrix."""
     found: dict[str, list[str]] = {}
     now = sources()
     best: dict[tuple[str, str, str], tuple[dict[str, Any], dict[str, Any], str]] = {}
@@ -65,7 +66,7 @@ def _compiled(matrices: Iterable[dict[str, Any]]) -> dict[str, list[str]]:
             raise ValueError(f"a report of the compile matrix must not leave out kernels; got --kernels {matrix['kernels']}")
         for target, counts in matrix["targets"].items():
             subject, age = (target, matrix["triton"], matrix["part"]), _age(counts.get("families", {}), now)
-            # All configurations say more than pairs of choices, unless only the pairs are of the kernels as they are now.
+            # A report on all configurations replaces one on pairs, unless only the latter was made from the current kernels.
             if subject not in best or (best[subject][2] and not age):
                 best[subject] = matrix, counts, age
     for (target, *_), (matrix, counts, age) in best.items():
@@ -78,7 +79,7 @@ def _compiled(matrices: Iterable[dict[str, Any]]) -> dict[str, list[str]]:
 
 
 def _age(families: dict[str, dict[str, Any]], now: dict[str, str]) -> str:
-    """Return which families of kernels have changed since they were compiled, in brackets; nothing where none has."""
+    """Return a note in brackets that names the families of kernels that changed after they were compiled; "" if none did."""
     old = sorted(name for name, counts in families.items() if counts["sources"] != now.get(name))
     if families and not old:
         return ""
@@ -86,6 +87,7 @@ def _age(families: dict[str, dict[str, Any]], now: dict[str, str]) -> str:
 
 
 def _ran(runs: Iterable[dict[str, Any]]) -> dict[str, list[str]]:
+    """Return, by target, the devices on which the self-test ran, with the numbers of passed checks."""
     found: dict[str, list[str]] = {}
     for run in runs:
         if not run["selftest"]:
@@ -102,7 +104,7 @@ def _ran(runs: Iterable[dict[str, Any]]) -> dict[str, list[str]]:
 
 
 def reports(pattern: str, what: str, folder: Path = RESULTS) -> list[dict[str, Any]]:
-    """Those whose files fit the pattern, in the order of their names; `what` makes them, where there is none."""
+    """Return the reports that match `pattern`, by file name. Raises FileNotFoundError, with the advice `what`, without any."""
     files = sorted(folder.glob(pattern))
     if not files:
         raise FileNotFoundError(f"there is no {folder / pattern}; {what}")
@@ -110,13 +112,13 @@ def reports(pattern: str, what: str, folder: Path = RESULTS) -> list[dict[str, A
 
 
 def current_table(folder: Path = RESULTS) -> str:
-    """From the committed reports. Raises FileNotFoundError where there is none of either kind."""
+    """Return the table made from the committed reports. Raises FileNotFoundError if the reports of one kind are missing."""
     matrices = reports("compile_matrix*.json", "make it with `make compile-matrix`", folder)
     return table(matrices, reports("ran_on/*.json", "`orthohash doctor --selftest --json` prints one", folder))
 
 
 def block_of(page: str) -> str:
-    """What stands between the markers. Raises ValueError where they are not there once each."""
+    """Return the text between the markers. Raises ValueError unless each marker occurs exactly once."""
     found = re.findall(f"{re.escape(BEGIN)}\n(.*?)\n?{re.escape(END)}", page, flags=re.DOTALL)
     if len(found) != 1:
         raise ValueError(f"the page must have {BEGIN} and {END} once each, on lines of their own; found {len(found)} pairs")
@@ -129,6 +131,7 @@ def with_block(page: str, new: str) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Print the table or write it into the pages, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help=f"write it into {' and '.join(PAGES)} instead of printing it")
     options = parser.parse_args(arguments)

@@ -72,7 +72,7 @@ def install() -> None:
 
 
 class _MovedModules(MetaPathFinder, Loader):
-    """Imports the new module in place of the old one: both names then refer to one module object."""
+    """A finder and loader that imports the new module in place of the old one; both names then refer to one module object."""
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         return ModuleSpec(fullname, self) if fullname in MODULES else None

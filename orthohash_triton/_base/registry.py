@@ -10,7 +10,7 @@ from typing import Generic, Protocol, TypeVar
 
 
 class Declaration(Protocol):
-    """Anything with a name."""
+    """The protocol of a declaration: an object with a name."""
 
     @property
     def name(self) -> str: ...
@@ -99,6 +99,7 @@ class Registry(Generic[T]):
                 raise
 
     def _add_module(self, name: str) -> None:
+        """Import one module of the folder, and add what it declares unless the module has registered it itself."""
         module = importlib.import_module(name)
         entry: T | None = getattr(module, self.attribute, None)
         if entry is None:

@@ -6,7 +6,7 @@
     POST /api/search?k=24&class=3           neighbours of the image in the body (Content-Type: image/...)
     GET  /api/image/17                      the image of a gallery item
 
-The optional `class` restricts the results to one class. Errors have a status of 4xx and the body {"error": sentence}.
+The optional `class` restricts the results to one class. Errors have a 4xx status and the body {"error": sentence}.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""Serve the application on this machine until Ctrl-C."""
+"""The server of the application, which runs on this machine until Ctrl-C."""
 
 import errno
 import socket

@@ -10,6 +10,7 @@ from ._suggest import one_of
 
 
 def _add_options(parser: CommandParser) -> None:
+    """Add the options of the command to its parser."""
     choices = choices_of_options()
     parser.add_argument("--out", required=True, type=Path, help="folder for the runs, the table and the figures")
     parser.add_argument(

@@ -12,6 +12,7 @@ _ON_TROUBLE: dict[str, Literal["skip", "raise"]] = {"skip": "skip", "fail": "rai
 
 
 def _add_options(parser: CommandParser) -> None:
+    """Add the options of the command to its parser."""
     parser.add_argument("model", type=Path, metavar="RUN", help="run folder or pretrained model")
     parser.add_argument("source", metavar="SOURCE", help=SOURCES)
     parser.add_argument(

@@ -18,6 +18,7 @@ Format = Literal["pretrained", "onnx"]
 
 
 def _add_options(parser: CommandParser) -> None:
+    """Add the options of the command to its parser."""
     parser.add_argument("model", type=Path, metavar="RUN", help="run folder")
     parser.add_argument(
         "--out", required=True, type=Path, metavar="PATH", help="folder for the pretrained model, or file for the ONNX graph"

@@ -12,6 +12,7 @@ from ._output import print_json
 
 
 def _add_options(parser: CommandParser) -> None:
+    """Add the options of the command to its parser."""
     parser.add_argument(
         "--out",
         required=True,

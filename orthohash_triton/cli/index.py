@@ -8,6 +8,7 @@ from ._output import print_count
 
 
 def _add_options(parser: CommandParser) -> None:
+    """Add the options of the command to its parser."""
     parser.add_argument(
         "source",
         type=Path,

@@ -21,6 +21,7 @@ _BATCH = 256  # queries encoded per batch
 
 
 def _add_options(parser: CommandParser) -> None:
+    """Add the options of the command to its parser."""
     parser.add_argument(
         "index",
         type=Path,

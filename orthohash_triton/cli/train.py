@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 def _add_options(parser: CommandParser) -> None:
+    """Add the options of the command to its parser."""
     resumed = parser.peek("--resume")
     parser.add_argument("--out", required=resumed is None, type=Path, metavar="RUN", help="folder of the run")
     parser.add_argument(

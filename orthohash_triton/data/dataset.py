@@ -32,7 +32,7 @@ class Dataset:
         groups: group of each sample, int64 [N], or None. A split never separates the samples of a group (near-duplicates, for
             example).
         skipped: files of the source that were left out, with the reasons.
-        validation: of a training set, the samples that its source provides for choosing the best epoch; or None.
+        validation: samples that the source of a training set provides for choosing the best epoch; or None.
 
     Raises:
         ValueError: shapes, dtypes or values that do not fit together.
@@ -58,6 +58,7 @@ class Dataset:
     validation: "Dataset | None" = None
 
     def __post_init__(self) -> None:
+        """Raise ValueError if shapes, dtypes or values do not fit together."""
         images = self.inputs.dtype == torch.uint8 and self.inputs.ndim in (3, 4)
         features = self.inputs.dtype == torch.float32 and self.inputs.ndim == 2
         if not (images or features):
@@ -216,7 +217,7 @@ def _hold_out(dataset: Dataset, argument: str, fraction: float, seed: int) -> tu
 
 
 def _draw_by_class(dataset: Dataset, fraction: float, generator: torch.Generator) -> Tensor:
-    """Draw a fraction of every class: which samples are held out, bool [N]."""
+    """Draw a fraction of the samples of every class, and return which samples are held out, bool [N]."""
     held_out = torch.zeros(len(dataset), dtype=torch.bool)
     for label in range(len(dataset.class_names)):
         members = (dataset.labels == label).nonzero().flatten()
@@ -227,7 +228,7 @@ def _draw_by_class(dataset: Dataset, fraction: float, generator: torch.Generator
 
 
 def _draw_by_group(dataset: Dataset, fraction: float, generator: torch.Generator) -> Tensor:
-    """Draw whole groups in random order until a fraction of all samples is held out: bool [N]."""
+    """Draw whole groups in random order up to a fraction of all samples, and return which samples are held out, bool [N]."""
     samples, classes = len(dataset), len(dataset.class_names)
     labels = dataset.labels if dataset.is_multilabel else dataset.labels[:, None] == torch.arange(classes)  # [N, C]
     groups = torch.arange(samples) if dataset.groups is None else dataset.groups.unique(return_inverse=True)[1]

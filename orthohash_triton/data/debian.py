@@ -165,7 +165,7 @@ def _letters(source: str) -> str:
 
 
 def _fingerprint(packages: Iterable[Package]) -> str:
-    """Return a checksum of everything that is used of `packages`."""
+    """Return a checksum of all values of `packages` that the data set depends on."""
     lines = "\n".join(f"{package.name}\t{package.description}\t{' '.join(sorted(package.tags))}" for package in packages)
     return f"sha256 {hashlib.sha256(lines.encode()).hexdigest()[:12]}"
 

@@ -83,7 +83,7 @@ class ImageFiles:
 
     @property
     def shape(self) -> torch.Size:
-        """Shape of the tensor that these images stand for."""
+        """Shape of the tensor that would hold all images."""
         return torch.Size((len(self.paths), *_sample_shape(self.size, self.grey)))
 
     @property
@@ -98,7 +98,7 @@ class ImageFiles:
         return f"ImageFiles(uint8 {list(self.shape)})"
 
     def __getitem__(self, rows: Tensor | slice | list[int] | int) -> Tensor:
-        """Return the images at `rows` (int64 [M], bool [N], a list or a slice), uint8 [M, ...]; for an integer that one image."""
+        """Return the images at `rows` (int64 [M], bool [N], a list or a slice), uint8 [M, ...]; an integer selects one image."""
         chosen = torch.arange(len(self))[rows]
         images = next(self.batches([chosen.reshape(-1)]))
         return images if chosen.ndim else images[0]

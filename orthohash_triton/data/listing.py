@@ -115,7 +115,7 @@ def drop_missing(listing: Listing, on_missing: OnMissing) -> Listing:
 
 
 def part_places(folder: Path, suffix: str, exists: Callable[[Path], bool]) -> dict[str, Path]:
-    """Return the file or folder of each part in `folder`, called by one of the names in PARTS with `suffix`.
+    """Return the file or folder of each part in `folder`. Its name is a name in PARTS, followed by `suffix`.
 
     Raises:
         ValueError: two of them are the same part.
@@ -141,7 +141,7 @@ def part_places(folder: Path, suffix: str, exists: Callable[[Path], bool]) -> di
 
 
 def part_of(name: str) -> str | None:
-    """Return the key of PARTS that has the name `name`, in any case, or None for another word.
+    """Return the key of PARTS for a part called `name`, ignoring case, or None if no part has this name.
 
     Example:
         >>> from orthohash_triton.data.listing import part_of

@@ -41,7 +41,7 @@ class NamedDataset:
 
     @property
     def sample_names(self) -> list[str]:
-        """The names that `open_source` understands, one for each entry of `samples`."""
+        """Names that `open_source` accepts, one for each entry of `samples`."""
         return [f"{self.name}:{part}" if part else self.name for part in self.samples]
 
 
@@ -114,7 +114,7 @@ def find_samples(name: str) -> Callable[[], Dataset] | None:
     """Return the function that loads the samples called `name`, one of `sample_names()`, or None for another name.
 
     Raises:
-        ValueError: `name` is a data set of several parts without the name of one of them, or with the name of none of them.
+        ValueError: `name` is a data set of several parts, followed by no part or by an unknown part.
     """
     stem, _, part = name.partition(":")
     dataset = find(stem)

@@ -23,12 +23,12 @@ class LoadOptions:
             them in `Dataset.skipped`; "raise" raises ValueError for the first of them.
         in_memory: number of bytes up to which decoded images are held in memory. A larger set is decoded batch by batch
             (`ImageFiles`).
-        root: of manifests and lists: folder that relative paths start from. Default: the folder of the file.
-        on_missing: of manifests and lists: treatment of files that do not exist, "raise" (the default) or "skip".
-        path_column: of manifests: column of the paths. Default: "path".
-        label_column: of manifests: column of the labels. Default: "labels" or "label".
-        split_column: of manifests: column of the parts. Default: "split", if there is one.
-        labels: of one file of features: a .npy file of its labels. Default for X.npy: X.labels.npy.
+        root: folder that relative paths in manifests and lists start from. Default: the folder of the file.
+        on_missing: treatment of missing files that manifests and lists name, "raise" (the default) or "skip".
+        path_column: column of the paths in a manifest. Default: "path".
+        label_column: column of the labels in a manifest. Default: "labels" or "label".
+        split_column: column of the parts in a manifest. Default: "split", if there is one.
+        labels: .npy file with the labels of one file of features. Default for X.npy: X.labels.npy.
 
     Example:
         >>> from orthohash_triton import data

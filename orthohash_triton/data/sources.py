@@ -24,7 +24,7 @@ class Batch(NamedTuple):
 
     Attributes:
         inputs: the samples that could be read, [M, ...], as in `Dataset`.
-        skipped: those that could not, by their position in the source.
+        skipped: samples that could not be read, by their position in the source.
 
     Example:
         >>> from orthohash_triton import data

@@ -1,4 +1,4 @@
-"""Check one case on one device: two runs must be equal bit by bit, and about as accurate as the reference."""
+"""The check of one case on one device: two runs must be equal bit by bit, and about as accurate as the reference."""
 
 import re
 import warnings

@@ -1,4 +1,4 @@
-"""Measure the headline cases on a device against alternatives without this package, and the memory bandwidth."""
+"""Timing of the headline cases against alternatives without this package, and of the memory bandwidth."""
 
 import math
 import statistics
@@ -61,7 +61,7 @@ class Timing:
 
     @property
     def ok(self) -> bool:
-        """Return whether both were measured and agree."""
+        """Return whether our implementation and the peer were both measured and agree."""
         return bool(self.agrees)
 
 

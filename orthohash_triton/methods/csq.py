@@ -28,7 +28,7 @@ class Options:
 
 
 class CentralSimilarity(Objective):
-    """Compute `central_similarity_loss` with fixed class codes `codebook`, int8 [C, K]; CSQ and SHC share this objective."""
+    """An objective of CSQ and SHC: `central_similarity_loss` with fixed class codes `codebook`, int8 [C, K]."""
 
     codebook: Tensor
 

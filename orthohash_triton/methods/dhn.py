@@ -31,7 +31,10 @@ class Options:
 
 
 class DHN(Objective):
-    """Compute mean_ij [softplus(<z_i, z_j>) - s_ij <z_i, z_j>] + weight * mean_i sum_k log cosh(|z_ik| - 1), z = tanh(latent)."""
+    """An objective: the pairwise likelihood loss of tanh codes, and a penalty on their distance to -1 and 1.
+
+    mean_ij [softplus(<z_i, z_j>) - s_ij <z_i, z_j>] + weight * mean_i sum_k log cosh(|z_ik| - 1), where z = tanh(latent).
+    """
 
     def __init__(self, task: Task, options: Options) -> None:
         super().__init__()

@@ -28,7 +28,9 @@ class Options:
 
 
 class DPSH(Objective):
-    """Compute mean_ij [softplus(<u_i, u_j> / 2) - s_ij <u_i, u_j> / 2] + eta * mean (|u| - 1)^2.
+    """An objective: the pairwise likelihood loss against the most recent codes, and a quantization penalty.
+
+    mean_ij [softplus(<u_i, u_j> / 2) - s_ij <u_i, u_j> / 2] + eta * mean (|u| - 1)^2.
 
     u are the latent vectors, without tanh. i runs over the batch, j over the most recent codes of all samples seen so far.
     """

@@ -30,7 +30,7 @@ class Options:
 
 
 class HashNet(Objective):
-    """Compute the pairwise likelihood loss with balanced pairs on z = tanh(beta * latent).
+    """An objective: the pairwise likelihood loss with balanced pairs on z = tanh(beta * latent).
 
     The released code sets beta = sqrt(1 + 0.005 step) every 200 of 10,000 steps. This objective stretches the same curve over the
     steps of the run. beta is a buffer, so that it is saved in the state_dict.

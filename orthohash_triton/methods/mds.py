@@ -26,7 +26,7 @@ class Options:
 
 
 class MinimalDistanceSeparated(Objective):
-    """Compute `minimum_distance_loss` with the centres of `make_codebook(method="minimum_distance")`.
+    """An objective: `minimum_distance_loss` with the centres of `make_codebook(method="minimum_distance")`.
 
     The bank holds the most recent codes of training samples. The released code stores outputs of a momentum encoder instead.
     """

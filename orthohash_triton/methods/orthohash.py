@@ -27,7 +27,7 @@ class Options:
 
 
 class OrthoHash(Objective):
-    """Compute `OrthoHashLoss` on the latent vectors and the batch norm of the head."""
+    """An objective: `OrthoHashLoss` of the latent vectors and the batch norm of the head."""
 
     per_sample = True
 

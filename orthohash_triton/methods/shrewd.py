@@ -21,7 +21,7 @@ class Options:
 
 
 class SHREWD(Objective):
-    """Compute `semantic_hierarchy_loss` on tanh codes. Without a hierarchy all classes have distance 1 from each other."""
+    """An objective: `semantic_hierarchy_loss` of tanh codes. Without a hierarchy all classes have distance 1 from each other."""
 
     class_distance: Tensor
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_CLASSES = 1000  # of ImageNet: the number of outputs of the classifier that is removed
+_CLASSES = 1000  # number of ImageNet classes, which are the outputs of the removed classifier
 
 
 class Standardised(nn.Module):

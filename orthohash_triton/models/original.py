@@ -28,7 +28,7 @@ from ..nn import HashHead
 from . import model_zoo
 from .model import HashModel
 
-_LINEAR = ("hash_fc.0.weight", "hash_fc.weight")  # followed by batch norm, and not
+_LINEAR = ("hash_fc.0.weight", "hash_fc.weight")  # names with and without batch norm after the layer
 _LINEAR_BIAS = ("hash_fc.0.bias", "hash_fc.bias")
 _BATCH_NORM = "hash_fc.1."
 _CENTROIDS = "ce_fc.centroids"
@@ -148,7 +148,7 @@ def load_original(path: str | Path, *, name: str = "best") -> Original:
         unused: nothing
     """
     file, folder = _find(Path(path), name)
-    state = {key.removeprefix("module."): tensor for key, tensor in _state_dict(file).items()}  # of DataParallel
+    state = {key.removeprefix("module."): tensor for key, tensor in _state_dict(file).items()}  # DataParallel adds this prefix
     head, of_the_head = _head(file, state)
     codebook, of_the_codebook = _codebook(file, folder, state, head.linear.out_features)
     used = of_the_head | of_the_codebook
@@ -265,6 +265,7 @@ def _load(file: Path) -> Any:
 
 
 def _head(file: Path, state: Mapping[str, Tensor]) -> tuple[HashHead, set[str]]:
+    """Return the hash head built from the weights in `state`, and the keys of `state` that were used for it."""
     weight_key = next((key for key in _LINEAR if key in state), None)
     if weight_key is None:
         raise ValueError(

@@ -81,8 +81,8 @@ def load_pretrained(folder: str | Path, *, backbone: nn.Module | None = None, de
     """Load a folder that `save_pretrained` wrote: the model in evaluation mode on `device`, its codebook and class names.
 
     Args:
-        backbone: needed if the model was saved with a backbone that is not part of this package; build it exactly as it was
-            then. Its weights are read from the folder.
+        backbone: needed if the model was saved with a backbone that is not part of this package; build it with the
+            same settings as before. Its weights are read from the folder.
 
     Raises:
         FileNotFoundError: a file is missing.

@@ -73,6 +73,7 @@ def _write_ibxf(contents: Contents, file: BinaryIO) -> None:
 
 
 def _write_parquet(contents: Contents, file: BinaryIO) -> None:
+    """Write the codes, and the paths and labels that are known, as columns of a Parquet file."""
     pa = _pyarrow()
     several = bool(contents.labels) and isinstance(contents.labels[0], list)  # type: ignore[index]
     code = pa.binary(contents.code_size)

@@ -16,10 +16,10 @@ from ..search import HammingIndex
 from .run import Run
 
 SEARCH_K = 100  # neighbours in the measurement of speed
-TOP = 1000  # of mAP@1000
-RADIUS = 2  # of the precision within a Hamming radius
+TOP = 1000  # rank limit of mAP@1000
+RADIUS = 2  # Hamming radius of the precision
 COMPARED = 200  # samples whose codes are compared with the index in `is_gallery_of`
-OTHER_BITS = 0.1  # share of their bits that differs at most; rounding on another machine changes fewer, other samples more
+OTHER_BITS = 0.1  # largest share of differing bits; rounding changes fewer bits, other samples more
 
 
 def evaluate_run(run: Run, query: Dataset) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def evaluate_run(run: Run, query: Dataset) -> dict[str, Any]:
 
 
 def is_gallery_of(run: Run, gallery: Dataset) -> bool:
-    """Return whether the index of `run` has the codes of `gallery`. If not, the queries of today may be in the index."""
+    """Return whether the index of `run` has the codes of `gallery`. If not, the index may contain the current queries."""
     if gallery.labels.tolist() != run.gallery_labels.tolist():
         return False
     if gallery.paths is not None and run.gallery_paths is not None:

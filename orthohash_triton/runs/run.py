@@ -138,7 +138,7 @@ def save_run(path: str | Path, config: TrainConfig, trained: Trained, gallery: D
         write_tensors(path / run_folder.CODEBOOK, {"codebook": trained.codebook})
     write_tensors(path / run_folder.LABELS, {"gallery": gallery.labels})
     _write_paths(path / run_folder.PATHS, gallery.paths)
-    for name in (run_folder.QUERIES, run_folder.QUERY_PATHS):  # of an evaluation of the run that is replaced
+    for name in (run_folder.QUERIES, run_folder.QUERY_PATHS):  # queries of the run that is replaced
         (path / name).unlink(missing_ok=True)
     index.save(path / run_folder.INDEX)
     _write_json(path / run_folder.CONFIG, description)

@@ -176,6 +176,7 @@ class _Splits:
 
 
 def _load_splits(run: Run, notes: list[str]) -> data.Splits | None:
+    """Return the data set of the run, or None with a sentence in `notes` if it cannot be read or has changed."""
     config = run.config
     try:
         splits = config.load_splits()

@@ -40,7 +40,7 @@ class TrainConfig:
         "fashion-mnist", f"{', '.join(data.names())}, a folder, manifest or list of images, or a file or folder of features"
     )
     method: str = option("orthohash", "name of a method; `orthohash methods` lists them")
-    options: dict[str, Any] = field(default_factory=dict)  # of the method, by name
+    options: dict[str, Any] = field(default_factory=dict)  # options of the method by name
     rotate: str = option("none", f"rotation fitted to the codes after the training: none, {', '.join(ROTATIONS)}")
     backbone: str = option("auto", f"auto, {', '.join(BACKBONES)}, timm:NAME or torchvision:NAME")
     pretrained: bool = option(True, "pre-trained weights for a backbone of timm or torchvision")
@@ -86,6 +86,7 @@ class TrainConfig:
     wandb: str | None = option(None, "project of Weights & Biases to log to; needs wandb")
 
     def __post_init__(self) -> None:
+        """Raise TypeError or ValueError for an invalid value."""
         for name in ("bits", "epochs", "batch_size", "accumulate", "image_size"):
             checks.integer("TrainConfig", name, getattr(self, name), minimum=1)
         for name in ("crop_padding", "checkpoint_every"):

@@ -208,6 +208,7 @@ class Loop:
         self.checkpoints.save(self.stage, self.state_dict)
 
     def state_dict(self) -> dict[str, Any]:
+        """Return everything that a checkpoint stores of this stage."""
         return {
             "model": self.model.state_dict(),
             "objective": self.objective.state_dict(),
@@ -222,6 +223,7 @@ class Loop:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned, including the random states."""
         load_weights(self.model, state["model"])
         load_weights(self.objective, state["objective"])
         self.stepper.load_state_dict(state["stepper"])

@@ -13,7 +13,7 @@ _PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 class SumOverProcesses(torch.autograd.Function):
-    """Sum a tensor over all processes. The gradient is the sum of the gradients of all processes."""
+    """A sum of a tensor over all processes. The gradient is the sum of the gradients of all processes."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:

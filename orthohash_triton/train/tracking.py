@@ -27,7 +27,7 @@ class _Writer(Protocol):
 
 
 class Tracker:
-    """Logs the loss and the learning rate of every step, and the figures of every epoch.
+    """A log of the loss and learning rate of every step, and of the figures of every epoch.
 
     Args:
         writers: destinations of the log.
@@ -98,7 +98,7 @@ def tracking(config: Any, folder: Path | None, stage: str, step: int, *, enabled
 
 
 class _TensorBoard:
-    """Writes to the event files of TensorBoard in `folder`."""
+    """A writer of TensorBoard's event files in `folder`."""
 
     def __init__(self, folder: Path, step: int) -> None:
         try:
@@ -121,7 +121,7 @@ class _TensorBoard:
 
 
 class _WandB:
-    """Writes to a run of Weights & Biases. wandb.json stores its id, so that a resumed training continues the same run."""
+    """A writer to a run of Weights & Biases. wandb.json stores the id of the run, which a resumed training continues."""
 
     def __init__(self, config: Any, folder: Path | None, step: int) -> None:
         try:

@@ -215,7 +215,7 @@ def _optimise(loop: Loop) -> list[Epoch]:
 
 
 def _require_trainable(setting: Setting, data: Dataset) -> None:
-    """Raise ValueError if `data` has no labels, or too few samples for the batch size, or a batch too few for the processes."""
+    """Raise ValueError if `data` has no labels, too few samples for a batch, or batches too small for the processes."""
     config, count = setting.config, setting.processes.count
     if not data.is_labelled:
         unsupervised = ", ".join(name for name in methods.names() if not methods.get(name).learned)

@@ -1,4 +1,4 @@
-"""Choice of the best epoch by its mAP on samples that are held out of the training set."""
+"""Selection of the best epoch by its mAP on samples that are held out of the training set."""
 
 import copy
 from typing import Any
@@ -26,14 +26,14 @@ def sample_of(data: Dataset, most: int) -> Dataset:
 
 
 class Validation:
-    """Computes the mAP@all of `held_out` as queries in at most GALLERY samples of `gallery`, and stores the best weights."""
+    """The mAP@all of `held_out` as queries in at most GALLERY samples of `gallery`, and the weights of the best epoch."""
 
     def __init__(self, gallery: Dataset, held_out: Dataset) -> None:
         self.gallery = sample_of(gallery, GALLERY)
         self.held_out = held_out
         self.score = -1.0
         self.best: dict[str, Tensor] = {}
-        self.best_parameters: dict[str, Tensor] = {}  # of the objective
+        self.best_parameters: dict[str, Tensor] = {}  # parameters of the objective
         self.epochs_since_best = 0
 
     def judge(self, model: HashModel) -> float:

@@ -1,4 +1,4 @@
-"""What a case of the self-test is, and how cases make their inputs and outputs."""
+"""The declaration of a self-test case, and functions that make the inputs and outputs of cases."""
 
 import zlib
 from collections.abc import Callable, Mapping
@@ -101,6 +101,7 @@ def codebook_inputs(
     """Return a maker of the inputs of a codebook loss: the continuous codes `name`, the codebook and the target."""
 
     def make(generator: Generator) -> Inputs:
+        """Make the continuous codes, the codebook and the target."""
         codebook, ids = random_signs(generator, classes, bits), class_ids(generator, rows, classes)
         v = normal(generator, rows, bits)
         v[::2] += codebook[ids[::2].clamp(min=0)]  # half of the rows are near the code of their class

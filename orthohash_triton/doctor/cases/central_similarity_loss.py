@@ -8,6 +8,8 @@ from ._case import FLOAT32, TARGET_NAMES, Case, Inputs, Outputs, Targets, codebo
 
 
 def _case(targets: Targets, quantization: Kind) -> Case:
+    """Return a case with one kind of targets and one quantization penalty."""
+
     def run(given: Inputs, impl: Impl) -> Outputs:
         u, target, codebook = leaf(given["u"]), given["target"], given["codebook"]
         if impl == "reference":

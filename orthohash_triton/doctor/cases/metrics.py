@@ -31,12 +31,15 @@ def _default_impl(impl: str) -> Iterator[None]:
 
 
 def _case(op: Literal["average_precision", "ndcg"], *, several_labels: bool, **keywords: Any) -> Case:
+    """Return a case of the metric `op`."""
+
     def make(generator: Generator) -> Inputs:
         codes = random_codes(generator, 9 + 1009, 64, distinct=4)  # with ties
         labels = (multi_hot if several_labels else class_ids)(generator, 9 + 1009, 13)
         return {"queries": codes[:9], "gallery": codes[9:], "query_labels": labels[:9], "gallery_labels": labels[9:]}
 
     def run(given: Inputs, impl: Impl) -> Outputs:
+        """Compute the metric with an implementation, or its reference."""
         queries, gallery, mine, theirs = given.values()
         if impl != "reference":
             metric = average_precision if op == "average_precision" else ndcg

@@ -9,6 +9,8 @@ from ._case import FLOAT32, Case, Inputs, Outputs, class_ids, codebook_inputs, l
 
 
 def _case(*, with_bank: bool) -> Case:
+    """Return a case with or without a bank of earlier codes."""
+
     def make(generator: Generator) -> Inputs:
         given = codebook_inputs(37, 101, 64, name="u")(generator)
         return given | {"bank": normal(generator, 333, 64), "bank_target": class_ids(generator, 333, 101)}

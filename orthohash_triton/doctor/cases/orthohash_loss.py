@@ -29,6 +29,8 @@ def _case(
     rows: int, classes: int, bits: int, dtype: torch.dtype = torch.float32, *, targets: Targets = "ids", affine: bool = True,
     **keywords: Any,
 ) -> Case:  # fmt: skip
+    """Return a case; `affine` passes a weight and a bias of the batch norm."""
+
     def make(generator: Generator) -> Inputs:
         given = codebook_inputs(rows, classes, bits, dtype, targets, "latent")(generator)
         given["latent"] = 3 * given["latent"] + torch.linspace(-2, 2, bits).to(dtype)

@@ -9,6 +9,8 @@ from ._case import Case, Inputs, Outputs, dtype_name, normal, on_cpu, random_cod
 
 
 def _pack(rows: int, bits: int, dtype: torch.dtype, threshold: float = 0.0) -> Case:
+    """Return a case of `pack_codes`."""
+
     def make(generator: Generator) -> Inputs:
         x = normal(generator, rows, bits)
         x[0, 0] = threshold  # a value equal to the threshold gives a 0 bit
