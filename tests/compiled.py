@@ -1,8 +1,8 @@
-"""Compiling the kernels for GPUs that need not be there.
+"""Compilation of the kernels for GPUs that this machine need not have.
 
 `compile_launches(target, call)` runs `call` with an executor that compiles each launch for `target` instead of running it, and
-returns one `Compiled` per distinct launch, with what the tool chain says of it. Works on meta tensors. `collect_launches` only
-notes the launches, so that many can be told apart before any is compiled.
+returns one `Compiled` per distinct launch, with the resources that the tool chain reports. Meta tensors are sufficient.
+`collect_launches` only records the launches, so that duplicates are found before anything is compiled.
 """
 
 import importlib
@@ -39,12 +39,12 @@ DEVICES = {
         Device("gfx1100", 96),
     )
 }
-# Dynamic shared memory that one block may ask for, bytes.
+# Limit of the dynamic shared memory of one block, in bytes.
 SHARED_LIMIT = {"sm_80": 166_912, "sm_86": 101_376, "sm_89": 101_376, "sm_90": 232_448, "sm_100": 232_448, "sm_120": 101_376,
                 "gfx90a": 65_536, "gfx942": 65_536, "gfx950": 163_840, "gfx1100": 65_536}  # fmt: skip
-MOST_THREADS = 1024  # of a block
-MOST_REGISTERS = {"cuda": 255, "hip": 512}  # of a thread; AMD counts vector and accumulation registers
-MOST_PROGRAMS = (2**31 - 1, 65_535, 65_535)  # of a grid
+MOST_THREADS = 1024  # per block
+MOST_REGISTERS = {"cuda": 255, "hip": 512}  # per thread; AMD counts vector and accumulation registers
+MOST_PROGRAMS = (2**31 - 1, 65_535, 65_535)  # per axis of a grid
 
 _POINTERS = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.float64: "*fp64", torch.int8: "*i8",
              torch.uint8: "*u8", torch.int16: "*i16", torch.int32: "*i32", torch.int64: "*i64", torch.bool: "*i1"}  # fmt: skip
@@ -61,15 +61,17 @@ def gpu_target(name: str) -> GPUTarget:
 
 @dataclass(frozen=True)
 class Compiled:
+    """The compiled code of one launch, and the resources that it needs."""
+
     kernel: str
     target: str
     asm: dict[str, Any]
     shared: int  # bytes of dynamic shared memory
     registers: int  # per thread
-    spilled: int  # bytes per thread that live in memory because registers ran out
+    spilled: int  # bytes per thread that are in memory because registers ran out
     constexprs: dict[str, Any]
     warps: int = 4
-    sizes: frozenset[Size] = frozenset()  # of the launches that share this code
+    sizes: frozenset[Size] = frozenset()  # sizes of the launches that share this code
 
     @property
     def code(self) -> str:
@@ -83,11 +85,11 @@ class Compiled:
         return re.search(pattern, self.code) is not None
 
     def sass(self) -> str:
-        """The machine code of an NVIDIA target, disassembled."""
+        """Return the disassembled machine code of an NVIDIA target."""
         return _cuda_tool("nvdisasm", "-c", self.asm["cubin"])
 
     def defects(self) -> list[str]:
-        """What is wrong with it that would be wrong with any kernel: "spills 8 bytes"."""
+        """Return the defects that no kernel may have, in words such as "spills 8 bytes"."""
         found = []
         if self.spilled:
             found.append(f"spills {self.spilled} bytes")
@@ -106,14 +108,14 @@ class Compiled:
         return list(dict.fromkeys(found))
 
     def check_budget(self) -> None:
-        """Assert what holds for every kernel."""
+        """Assert that the code has none of the defects that no kernel may have."""
         found = self.defects()
         assert not found, f"{self.kernel} on {self.target} {', '.join(found)}: {self.constexprs}"
 
 
 @dataclass
 class Launch:
-    """What the tool chain needs to know of a launch: plain values, which go to other processes."""
+    """The facts about a launch that its compilation depends on, as plain values that can be sent to other processes."""
 
     module: str
     kernel: str
@@ -122,23 +124,23 @@ class Launch:
     attributes: dict[tuple[int, ...], Any]
     warps: int
     stages: int
-    most_registers: int | None  # of a thread; None leaves it to the compiler
+    most_registers: int | None  # per thread; None lets the compiler choose
     constexprs: dict[str, Any]
     sizes: set[Size] = field(default_factory=set)
 
     @property
     def key(self) -> str:
-        """The same for launches that run the same code."""
+        """Text that is equal for launches that run the same code."""
         return repr((self.module, self.kernel, self.signature, self.constants, self.attributes, self.options))
 
     @property
     def options(self) -> dict[str, int]:
-        """How the compiler is called."""
+        """Options of the compiler."""
         limit = {} if self.most_registers is None else {"maxnreg": self.most_registers}
         return {"num_warps": self.warps, "num_stages": self.stages, **limit}
 
     def add_size(self, size: Size) -> None:
-        """Note a size, unless a larger one is known, and forget smaller ones."""
+        """Add a size unless a larger one is known, and remove smaller ones."""
         if not any(_within(size, known) for known in self.sizes):
             self.sizes = {known for known in self.sizes if not _within(known, size)} | {size}
 
@@ -154,7 +156,7 @@ class Launch:
 
 
 def _within(size: Size, other: Size) -> bool:
-    """Whether no number of `size` is above that of `other`."""
+    """Return whether every number of `size` is at most the same number of `other`."""
     return all(a <= b for a, b in zip(_numbers(size), _numbers(other), strict=True))
 
 
@@ -180,7 +182,7 @@ def collect_launches(target: str, call: Callable[[], Any]) -> list[Launch]:
         seen = Launch(kernel.fn.__module__, kernel.fn.__name__, *arguments, num_warps, num_stages, maxnreg, constexprs)
         found.setdefault(seen.key, seen).add_size((tuple(grid), integers))
 
-    gpu_target(target)  # raises for an unknown one
+    gpu_target(target)  # raises an error for an unknown target
     with launch.executor(note, DEVICES[target]):
         call()
     return list(found.values())
@@ -191,10 +193,10 @@ def compile_launches(target: str, call: Callable[[], Any]) -> list[Compiled]:
 
 
 def _specialise(kernel: Any, args: tuple[Any, ...], constexprs: dict[str, Any]) -> tuple[tuple[dict, dict, dict], Any]:
-    """What Triton's launcher would compile: None and 1 become constants, aligned pointers and multiples of 16 say so; of numbers
-    that a kernel is not specialised on, neither.
+    """Return (signature, constants, attributes) as Triton's launcher derives them, and the integers that remain arguments.
 
-    Signature, constants and attributes; and the integers that remain arguments.
+    None and 1 become constants, and aligned pointers and multiples of 16 get an attribute. Numbers that a kernel is not
+    specialised on get neither.
     """
     values = dict(zip(kernel.arg_names, args, strict=False)) | constexprs
     signature, constants, attributes, integers = {}, {}, {}, []

@@ -34,7 +34,7 @@ DISTRIBUTIONS = {
 # Used if the user has installed it; no extra installs it.
 BROUGHT_BY_THE_USER = ("wandb", "timm", "torchvision", "lightning")
 
-# Declared distributions that the package does not import under their own name, and who does.
+# Declared distributions that the package does not import itself, with the package that imports them.
 IMPORTED_INDIRECTLY = {
     "tensorboard": "torch.utils.tensorboard",
     "onnxscript": "torch.onnx",

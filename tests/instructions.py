@@ -1,4 +1,4 @@
-"""The instructions that a kernel must have been compiled to, to be worth its name: tensor cores, counts of bits."""
+"""The instructions that the compiled code of a kernel must contain: tensor core operations, or bit counts."""
 
 from tests.compiled import Compiled
 
@@ -12,7 +12,7 @@ _FAMILY = {"sm_86": "sm_80", "sm_89": "sm_80", "sm_120": "sm_80", "gfx90a": "gfx
 
 
 def expected(compiled: Compiled) -> str | None:
-    """A pattern that the code must contain: the instructions that make the kernel worth its name."""
+    """Return a pattern of the instructions that the compiled code must contain, or None if nothing is required."""
     patterns = _expected_instructions(compiled)
     if patterns is None:
         return None

@@ -1,4 +1,4 @@
-"""What a step asks of the host: on a GPU every operator and every launch costs it microseconds, and some make it wait."""
+"""Counts of the operators and launches of a step. On a GPU each of them costs the host microseconds, and some make it wait."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -22,8 +22,9 @@ class _Counting(TorchDispatchMode):
 
 
 def operators_and_launches(step: Callable[[], Any]) -> tuple[dict[str, int], list[str]]:
-    """Torch's operators of `step` that are neither views nor allocations, and the kernels that it launches, on CPU tensors; the
-    kernels do not run. The second step is counted: the first may prepare what is kept."""
+    """Return the torch operators of `step` on CPU tensors, except views and allocations, and the kernels that it launches.
+
+    The kernels do not run. The second call of `step` is counted, because the first may fill caches."""
     launches: list[str] = []
     with launch.executor(lambda kernel, *_, **__: launches.append(kernel.fn.__name__)):
         step()

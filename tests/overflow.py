@@ -1,7 +1,7 @@
-"""Whether the addresses of a kernel leave 32 bits before they are widened: interval arithmetic on Triton's intermediate code.
+"""A check that the addresses of a kernel fit 32 bits before they are widened, by interval arithmetic on Triton's code.
 
-Grid and integer arguments are those of a launch, so that it is known how far every program id, counter and index can go; nothing
-runs. What is loaded, and what a loop carries along, is not known and taken to fit.
+The grid and the integer arguments are those of a launch, so the range of every program id, counter and index is known. No kernel
+is run. Values that are loaded or carried through a loop are unknown and assumed to fit.
 """
 
 import re
@@ -40,7 +40,7 @@ _ARITHMETIC: dict[str, Callable[[int, int], int]] = {
 
 
 def overflows(ttir: str, grid: tuple[int, ...], arguments: dict[str, int]) -> list[str]:
-    """The 32-bit sums and products that an address is made of and that may not fit, as "source expression, least .. most"."""
+    """Return the 32-bit sums and products in addresses that may overflow, as "source expression, least .. most"."""
     operations = _parse(ttir)
     known: dict[str, Interval | None] = {f"%{name}": Interval(value, value) for name, value in arguments.items()}
     bounds = {}
@@ -57,9 +57,9 @@ def overflows(ttir: str, grid: tuple[int, ...], arguments: dict[str, int]) -> li
 
 
 def _parse(ttir: str) -> dict[str, _Operation]:
-    """Operations by the names of their values, made distinct: two loops may each have a value of one name."""
+    """Return operations by the names of their values, which are made unique: two loops may use the same name."""
     operations: dict[str, _Operation] = {}
-    latest: dict[str, str] = {}  # what a name means here
+    latest: dict[str, str] = {}  # the unique name that a name currently refers to
 
     def define(name: str, operation: str, operands: Iterable[str], text: str) -> None:
         found = _Operation(operation, tuple(latest.get(operand, operand) for operand in operands), text)
@@ -77,7 +77,7 @@ def _parse(ttir: str) -> dict[str, _Operation]:
 
 
 def _addressing(operations: dict[str, _Operation]) -> set[str]:
-    """The values that the offsets of `tt.addptr` are made of, back to the last one that is not arithmetic."""
+    """Return the values that the offsets of `tt.addptr` are computed from, back to values that are not arithmetic."""
     pending = [operation.operands[1] for operation in operations.values() if operation.name == "tt.addptr"]
     reached = set()
     while pending:
@@ -95,7 +95,7 @@ def _interval(
     name: str, operations: dict[str, _Operation], known: dict[str, Interval | None], grid: tuple[int, ...]
 ) -> Interval | None:
     if name not in known:
-        known[name] = _ANYTHING  # a value that depends on itself
+        known[name] = _ANYTHING  # stops the recursion if a value depends on itself
         operation = operations.get(name)
         if operation is not None:
             inputs = [_interval(operand, operations, known, grid) for operand in operation.operands]

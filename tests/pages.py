@@ -1,4 +1,4 @@
-"""What the tests of the report and of browsing share: small runs, and a browser without a screen."""
+"""Small runs and a headless browser, shared by the tests of the report and of browsing."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ _FLAGS = "--no-sandbox --disable-gpu --disable-background-networking --disable-c
 
 
 def make_run(out: Path, dataset: object, *, evaluated: bool = True, **settings: Any) -> Run:
-    """A run of a few seconds on `dataset`, opened from its folder."""
+    """Train on `dataset` for a few seconds, and return the run as opened from its folder."""
     quick = {"bits": 16, "epochs": 1, "batch_size": 64, "threads": 1, "image_size": 16}
     config = TrainConfig(dataset=str(dataset), **quick | settings)
     splits = config.load_splits()
@@ -33,7 +33,7 @@ def make_run(out: Path, dataset: object, *, evaluated: bool = True, **settings: 
 
 
 def features_file(path: Path, labels: np.ndarray, names: list[str]) -> Path:
-    """Features [N, 24] that tell the classes apart, with labels [N] or [N, C]."""
+    """Write features [N, 24] with well separated classes, and labels [N] or [N, C], to `path`, and return it."""
     generator = torch.Generator().manual_seed(0)
     rows = torch.as_tensor(labels)
     hot = rows.float() if rows.ndim == 2 else torch.nn.functional.one_hot(rows, len(names)).float()
@@ -43,7 +43,7 @@ def features_file(path: Path, labels: np.ndarray, names: list[str]) -> Path:
 
 
 def image_folder(path: Path, names: list[str], each: int = 8, mode: str = "RGB") -> Path:
-    """`each` images of 24 x 16 pixels for each of the classes `names`, of one colour a class."""
+    """Write `each` images of 24 x 16 pixels for each of the classes `names`, with noise around one colour per class."""
     from PIL import Image
 
     generator = np.random.default_rng(0)
@@ -56,9 +56,9 @@ def image_folder(path: Path, names: list[str], each: int = 8, mode: str = "RGB")
     return path
 
 
-@pytest.fixture(scope="module")  # while it is open, its event loop is the thread's: no other test can run one
+@pytest.fixture(scope="module")  # an open browser occupies the event loop of the thread, which other tests need
 def browser() -> Iterator[Any]:
-    """Headless Chromium."""
+    """Yield headless Chromium."""
     if CHROMIUM is None:
         pytest.skip("no chromium, chromium-browser or google-chrome on PATH")
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -70,7 +70,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run of two epochs on scikit-learn's digits, evaluated. Folders that import this fixture share the run."""
+    """Return an evaluated run of two epochs on scikit-learn's digits. Folders that import this fixture share the run."""
     pytest.importorskip("sklearn")
     path = tmp_path_factory.getbasetemp() / "digits-run"
     if (path / "metrics.json").is_file() and "evaluation" in json.loads((path / "metrics.json").read_text()):
@@ -79,7 +79,7 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 class Watched:
-    """What a page said and asked for."""
+    """The error and warning messages of a page, and the addresses that it requested."""
 
     def __init__(self, page: Any) -> None:
         self.complaints: list[str] = []
@@ -90,7 +90,7 @@ class Watched:
 
 
 def until(page: Any, condition: str, argument: Any = None, seconds: float = 20) -> None:
-    """Wait until a JavaScript `condition` holds; asked from outside, as a strict policy allows no evaluation in the page."""
+    """Wait until a JavaScript `condition` holds. Python polls it, because the policy of the page forbids evaluation in the page."""
     end = time.monotonic() + seconds
     while not page.evaluate(condition, argument):
         assert time.monotonic() < end, f"{condition} did not come true in {seconds} s"

@@ -1,18 +1,19 @@
-"""What the machine code of an NVIDIA kernel costs: the loop that does the work, its instructions by pipe, cycles a distance.
+"""A model of the cost of an NVIDIA kernel's machine code: its main loop, the instructions by pipe, and the clocks per pipe.
 
-A model of throughput, from compiled code that nothing ran: no latency, no occupancy, no memory. Pipes are taken to overlap.
+The model covers throughput only, from compiled code that is not run: it ignores latency, occupancy and memory, and assumes that
+pipes overlap.
 """
 
 import re
 from collections import Counter
 from dataclasses import dataclass
 
-# Lanes (of 32 in a warp) that each pipe takes a clock and multiprocessor: NVIDIA's CUDA C++ programming guide, the table of
+# Lanes (of 32 in a warp) that each pipe processes per clock and multiprocessor: NVIDIA's CUDA C++ programming guide, the table of
 # arithmetic throughput, for sm_80, sm_90 and sm_100 alike; "memory" is shared memory's 128 bytes a clock.
 RATES = {"popc": 16, "mufu": 16, "alu": 64, "fma": 64, "shuffle": 32, "memory": 32, "issue": 128}
-# The same for float32, of which the first has half.
+# The same for float32; sm_80 has half of the rate of the others.
 FLOAT_RATE = {"sm_80": 64, "sm_90": 128, "sm_100": 128}
-# Multiply-adds of int8, and of fp16 into float32, a clock and multiprocessor: the data sheets' dense peaks.
+# Multiply-adds of int8, and of fp16 into float32, per clock and multiprocessor: dense peaks of the data sheets.
 INT8_RATE = {"sm_80": 2048, "sm_90": 4096, "sm_100": 8192}
 FP16_RATE = {"sm_80": 1024, "sm_90": 2048, "sm_100": 4096}
 
@@ -46,17 +47,18 @@ class Stretch:
         return self.start <= other.start and other.end <= self.end and self != other
 
     def multiply_adds(self) -> int:
-        """Those of int8 that are one warp's."""
+        """Return the int8 multiply-adds of one warp."""
         return sum(map(_multiply_adds, self.instructions))
 
 
 def main_loop(sass: str) -> tuple[Stretch, Stretch]:
-    """The innermost loop with the most matrix products or popcounts; its longest part that a branch passes over.
+    """Return the innermost loop with the most matrix products or popcounts, and its longest part that a branch skips.
 
-    Of loops with as many, the shortest, for longer ones look after ends that are not whole; of loops without any, the longest.
+    Among loops with equally many the shortest is taken, because longer ones handle incomplete ends; among loops without any, the
+    longest.
     """
     instructions, branches = _parse(sass)
-    last = max(at for at, instruction in enumerate(instructions) if _name(instruction) == "EXIT")  # waiting is done behind it
+    last = max(at for at, instruction in enumerate(instructions) if _name(instruction) == "EXIT")  # code after it only waits
     found = [Stretch(to, tuple(instructions[to : at + 1])) for at, to in branches if to < at < last]
     innermost = [loop for loop in found if not any(loop.contains(other) for other in found)]
 
@@ -71,7 +73,7 @@ def main_loop(sass: str) -> tuple[Stretch, Stretch]:
 
 
 def _parse(sass: str) -> tuple[list[str], list[tuple[int, int]]]:
-    """Instructions, and the branches among them: (where from, where to)."""
+    """Return the instructions, and the branches as pairs of positions (from, to)."""
     labels, instructions = {}, []
     for line in sass.splitlines():
         if label := re.match(r"\s*(\.L\w+):", line):
@@ -83,14 +85,14 @@ def _parse(sass: str) -> tuple[list[str], list[tuple[int, int]]]:
 
 
 def cycles(instructions: Counter[str], target: str) -> dict[str, float]:
-    """Clocks of one multiprocessor that each pipe is busy with a warp's `instructions` (see `mix`; "fp16": multiply-adds)."""
+    """Return the clocks for which a warp's `instructions` (see `mix`; "fp16" counts multiply-adds) occupy each pipe."""
     busy = {pipe: 32 * instructions[pipe] / rate for pipe, rate in RATES.items()}
     busy["float"] = 32 * instructions["float"] / FLOAT_RATE[target]
     return busy | {"mma": instructions["multiply-adds"] / INT8_RATE[target] + instructions["fp16"] / FP16_RATE[target]}
 
 
 def mix(part: Stretch) -> Counter[str]:
-    """Instructions of `part` by pipe; memory in accesses of 32 bits, matrix products in multiply-adds; "issue" counts all."""
+    """Return the instructions of `part` by pipe, all under "issue"; memory in 32-bit accesses, matrix products in multiply-adds."""
     counts: Counter[str] = Counter(issue=len(part.instructions))
     for instruction in part.instructions:
         name = _name(instruction)
@@ -101,7 +103,7 @@ def mix(part: Stretch) -> Counter[str]:
             counts["multiply-adds"] += _multiply_adds(instruction)
         elif pipe := next((pipe for pipe, names in _PIPES.items() if name in names), None):
             counts[pipe] += 1
-        elif name not in _ISSUE_ONLY and not name.startswith("U"):  # the uniform datapath has a pipe of its own
+        elif name not in _ISSUE_ONLY and not name.startswith("U"):  # the uniform datapath has a separate pipe
             counts["alu"] += 1
     return counts
 

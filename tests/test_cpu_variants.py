@@ -1,4 +1,4 @@
-"""`make test-cpus` names tests that exist, and skips what the processor cannot run."""
+"""Tests that `make test-cpus` names existing tests, and skips variants that the processor cannot run."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Every op, method and metric has all that it needs (tools/missing.py), and what is missing is named with its remedy."""
+"""Tests that every op, method and metric has all that tools/missing.py requires, and that it names gaps with their remedy."""
 
 import pytest
 

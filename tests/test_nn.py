@@ -1,4 +1,4 @@
-"""Re-estimation of batch normalisation on new data."""
+"""Tests of the re-estimation of batch normalisation on new data."""
 
 import itertools
 
@@ -13,7 +13,7 @@ from tests.tolerances import tolerance
 
 
 class Model(nn.Module):
-    """Batch normalisation and dropout before a hash head, all with a history."""
+    """A network of batch normalisation and dropout before a hash head, after some training steps."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""ITQ and H2Q rotations."""
+"""Tests of the ITQ and H2Q rotations."""
 
 import math
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def clustered(rows=2000, bits=32, clusters=10, noise=0.3):
-    """+-1 codes of clusters, noisy, then rotated at random; rows of length sqrt(bits), as both fits see them alike."""
+    """Return noisy, randomly rotated +-1 codes of clusters, with rows of length sqrt(bits), which neither fit has to rescale."""
     generator = torch.Generator().manual_seed(0)
     codes = torch.randint(0, 2, (clusters, bits), generator=generator).double() * 2 - 1
     x = codes[torch.randint(0, clusters, (rows,), generator=generator)]
@@ -29,7 +29,7 @@ def clustered(rows=2000, bits=32, clusters=10, noise=0.3):
 
 
 def quantisation_error(z):
-    """By its definition, entry by entry."""
+    """Compute the quantisation error by its definition, entry by entry."""
     signs = torch.ones_like(z)
     signs[z <= 0] = -1
     return float((z - signs).square().mean())
@@ -99,7 +99,7 @@ def test_householder_ends_where_itq_does():
 
 
 def loss_by_hand(name, z):
-    """Mean over the rows, one entry at a time."""
+    """Compute the mean loss over the rows, one entry at a time."""
     total = 0.0
     for row in z.tolist():
         if name == "l2":
@@ -141,7 +141,7 @@ def test_one_step_of_the_published_recipe(loss, lr):
     expected = reference.householder_product((vectors - lr * vectors.grad).detach())
     rotation = fit_householder(x, loss=loss, epochs=1, batch_size=50, validation=0)
     torch.testing.assert_close(rotation.matrix.double(), expected, rtol=0, atol=1e-6)
-    assert (expected + torch.eye(6)).abs().max() > 1e-4  # it moved
+    assert (expected + torch.eye(6)).abs().max() > 1e-4  # the fit has moved it
 
 
 def test_batches_and_best_epoch():
@@ -175,7 +175,7 @@ def test_householder_leaves_zero_rows_out():
 
 
 def trained_on_digits(bits, seed):
-    """Continuous codes of the digits by an MLP trained with a cosine embedding loss, no quantisation term; and their labels."""
+    """Return continuous codes of the digits and their labels, from an MLP trained without a quantisation term."""
     datasets = pytest.importorskip("sklearn.datasets")
     x, labels = (torch.from_numpy(array) for array in datasets.load_digits(return_X_y=True))
     x = x.float() / 16

@@ -1,4 +1,4 @@
-"""orthohash doctor: what it checks, what it sees, what it says, and how it fails."""
+"""Tests of `orthohash doctor`: its checks, the defects that it detects, its report, and its errors."""
 
 import inspect
 import json
@@ -39,7 +39,7 @@ def quick_timings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def report() -> dict[str, Any]:
-    """The whole grid on the CPU, with the real headline cases left out."""
+    """Return the report of all cases on the CPU, with small cases in place of the headline cases."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_timings, "HEADLINES", (small_headline,))
         patch.setattr(_timings, "COPIED_BYTES", {"cpu": 2**20})
@@ -105,7 +105,7 @@ def test_selftest_passes_on_a_gpu(case: cases.Case, device: torch.device) -> Non
     assert done.ok, done
 
 
-# ---------------------------------------------------------------- what it sees
+# ---------------------------------------------------------------- the defects that it detects
 
 
 def check_of(run: Callable[[dict[str, torch.Tensor], str], tuple[torch.Tensor, ...]], tolerance: float | None) -> _check.Check:
@@ -118,7 +118,7 @@ def test_a_difference_beyond_the_tolerance_is_seen() -> None:
         return (given["x"] + error * (impl == "cpu"),)
 
     assert check_of(run, 1e-6).ok
-    assert check_of(lambda given, impl: run(given, impl, 2e-6), 1e-6).ok  # of 3, the largest number
+    assert check_of(lambda given, impl: run(given, impl, 2e-6), 1e-6).ok  # relative to 3, the largest number
     wrong = check_of(lambda given, impl: run(given, impl, 6e-6), 1e-6)
     assert not wrong.ok
     assert wrong.error == pytest.approx(2e-6, rel=0.1)
@@ -421,7 +421,7 @@ def test_json_on_standard_output_and_progress_on_standard_error(
     assert "cpu: timings" in err
 
 
-# ---------------------------------------------------------------- the ways of the grid on a GPU
+# ---------------------------------------------------------------- the cases on a GPU
 
 
 def test_the_grid_takes_every_way_on_a_gpu_and_compiles_little(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -440,7 +440,7 @@ def test_the_grid_takes_every_way_on_a_gpu_and_compiles_little(monkeypatch: pyte
     def note(kernel: Any, grid: Any, *args: Any, num_warps: int, num_stages: int, **constexprs: Any) -> None:
         named = dict(zip(kernel.arg_names, args, strict=False))
         if "counts" in named:
-            named["counts"].fill_(2000)  # more than any search wants to find
+            named["counts"].fill_(2000)  # more than any search requests
         compiled.add((kernel, *map(_known_to_the_compiler, args), num_warps, num_stages, *sorted(constexprs.items())))
 
     with launch.executor(note, launch.Device("sm_90", multiprocessors=132)):
@@ -468,7 +468,7 @@ def _zeroed(allocate: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor
 
 
 def _known_to_the_compiler(value: Any) -> Any:
-    """What code is compiled anew for: dtypes, None, the number 1, multiples of 16."""
+    """Return the properties of arguments that need separate compilation: dtypes, None, the number 1, multiples of 16."""
     if isinstance(value, torch.Tensor):
         return value.dtype
     if isinstance(value, bool) or value is None or value == 1:

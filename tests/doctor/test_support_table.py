@@ -1,4 +1,4 @@
-"""The table of hardware is what the reports say."""
+"""Tests that the table of hardware agrees with the reports."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def run(target: str = "sm_90", *, selftest: bool = True, passed: int = 3) -> dict:
-    """A report as `orthohash doctor --selftest --json` prints it, of a GPU with three checks."""
+    """Return a report in the format of `orthohash doctor --selftest --json`, of a GPU with three checks."""
     device = {"device": "cuda:0", "name": "NVIDIA H100", "target": target, "impl": "triton", "driver": "580.1"}
     return {
         "date": "2026-01-02",
@@ -25,7 +25,7 @@ def run(target: str = "sm_90", *, selftest: bool = True, passed: int = 3) -> dic
 
 
 def counts(configurations: int, passed: int, *, slower: int = 0, old: tuple[str, ...] = ()) -> dict:
-    """The sums of a target; the families `old` were compiled from other sources than now."""
+    """Return the sums of a target. The families `old` were compiled from other sources than the current ones."""
     sums = {"configurations": configurations, "passed": passed, "slower": slower}
     families = {name: {"sources": "0123" if name in old else digits} for name, digits in sources().items()}
     return {"date": "2026-01-01", "families": families, **sums}

@@ -24,13 +24,13 @@ DENOMINATORS = ("hits", "min", "relevant")
 
 
 def at_distances(distances, bits=16):
-    """A query of zeros and gallery codes at the given distances from it."""
+    """Return a zero query, and gallery codes at the given distances from it."""
     ones = np.arange(bits) < np.array(distances)[:, None]
     return np.zeros((1, bits // 8), np.uint8), np.packbits(ones, axis=1, bitorder="little")
 
 
 def ap(distances, relevant, **options):
-    """AP of one query of class 1."""
+    """Return the average precision of one query of class 1."""
     query, gallery = at_distances(distances)
     return float(average_precision(query, gallery, np.array([1]), np.array(relevant), **options)[0])
 
@@ -193,7 +193,7 @@ def test_torch_path_counts_the_same(multi_hot, bits, monkeypatch):
 
 
 def check_triton(ranking, ks):
-    """The Triton kernels against sorted distances."""
+    """Compare the results of the Triton kernels with sorted distances."""
     limits = ranking.limits(ks)
     expected = _ranking.Ranking(*(part.cpu() for part in (ranking.queries, ranking.gallery)), _labels_on_cpu(ranking))
     expected = expected.ranked_torch(0, len(ranking.queries), limits)

@@ -8,7 +8,7 @@ from orthohash_triton.metrics import distance_histograms
 
 
 def case(kind=np.asarray):
-    """A query of zeros of class 1, and codes at the distances 0, 2, 2, 5, 8 of classes 1, 0, 1, 0, 1."""
+    """Return a zero query of class 1, and codes at the distances 0, 2, 2, 5, 8 with the classes 1, 0, 1, 0, 1."""
     gallery = np.packbits(np.arange(8) < np.array([0, 2, 2, 5, 8])[:, None], axis=1, bitorder="little")
     return [kind(array) for array in (np.zeros((1, 1), np.uint8), gallery, np.array([1]), np.array([1, 0, 1, 0, 1]))]
 

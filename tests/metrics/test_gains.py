@@ -13,13 +13,13 @@ from orthohash_triton.reference import gains as reference
 
 
 def at_distances(distances, bits=16):
-    """A query of zeros and gallery codes at the given distances from it."""
+    """Return a zero query, and gallery codes at the given distances from it."""
     ones = np.arange(bits) < np.array(distances)[:, None]
     return np.zeros((1, bits // 8), np.uint8), np.packbits(ones, axis=1, bitorder="little")
 
 
 def of_grades(grades, classes=5):
-    """Labels of a query of all classes and of items that share so many with it."""
+    """Return labels of a query with all classes, and of items that share the given numbers of classes with it."""
     return np.ones((1, classes), int), (np.arange(classes) < np.array(grades)[:, None]).astype(int)
 
 

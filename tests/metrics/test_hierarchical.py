@@ -14,7 +14,7 @@ DISTANCE = np.array([[0, 0.25, 1], [0.25, 0, 1], [1, 1, 0]])
 
 
 def at_distances(distances, bits=16):
-    """A query of zeros and gallery codes at the given distances from it."""
+    """Return a zero query, and gallery codes at the given distances from it."""
     ones = np.arange(bits) < np.array(distances)[:, None]
     return np.zeros((1, bits // 8), np.uint8), np.packbits(ones, axis=1, bitorder="little")
 
@@ -30,7 +30,7 @@ def random_case(seed, queries=5, gallery=60, bits=16, classes=4):
 
 
 def brute_force(query_codes, gallery_codes, query_labels, gallery_labels, distance, k):
-    """HP@1 .. HP@k of each query, item by item."""
+    """Compute HP@1 .. HP@k of each query, item by item."""
     curves = []
     for code, label in zip(query_codes, query_labels, strict=True):
         hamming = [int(np.unpackbits(code ^ other).sum()) for other in gallery_codes]

@@ -1,4 +1,4 @@
-"""central_similarity_loss against its formula in float64."""
+"""Tests of central_similarity_loss against its formula in float64."""
 
 import math
 
@@ -14,7 +14,7 @@ KINDS = ["log_cosh", "l1", "l2", "cosine"]
 
 
 def problem(dense=False, rows=9, classes=6, bits=16):
-    """Latents where tanh is not saturated, a target with an unlabelled row, a codebook."""
+    """Return latents for which tanh is not saturated, a target with an unlabelled row, and a codebook."""
     generator = torch.Generator().manual_seed(3)
     u = torch.randn(rows, bits, generator=generator, dtype=torch.float64)
     codebook = torch.randint(0, 2, (classes, bits), generator=generator, dtype=torch.int8) * 2 - 1
@@ -29,7 +29,7 @@ def problem(dense=False, rows=9, classes=6, bits=16):
 
 
 def by_loops(u, target, codebook, ties, quantization_weight, quantization):
-    """The mean loss, number by number."""
+    """Compute the mean loss, number by number."""
     rows = []
     for row, classes in zip(u.tolist(), target.tolist(), strict=True):
         members = [c for c, y in enumerate(classes) if y] if isinstance(classes, list) else [classes] if classes >= 0 else []

@@ -1,4 +1,4 @@
-"""cosine_codebook_loss against the float64 reference, and its manners as a PyTorch op."""
+"""Tests of cosine_codebook_loss against the float64 reference, and as a PyTorch op."""
 
 import math
 
@@ -17,7 +17,7 @@ SHAPES = [(1, 2, 16), (37, 101, 24), (64, 128, 64), (33, 70, 100), (5, 40, 128)]
 
 
 def problem(rows, classes, bits, dense=False, device="cpu"):
-    """Latent, target (with an unlabelled row where there is room) and codebook; half of the rows lie near their code."""
+    """Return latents, target and codebook. Half of the rows are near their code; one is unlabelled if there are enough rows."""
     generator = torch.Generator().manual_seed(rows + classes + bits)
     codebook = torch.randint(0, 2, (classes, bits), generator=generator, dtype=torch.int8) * 2 - 1
     ids = torch.randint(0, classes, (rows,), generator=generator)
@@ -33,7 +33,7 @@ def problem(rows, classes, bits, dense=False, device="cpu"):
 
 
 def truth(v, target, codebook, upstream, lse_upstream=None, **keywords):
-    """Loss and lse per row and the gradient of v, by autograd through the reference in float64."""
+    """Return the loss and lse per row and the gradient of v, by autograd through the reference in float64."""
     v = v.detach().double().requires_grad_()
     target = target.double() if target.ndim == 2 else target
     loss, lse = reference.cosine_codebook_loss(v, target, codebook, reduction="none", return_lse=True, **keywords)

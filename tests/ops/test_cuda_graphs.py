@@ -1,4 +1,4 @@
-"""Ops inside a CUDA graph: nothing waits for the host, and a replay answers for what the inputs hold then."""
+"""Tests of ops inside a CUDA graph: nothing waits for the host, and a replay uses the current values of the inputs."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ pytestmark = pytest.mark.gpu
 
 
 def captured(step):
-    """A graph of `step`, and its results; as PyTorch asks for, after a first run on another stream."""
+    """Return a CUDA graph of `step` and its results. PyTorch requires a first run on another stream."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):

@@ -27,7 +27,7 @@ def test_reference_by_hand():
 @pytest.mark.parametrize("make", [random_codes, near_codes])
 @pytest.mark.parametrize("queries", [1, 7, 9])  # counted one by one, and from 8 on in bit planes
 def test_cpu(bits, make, queries):
-    gallery = make(1001, bits // 8)  # several blocks, the last one not whole
+    gallery = make(1001, bits // 8)  # several blocks; the last one is incomplete
     check(gallery[:queries] ^ make(queries, bits // 8), gallery)
 
 
@@ -123,7 +123,7 @@ def test_kernel_with_labels(words, shared, device, monkeypatch):
     else:
         is_relevant = (of_queries[:, None] == of_gallery).all(2)
     counts, relevant = (torch.empty(2, 65, dtype=torch.int64, device=device) for _ in range(2))
-    monkeypatch.setattr(module, "_PARTIAL_BYTES", 1)  # query by query
+    monkeypatch.setattr(module, "_PARTIAL_BYTES", 1)  # one query at a time
     kernel(queries, gallery, counts, of_queries, of_gallery, relevant, shared=shared)
     distances = hamming_distance(queries, gallery, impl="reference").long()
     expected = torch.zeros(2, 65, dtype=torch.int64, device=device).scatter_add_(1, distances, is_relevant.long())

@@ -41,7 +41,7 @@ def test_reference_by_hand():
 @pytest.mark.parametrize("make", [random_codes, near_codes])
 @pytest.mark.parametrize("queries", [1, 2, 7])  # rows as they lie in memory, and in pairs by planes with one query left over
 def test_cpu(bits, make, queries):
-    gallery = make(3001, bits // 8)  # several blocks, the last one not whole
+    gallery = make(3001, bits // 8)  # several blocks; the last one is incomplete
     asked = gallery[:queries] ^ make(queries, bits // 8)
     for radius in (bits // 8, bits // 2, bits, bits + 1, 2**70):
         check(asked, gallery, radius)

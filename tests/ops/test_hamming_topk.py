@@ -20,7 +20,7 @@ def random_codes(count: int, width: int, device: torch.device | str = "cpu") -> 
 
 
 def near_codes(count: int, width: int, device: torch.device | str = "cpu") -> torch.Tensor:
-    """Codes as training makes them: few centres, few bits flipped, so that many distances tie."""
+    """Return codes that resemble trained ones: few centres, few flipped bits, and therefore many equal distances."""
     centres = random_codes(3, width, device)[torch.randint(0, 3, (count,), device=device)]
     flips = random_codes(count, width, device) & random_codes(count, width, device) & random_codes(count, width, device)
     return centres ^ flips
@@ -60,7 +60,7 @@ def test_reference_by_hand():
 @pytest.mark.parametrize("make", [random_codes, near_codes])
 @pytest.mark.parametrize("queries", [1, 7])  # scored by words, and in pairs by planes with one query left over
 def test_cpu(bits, make, queries):
-    gallery = make(3001, bits // 8)  # several blocks, the last one not whole
+    gallery = make(3001, bits // 8)  # several blocks; the last one is incomplete
     check(make(queries, bits // 8), gallery, 17)
     check(gallery[:queries], gallery, 700, mask=torch.rand(3001) < 0.3)
 
@@ -187,7 +187,7 @@ def test_kernel(case, device, monkeypatch):
 
 
 @pytest.mark.kernel
-@pytest.mark.parametrize("k", [3, 2100])  # by spans, by counting
+@pytest.mark.parametrize("k", [3, 2100])  # selection by spans, and by counting
 def test_kernel_identical_codes(k, device):
     code = random_codes(1, 8, device)
     distances, ids = hamming_topk(code, code.expand(2500, -1), k, impl="triton")
@@ -205,7 +205,7 @@ def test_kernel_counts_for_some_queries_at_a_time(device, monkeypatch):
 
 
 @pytest.mark.kernel
-@pytest.mark.parametrize("ordered", [1024, 8])  # by a program, by torch
+@pytest.mark.parametrize("ordered", [1024, 8])  # sorted by a program, and by torch
 @pytest.mark.parametrize("masked", [False, True])
 def test_kernel_orders_and_limits(ordered, masked, device, monkeypatch):
     """One of the queries finds too little below its limit, and one nothing."""

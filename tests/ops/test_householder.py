@@ -1,4 +1,4 @@
-"""householder_apply and householder_product against the chain of reflections in float64, and their manners as PyTorch ops."""
+"""Tests of householder_apply and householder_product against a chain of reflections in float64, and as PyTorch ops."""
 
 import math
 
@@ -16,7 +16,7 @@ SHAPES = [(1, 9, 9), (70, 3, 21), (64, 32, 32), (5, 20, 8), (5, 130, 130)]
 
 
 def problem(rows, count, bits, device="cpu"):
-    """x, vectors of lengths from 0.001 to 1,000, and the gradient of the result."""
+    """Return x, vectors of lengths from 0.001 to 1,000, and the gradient of the result."""
     generator = torch.Generator().manual_seed(rows + count + bits)
     x, g = torch.randn(2, rows, bits, generator=generator)
     vectors = torch.randn(count, bits, generator=generator) * torch.logspace(-3, 3, count)[:, None]
@@ -24,7 +24,7 @@ def problem(rows, count, bits, device="cpu"):
 
 
 def gradients(function, x, vectors, g, **keywords):
-    """The result, and the gradients of x and of the vectors, all float64."""
+    """Return the result, and the gradients of x and of the vectors, all in float64."""
     leaves = [tensor.detach().clone().requires_grad_() for tensor in (x, vectors)]
     y = function(*leaves, **keywords)
     found = torch.autograd.grad(y, leaves, g.to(y.dtype))
@@ -36,7 +36,7 @@ def relative_error(ours, exact):
 
 
 def vector_error(ours, exact, vectors):
-    """That of the gradient of the vectors, each times its length: a gradient goes as one over it."""
+    """Return the error of the vectors' gradients, each times the length of its vector, to which it is inversely proportional."""
     length = vectors.double().norm(dim=1, keepdim=True)
     return relative_error(ours * length, exact * length)
 
@@ -46,7 +46,7 @@ def test_reference_by_hand():
     x = torch.tensor([[3.0, 5.0]], dtype=torch.float64)
     vectors = torch.tensor([[2.0, 0.0], [7.0, 7.0]], dtype=torch.float64)
     torch.testing.assert_close(reference.householder_apply(x, vectors), torch.tensor([[-5.0, 3.0]], dtype=torch.float64))
-    product = torch.tensor([[0.0, 1.0], [-1.0, 0.0]], dtype=torch.float64)  # row 0 is where (1, 0) goes
+    product = torch.tensor([[0.0, 1.0], [-1.0, 0.0]], dtype=torch.float64)  # row 0 is the image of (1, 0)
     torch.testing.assert_close(reference.householder_product(vectors), product)
 
 
@@ -220,7 +220,7 @@ def test_no_rows(count, impl, device):
     assert (vectors_gradient == 0).all()
 
 
-@pytest.mark.filterwarnings("ignore:invalid value")  # of the interpreter's numpy
+@pytest.mark.filterwarnings("ignore:invalid value")  # from NumPy in the interpreter
 @pytest.mark.parametrize("impl", BOTH)
 def test_nan_stays_in_its_row(impl, device):
     x, vectors, _ = problem(9, 10, 10, device)

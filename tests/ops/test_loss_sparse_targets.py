@@ -1,4 +1,4 @@
-"""Sparse targets of the codebook losses: the same as the dense target with the same entries."""
+"""Tests that sparse targets of the codebook losses give the results of the equal dense targets."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ SHAPES = [(1, 2, 16), (37, 101, 24), (64, 128, 64), (9, 700, 40)]
 
 
 def sparse_problem(rows, classes, bits, device="cpu"):
-    """Latent, dense target with 0 to 5 positives a row (none in row 2), and codebook."""
+    """Return latents, a dense target with 0 to 5 positives per row (none in row 2), and a codebook."""
     v, _, codebook = problem(rows, classes, bits, device=device)
     generator = torch.Generator().manual_seed(rows)
     dense = torch.zeros(rows, classes)
@@ -29,7 +29,7 @@ def sparse_problem(rows, classes, bits, device="cpu"):
 
 
 def in_parts(dense, zeros_at=()):
-    """crow_indices, col_indices, values; with explicit zeros at the (row, column) of `zeros_at`."""
+    """Return crow_indices, col_indices and values, with explicit zeros at each (row, column) of `zeros_at`."""
     stored = dense.clone()
     for row, column in zeros_at:
         stored[row, column] = 1

@@ -1,4 +1,4 @@
-"""The codebook losses inside training: mixed precision, compilation across processes, no wait for the device."""
+"""Tests of the codebook losses during training: mixed precision, compilation, several processes, and no waits for the device."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""minimum_distance_loss against its formula in float64."""
+"""Tests of minimum_distance_loss against its formula in float64."""
 
 import math
 
@@ -13,7 +13,7 @@ KINDS = ["log_cosh", "l1", "l2", "cosine"]
 
 
 def problem(dense=False, rows=9, classes=6, bits=16, bank_rows=13):
-    """Latents, a target with an unlabelled row, a codebook, a bank with an unlabelled and an unseen row, and its target."""
+    """Return latents, a target with an unlabelled row, a codebook, and a bank and its target with an unlabelled and an unseen row."""
     generator = torch.Generator().manual_seed(3)
     u, bank = (torch.randn(count, bits, generator=generator, dtype=torch.float64) for count in (rows, bank_rows))
     codebook = torch.randint(0, 2, (classes, bits), generator=generator, dtype=torch.int8) * 2 - 1
@@ -29,14 +29,14 @@ def problem(dense=False, rows=9, classes=6, bits=16, bank_rows=13):
 
 
 def classes_of(target):
-    """The set of classes of every row."""
+    """Return the set of classes of every row."""
     if target.ndim == 1:
         return [{c} if c >= 0 else set() for c in target.tolist()]
     return [{c for c, y in enumerate(row) if y} for row in target.tolist()]
 
 
 def by_loops(u, target, codebook, bank, bank_target, scale, pair_weight, quantization_weight):
-    """The loss with the "l2" penalty, number by number."""
+    """Compute the loss with the "l2" penalty, number by number."""
 
     def cosine(a, b):
         return sum(x * y for x, y in zip(a, b, strict=True)) / (math.hypot(*a) * math.hypot(*b))

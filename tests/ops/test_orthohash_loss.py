@@ -1,4 +1,4 @@
-"""orthohash_loss against batch_norm + the float64 reference: every gradient, and the running statistics."""
+"""Tests of orthohash_loss against batch_norm and the float64 reference: every gradient, and the running statistics."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ from tests.processes import in_two_processes
 
 
 def normalisation(bits, device):
-    """running_mean, running_var, bn_weight, bn_bias."""
+    """Return running_mean, running_var, bn_weight and bn_bias."""
     generator = torch.Generator().manual_seed(bits)
     numbers = torch.rand(4, bits, generator=generator) + 0.5
     return [row.clone().to(device) for row in numbers]

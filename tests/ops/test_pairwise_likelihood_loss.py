@@ -1,4 +1,4 @@
-"""pairwise_likelihood_loss against explicit loops and the float64 reference, and its manners as a PyTorch op."""
+"""Tests of pairwise_likelihood_loss against explicit loops and the float64 reference, and as a PyTorch op."""
 
 import itertools
 import math
@@ -23,11 +23,11 @@ WEIGHTS_AND_IMPLEMENTATIONS = [
     pytest.param("balanced", "triton", marks=pytest.mark.kernel),
 ]
 SIMILARITIES = ["any", "jaccard", "squared_cosine"]
-CLASSES = 70  # of a multi-hot target: more than one word of 64, and three of 32
+CLASSES = 70  # number of classes of a multi-hot target: more than one word of 64 bits, and three of 32 bits
 
 
 def labels(rows, multi_hot, generator):
-    """With an unknown row, or one without any class, where there is room."""
+    """Return labels with an unlabelled row, or a row without a class, if there are enough rows."""
     if multi_hot:
         target = torch.rand(rows, CLASSES, generator=generator) < 0.03
         target[:, -1] = torch.rand(rows, generator=generator) < 0.2
@@ -40,7 +40,7 @@ def labels(rows, multi_hot, generator):
 
 
 def problem(rows, columns, bits, multi_hot=False, device="cpu"):
-    """z, target, bank, bank_target; codes of one size but for a large row and a small one."""
+    """Return z, target, bank and bank_target. All codes have one scale, except a large and a small row."""
     generator = torch.Generator().manual_seed(rows + columns + bits)
     z, bank = torch.randn(rows, bits, generator=generator), torch.randn(columns, bits, generator=generator)
     bank[0] *= 10
@@ -50,7 +50,7 @@ def problem(rows, columns, bits, multi_hot=False, device="cpu"):
 
 
 def evaluate(loss, z, target, bank, bank_target, upstream, **keywords):
-    """Loss, gradient of z, and gradient of the bank where there is one."""
+    """Return the loss, the gradient of z, and the gradient of the bank if there is one."""
     leaves = [x if x is None else x.detach().clone().requires_grad_() for x in (z, bank)]
     found = loss(leaves[0], target, leaves[1], bank_target, **keywords)
     (found * upstream.to(found.dtype)).sum().backward()
@@ -68,7 +68,7 @@ def check(found, exact, tolerance=1e-6):
 
 
 def by_loops(z, target, bank, bank_target, alpha, positive_weight, similarity, reduction):
-    """The formula pair by pair, in Python numbers."""
+    """Compute the formula pair by pair with Python numbers."""
     terms = []
     for i, j in itertools.product(range(len(z)), range(len(bank))):
         theta = alpha * sum(float(a) * float(b) for a, b in zip(z[i], bank[j], strict=True))
@@ -184,7 +184,7 @@ def test_every_option(dtype, multi_hot, positive_weight, similarity, own, reduct
     check(found, truth(*arguments, upstream, **keywords), 1e-6 if dtype == torch.float32 else 1e-13)
 
 
-# The ways through the kernels that differ: who is the bank, what is counted before, what a similar pair weighs.
+# The different paths through the kernels: the kind of bank, the counts made beforehand, the weight of similar pairs.
 KERNEL_OPTIONS = [
     (False, "balanced", "any", "mean", True),
     (True, "balanced", "squared_cosine", "none", False),
@@ -239,12 +239,12 @@ def test_any_magnitude(magnitude, impl, device):
     upstream = torch.ones(9, device=device)
     found = evaluate(pairwise_likelihood_loss, *arguments, upstream, alpha=0.5, reduction="none", impl=impl)
     exact = truth(*arguments, upstream, alpha=0.5, reduction="none")
-    check(found, exact, 1e-5 if magnitude > 1 else 1e-6)  # where signs of theta near 0 decide
+    check(found, exact, 1e-5 if magnitude > 1 else 1e-6)  # the signs of theta near 0 decide
 
 
 @pytest.mark.parametrize("impl", BOTH)
 def test_confident_pairs_keep_their_digits(impl, device):
-    # Every pair as it should be, with |theta| = 12 and more: each loss is about e^-12.
+    # Every pair has the right sign, with |theta| >= 12: each loss is about e^-12.
     target = torch.arange(8, device=device) % 2
     z = (2.0 * target - 1)[:, None] * torch.linspace(0.7, 1.1, 8, device=device)[:, None].expand(8, 24)
     upstream = torch.ones(8, device=device)
@@ -343,7 +343,7 @@ def test_no_pair_at_all(positive_weight, impl, device):
     target = torch.full((3,), -100, device=device)
     mean = pairwise_likelihood_loss(z, target, alpha=1.0, positive_weight=positive_weight, impl=impl)
     mean.backward()
-    assert mean.isnan()  # as in torch
+    assert mean.isnan()  # like torch
     assert not z.grad.any()
     assert pairwise_likelihood_loss(z, target, alpha=1.0, positive_weight=positive_weight, reduction="sum", impl=impl) == 0
 

@@ -1,4 +1,4 @@
-"""quantization_loss against its formulas in float64."""
+"""Tests of quantization_loss against its formulas in float64."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""SHREWD's loss: both terms by hand, against explicit loops and the reference; the divergence against known ones."""
+"""Tests of SHREWD's loss: both terms against explicit loops and the reference, and the divergence against known values."""
 
 import itertools
 import math
@@ -29,7 +29,7 @@ def value_and_gradient(loss, z):
 
 
 def loops(z, d, draws, scale, relational_weight, kl_weight, pair_decay, distance_floor):
-    """The formulas of the docstring and their derivatives, number by number. d: [N][N], None where a pair is left out."""
+    """Compute the formulas of the docstring and their derivatives, number by number. d is [N][N], and None omits a pair."""
     rows, bits = len(z), len(z[0])
     gradient = [[0.0] * bits for _ in range(rows)]
     pairs = [(b, c) for b, c in itertools.permutations(range(rows), 2) if d[b][c] is not None]

@@ -1,4 +1,4 @@
-"""The numbers that pictures of codes are drawn from."""
+"""Tests of the statistics of codes that figures show."""
 
 import numpy as np
 import pytest

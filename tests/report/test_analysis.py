@@ -1,4 +1,4 @@
-"""Which queries a report shows, and the figures of the bits."""
+"""Tests of the selection of queries for a report, and of the figures of the bits."""
 
 import pytest
 import torch

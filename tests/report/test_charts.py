@@ -1,4 +1,4 @@
-"""Charts as geometry: scales, ticks, tables, heat maps."""
+"""Tests of the geometry of charts: scales, ticks, tables, heat maps."""
 
 import base64
 import io

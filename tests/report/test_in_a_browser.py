@@ -1,4 +1,4 @@
-"""The report as people see it, in headless Chromium: nothing is fetched, nothing complains, every picture is decoded."""
+"""Tests of the report in headless Chromium: it loads nothing else, logs no errors, and decodes every picture."""
 
 import io
 from pathlib import Path
@@ -77,7 +77,7 @@ def test_text_stands_out_from_its_ground(browser: Any, report: Path) -> None:
 
 
 def contrast(one: list[int], other: list[int]) -> float:
-    """The ratio of two colours' luminances as WCAG 2 defines it."""
+    """Return the contrast ratio of two colours as WCAG 2 defines it."""
 
     def luminance(colour: list[int]) -> float:
         values = [c / 255 for c in colour[:3]]
@@ -89,7 +89,7 @@ def contrast(one: list[int], other: list[int]) -> float:
 
 
 def hover(mark: Any) -> None:
-    """The pointer over `mark` once the page lies still: a tip goes when the page scrolls, which it may do a frame late."""
+    """Move the pointer over `mark` after scrolling has ended, because a scroll, which may come one frame late, hides the tip."""
     mark.scroll_into_view_if_needed()
     mark.page.evaluate("new Promise(drawn => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
     mark.hover(force=True)

@@ -1,4 +1,4 @@
-"""The page of a run: its figures are right, nothing is missing without a word, and nothing comes from elsewhere."""
+"""Tests of the report of a run: correct figures, a note for everything that is missing, and no external resources."""
 
 import json
 import re
