@@ -1,7 +1,7 @@
 """Shared set-up of the tests: the device of kernel tests, seeds, poisoned memory, and how tests are spread over processes.
 
-A test marked `kernel` asks for `impl="triton"` on tensors of the `device` fixture. It runs
-- on a GPU, where there is one;
+A test marked `kernel` uses `impl="triton"` on tensors of the `device` fixture. It runs
+- on a GPU, if there is one;
 - in Triton's interpreter under TRITON_INTERPRET=1, in a process of its own: the variable changes what `@triton.jit` returns;
 - through the executor that `--executor module:function` names, which is called as kernels/launch.py describes.
 It is skipped where none of the three is available.

@@ -90,7 +90,7 @@ class Watched:
 
 
 def until(page: Any, condition: str, argument: Any = None, seconds: float = 20) -> None:
-    """Wait until a JavaScript `condition` holds. Python polls it, because the policy of the page forbids evaluation in the page."""
+    """Wait until a JavaScript `condition` holds, by polling from Python: the page's policy forbids evaluation in the page."""
     end = time.monotonic() + seconds
     while not page.evaluate(condition, argument):
         assert time.monotonic() < end, f"{condition} did not come true in {seconds} s"

@@ -1,4 +1,4 @@
-"""Processes of a gloo group that run tests together."""
+"""Functions that run tests in several processes of a gloo group."""
 
 import faulthandler
 import json
@@ -149,7 +149,7 @@ def _watched(processes: list[Any], folder: Path, patience: float) -> Outcomes:
 
 
 def _outcomes(processes: list[Any], folder: Path, patience: float) -> Outcomes:
-    """Return the results of the checks that ended, and of those that a failed or silent process has not ended."""
+    """Return the results of the checks that ended, and failures for those that a failed or silent process did not end."""
     failures: dict[str, dict[int, str | None]] = {}
     unfinished = {}
     for rank in range(len(processes)):

@@ -92,7 +92,7 @@ def cycles(instructions: Counter[str], target: str) -> dict[str, float]:
 
 
 def mix(part: Stretch) -> Counter[str]:
-    """Return the instructions of `part` by pipe, all under "issue"; memory in 32-bit accesses, matrix products in multiply-adds."""
+    """Return the instructions of `part` by pipe; memory in 32-bit accesses, matrix products in multiply-adds, all as "issue"."""
     counts: Counter[str] = Counter(issue=len(part.instructions))
     for instruction in part.instructions:
         name = _name(instruction)

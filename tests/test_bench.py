@@ -1,4 +1,4 @@
-"""The microbenchmarks: every peer runs at a small shape, and gives the answer that is timed."""
+"""Tests that every peer of the microbenchmarks runs at a small shape, and returns the expected answer."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""`make check` chooses the tests of what changed."""
+"""Tests that `make check` chooses the tests that a change needs."""
 
 import pytest
 

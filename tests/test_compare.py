@@ -1,4 +1,4 @@
-"""The comparison of methods: every cell once, the same data for all, a table that says what was measured."""
+"""Tests of the comparison of methods: every cell is computed once, all methods get the same data, the table is complete."""
 
 import json
 import statistics
@@ -40,7 +40,7 @@ def test_a_row_for_each_method_rotation_and_length(done: tuple[Path, list[dict]]
         (method, rotation, bits, 2) for method in ("orthohash", "pca") for rotation in ("none", "itq") for bits in (8, 16)
     ]
     assert all(0 < row["map_at_all"] <= 1 for row in rows)
-    # Principal components know no seed; a network does.
+    # Principal components do not depend on the seed; a network does.
     assert [row["map_at_all_std"] > 0 for row in rows if row["rotation"] == "none"] == [True, True, False, False]
 
 

@@ -1,4 +1,4 @@
-"""The CPU kernels work without a writable cache folder, and in threads that outlive the main thread."""
+"""Tests that CPU kernels work without a writable cache folder, and in threads that outlive the main thread."""
 
 import subprocess
 import sys

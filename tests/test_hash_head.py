@@ -1,4 +1,4 @@
-"""The hash head, with and without batch norm, folded and rotated."""
+"""Tests of the hash head: with and without batch norm, folded, and rotated."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from tests.tolerances import tolerance
 
 
 def trained_head(dimensions=12, bits=20, **keywords):
-    """A head whose batch norm has a history."""
+    """Return a head whose batch norm has running statistics of some batches."""
     head = HashHead(dimensions, bits, **keywords)
     with torch.no_grad():
         for parameter in head.parameters():

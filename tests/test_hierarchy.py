@@ -1,4 +1,4 @@
-"""Distances in a hierarchy of classes, against trees worked out by hand and a slow search for the lowest common subsumer."""
+"""Tests of distances in a class hierarchy, against trees computed by hand and a slow search for the lowest common subsumer."""
 
 import random
 
@@ -90,7 +90,7 @@ def test_names_need_not_be_strings():
 
 
 def search(pairs, classes):
-    """The definition, node by node: paths instead of sets."""
+    """Compute the distances by their definition, node by node, with paths instead of sets."""
     parents = {}
     for child, parent in pairs:
         parents.setdefault(child, set()).add(parent)

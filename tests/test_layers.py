@@ -1,4 +1,4 @@
-"""Imports go down only, never in a circle, and private modules stay in their folder. CONTRIBUTING.md describes the floors."""
+"""Tests that imports lead to lower layers only, without cycles, and that private modules are used in their folder only."""
 
 import ast
 from pathlib import Path
@@ -10,7 +10,7 @@ import orthohash_triton
 ROOT = Path(__file__).parent.parent
 PACKAGE = "orthohash_triton"
 
-# Module prefix (the longest that matches) -> floor. Modules of one floor may import each other.
+# Longest matching module prefix -> layer (see CONTRIBUTING.md). Modules of one layer may import each other.
 FLOORS = {
     f"{PACKAGE}._base": 0,
     f"{PACKAGE}.kernels": 0,
@@ -40,7 +40,7 @@ FLOORS = {
 
 
 def modules() -> dict[str, Path]:
-    """Every module of the package, by its installed name."""
+    """Return the file of every module of the package, by installed name."""
     found = {}
     for folder, name in ((ROOT / PACKAGE, PACKAGE), (ROOT / "kernels", f"{PACKAGE}.kernels")):
         for path in folder.rglob("*.py"):
@@ -50,14 +50,14 @@ def modules() -> dict[str, Path]:
 
 
 def floor(module: str) -> int | None:
-    """The floor of `module`; None for the package's own __init__, which gathers everything, and for other packages."""
+    """Return the layer of `module`; None for other packages, and for the package's own __init__, which imports everything."""
     while module and module not in FLOORS:
         module = module.rpartition(".")[0]
     return FLOORS.get(module)
 
 
 def imports(module: str, path: Path) -> set[str]:
-    """Absolute names of what `module` imports, anywhere in its text."""
+    """Return the absolute names of everything that `module` imports, also inside functions."""
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
@@ -86,7 +86,7 @@ def test_imports_go_down(module: str) -> None:
 
 
 def resolved(name: str, known: set[str]) -> str | None:
-    """The module of this package that importing `name` reads: `name` itself, or its parent where `name` is an attribute."""
+    """Return the module of this package that an import of `name` reads: `name`, or its parent if `name` is an attribute."""
     if name in known:
         return name
     parent = name.rpartition(".")[0]

@@ -1,4 +1,4 @@
-"""The wheel contains every file, is built from the source distribution, and works with the dependencies that it declares."""
+"""Tests that the wheel contains every file, is built from the source distribution, and needs only its declared dependencies."""
 
 import ast
 import json

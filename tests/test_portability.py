@@ -1,4 +1,4 @@
-"""Where there is no Triton (macOS, Windows), none of the extras, another start method, another encoding."""
+"""Tests without Triton (as on macOS and Windows), without extras, and with another start method or encoding."""
 
 import ast
 import errno

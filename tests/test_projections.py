@@ -1,4 +1,4 @@
-"""LSH and PCA hashing."""
+"""Tests of LSH and PCA hashing."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from orthohash_triton.projections import fit_lsh, fit_pca
 
 
 def features(rows=300, dimensions=10):
-    """Correlated, far from centred, and every direction of another variance."""
+    """Return correlated features that are far from centred, with a different variance in every direction."""
     scales = torch.linspace(3, 0.5, dimensions)
     mixing = torch.linalg.qr(torch.randn(dimensions, dimensions)).Q
     return (torch.randn(rows, dimensions) * scales) @ mixing + torch.arange(dimensions)

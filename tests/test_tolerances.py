@@ -1,4 +1,4 @@
-"""The bounds of tests/tolerances.py hold for real sums, and are not so wide that a wrong sum passes."""
+"""Tests that the bounds of tests/tolerances.py hold for real sums, and that wrong sums exceed them."""
 
 import pytest
 import torch

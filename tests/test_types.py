@@ -1,4 +1,4 @@
-"""Functions of kernels/ that Python itself runs are annotated, so that mypy checks them (see pyproject.toml)."""
+"""Tests that functions of kernels/ that Python itself runs have annotations, so that mypy checks them (see pyproject.toml)."""
 
 import ast
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Bounds for floating-point comparisons, derived from the rounding error of what is summed.
+"""Bounds for floating-point comparisons, derived from the rounding error of sums.
 
 Two correct programs differ where they add the same numbers in different orders: another vector width (AVX2, AVX-512), another
 split into threads, blocks or batches, a fused multiply-add instead of two operations. A bound that was chosen by watching one
@@ -51,8 +51,8 @@ def tolerance(
 
     Args:
         terms: How many numbers one sum adds, or how many products one dot product adds.
-        magnitude: The sum of the absolute values of the terms, or their mean where the result is a mean. Of a tensor, which holds
-            one value for each result, the largest is taken.
+        magnitude: The sum of the absolute values of the terms, or their mean where the result is a mean. If it is a
+            tensor with one value for each result, the largest value is used.
         dtype: The dtype in which the sums are computed.
         sums: How many sums follow each other, as layers of a network or steps of training do; their errors add up.
         sides: 2 where both results are computed in `dtype`, 1 where one is exact or computed in a wider dtype.
@@ -72,6 +72,6 @@ def approximately(
     sums: int = 1,
     sides: int = 2,
 ) -> dict[str, float]:
-    """Return what `tolerance` returns under the names that `pytest.approx` has for it: `rel` and `abs`."""
+    """Return the bounds of `tolerance` as `rel` and `abs`, the arguments of `pytest.approx`."""
     bounds = tolerance(terms, magnitude, dtype, sums=sums, sides=sides)
     return {"rel": bounds["rtol"], "abs": bounds["atol"]}

@@ -1,4 +1,4 @@
-"""Deprecation shims: old names keep working, and warn at the line that uses them."""
+"""Tests that old names still work, and warn at the line that uses them."""
 
 import importlib
 import subprocess

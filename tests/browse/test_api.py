@@ -1,4 +1,4 @@
-"""The JSON interface of `orthohash browse`: correct answers, and a clear refusal of anything else."""
+"""Tests of the JSON interface of `orthohash browse`: correct answers, and clear errors for invalid requests."""
 
 import io
 import time
@@ -90,7 +90,7 @@ def test_an_image_of_the_gallery_brought_from_outside_finds_itself(client: TestC
         assert found["query"] is None
         assert found["neighbours"][0]["distance"] == 0
         assert position in [n["id"] for n in found["neighbours"] if n["distance"] == 0]
-        assert all("same_class" not in n for n in found["neighbours"])  # nobody knows its class
+        assert all("same_class" not in n for n in found["neighbours"])  # the class of an upload is unknown
         assert found["milliseconds"].keys() == {"encode", "search"}
 
 
@@ -158,7 +158,7 @@ def test_bad_uploads(client: TestClient, content: bytes, headers: dict, status: 
     answer = client.post("/api/search?k=3", content=content, headers=headers)
     assert answer.status_code == status
     assert message in answer.json()["error"]
-    assert client.get("/api/search?id=0&k=1").status_code == 200  # and the server lives on
+    assert client.get("/api/search?id=0&k=1").status_code == 200  # the server still answers
 
 
 def test_a_bomb_is_refused_before_it_is_decoded(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,7 +271,7 @@ def test_images_in_files_are_served_by_id_alone(tmp_path: Path) -> None:
     missing = client.get("/api/image/1")
     assert missing.status_code == 404
     assert "its file is missing" in missing.json()["error"]
-    assert str(tmp_path) not in client.get("/api/search?id=0&k=5").text  # where files lie is nobody's business
+    assert str(tmp_path) not in client.get("/api/search?id=0&k=5").text  # folders of the machine are not published
     colour = np.full((30, 50, 3), (40, 120, 220), np.uint8)
     assert client.post("/api/search?k=2", content=encoded(colour, "JPEG"), headers=PNG).status_code == 200
 

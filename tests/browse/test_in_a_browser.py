@@ -1,4 +1,4 @@
-"""Browsing as people do it, in headless Chromium: by click, by key, by an image of their own, in light and dark."""
+"""Tests of the page in headless Chromium: clicks, keys, uploads of images, light and dark colours."""
 
 import io
 import threading
@@ -27,7 +27,7 @@ from tests.pages import Watched, until
 
 @pytest.fixture(scope="module")
 def address(digits_run: Run) -> Iterator[str]:
-    """Of a server in a thread of this process."""
+    """Yield the address of a server that runs in a thread of this process."""
     with _listen(0) as listening:
         server = uvicorn.Server(uvicorn.Config(make_app(digits_run), log_level="warning", lifespan="off"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
@@ -40,7 +40,7 @@ def address(digits_run: Run) -> Iterator[str]:
 
 @pytest.fixture
 def page(browser: Any, address: str) -> Iterator[Any]:
-    """The page as it opens; in the end it has complained of nothing but what a test expects, and asked nobody else."""
+    """Yield the opened page. Afterwards assert that it logged no unexpected errors and requested nothing from other addresses."""
     page = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme="light")
     watched = Watched(page)
     page.watched = watched
@@ -54,7 +54,7 @@ def page(browser: Any, address: str) -> Iterator[Any]:
 
 @pytest.fixture
 def seven(tmp_path: Path) -> Path:
-    """A picture of a gallery's 7."""
+    """Return the file of a gallery image of the digit 7."""
     gallery = digits.load_splits(0).gallery
     position = int((gallery.labels == 7).nonzero()[0])
     Image.fromarray(gallery.inputs[position].numpy()).save(tmp_path / "seven.png")
@@ -92,7 +92,7 @@ def test_an_image_of_ones_own(page: Any, seven: Path) -> None:
     shown(page, "seven.png")
     assert "encoding: " in page.locator("#status").inner_text()
     assert page.locator(".tile .caption").first.inner_text() == "0 7"
-    assert page.locator(".tile .mark").count() == 0  # nobody knows its class
+    assert page.locator(".tile .mark").count() == 0  # the class of an upload is unknown
     assert page.locator("#query-picture img").evaluate("image => image.decode().then(() => image.naturalWidth)") == 8
     page.locator("#k").fill("5")
     until(page, "document.querySelectorAll('.tile').length === 5")
@@ -161,7 +161,7 @@ def test_one_class(page: Any) -> None:
     assert "class=4" in page.url
     page.reload()
     page.wait_for_selector(".tile")
-    assert page.locator("#class").input_value() == "4"  # it stands in the address
+    assert page.locator("#class").input_value() == "4"  # the class is part of the address
 
 
 def test_light_and_dark(page: Any) -> None:

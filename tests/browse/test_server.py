@@ -1,4 +1,4 @@
-"""The command: one line where it answers, one line where it cannot, and an end at Ctrl-C."""
+"""Tests of `orthohash browse`: it prints its address or an error in one line, and ends at Ctrl-C."""
 
 import re
 import signal
@@ -73,4 +73,4 @@ def test_only_the_files_that_are_named_are_served() -> None:
 
     assert all(path.is_file() for path, _ in _FILES.values())
     folder = Path(cli.__file__).parents[1] / "browse" / "static"
-    assert {path for path, _ in _FILES.values() if path.parent == folder} == set(folder.iterdir())  # nothing lies there unused
+    assert {path for path, _ in _FILES.values() if path.parent == folder} == set(folder.iterdir())  # no unused files

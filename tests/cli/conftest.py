@@ -1,4 +1,4 @@
-"""What the tests of several commands share."""
+"""Fixtures that the tests of several commands share."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from . import TRAIN
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder, with a file codes.npy of 12 codes next to it. Tests do not change it."""
+    """Return a run folder, next to a file codes.npy of 12 codes. Tests must not change it."""
     path = tmp_path_factory.mktemp("run") / "digits"
     assert cli.main(["train", *TRAIN, "--out", str(path), "--quiet"]) == 0
     np.save(path.parent / "codes.npy", np.arange(24, dtype=np.uint8).reshape(12, 2))

@@ -1,4 +1,4 @@
-"""Commands from training to search, called in this process and once through the installed script."""
+"""Tests of the commands from training to search, in this process and once through the installed script."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from . import TRAIN
 
 
 def call(capsys: pytest.CaptureFixture, *arguments: object, status: int = 0) -> str:
-    """Standard output of a command that succeeds; standard error, one line, of one that fails."""
+    """Call a command, and return its standard output if it succeeds, else the line on its standard error."""
     assert cli.main([str(argument) for argument in arguments]) == status
     out, err = capsys.readouterr()
     if status == 2:

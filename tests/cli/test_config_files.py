@@ -1,4 +1,4 @@
-"""Configuration files of the command line: every format, what beats what, and mistakes in them."""
+"""Tests of configuration files: every format, the precedence of options, and errors for mistakes."""
 
 import json
 import sys
@@ -16,7 +16,7 @@ WEIGHTS = "model.safetensors"
 
 
 def printed(capsys: pytest.CaptureFixture, *arguments: object) -> dict:
-    """The settings that a command would run with, by --print-config."""
+    """Return the settings of a command, as --print-config prints them."""
     with pytest.raises(SystemExit, match="0"):
         cli.main([*map(str, arguments), "--print-config"])
     settings = _config_files._PARSERS[".toml"](capsys.readouterr().out)
@@ -24,7 +24,7 @@ def printed(capsys: pytest.CaptureFixture, *arguments: object) -> dict:
 
 
 def refused(capsys: pytest.CaptureFixture, *arguments: object) -> str:
-    """The one line that tells a mistake."""
+    """Call the command line with a mistake, and return the line on standard error."""
     with pytest.raises(SystemExit, match="2"):
         cli.main([*map(str, arguments)])
     out, err = capsys.readouterr()
@@ -140,7 +140,7 @@ def test_mistakes(name: str, text: str, message: str, tmp_path: Path, capsys: py
 
 def test_a_missing_file(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert "nowhere.toml does not exist" in refused(capsys, "train", "--config", tmp_path / "nowhere.toml")
-    assert "config.json does not exist" in refused(capsys, "train", "--config", tmp_path)  # a folder, but of no run
+    assert "config.json does not exist" in refused(capsys, "train", "--config", tmp_path)  # a folder that holds no run
     assert "expected one argument" in refused(capsys, "train", "--out", "x", "--config")
 
 

@@ -1,4 +1,4 @@
-"""From files to neighbours: encode, index, search and features on images in folders, manifests and lists."""
+"""Tests of encode, index, search and features on images in folders, manifests and lists."""
 
 import json
 import re
@@ -17,7 +17,7 @@ TRAIN = ["--method", "pca", "--bits", "16", "--image-size", "8", "--threads", "1
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two classes of ten images, each of its own noise, and one that cannot be read."""
+    """Return a folder of two classes with ten images of random noise each, and one file that cannot be read."""
     folder, noise = tmp_path_factory.mktemp("files") / "photos", np.random.default_rng(0)
     for name in ("cat", "dog"):
         (folder / name).mkdir(parents=True)
@@ -35,7 +35,7 @@ def run(photos: Path) -> Path:
 
 
 def call(capsys: pytest.CaptureFixture, *arguments: object, status: int = 0) -> str:
-    """Standard output of a command that succeeds; standard error of one that fails."""
+    """Call a command, and return its standard output if it succeeds, else its standard error."""
     capsys.readouterr()
     assert cli.main([*map(str, arguments), "--no-progress"]) == status
     out, err = capsys.readouterr()

@@ -1,4 +1,4 @@
-"""orthohash info: what is what."""
+"""Tests that `orthohash info` identifies every kind of file and folder."""
 
 import json
 from pathlib import Path
@@ -44,7 +44,7 @@ def test_a_training_that_was_stopped(tmp_path: Path, capsys: pytest.CaptureFixtu
     from orthohash_triton.train import TrainConfig, train
 
     config = TrainConfig(dataset="digits", bits=16, epochs=1, batch_size=64, threads=1)
-    train(config, load_splits("digits").train, folder=tmp_path / "run", progress=False)  # and nothing saved it
+    train(config, load_splits("digits").train, folder=tmp_path / "run", progress=False)  # but the run was not saved
     found = told(tmp_path / "run", capsys)
     assert (found["kind"], found["bits"], found["dataset"]) == ("training that was stopped", 16, "digits")
     assert found["next"] == [f"orthohash train --resume {tmp_path / 'run'}"]
@@ -55,7 +55,7 @@ def test_an_index_with_ids(tmp_path: Path, capsys: pytest.CaptureFixture) -> Non
 
     index = HammingIndex(32)
     index.add_with_ids(np.zeros((3, 4), np.uint8), np.array([7, 8, 9]))
-    index.save(tmp_path / "ids.index")  # whatever the ending
+    index.save(tmp_path / "ids.index")  # with any extension
     found = told(tmp_path / "ids.index", capsys)
     assert (found["kind"], found["count"], found["bits"], found["ids"]) == ("index file", 3, 32, "own")
 

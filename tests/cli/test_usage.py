@@ -1,4 +1,4 @@
-"""What all commands have in common: help, examples, exit statuses, one-line errors, JSON, quiet, completion, encodings."""
+"""Tests of all commands: help, examples, exit statuses, one-line errors, JSON, quiet mode, completion, encodings."""
 
 import io
 import json
@@ -19,7 +19,7 @@ from . import TRAIN
 
 COMMANDS = tuple(command_parsers(cli.make_parser()))
 NO_FIGURES = {"completion", "browse"}
-IN_OTHER_TESTS = {"compare", "demo", "report"}  # --json and --quiet are tested where their results are: they take seconds
+IN_OTHER_TESTS = {"compare", "demo", "report"}  # these take seconds, so --json and --quiet are tested together with their results
 
 
 def declared(name: str) -> CommandParser:
@@ -106,7 +106,7 @@ def test_a_wrong_command_line_gets_one_line(arguments: list[str], message: str, 
 
 
 def invocations(run: Path, tmp_path: Path) -> dict[str, list[object]]:
-    """A call of every command that prints figures, with few data."""
+    """Return the arguments of a quick call of every command that prints figures."""
     codes = run.parent / "codes.npy"
     return {
         "train": [*TRAIN, "--method", "lsh", "--out", tmp_path / "lsh"],
@@ -252,7 +252,7 @@ def in_terminal(command: list[str], environment: dict[str, str]) -> bytes:
 
 @pytest.fixture(scope="module")
 def bash(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[str]]:
-    """Completes the last of some words in a real bash."""
+    """Return a function that completes the last of its words in a real bash."""
     shell = shutil.which("bash")
     if shell is None:
         pytest.skip("no bash here")

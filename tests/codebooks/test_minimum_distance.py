@@ -1,4 +1,4 @@
-"""Codebooks of the largest smallest distance (MDS)."""
+"""Tests of codebooks that maximise the minimum distance (MDS)."""
 
 import itertools
 import math
@@ -23,7 +23,7 @@ PUBLISHED = {
     1000: (3, 8, 14, 21, 48),
 }
 
-# What is reached here. At 16, 32 and 64 bits it is the distance of the Nordstrom-Robinson and Kerdock codes or of Hadamard rows.
+# The distances of our codebooks. At 16, 32 and 64 bits they equal those of Nordstrom-Robinson and Kerdock codes or Hadamard rows.
 REACHED = {
     10: (8, 16, 24, 32, 65),
     21: (8, 16, 24, 32, 64),
@@ -90,7 +90,7 @@ def test_quadratic_codes_of_two_parts_add_up():
 
 @pytest.mark.parametrize("degree", sorted(_algebraic._IRREDUCIBLE))
 def test_the_fields_are_fields(degree):
-    # Frobenius has order `degree`, and no element but 0 has a product of 0.
+    # The Frobenius map has order `degree`, and a product is 0 only if a factor is 0.
     x = np.arange(1, 2**degree)
     power = x
     for exponent in range(1, degree + 1):
@@ -116,7 +116,7 @@ def test_linear_codes_keep_the_distance_asked_for():
 
 @pytest.mark.parametrize(("num_classes", "bits"), [(2, 3), (3, 4), (4, 4), (5, 4), (6, 5), (8, 4)])
 def test_no_codebook_passes_the_bound(num_classes, bits):
-    # Every codebook there is, up to a flip of bits: one row is all zeros.
+    # All codebooks, up to flipped bits: one row is all zeros.
     words = range(1, 2**bits)
     best = max(
         min((a ^ b).bit_count() for a, b in itertools.combinations((0, *rows), 2))

@@ -1,4 +1,4 @@
-"""Class similarities, and codebooks that follow them (SHC)."""
+"""Tests of class similarities, and of codebooks that follow them (SHC)."""
 
 import math
 
@@ -21,7 +21,7 @@ def problem(samples=60, classes=5):
 
 
 def by_loops(logits, classes_of, masked_of, normalise):
-    """Similarities as the formula says, number by number."""
+    """Compute the similarities by the formula, number by number."""
     classes = logits.shape[1]
     sums, counts = [[0.0] * classes for _ in range(classes)], [0] * classes
     for row, own, masked in zip(logits.tolist(), classes_of, masked_of, strict=True):
@@ -112,7 +112,7 @@ def test_bad_arguments_of_similarity(changed, error, message):
 
 
 def superclasses(classes, groups, noise=0.1, seed=0):
-    """Similarity 0.5 inside a superclass, -0.1 across, and noise."""
+    """Return similarities of 0.5 within a superclass and -0.1 between superclasses, plus noise."""
     group = torch.arange(classes) % groups
     similarity = -0.1 + 0.6 * (group[:, None] == group).float()
     similarity += noise * torch.randn(classes, classes, generator=torch.Generator().manual_seed(seed))
@@ -121,7 +121,7 @@ def superclasses(classes, groups, noise=0.1, seed=0):
 
 
 def digits():
-    """Similarity of the ten digits by a linear classifier of 8 x 8 images."""
+    """Return the similarities of the ten digits from a linear classifier of 8 x 8 images."""
     datasets = pytest.importorskip("sklearn.datasets")
     images, labels = (torch.from_numpy(a) for a in datasets.load_digits(return_X_y=True))
     features = torch.cat([images.float() / 16, torch.ones(len(images), 1)], dim=1)

@@ -34,7 +34,7 @@ def test_a_class_of_one_stays_in_the_gallery() -> None:
 
 
 def multi_hot(rows: list[list[int]], classes: int = 3, **fields) -> Dataset:
-    """One sample for each list of classes; its input is its position."""
+    """Return a data set with one sample for each list of classes. The input of a sample is its position."""
     labels = torch.zeros(len(rows), classes, dtype=torch.bool)
     for row, own in enumerate(rows):
         labels[row, own] = True

@@ -49,7 +49,7 @@ Tag: other::tag
 
 @pytest.fixture(autouse=True)
 def short_embedding(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Texts become their lengths, so that these tests need no wordllama; the cache is empty."""
+    """Replace the embedding of a text by its length, so that the tests do not need wordllama, and use an empty cache."""
 
     def embed(texts: Sequence[str]) -> torch.Tensor:
         return torch.tensor([[float(len(one)), 1.0] for one in texts])
@@ -70,7 +70,7 @@ def test_parse() -> None:
 
 def test_build() -> None:
     dataset = debian.build(ARCHIVE, min_packages=3)
-    assert dataset.class_names == ("role::program", "use::editing")  # neither TODO nor what is rare
+    assert dataset.class_names == ("role::program", "use::editing")  # neither TODO nor rare tags
     # gcc-12 has gcc-11's text; odd has no class
     assert dataset.labels.tolist() == [[True, False], [True, True], [False, True], [True, True]]
     assert dataset.inputs[:, 0].tolist() == [16, 8, 22, 30]

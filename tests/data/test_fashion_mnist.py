@@ -1,4 +1,4 @@
-"""Reading IDX files, on small ones made here and on the real ones where they are installed."""
+"""Tests of reading IDX files: small generated files, and the real ones if they are installed."""
 
 import gzip
 import struct

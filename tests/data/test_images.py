@@ -123,7 +123,7 @@ def test_training_from_files_is_training_from_memory(files: list[Path]) -> None:
         assert torch.equal(tensor, weights[1][name]), name
 
 
-# ---- what files hold -------------------------------------------------------------------------------------------------------
+# ---- contents of files ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

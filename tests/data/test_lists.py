@@ -10,7 +10,7 @@ from orthohash_triton.data.listing import drop_missing, unlabelled
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """images/0.png to 9.png, whose red is their number."""
+    """Return a folder with images/0.png to 9.png, whose red channel is their number."""
     (tmp_path / "images").mkdir()
     for i in range(10):
         Image.new("RGB", (6, 6), (i, 0, 0)).save(tmp_path / "images" / f"{i}.png")
@@ -18,7 +18,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 def write(path: Path, labels: dict[int, str]) -> Path:
-    """A line for each image of `labels`."""
+    """Write a list with one line for each image of `labels`, and return its path."""
     path.write_text("".join(f"images/{i}.png {text}".strip() + "\n" for i, text in labels.items()))
     return path
 

@@ -12,7 +12,7 @@ from orthohash_triton.data import Splits, manifest
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """images/0.png to 7.png, whose red is their number."""
+    """Return a folder with images/0.png to 7.png, whose red channel is their number."""
     (tmp_path / "images").mkdir()
     for i in range(8):
         Image.new("RGB", (6, 6), (i, 0, 0)).save(tmp_path / "images" / f"{i}.png")
@@ -20,7 +20,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 def write(path: Path, columns: dict) -> Path:
-    """The table `columns` as its ending says."""
+    """Write the table `columns` in the format of the extension of `path`, and return the path."""
     if path.suffix == ".parquet":
         pq.write_table(pa.table(columns), path)
         return path

@@ -1,4 +1,4 @@
-"""Data sets are declarations: what the registry promises of each, and data sets of one's own."""
+"""Tests of the registry of named data sets, of each declaration, and of data sets that users register."""
 
 from pathlib import Path
 

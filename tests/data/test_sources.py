@@ -1,4 +1,4 @@
-"""Sources: samples in their order, batch by batch."""
+"""Tests of sources, which yield samples in order, batch by batch."""
 
 import os
 from pathlib import Path
@@ -18,7 +18,7 @@ def dataset(name: str = "toy", **changes) -> Dataset:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """train/a/0.png to 3.png and query/b/4.png, whose red is their number; 2.png is empty, and one file is in no class."""
+    """Return a folder of images whose red channel is their number; 2.png is empty, and cover.png is in no class folder."""
     for i, place in enumerate(["train/a"] * 4 + ["query/b"]):
         (tmp_path / place).mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (6, 6), (i, 0, 0)).save(tmp_path / place / f"{i}.png")

@@ -1,4 +1,4 @@
-"""Reading WordNet's files, on a small database made here and on the real one where it is installed."""
+"""Tests of reading WordNet's files: a small generated database, and the real one if it is installed."""
 
 import itertools
 from pathlib import Path

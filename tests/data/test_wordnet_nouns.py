@@ -25,7 +25,7 @@ NOUNS = {
 
 
 def write_database(folder: Path) -> dict[str, int]:
-    """data.noun and index.noun of NOUNS; the offset of each word."""
+    """Write data.noun and index.noun of NOUNS, and return the offset of each word."""
     header = "  1 This software and database is being provided\n"
     offsets: dict[str, int] = dict.fromkeys(NOUNS, 0)
     for _ in range(2):  # offsets are eight digits, so the first pass finds all of them
@@ -42,7 +42,7 @@ def write_database(folder: Path) -> dict[str, int]:
 
 @pytest.fixture(autouse=True)
 def short_embedding(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Texts become their lengths, so that these tests need no wordllama; the cache is empty."""
+    """Replace the embedding of a text by its length, so that the tests do not need wordllama, and use an empty cache."""
 
     def embed(texts: Sequence[str]) -> torch.Tensor:
         return torch.tensor([[float(len(one)), 1.0] for one in texts])

@@ -1,4 +1,4 @@
-"""Tests that links of the pages lead to files of the repository or to known hosts; the build of the site checks its own links."""
+"""Tests that links of the pages lead to files of the repository or to known hosts. The site's build checks internal links."""
 
 import re
 from urllib.parse import urlsplit

@@ -26,7 +26,7 @@ DOCUMENTED = {name for path in REFERENCE for name in described(path)}
 
 
 def what(name: str) -> object:
-    """Return the object with a dotted name; an attribute of a module precedes a submodule of the same name."""
+    """Return the object with a dotted name; an attribute of a module takes precedence over a submodule of the same name."""
     module, _, attribute = name.rpartition(".")
     found = getattr(importlib.import_module(module), attribute, None)
     return importlib.import_module(name) if found is None else found

@@ -17,7 +17,7 @@ NEEDS = {"lightning_module.py": "lightning", "search_with_faiss.py": "faiss"}
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """A function that runs an example with `--quick` and returns its output.
+    """Return a function that runs an example with `--quick` and returns its output.
 
     It runs the script in this process, since importing PyTorch in another one takes longer than the example.
     """

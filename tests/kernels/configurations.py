@@ -1,9 +1,9 @@
-"""Every kernel in every configuration that a launcher can choose: what `make compile-matrix` compiles.
+"""The configurations of every kernel that a launcher can choose. `make compile-matrix` compiles them.
 
-Each family calls its launchers on meta tensors over all that a `plan` depends on: numbers of bits, shapes, kinds of labels,
-dtypes, options. Of numbers that a kernel knows when it is compiled but that pick no tile (words of a code, codes of a span, which
-sizes are multiples of 16), the largest is kept of every choice, and where words unroll a loop the smallest too. Shapes go up to
-the largest, so that sums which leave 32 bits are seen.
+Each family calls its launchers on meta tensors, for all values that a `plan` depends on: numbers of bits, shapes, kinds of
+labels, dtypes, options. Some numbers are compile-time constants that do not choose a tile (words of a code, codes of a span,
+sizes that are multiples of 16). Of these only the largest is kept for each choice, and also the smallest if words unroll a loop.
+Shapes go up to the largest ones, so that sums that exceed 32 bits are found.
 """
 
 import functools
@@ -39,13 +39,13 @@ TARGETS = list(DEVICES)
 KERNELS = [importlib.import_module(f"{package.__name__}.{module.name}")
            for module in pkgutil.iter_modules(package.__path__) if not module.ispkg]  # fmt: skip
 
-# Numbers that code is compiled for and that pick no tile.
+# Compile-time constants that do not choose a tile.
 _RANGED = ("WORDS", "WIDTH", "SPAN", "UNCOUNTED", "LARGEST")
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def launches(target: str, part: str | None = None) -> list[Launch]:
-    """All that is to be compiled for `target`: "training", "search", or None for both."""
+    """Return the launches to compile for `target`. `part` is "training", "search", or None for both."""
     return [launch for found in launches_by_family(target, part).values() for launch in found]
 
 
@@ -78,13 +78,13 @@ def _ends_of_ranges(found: Iterable[Launch]) -> list[Launch]:
     kept = []
     for group in groups.values():
         kept.append(_with_sizes_of(max(group, key=_place_in_range), group))
-        if kept[-1].constexprs.get("WORDS", 0) > 1 and "GROUP" in kept[-1].constexprs:  # short codes are other code: loops unroll
+        if kept[-1].constexprs.get("WORDS", 0) > 1 and "GROUP" in kept[-1].constexprs:  # loops over short codes are unrolled
             kept.append(min(group, key=_place_in_range))
     return kept
 
 
 def _with_sizes_of(launch: Launch, group: Iterable[Launch]) -> Launch:
-    """The sizes of launches that differ in no more than which numbers are 1 or multiples of 16 are sizes of this one too."""
+    """Add the sizes of the launches in `group`, which differ only in numbers being 1 or multiples of 16; return `launch`."""
     names = [name for name, _ in next(iter(launch.sizes))[1]]
     for other in group:
         if "i64" in launch.signature.values() or "i64" not in other.signature.values():
@@ -95,10 +95,10 @@ def _with_sizes_of(launch: Launch, group: Iterable[Launch]) -> Launch:
 
 
 def _choice(launch: Launch) -> tuple[Any, ...]:
-    """What was chosen for a launch; not how large its arguments are."""
+    """Return the choices that were made for a launch, without the sizes of its arguments."""
     constexprs = {name: value for name, value in launch.constexprs.items() if name not in _RANGED}
     types = {name: "" if _is_number(launch, name) else kind for name, kind in launch.signature.items()}
-    # A kernel that names the numbers it is not specialised on means the alignment of the others.
+    # If a kernel lists numbers that it is not specialised on, the alignment of the other numbers is a choice.
     meant = any(parameter.do_not_specialize for parameter in launch.source().fn.params)
     names = list(types)
     aligned = [names[place] for (place,) in launch.attributes if meant and not types[names[place]].startswith("*")]
@@ -108,9 +108,9 @@ def _choice(launch: Launch) -> tuple[Any, ...]:
 
 
 def pairs(found: Iterable[Launch]) -> list[Launch]:
-    """Return few launches such that any two choices that some launch of a kernel makes together are made together in one of them.
+    """Return few launches that cover all pairs of choices: any two choices that occur together in `found` do so in the result.
 
-    Greedy: the launch that shows most pairs that no other one has shown comes next; of equals the largest.
+    The selection is greedy: the launch with the most pairs that are not covered yet comes next; among equals the largest one.
     """
     by_kernel: dict[tuple[str, str], list[tuple[Launch, set[tuple[str, str]]]]] = {}
     for launch in sorted(found, key=_place_in_range, reverse=True):
@@ -121,7 +121,7 @@ def pairs(found: Iterable[Launch]) -> list[Launch]:
 
 
 def _cover(candidates: Sequence[tuple[Launch, set[tuple[str, str]]]]) -> Iterator[Launch]:
-    """Yield launches until all pairs are covered. A launch shows no more new pairs than when they were last counted."""
+    """Yield launches until all pairs are covered. The new pairs of a launch only become fewer, so old counts are upper bounds."""
     covered: set[tuple[str, str]] = set()
     queue = [(-len(shown), place) for place, (_, shown) in enumerate(candidates)]
     heapq.heapify(queue)
@@ -137,14 +137,14 @@ def _cover(candidates: Sequence[tuple[Launch, set[tuple[str, str]]]]) -> Iterato
 
 
 def _place_in_range(launch: Launch) -> list[int]:
-    """Larger where there is more to do and the compiler knows less: 64 bits, numbers that are neither 1 nor multiples of 16."""
+    """Return a sort key that grows with constants, 64-bit numbers, and numbers that are neither 1 nor multiples of 16."""
     wide = sum(_is_number(launch, name) and kind == "i64" for name, kind in launch.signature.items())
     ones = sum(_is_number(launch, name) and kind == "constexpr" for name, kind in launch.signature.items())
     return [*(launch.constexprs.get(name, 0) for name in _RANGED), wide, -ones - len(launch.attributes)]
 
 
 def _is_number(launch: Launch, name: str) -> bool:
-    """Whether an argument is a number, strides left out: which of them is 1 is how a tensor lies."""
+    """Return whether an argument is a number but not a stride; strides of 1 describe the layout of a tensor."""
     if name in launch.constexprs or name.endswith("stride"):
         return False
     place = (list(launch.signature).index(name),)
@@ -159,8 +159,8 @@ def _codes(rows: int, words: int) -> torch.Tensor:
     return meta(rows, 4 * words, dtype=torch.uint8)
 
 
-# What a search's plan depends on: one query, few, and batches on both sides of every tile; galleries that are small beside k, of
-# every length of a span, and of more codes than 32 bits count.
+# The plan of a search depends on these: one query, few, and batches on both sides of every tile; galleries that are small
+# relative to k, need every length of a span, or have more codes than 32 bits can count.
 WORDS = [*range(1, 10), *range(12, 18), 20, 32, 33, 64, 128]
 SEARCHES = [
     *itertools.product((1, 2, 3, 4, 8, 9, 31), (9_999, 1_000_000, 2**33), (1, 100)),
@@ -182,7 +182,7 @@ def searches() -> None:
         )
 
 
-RANGE_ANSWER = 1_000  # codes
+RANGE_ANSWER = 1_000  # codes in the answer
 RANGES = list(itertools.product((1, 2, 3, 128), (1, 9, 256), (10**5, 2**33)))
 
 
@@ -207,7 +207,7 @@ def histograms() -> None:
         hamming_histogram.hamming_histogram(*codes, totals[0], *sets, *totals[1:], shared=shared)
 
 
-_MEMORY = 2**35  # bytes for the codes of a gallery
+_MEMORY = 2**35  # most bytes for the codes of a gallery
 RANKINGS = [(10_000, 60_000), (9, 100_000), (1_000, 10**6), (1, 2**28)]
 
 
@@ -241,7 +241,7 @@ PACKINGS = [(999, 70), (2**30, 64), (2**22, 4_096)]
 
 
 def packing() -> None:
-    dtypes = (*_FLOATS, torch.float64, torch.int8, torch.bool)  # what the op takes
+    dtypes = (*_FLOATS, torch.float64, torch.int8, torch.bool)  # dtypes that the op accepts
     for dtype, (rows, bits) in itertools.product(dtypes, PACKINGS):
         packed = meta(rows, -(-bits // 8), dtype=torch.uint8)
         pack_codes.pack_codes(meta(rows, bits, dtype=dtype), 0.0, packed)
@@ -355,7 +355,7 @@ def pairwise() -> None:
 
 
 def run_pairwise(bits: int, rows: int, columns: int, kind: str, pass_: str, dtype: torch.dtype = torch.float32) -> None:
-    """pass_: "loss" alone, with the gradient of the "rows", or the gradient of the "columns"; dtype of multi-hot targets."""
+    """Run the launcher of a pass: the "loss", the loss and the gradient of the "rows", or the gradient of the "columns"."""
     options: dict[str, Any] = dict(alpha=0.5, positive_weight=None, balanced=True, ignore_index=-100)
     options["similarity"] = "any" if kind == "ids" else kind
     z, target = meta(columns, bits), _pairwise_target(columns, kind, dtype)

@@ -1,4 +1,4 @@
-"""Rankings compiled for GPUs that are not there: registers, no shared memory, no atomics, 64-bit offsets, clocks a pair."""
+"""Tests of rankings compiled for many GPUs: registers, no shared memory, no atomics, 64-bit offsets, clocks per pair."""
 
 import os
 import re
@@ -15,9 +15,9 @@ from orthohash_triton.kernels.average_precision import Rankings
 from tests.compiled import compile_launches
 from tests.sass import cycles, main_loop, mix
 
-# Queries, gallery, bytes, words of labels, whether these are sets, limits.
+# Queries, gallery, bytes, words of labels, whether labels are sets, number of limits.
 USUAL = (10_000, 60_000, 8, 1, False, 1)
-CASES = [USUAL, (1000, 10**6, 18, 2, True, 4)]  # and distances in blocks, sets of many classes, all limits of a launch
+CASES = [USUAL, (1000, 10**6, 18, 2, True, 4)]  # also distances in blocks, sets of many classes, all limits of a launch
 TARGETS = ["sm_80", "sm_90", "gfx942"]
 if os.environ.get("ORTHOHASH_TEST_ALL") == "1":
     TARGETS += ["sm_100", "gfx1100"]
@@ -54,5 +54,5 @@ def test_clocks_a_pair(kernel, most):
     (found,) = [c for c in compiled if c.kernel == kernel]
     loop, _ = main_loop(found.sass())
     assert loop.count("POPC") >= 2 * found.constexprs["BATCH"], "a batch of codes"
-    pairs = 32 * found.constexprs["BATCH"]  # of a warp
+    pairs = 32 * found.constexprs["BATCH"]  # pairs of one warp
     assert max(cycles(mix(loop), "sm_90").values()) / pairs < most

@@ -1,4 +1,4 @@
-"""The kernels on packed codes compiled for GPUs that are not there: registers, instructions, no atomics, 64-bit offsets."""
+"""Tests of the kernels on packed codes compiled for many GPUs: registers, instructions, no atomics, 64-bit offsets."""
 
 import itertools
 import os

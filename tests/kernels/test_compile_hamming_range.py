@@ -1,4 +1,4 @@
-"""Range search and histograms compiled for GPUs that are not there: registers, instructions, no atomics, 64-bit offsets."""
+"""Tests of range search and histograms compiled for many GPUs: registers, instructions, no atomics, 64-bit offsets."""
 
 import os
 import re
@@ -33,7 +33,7 @@ def check(compiled: Compiled) -> None:
 
 
 def search(queries, gallery, width, masked):
-    """The passes of `hamming_range` with an answer of 1,000 codes, whose number meta tensors do not tell."""
+    """Run the passes of `hamming_range` with an answer of 1,000 codes, because meta tensors have no number of results."""
     limits = meta(queries, dtype=torch.int32)
     scan = Scan(meta(queries, width), meta(gallery, width), meta(gallery, dtype=torch.bool) if masked else None)
     lims, slots = hamming_range.places(scan, limits)

@@ -1,4 +1,4 @@
-"""The Householder kernels compiled for GPUs that are not there: registers, shared memory, tensor cores, no atomics."""
+"""Tests of the Householder kernels compiled for many GPUs: registers, shared memory, tensor cores, no atomics."""
 
 import os
 
@@ -22,7 +22,7 @@ TENSOR_CORES = {"sm": r"wgmma.*f32\.f16\.f16|mma\.sync.*f32\.f16\.f16|tcgen05\.m
 # Every width of a tile (16, 32, 64, 128), with bits that fill it and with a ragged end; more bits than one tile has.
 BITS = [12, 16, 24, 32, 50, 64, 100, 128, 300, 512] if EVERYTHING else [64, 300]
 
-HOW = [(1000, torch.float32), (1024, torch.float32), (1000, torch.bfloat16)]  # rows: a ragged last block, and none
+HOW = [(1000, torch.float32), (1024, torch.float32), (1000, torch.bfloat16)]  # rows: with and without an incomplete last block
 
 
 def meta(*shape, dtype=torch.float32):
@@ -62,4 +62,4 @@ def test_a_sum_over_many_rows_is_split_to_fill_the_device():
         for rows in (100_000, 64, 0):
             kernel.outer(meta(rows, 64), meta(rows, 64), torch.float32)
         kernel.apply(meta(0, 64), meta(64, 64), torch.float32)
-    assert grids == [(1, 1, 196), (1, 1, 1)]  # 1,563 blocks of rows, 8 a program
+    assert grids == [(1, 1, 196), (1, 1, 1)]  # 1,563 blocks of rows, 8 per program

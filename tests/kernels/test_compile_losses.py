@@ -1,7 +1,7 @@
-"""The loss kernels compiled for GPUs that are not there: registers, shared memory, instructions, no atomics.
+"""Tests of the loss kernels compiled for many GPUs: registers, shared memory, instructions, no atomics.
 
-Each test compiles what `plan` picks for a number of bits, a precision and a kind of target. Of the rest (latents, margin, with
-and without gradients) it takes the way that needs most registers; ORTHOHASH_TEST_ALL=1 takes every one.
+Each test compiles the choice of `plan` for a number of bits, a precision and a kind of target. Of the other options (latents,
+margin, with and without gradients) it uses those that need most registers. With ORTHOHASH_TEST_ALL=1 it uses all of them.
 """
 
 import itertools

@@ -1,7 +1,7 @@
-"""The pairwise likelihood kernels compiled for GPUs that are not there: registers, shared memory, instructions, no atomics.
+"""Tests of the pairwise likelihood kernels compiled for many GPUs: registers, shared memory, instructions, no atomics.
 
-Each test compiles what `plan` picks for a number of dimensions and a kind of labels; ORTHOHASH_TEST_ALL=1 takes every kind,
-every size and every target, and kernels without a gradient or where the columns themselves pull.
+Each test compiles the choice of `plan` for a number of dimensions and a kind of labels. With ORTHOHASH_TEST_ALL=1 the tests cover
+every kind, size and target, and all kernels with and without gradients.
 """
 
 import itertools
@@ -56,7 +56,7 @@ def run_loss(bits, kind, need_grad=True):
 
 
 def run_columns(bits, kind):
-    """The gradient of 256 rows of a bank; not the columns themselves are the values, but their products with a gradient."""
+    """Compute the gradient of 256 rows of a bank, from the columns multiplied by a gradient."""
     sides = meta(100_000, bits), target(100_000, kind), meta(256, bits), target(256, kind)
     kernel.column_gradient(*sides, meta(100_000), meta(3), **options(kind))
 

@@ -1,4 +1,4 @@
-"""What `make compile-matrix` compiles: every kernel, every plan; and how it compiles: once, and past compilers that crash."""
+"""Tests of `make compile-matrix`: it covers every kernel and plan, compiles each once, and survives crashes of the compiler."""
 
 import json
 import os
@@ -64,7 +64,7 @@ def test_the_largest_sizes_are_there(launches):
 
 @dataclass
 class Planted:
-    """Stands in for a launch that the compiler refuses, or does not survive."""
+    """A fake launch that the compiler refuses, or that crashes it."""
 
     kernel: str
     way: str
@@ -91,7 +91,7 @@ def test_a_compiler_that_dies_fails_one_configuration(tmp_path, capsys):
     assert re.search(r"sm_80 +3 +1 +0 +2\n", compile_matrix.summary(jobs, found, "3.9.0"))
     (sums,) = compile_matrix.sums_by_target(jobs, found).values()
     assert (sums["configurations"], sums["passed"], sums["slower"]) == (3, 1, 0)
-    # A second run finds all of it, starts no process, and says again what failed.
+    # A second run finds all results in the cache, starts no process, and prints the failures again.
     said = capsys.readouterr().out
     known = compile_matrix.Cache(tmp_path)
     assert compile_matrix.run(jobs, known, 0) == found

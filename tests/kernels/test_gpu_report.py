@@ -1,4 +1,4 @@
-"""The main loops of the kernels against the committed report of bench/gpu_report.py: none may grow unnoticed."""
+"""Tests of the kernels' main loops against the committed report of bench/gpu_report.py, so that growth is noticed."""
 
 import csv
 import importlib.metadata

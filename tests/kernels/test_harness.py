@@ -1,7 +1,7 @@
-"""The checks of compiled kernels, checked: kernels with one defect each, of which every check must speak.
+"""Tests of the checks of compiled kernels: each small kernel has one defect, which its check must report.
 
-The defects are planted here, in small kernels of no other use: a spill, a load outside its tensor, an atomic addition, an offset
-that leaves 32 bits, a block and a grid that no GPU takes, code without the instructions that a kernel is for.
+The defects are a spill, a load outside its tensor, an atomic addition, an offset that exceeds 32 bits, a block and a grid that
+are too large for any GPU, and code without the instructions that the kernel was written for.
 """
 
 import os
@@ -35,7 +35,7 @@ def defects(target, kernel, grid, *args, **constexprs):
 
 @triton.jit
 def _row_sums(x, sums, rows, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Without a defect."""
+    """Sum rows without a defect."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, COLUMNS)
     inside = (row < rows)[:, None] & (column < columns)[None, :]
@@ -55,7 +55,7 @@ def _row_sums_in_32_bits(x, sums, rows, columns, ROWS: tl.constexpr, COLUMNS: tl
     inside = (row < rows)[:, None] & (column < columns)[None, :]
     at = row[:, None] * columns + column[None, :]
     if WIDENED:
-        at = at.to(tl.int64)  # too late
+        at = at.to(tl.int64)  # the product has overflowed already
     tile = tl.load(x + at, mask=inside, other=0.0)
     tl.store(sums + row, tl.sum(tile, axis=1), mask=row < rows)
 
@@ -79,7 +79,7 @@ def _row_sums_added_atomically(x, sums, rows, columns, ROWS: tl.constexpr, COLUM
 
 @triton.jit
 def _centred(x, out, SIZE: tl.constexpr):
-    """Holds a row in registers while its sum is taken."""
+    """Hold a row in registers while it is summed."""
     at = tl.arange(0, SIZE)
     row = tl.load(x + at)
     tl.store(out + at, row - tl.sum(row, axis=0))
@@ -87,7 +87,7 @@ def _centred(x, out, SIZE: tl.constexpr):
 
 @triton.jit
 def _product(x, y, out, SIDE: tl.constexpr, DEPTH: tl.constexpr):
-    """Holds all of both factors in shared memory."""
+    """Hold both whole factors in shared memory."""
     side, depth = tl.arange(0, SIDE), tl.arange(0, DEPTH)
     product = tl.dot(tl.load(x + (side[:, None] * DEPTH + depth[None, :])), tl.load(y + (depth[:, None] * SIDE + side[None, :])))
     tl.store(out + (side[:, None] * SIDE + side[None, :]), product)
@@ -113,7 +113,7 @@ def test_an_offset_that_leaves_32_bits(widened, target):
     assert defects(target, _row_sums_in_32_bits, (2**15,), meta(2**19, 4_096), meta(2**19), 2**19, 4_096, **how) == []
 
 
-# Two loops with a value of one name each, as Triton prints them.
+# Two loops whose values have the same name, as Triton prints them.
 LOOPS = """
   %step = arith.constant {first} : i32
   %c4096 = arith.constant 4096 : i32

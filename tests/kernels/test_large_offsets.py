@@ -1,4 +1,4 @@
-"""Rows that lie further apart than 32 bits count: tensors in a file that is nearly all hole."""
+"""Tests of rows whose distance exceeds 32-bit offsets, with tensors in sparse files."""
 
 import pytest
 import torch
@@ -20,13 +20,13 @@ from orthohash_triton.kernels import (
 
 pytestmark = pytest.mark.kernel
 
-STRIDE = 2**30 + 3  # twice that leaves 32 bits
+STRIDE = 2**30 + 3  # twice this number exceeds 32 bits
 ROWS, BITS = 3, 20
 
 
 @pytest.fixture
 def far_apart(tmp_path, device):
-    """The same rows, [3, K], STRIDE numbers apart."""
+    """Return a function that copies rows [3, K] to memory in which they are STRIDE numbers apart."""
     if device.type == "cuda":
         pytest.skip("a GPU's memory has no holes")
 
@@ -94,7 +94,7 @@ WIDTHS = (BLOCK, STRIDE)
 
 @pytest.fixture
 def rows_of(far_apart):
-    """(values [R, 32], width) -> a tensor whose rows of 32 numbers are `width` numbers apart."""
+    """Return a function (values [R, 32], width) -> tensor whose rows of 32 numbers are `width` numbers apart."""
 
     def place(values, width):
         return values.clone() if width == BLOCK else far_apart(values, width)

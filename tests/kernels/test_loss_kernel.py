@@ -1,4 +1,4 @@
-"""The loss kernel's own paths, launcher against the float64 reference: sparse targets, chunks of classes, precision "high"."""
+"""Tests of the loss kernel's launcher against the float64 reference: sparse targets, chunks of classes, precision "high"."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ LOSS, LSE, GRAD, LSE_GRAD = range(4)
 
 @pytest.fixture
 def launched(monkeypatch):
-    """(kernel, grid, P_TERMS) of every launch."""
+    """Return the list of (kernel, grid, P_TERMS) of every launch, which grows as kernels are launched."""
     seen = []
 
     def recording(jitted, grid, *args, **constexprs):
@@ -29,8 +29,11 @@ def launched(monkeypatch):
 
 
 def problem(rows, classes, bits, kind, device):
-    """Half of the rows lie near a code. Several positives a row: the first row has one in every 21st class, the third has none,
-    and an entry of weight 0 is no positive."""
+    """Return latents, half of which are near a code, with their target and codebook.
+
+    A dense target has several positives per row: the first row has one in every 21st class, the third row none. An entry of
+    weight 0 is not a positive.
+    """
     generator = torch.Generator().manual_seed(rows + classes + bits)
     codebook = torch.randint(0, 2, (classes, bits), generator=generator, dtype=torch.int8) * 2 - 1
     ids = torch.randint(0, classes, (rows,), generator=generator)
@@ -47,12 +50,12 @@ def problem(rows, classes, bits, kind, device):
 
 
 def run(v, target, codebook, *, sparse=False, p_terms=2, scale=None, margin=0.2, margin_type="cosine", label_smoothing=0.0):
-    """loss [N], lse [N] and their gradients [N, K] by the launcher."""
+    """Return loss [N], lse [N] and their gradients [N, K] from the launcher."""
     columns = values = None
     if sparse:
         stored = target.clone()
         some = torch.arange(target.shape[1], device=v.device) % 16 == 5
-        stored[-1, some & (stored[-1] == 0)] = 2.0  # entries that are stored and yet no positives
+        stored[-1, some & (stored[-1] == 0)] = 2.0  # stored entries that are not positives
         stored = stored.to_sparse_csr()
         values = torch.where(stored.values() == 2.0, 0.0, stored.values())
         target, columns = stored.crow_indices(), stored.col_indices()
@@ -142,7 +145,7 @@ def test_precision_high(bits, kind, device, launched):
     found = run(v, target, codebook, sparse=kind == "sparse", p_terms=1, **keywords)
     exact = truth(v, target, codebook, **keywords)
     check(found[:LSE_GRAD], exact[:LSE_GRAD], 1e-4)
-    check(found[LSE_GRAD:], exact[LSE_GRAD:], 5e-4)  # the mean code alone: +-1 cancels in it
+    check(found[LSE_GRAD:], exact[LSE_GRAD:], 5e-4)  # only the mean code, in which +-1 cancels
     assert {p_terms for name, _, p_terms in launched if name == "_sweep_kernel"} == {1}
     assert (found[LSE].double() - exact[LSE]).abs().max() > 0
 

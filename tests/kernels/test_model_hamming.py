@@ -1,4 +1,4 @@
-"""What the search's scans can reach at best on an H100: modelled from compiled code, not run (see bench/gpu_model.py)."""
+"""Tests of the upper bound of the search's throughput on an H100, modelled from compiled code (see bench/gpu_model.py)."""
 
 import os
 
@@ -15,7 +15,7 @@ H100 = GPUS["H100"]
 
 
 def popcount_bound(bits: int) -> float:
-    """Distances a clock and multiprocessor, if a popcount of every word were all there is to do."""
+    """Return the distances per clock and multiprocessor if a population count of every word were the only work."""
     return RATES["popc"] / (bits / 32)
 
 
@@ -45,7 +45,7 @@ def test_one_query_reads_in_128_bits(bits):
     assert (cut.path, compiled.spilled) == ("bandwidth", 0)
     loop, _ = main_loop(compiled.sass())
     loads = [i.split()[0] for i in loop.instructions if i.startswith("LDG")]
-    # Beside the gallery, long codes reload their query's words, four scalars for four loads of the gallery.
+    # Long codes reload the words of their query: four scalars for every four loads of the gallery.
     scalars = [load for load in loads if ".128" not in load]
     assert len(loads) > len(scalars)
     assert not scalars or (bits > 512 and len(scalars) <= len(loads) - len(scalars))

@@ -1,4 +1,4 @@
-"""The k smallest of rows of integers, against a stable sort."""
+"""Tests of the selection of the k smallest integers of each row, against a stable sort."""
 
 import pytest
 import torch
@@ -10,19 +10,19 @@ from orthohash_triton.kernels import _smallest
 LARGEST = 65
 MISSING = 2**31 - 1, -1
 
-# Rows of one program, the last of its values not there; of several; of two levels of them.
+# Rows that need one program, with an incomplete block; several programs; and two levels of programs.
 ROWS = {"a part": (700, 7), "one value": (900, 1), "parts": (9000, 40), "two levels": (13_000, 1000), "all": (1024, 1024)}
 
 
 def few_values(count: int, values: int, device: torch.device) -> torch.Tensor:
-    """Three rows with many ties, the first of them nothing but ties."""
+    """Return three rows with many ties. All values of the first row are equal."""
     rows = torch.randint(0, values, (3, count), dtype=torch.int16, device=device)
     rows[0] = values - 1
     return rows
 
 
 def smallest(values: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Values and places of the k smallest, smallest first, of equal ones the first first."""
+    """Return the values and positions of the k smallest, in ascending order; equal values are ordered by position."""
     ordered, places = values.int().sort(dim=1, stable=True)
     return ordered[:, :k], places[:, :k]
 

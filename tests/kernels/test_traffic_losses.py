@@ -1,4 +1,4 @@
-"""Memory of the loss kernels: what they allocate, and what their loads and stores move."""
+"""Tests of the memory of the loss kernels: bytes allocated, and bytes moved by their loads and stores."""
 
 import math
 
@@ -13,7 +13,7 @@ from orthohash_triton.kernels._device import A100
 
 
 def tensors(rows, classes, bits, kind, device):
-    """The launcher's arguments, without gradients of lse."""
+    """Return the launcher's arguments, without gradients of lse."""
 
     def empty(*shape, dtype=torch.float32):
         return torch.zeros(shape, dtype=dtype, device=device)
@@ -62,7 +62,7 @@ def test_scratch_does_not_grow_with_the_classes(rows, bits, p_terms, kind, monke
     assert sum(allocated) == partials + chunk
     assert chunk <= max(4 * kernel.SCRATCH, 8 * rows * bits) + 4 * rows * bits
     assert partials <= 2**29
-    assert sum(allocated) < rows * 1_000_000  # a byte of each logit
+    assert sum(allocated) < rows * 1_000_000  # less than one byte per logit
 
 
 @pytest.mark.kernel

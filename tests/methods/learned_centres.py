@@ -33,7 +33,7 @@ METHOD = Method(
 
 @contextmanager
 def learned_centres() -> Iterator[None]:
-    """Register METHOD for as long as the block lasts."""
+    """Register METHOD within the block."""
     with mock.patch.object(methods, "_registry", methods._registry.copy()):
         methods.register(METHOD)
         yield

@@ -1,4 +1,4 @@
-"""Objectives on one batch: every option has an effect, and the loss is the formula of the docstring."""
+"""Tests of objectives on one batch: every option has an effect, and the loss equals the formula of the docstring."""
 
 import math
 from dataclasses import fields
@@ -33,7 +33,7 @@ CASES = [(name, option.name) for name in LEARNED for option in fields(methods.ge
 
 
 def logits() -> torch.Tensor:
-    """Logits of a classifier that confuses neighbouring classes."""
+    """Return logits of a classifier that confuses neighbouring classes."""
     return torch.randn(ROWS, CLASSES, generator=torch.Generator().manual_seed(3))
 
 
@@ -57,7 +57,7 @@ def test_every_option_has_an_effect(name: str, option: str) -> None:
     usual = loss(make(name, labels), labels)
     assert math.isfinite(usual)
     assert loss(make(name, labels, **{option: OTHER[name][option]}), labels) != usual
-    assert loss(make(name, labels), labels) == usual  # what differs is the option, not chance
+    assert loss(make(name, labels), labels) == usual  # only the option changes the loss
 
 
 @pytest.mark.parametrize("name", LEARNED)

@@ -1,4 +1,4 @@
-"""Parameters that an objective registers are trained, saved and restored like those of the network."""
+"""Tests that parameters of an objective are trained, saved and restored like those of the network."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +27,7 @@ def method() -> Iterator[None]:
 
 
 def centres(settings: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
-    """Train with `config` and return the parameters as they were at the beginning and at the end."""
+    """Train with `config`, and return the parameters before and after the training."""
     made = []
     initialise = LearnedCentres.__init__
 
@@ -45,7 +45,7 @@ def centres(settings: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> dict[str,
 def test_they_move(changes: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     found = centres(config(**changes), monkeypatch)
     assert (found["before"] != found["after"]).all()
-    assert torch.equal(found["fixed"], torch.ones(16))  # what requires no gradient stays
+    assert torch.equal(found["fixed"], torch.ones(16))  # parameters without a gradient are unchanged
 
 
 def test_they_move_at_the_learning_rate_of_the_head(monkeypatch: pytest.MonkeyPatch) -> None:

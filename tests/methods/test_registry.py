@@ -1,4 +1,4 @@
-"""Methods are declarations: what the registry promises of each."""
+"""Tests of the registry of methods, and of the declaration of each method."""
 
 import dataclasses
 import inspect
@@ -217,7 +217,7 @@ def test_a_file_in_the_folder_is_a_method(case: str, said: dict[str, Any]) -> No
 def test_the_page_shows_a_file_for_the_folder(said: dict[str, Any]) -> None:
     title, *names = said["the page on own methods"]
     assert title == "Mine"
-    assert names == ["dpsh", "pca", "lsh"]  # it is learned: before those that are fitted
+    assert names == ["dpsh", "pca", "lsh"]  # learned methods precede fitted ones
 
 
 def test_a_wrong_file_in_the_folder_is_named(said: dict[str, Any]) -> None:

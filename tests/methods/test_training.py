@@ -1,4 +1,4 @@
-"""Every method, trained on data that take seconds: it learns, is saved and restored, and minimises its formula."""
+"""Tests that every method, trained for seconds, learns, is saved and restored, and minimises its formula."""
 
 import copy
 import dataclasses
@@ -24,7 +24,7 @@ FITTED = [name for name in methods.names() if not methods.get(name).learned]
 
 
 def blobs(n: int = 500, *, multilabel: bool = False, seed: int = 1, class_distance: torch.Tensor | None = None) -> Dataset:
-    """Overlapping Gaussian classes; with several labels, sums of their centres."""
+    """Return overlapping Gaussian classes. Samples with several labels lie around the sum of the centres."""
     centres = 1.3 * torch.randn(CLASSES, WIDTH, generator=torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(n) % CLASSES

@@ -6,7 +6,7 @@ from orthohash_triton.models.backbones import out_features
 from orthohash_triton.train import EfficientNetLite0, SmallCNN, make_backbone
 
 
-@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 64, 64), (1, 8, 8), (3, 33, 20)])  # the sizes met, and an odd oblong
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 64, 64), (1, 8, 8), (3, 33, 20)])  # common sizes, and an oblong one
 def test_small_cnn_takes_any_image(shape: tuple[int, ...]) -> None:
     features = SmallCNN(shape[0])(torch.rand(2, *shape))
     assert features.shape == (2, 256)

@@ -1,4 +1,4 @@
-"""HashModel: from samples as a Dataset keeps them to codes."""
+"""Tests of HashModel, which encodes samples as a Dataset stores them."""
 
 from pathlib import Path
 

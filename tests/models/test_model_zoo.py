@@ -1,4 +1,4 @@
-"""Backbones of timm and torchvision, where they can be imported; random weights, as nothing is fetched."""
+"""Tests of backbones from timm and torchvision, with random weights because nothing is downloaded."""
 
 import dataclasses
 import importlib
@@ -16,7 +16,7 @@ from orthohash_triton.train import TrainConfig, train
 from orthohash_triton.train.sync_batch_norm import synchronised
 from tests.train.data import pictures
 
-MODELS = [  # (name, width of its features): each family takes its classifier off, or its sizes, in a way of its own
+MODELS = [  # (name, width of the features); each family names its classifier, or takes image sizes, differently
     ("torchvision:resnet18", 512),
     ("torchvision:alexnet", 4096),
     ("torchvision:squeezenet1_1", 512),
@@ -31,7 +31,7 @@ MODELS = [  # (name, width of its features): each family takes its classifier of
 def require(name: str) -> None:
     try:
         importlib.import_module(name.partition(":")[0])
-    except (ImportError, RuntimeError) as error:  # a torchvision that was made for another torch
+    except (ImportError, RuntimeError) as error:  # a torchvision that was built for another torch
         pytest.skip(f"cannot be imported: {error}")
 
 
@@ -109,7 +109,7 @@ def test_a_run_is_opened_without_fetching_weights(tmp_path: Path, name: str, mon
     config = TrainConfig(dataset="x", backbone=name, pretrained=False, bits=8, epochs=1, batch_size=4, threads=1)
     data = pictures(8, channels=3, size=32)
     trained = train(config, data, progress=False)
-    save_run(tmp_path, dataclasses.replace(config, pretrained=True), trained, data)  # as if they had been fetched
+    save_run(tmp_path, dataclasses.replace(config, pretrained=True), trained, data)  # as if the weights had been downloaded
     loaded = load_run(tmp_path)
     assert torch.equal(loaded.model.encode(data.inputs), trained.model.encode(data.inputs))
 

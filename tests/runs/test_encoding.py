@@ -39,7 +39,7 @@ def of_features(width: int = 6, bits: int = 16) -> HashModel:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Two classes of noise: 7 and 6 images, of which dog/2.jpg and dog/4.jpg cannot be read."""
+    """Return a folder of two classes with 7 and 6 noise images, of which dog/2.jpg and dog/4.jpg cannot be read."""
     noise = np.random.default_rng(0)
     for name, count in (("cat", 7), ("dog", 6)):
         (tmp_path / "photos" / name).mkdir(parents=True)
@@ -55,7 +55,7 @@ def encode(model: HashModel, source, out: Path, **options):
 
 
 def names(photos: Path) -> list[str]:
-    """The images that can be read, in their order."""
+    """Return the names of the images that can be read, in order."""
     return [str(photos / "cat" / f"{i}.jpg") for i in range(7)] + [str(photos / "dog" / f"{i}.jpg") for i in (0, 1, 3, 5)]
 
 
@@ -63,7 +63,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
-# ---- what is written -------------------------------------------------------------------------------------------------------
+# ---- files written ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("extension", FORMATS)
@@ -200,7 +200,7 @@ def test_no_image_can_be_read(photos: Path, tmp_path: Path) -> None:
     assert read_codes(tmp_path / "x.ibxf").index.ntotal == 0
 
 
-# ---- stopping and going on -------------------------------------------------------------------------------------------------
+# ---- stopping and resuming ------------------------------------------------------------------------------------------------
 
 
 class Stop(Exception):

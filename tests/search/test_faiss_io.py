@@ -115,7 +115,7 @@ def test_faiss_objects_with_ids():
     faiss = pytest.importorskip("faiss")
     theirs = with_ids().to_faiss()
     assert isinstance(theirs, faiss.IndexBinaryIDMap2)
-    gc.collect()  # the flat index inside must not go away
+    gc.collect()  # the flat index inside must stay alive
     back = HammingIndex.from_faiss(theirs)
     np.testing.assert_array_equal(back.codes, codes(300))
     np.testing.assert_array_equal(back.ids, identities(300))

@@ -1,4 +1,4 @@
-"""Random changes of an index, compared with a plain list of codes and ids."""
+"""Tests of random changes of an index, which is compared with a plain list of codes and ids."""
 
 import copy
 import pickle
@@ -34,7 +34,7 @@ class IndexIsAList(RuleBasedStateMachine):
         self.codes: list[list[int]] = []
         self.ids: list[int] | None = None  # None: positions
         self.mapped = False
-        self.other, self.codes_of_other = None, []  # what was copied last, which must not see changes of the copy
+        self.other, self.codes_of_other = None, []  # the index copied last, which must not see changes of the copy
 
     def teardown(self):
         self.folder.cleanup()
@@ -44,7 +44,7 @@ class IndexIsAList(RuleBasedStateMachine):
         return list(range(len(self.codes))) if self.ids is None else self.ids
 
     def refused(self, error, change):
-        """`change` raises and leaves the index as it was, which the invariant sees."""
+        """Assert that `change` raises an error. The invariant checks that the index is unchanged."""
         with pytest.raises(RuntimeError if self.mapped else error):
             change()
 
@@ -179,7 +179,7 @@ class IndexIsAList(RuleBasedStateMachine):
         return {"mask": None if mask is None else np.array(mask, bool), "ids": ids, "exclude_ids": gone}, allowed
 
     def found(self, query, allowed):
-        """(distance, id) of the allowed positions, in order."""
+        """Return (distance, id) of the allowed positions, in order."""
 
         def distance(position):
             return sum((a ^ b).bit_count() for a, b in zip(query, self.codes[position], strict=True))

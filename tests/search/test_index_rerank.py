@@ -17,7 +17,7 @@ def vectors(count, seed):
 
 
 def setting(**storage):
-    """(index, packed queries, float queries, float gallery); the codes are the signs."""
+    """Return (index, packed queries, float queries, float gallery). The codes are the signs of the vectors."""
     index = HammingIndex(DIMENSIONS, **storage)
     index.add(pack_codes(vectors(GALLERY, 0)))
     return index, pack_codes(vectors(QUERIES, 1)), vectors(QUERIES, 1), vectors(GALLERY, 0)
@@ -34,7 +34,7 @@ def scores_of(metric, query, gallery):
 
 
 def expected(index, packed, queries, gallery, k, metric, k_factor, **filters):
-    """(scores, positions), by sorting the whole shortlist."""
+    """Return (scores, positions), computed by sorting the whole shortlist."""
     _, shortlist = index.search(packed, min(math.ceil(k * k_factor), index.ntotal), **filters)
     answer = []
     for query, listed in zip(queries, shortlist, strict=True):

@@ -1,4 +1,4 @@
-"""The sharded index, compared with one index over the whole gallery.
+"""Tests of the sharded index, which is compared with one index of the whole gallery.
 
 Three processes are started once. Every `check_` function below runs in all processes of a group of one, of two and of three of
 them, and is three tests here. When a check fails or hangs, the processes end: its test fails, and the tests after it are skipped.
@@ -29,7 +29,7 @@ from orthohash_triton.search.index import cell_of
 from tests.processes import run_checks
 from tests.search import galleries
 
-GROUPS = {1: [0], 2: [1, 2], 3: [0, 1, 2]}  # by size; the ranks of a group are not those of the whole
+GROUPS = {1: [0], 2: [1, 2], 3: [0, 1, 2]}  # ranks by the size of the group; they differ from the ranks within the group
 PATIENCE = 180  # seconds without progress after which the processes are ended; first calls compile, on a machine that may be busy
 
 
@@ -43,7 +43,7 @@ def codes(count, bits=64, seed=0, kind="uniform"):
 
 
 def parts(gallery, world, seed=0):
-    """`gallery` cut at random for the ranks; some get nothing."""
+    """Return `gallery` split at random between the ranks; some get nothing."""
     generator = np.random.default_rng(seed)
     cuts = np.sort(generator.integers(0, len(gallery) + 1, world - 1))
     if seed % 3 == 0 and world > 1:
@@ -52,7 +52,7 @@ def parts(gallery, world, seed=0):
 
 
 def filled(world, gallery, seed=1, ids=None):
-    """(sharded index, one index) of the same gallery."""
+    """Return (sharded index, one index) of the same gallery."""
     bits = 8 * gallery.shape[1]
     index, one = ShardedHammingIndex(bits, world.group), HammingIndex(bits)
     part = parts(np.arange(len(gallery)), world.size, seed)[world.rank]
@@ -80,7 +80,7 @@ def same_index(index, one):
 
 @contextlib.contextmanager
 def raises_everywhere(world, error, message):
-    """Do what pytest.raises does, and assert that the message is the same on all ranks."""
+    """Do the same as pytest.raises, and assert that the message is equal on all ranks."""
     with pytest.raises(error, match=message) as caught:
         yield
     told = [None] * world.size
@@ -129,7 +129,7 @@ def check_search_equals_one_index(world):
 
 
 def check_search_of_galleries_sorted_by_distance(world):
-    """All nearest codes are on one rank, so that the share of each rank is a bad estimate of the radius."""
+    """Search galleries with all nearest codes on one rank, where the share of each rank is a bad estimate of the radius."""
     queries = codes(4, 64, 1)
     gallery = codes(900, 64, 2)
     order = np.unpackbits(gallery ^ queries[0], axis=1).sum(1).argsort(kind="stable")
@@ -142,7 +142,7 @@ def check_search_of_galleries_sorted_by_distance(world):
 
 
 def check_search_of_codes_and_their_complements(world):
-    """The largest distance is the number of bits itself."""
+    """Search codes and their complements, where the largest distance is the number of bits."""
     for bits in (8, 64, 128):
         gallery = codes(40, bits)
         gallery = np.concatenate([gallery, ~gallery, gallery])
@@ -155,7 +155,7 @@ def check_search_of_codes_and_their_complements(world):
 
 
 def check_messages_are_as_long_as_the_answer(world):
-    """The messages of a search are about as long as its answer, whatever the number of ranks and the sizes of their shards."""
+    """Check that messages of a search are about as long as its answer, for any number of ranks and sizes of shards."""
     queries, k = codes(10, 64, 1), 300
     gallery = codes(3000, 64, 2)
     lengths = []
@@ -353,9 +353,9 @@ def check_from_shard_with_ids(world):
 
 
 def check_random_changes(world):
-    """Random changes, compared with a plain list."""
+    """Compare an index after random changes with a plain list."""
     for seed in range(4):
-        generator = np.random.default_rng(seed)  # the same on all ranks: all know all shards
+        generator = np.random.default_rng(seed)  # equal on all ranks, because all know all shards
         with_ids = seed % 2 == 1
         index, shards, fresh = ShardedHammingIndex(16, world.group), [[] for _ in range(world.size)], itertools.count(100)
         for _ in range(12):
@@ -458,7 +458,7 @@ def check_ids_are_unique_over_all_ranks(world):
 
 
 def check_bad_input_on_one_rank(world):
-    """All ranks raise the error of the rank, and the index is unchanged."""
+    """Check that all ranks raise the error of one rank, and that the index is unchanged."""
     index, one = filled(world, codes(50))
     last = world.size - 1
     which = "" if world.size == 1 else f"rank {last}: "
@@ -549,7 +549,7 @@ def _shard_with_ids(with_ids):
 
 
 def check_work_that_fails_on_one_rank(world):
-    """One rank runs out of memory when the others have succeeded already."""
+    """Let one rank run out of memory after the others have succeeded."""
     index, one = filled(world, codes(50), ids=np.arange(50))
     for name, call in [
         ("_appended", lambda: index.add_with_ids(codes(2), [100 + 2 * world.rank, 101 + 2 * world.rank])),
@@ -591,7 +591,7 @@ def saved(world, name, gallery, shards, ids=None, seed=1):
 def check_save_and_load(world):
     for ids in (None, some_ids(300)):
         folder = world.folder / f"index{ids is None}"
-        for count in (300, 0, 200):  # over the last one
+        for count in (300, 0, 200):  # replaces the last one
             index, one = filled(world, codes(count, 24), ids=None if ids is None else ids[:count])
             index.save(folder)
             dist.barrier(group=world.group)
@@ -609,7 +609,7 @@ def check_save_and_load(world):
 
 
 def check_a_save_is_on_the_disk_when_it_returns(world):
-    """Each shard and its name are synchronised before the manifest, which names them, is renamed."""
+    """Check that each shard and its name are flushed to the disk before the manifest that names them is renamed."""
     index, _ = filled(world, codes(60))
     events = []
     fsync, replace = os.fsync, os.replace
@@ -670,7 +670,7 @@ def check_mapped_shards(world):
         same(mapped.range_search(queries, 12), one.range_search(queries, 12))
         with raises_everywhere(world, RuntimeError, "which is read-only"):
             mapped.remove_ids([] if ids is None else ids[:1])
-        mapped.save(folder)  # over the files that it is mapped from
+        mapped.save(folder)  # replaces the files that it is mapped from
         dist.barrier(group=world.group)
         same_index(mapped, one)
         same_index(ShardedHammingIndex.load(folder, world.group), one)
@@ -818,7 +818,7 @@ def check_damaged_folders(world):
 
 
 def check_a_shard_of_another_size_is_noticed_by_save(world):
-    """A file system that shows another rank's file before all of its bytes is not one that the ranks share."""
+    """Check that `save` refuses a file system that shows the file of another rank before all of its bytes."""
     index, _ = filled(world, codes(40))
     folder, write_shard = world.folder / "index", _folder.write_shard
 

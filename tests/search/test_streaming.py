@@ -86,7 +86,7 @@ def test_later_chunks_are_searched_below_what_is_held(monkeypatch):
     assert limits[2].tolist() == hamming_topk(queries, gallery[:6], 4)[0][:, -1].tolist()
 
 
-# A simulated machine whose streams run at random times after the host, to test what waits for what.
+# A simulated machine whose streams run at random times after the host, to test the synchronisation.
 
 
 class Machine:
@@ -96,7 +96,7 @@ class Machine:
         self.chance = random.Random(seed)
         self.streams = []
         self.current = self.stream()
-        self.slow = self.chance.choice([None, 0, 1, 2])  # a stream that only moves when it must
+        self.slow = self.chance.choice([None, 0, 1, 2])  # a stream that advances only when something waits for it
 
     def stream(self, device=None):
         stream = types.SimpleNamespace(work=deque())

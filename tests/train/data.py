@@ -1,4 +1,4 @@
-"""Data sets that train in a moment."""
+"""Small data sets on which a training takes less than a second."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from orthohash_triton.train import HashModel
 
 
 def blobs(n: int = 300, classes: int = 3, width: int = 20) -> Dataset:
-    """Well separated Gaussian classes, as features."""
+    """Return features of well separated Gaussian classes."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(n) % classes
     centres = 3 * torch.randn(classes, width, generator=generator)
@@ -16,7 +16,7 @@ def blobs(n: int = 300, classes: int = 3, width: int = 20) -> Dataset:
 
 
 def pictures(n: int = 160, channels: int = 1, size: int = 8) -> Dataset:
-    """Noise around one image per class: uint8 [N, size, size], or [N, 3, size, size]."""
+    """Return images with noise around one image per class: uint8 [N, size, size], or [N, 3, size, size]."""
     generator = torch.Generator().manual_seed(0)
     shape = (size, size) if channels == 1 else (channels, size, size)
     labels = torch.arange(n) % 4

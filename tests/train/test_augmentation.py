@@ -45,7 +45,7 @@ def test_parts_of_a_batch_are_changed_as_the_whole(kind: str, shape: tuple[int, 
         for part in (slice(0, 3), slice(3, 4), slice(1, count)):
             torch.manual_seed(1)
             torch.testing.assert_close(change(images[part], count, part), whole[part])
-            assert torch.equal(torch.random.get_rng_state(), after)  # as many random numbers
+            assert torch.equal(torch.random.get_rng_state(), after)  # the same number of random numbers was drawn
 
 
 def test_strong_changes_differ_from_image_to_image_and_are_drawn_from_torch() -> None:

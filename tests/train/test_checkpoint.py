@@ -1,4 +1,4 @@
-"""Trainings that stop and go on: bit for bit what they would have been."""
+"""Tests that a training that is stopped and resumed equals an uninterrupted one bit for bit."""
 
 import dataclasses
 import json
@@ -36,7 +36,7 @@ class Stopped(Exception):
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, batches: int, error: type[BaseException] = Stopped) -> None:
-    """Make the training that follows fail after so many batches of all its stages."""
+    """Make the next training raise an error after a number of batches, counted over all its stages."""
     learn = Loop._learn_from
     done = 0
 
@@ -67,7 +67,7 @@ def network(dropout: float = 0.0) -> nn.Module:
 
 
 class Jittered(nn.Module):
-    """Draws from NumPy's and Python's global generators in every forward pass of the training."""
+    """A backbone that draws from NumPy's and Python's global generators in every forward pass of a training."""
 
     out_features = 20
 
@@ -99,7 +99,7 @@ def test_a_training_that_was_stopped_ends_as_one_that_was_not(
         return train(config, data, backbone=backbone and backbone(), folder=folder, resume=resume, progress=False)
 
     whole = go()
-    for batches in (3, 5):  # of an epoch of four or nine, after its start and after the resumption
+    for batches in (3, 5):  # batches after the start and after the resumption, of an epoch of four or nine
         with monkeypatch.context() as patched:
             stop_after(patched, batches)
             with pytest.raises(Stopped):
@@ -114,7 +114,7 @@ def test_a_training_that_was_stopped_ends_as_one_that_was_not(
 def test_patience_counts_the_epochs_before_the_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epochs_before: int) -> None:
     """The first epoch is the best; with patience 3 the training ends after the fourth, wherever it was stopped."""
     config = dataclasses.replace(CONFIG, epochs=8, patience=3, validation=0.2)
-    batches = 240 // config.batch_size  # of an epoch: a fifth of the 300 samples is held out
+    batches = 240 // config.batch_size  # batches of an epoch; a fifth of the 300 samples is held out
     scores = iter([0.5, *[0.4] * 10])
     monkeypatch.setattr(Validation, "judge", lambda self, model: next(scores))
     with monkeypatch.context() as patched:
@@ -141,7 +141,7 @@ def test_the_last_moment_of_every_stage_can_be_resumed(tmp_path: Path, monkeypat
         with pytest.raises(NameError):
             train(config, blobs(), folder=tmp_path, resume=True, progress=False)
     with monkeypatch.context() as patched:
-        stop_after(patched, 0)  # nothing is left to learn
+        stop_after(patched, 0)  # no batch is left
         assert_same(whole, train(config, blobs(), folder=tmp_path, resume=True, progress=False))
 
 
@@ -154,7 +154,7 @@ def started(*arguments: object) -> subprocess.Popen:
 
 
 def position(folder: Path) -> int:
-    """Batches of all stages that the checkpoint knows of; -1 without one."""
+    """Return a number that grows with the progress stored in the checkpoint; -1 without a checkpoint."""
     try:
         content = read_checkpoint(folder)
     except FileNotFoundError:

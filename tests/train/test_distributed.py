@@ -1,4 +1,4 @@
-"""Two processes on one machine: what one alone would learn, up to the order of floating-point sums."""
+"""Tests that two processes learn the same as one process, up to the order of floating-point sums."""
 
 import dataclasses
 import json
@@ -27,7 +27,7 @@ from .data import blobs, pictures
 from .test_checkpoint import Stopped, stop_after
 
 CONFIG = TrainConfig(dataset="x", bits=16, epochs=2, batch_size=50, threads=1)
-# Adam divides by the size of a gradient: where that is next to nothing, so is the difference of two roundings. The networks that
+# Adam divides by the size of a gradient, which amplifies rounding differences of tiny gradients. The networks that
 # have such weights are compared with SGD.
 CASES: dict[str, tuple[Dataset, dict]] = {
     "features": (blobs(), {"lr": 1e-3}),
@@ -174,7 +174,7 @@ def test_every_process_has_a_device_of_its_own(monkeypatch: pytest.MonkeyPatch) 
 
 
 class Activated(nn.BatchNorm2d):
-    """As timm's batch norms with an activation."""
+    """A batch norm with an activation, like those of timm."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels)

@@ -1,4 +1,4 @@
-"""Optimiser, schedule, scaler and moving average, against the same written out."""
+"""Tests of optimiser, schedule, gradient scaler and moving average, against explicit formulas."""
 
 import dataclasses
 import math
@@ -16,7 +16,7 @@ CONFIG = TrainConfig(dataset="x", bits=8, epochs=2, batch_size=50, threads=1)
 
 
 def rates(steps: int, **changes) -> list[float]:
-    """Learning rates of each of `steps` and after the last."""
+    """Return the learning rate of each of `steps` steps, and the one after the last."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     schedule = make_schedule(dataclasses.replace(CONFIG, **changes), optimizer, steps)
     found = [schedule.get_last_lr()[0]]
@@ -103,7 +103,7 @@ def test_accumulated_batches_are_one_large_one(monkeypatch: pytest.MonkeyPatch) 
     gradients: list[torch.Tensor] = []
     step = Stepper.step
     monkeypatch.setattr(Stepper, "step", lambda self: (gradients.append(gradient(self)), step(self)))
-    common = dataclasses.replace(CONFIG, method="csq", epochs=1, lr=1e-12)  # the weights stay
+    common = dataclasses.replace(CONFIG, method="csq", epochs=1, lr=1e-12)  # the weights are unchanged
     for batch_size, accumulate in ((60, 1), (10, 6), (20, 2)):
         train(dataclasses.replace(common, batch_size=batch_size, accumulate=accumulate), blobs(n=60), progress=False)
     whole, accumulated, two_thirds, last_third = gradients
@@ -127,7 +127,7 @@ def test_precision_is_that_of_the_network_alone(precision: str, dtype: torch.dty
     backbone.register_forward_hook(look)
     config = dataclasses.replace(CONFIG, precision=precision, batch_size=32, epochs=4)
     trained = train(config, pictures(), backbone=backbone, progress=False)
-    assert seen == {True: dtype, False: torch.float32}  # it is judged in float32
+    assert seen == {True: dtype, False: torch.float32}  # validation runs in float32
     assert {tensor.dtype for tensor in weights(trained.model)} <= {torch.float32, torch.int64}
     assert trained.history[-1].loss < trained.history[0].loss
 

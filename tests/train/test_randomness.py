@@ -1,4 +1,4 @@
-"""Random states of torch, NumPy and Python: a training must not disturb those of its caller, and a resumed one continues them."""
+"""Tests of random states: a training restores those of its caller, and a resumed training continues its own."""
 
 # ruff: noqa: NPY002 - the global generators are what is tested
 import io

@@ -1,4 +1,4 @@
-"""What a training tells while it goes on."""
+"""Tests of the logging during a training."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ from .data import blobs
 from .test_checkpoint import Stopped, stop_after
 
 CONFIG = TrainConfig(dataset="x", bits=16, epochs=2, batch_size=50, threads=1, checkpoint_every=2, validation=0.1)
-BATCHES = 5  # of an epoch
+BATCHES = 5  # per epoch
 
 
 def test_metrics_of_every_epoch_as_it_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,7 +80,7 @@ def test_logs_that_cannot_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 class Recorded:
-    """Stands for the module wandb."""
+    """A fake of the module wandb, which records its calls."""
 
     def __init__(self) -> None:
         self.runs: list[SimpleNamespace] = []
@@ -98,7 +98,7 @@ def test_weights_and_biases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     config = dataclasses.replace(CONFIG, wandb="hashing", method="shc", epochs=1)
     with monkeypatch.context() as patched:
-        stop_after(patched, BATCHES + 3)  # of the classifier, which is not logged, and of the codes
+        stop_after(patched, BATCHES + 3)  # batches of the classifier, which is not logged, and of the codes
         with pytest.raises(Stopped):
             train(config, blobs(), folder=tmp_path / "run", progress=False)
     trained = train(config, blobs(), folder=tmp_path / "run", resume=True, progress=False)

@@ -1,4 +1,4 @@
-"""orthohash train: what it refuses, and how it goes on."""
+"""Tests of `orthohash train`: errors for invalid settings, and resuming."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ def settings(tmp_path: Path) -> list[str]:
 
 @pytest.fixture
 def stopped(tmp_path: Path, settings: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Path:
-    """A run that Ctrl-C has stopped."""
+    """Return the folder of a run that Ctrl-C has stopped."""
     run = tmp_path / "run"
     with monkeypatch.context() as patched:
         stop_after(patched, 3, KeyboardInterrupt)
@@ -37,10 +37,10 @@ def stopped(tmp_path: Path, settings: list[str], monkeypatch: pytest.MonkeyPatch
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    """The one line of a mistake."""
+    """Call the command with a mistake, and return the line on standard error."""
     try:
         status = cli.main(["train", *map(str, arguments)])
-    except SystemExit as stop:  # found while the arguments were read
+    except SystemExit as stop:  # the error was found while the arguments were parsed
         status = stop.code
     told = capsys.readouterr()
     assert status == 2

@@ -1,4 +1,4 @@
-"""The recipe: what it optimises and how, on data small enough to train in a second."""
+"""Tests of the training recipe on data for which a training takes a second."""
 
 import copy
 import dataclasses
@@ -89,7 +89,7 @@ def test_samples_that_the_source_sets_aside_are_the_validation_set() -> None:
     data = dataclasses.replace(parts[0], validation=parts[1])
     trained = train(dataclasses.replace(QUICK, validation=0.5), data, progress=False)
     alone = train(QUICK, parts[0], progress=False)
-    assert [epoch.loss for epoch in trained.history] == [epoch.loss for epoch in alone.history]  # all samples are learned from
+    assert [epoch.loss for epoch in trained.history] == [epoch.loss for epoch in alone.history]  # trained on all samples
     assert trained.history[-1].validation_map == pytest.approx(1, abs=0.1)
 
 
@@ -127,7 +127,7 @@ def test_a_frozen_backbone_stays_as_it_was() -> None:
 def test_the_loss_is_the_mean_over_full_batches_of_the_formula() -> None:
     """One step from a known state, against batch norm, cosine, margin and cross entropy written out."""
     data = blobs(n=32)
-    trained = train(dataclasses.replace(QUICK, epochs=1, batch_size=32, lr=1e-12), data, progress=False)  # the weights stay
+    trained = train(dataclasses.replace(QUICK, epochs=1, batch_size=32, lr=1e-12), data, progress=False)  # weights unchanged
     latent = trained.model.head.linear(data.inputs).double()
     v = (latent - latent.mean(0)) / (latent.var(0, unbiased=False) + 1e-5).sqrt()
     codebook = trained.codebook.double()
