@@ -1,6 +1,6 @@
 """Every op against its reference and its named peers, timed with pytest-benchmark.
 
-    pytest bench/ --benchmark-only                 # all ops: on the CPU, and on the GPU where there is one
+    pytest bench/ --benchmark-only                 # all ops: on the CPU, and on the GPU if there is one
     pytest bench/ --benchmark-only -k topk         # one op; see bench/README.md for saving and comparing runs
 
 One group is one op at one shape on one device. The answer of a peer is compared with ours before it is timed. On a GPU a call

@@ -22,7 +22,7 @@ def trained_head(dimensions=12, bits=20, **keywords):
 
 
 def test_with_batch_norm_it_is_as_it_was():
-    """Keys, draws and values: heads that were saved before can be loaded."""
+    """Keys, random initial values and outputs are unchanged, so that heads saved by earlier versions can be loaded."""
     torch.manual_seed(3)
     linear = nn.Linear(12, 20, bias=False)
     nn.init.normal_(linear.weight, std=0.01)

@@ -94,7 +94,7 @@ def resolved(name: str, known: set[str]) -> str | None:
 
 
 def test_no_circle_of_imports() -> None:
-    """Imports within functions count too. The package's own __init__ gathers everything, and is left out."""
+    """Imports within functions count too. The package's own __init__ imports everything, and is left out."""
     known = {module: path for module, path in modules().items() if module != PACKAGE}
     arrows = {
         module: {target for name in imports(module, path) if (target := resolved(name, set(known))) and target != module}

@@ -85,7 +85,7 @@ else:
 
 
 def test_without_the_extras(tmp_path: Path) -> None:
-    """Every module that holds no Triton code imports; codes are searched; what needs an extra names it in one line."""
+    """Every module without Triton code can be imported, codes can be searched, and errors name a missing extra in one line."""
     np.save(tmp_path / "codes.npy", np.arange(64, dtype=np.uint8).reshape(16, 4))
     code = r"""
 import contextlib, importlib, io, json, pkgutil, re
@@ -134,7 +134,7 @@ def pack_and_search(rows: np.ndarray) -> list[int]:
 
 
 def test_processes_that_are_spawned() -> None:
-    """As macOS and Windows start them: everything is imported anew."""
+    """Processes are spawned, as on macOS and Windows, and import everything again."""
     rows = np.where(np.eye(8, dtype=bool), 1, -1).astype(np.float32)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.apply(pack_and_search, (rows,)) == pack_and_search(rows) == list(range(8))
@@ -162,7 +162,7 @@ UNIX_ONLY = {"fcntl", "grp", "pwd", "pty", "resource", "termios", "tty", "curses
 
 
 def test_text_files_name_their_encoding() -> None:
-    """Windows' default is that of the country."""
+    """The default encoding on Windows depends on the country."""
     assert [place for path in SOURCES for place in unnamed_encodings(path.read_text(encoding="utf-8"), path.name)] == []
 
 
@@ -184,7 +184,7 @@ def in_text(call: ast.Call) -> bool:
 
 
 def test_no_module_of_unix_alone_is_imported_everywhere() -> None:
-    """Not at the top of a module; within a function is that function's affair."""
+    """Such imports are forbidden at the top of a module, but allowed within a function."""
     found = {
         (path.name, name)
         for path in SOURCES

@@ -78,7 +78,7 @@ def test_pca_by_hand():
 
 @pytest.mark.parametrize("fit", [fit_lsh, fit_pca])
 def test_rows_in_blocks(fit, monkeypatch):
-    """The fit is that of all rows at once, in any number of blocks, and no block is larger than said."""
+    """The fit equals that of all rows at once for any number of blocks, and no block exceeds the limit."""
     x = features(37)
     whole = fit(x, 6)
     monkeypatch.setattr(projections, "_BLOCK", 50)

@@ -41,7 +41,7 @@ def orthogonality(rotation):
 
 
 def test_itq_finds_clusters_and_never_gets_worse():
-    """From 0.44 to 0.11; with one factor of the decomposition transposed it stays between 0.37 and 0.45."""
+    """The error falls from 0.44 to 0.11; with one factor of the decomposition transposed it would stay between 0.37 and 0.45."""
     x = clustered()
     rotation = fit_itq(x)
     assert len(rotation.errors) == 51
@@ -53,7 +53,7 @@ def test_itq_finds_clusters_and_never_gets_worse():
 
 
 def test_itq_step_is_the_best_rotation_for_its_signs():
-    """Orthogonal Procrustes: no rotation close to the one found, and no random one, is nearer to the signs."""
+    """By orthogonal Procrustes no rotation is nearer to the signs, neither a similar one nor a random one."""
     x = clustered(rows=200, bits=6).double()
     signs = torch.where(x @ fit_itq(x, iterations=0).matrix.double() > 0, 1.0, -1.0)
     best = fit_itq(x, iterations=1).matrix.double()
@@ -125,7 +125,7 @@ def test_losses(loss):
 
 @pytest.mark.parametrize(("loss", "lr"), [("l2", 0.1), ("l1", 0.1), ("min_entry", 0.1), ("bit_var", 0.01)])
 def test_one_step_of_the_published_recipe(loss, lr):
-    """Rows of length sqrt(K), reflections along the axes, plain SGD with the published rate: worked out in float64."""
+    """The step (rows of length sqrt(K), reflections along the axes, SGD with the published rate) is computed in float64."""
     x = torch.randn(50, 6)
     rows = (math.sqrt(6) * x / x.norm(dim=1, keepdim=True)).double()
     vectors = torch.eye(6, dtype=torch.float64, requires_grad=True)
@@ -145,7 +145,7 @@ def test_one_step_of_the_published_recipe(loss, lr):
 
 
 def test_batches_and_best_epoch():
-    """With a rate that overshoots, the best epoch is not the last, and is what comes back."""
+    """With a learning rate that is too high the best epoch is not the last one, and the best one is returned."""
     x = clustered(rows=300, bits=8)
     rotation = fit_householder(x, epochs=12, lr=30.0, validation=0)
     assert min(rotation.errors) < rotation.errors[-1]

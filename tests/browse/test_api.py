@@ -228,7 +228,7 @@ def test_every_answer_keeps_the_page_to_itself(client: TestClient, address: str)
 
 
 def test_many_at_once(digits_run: Run) -> None:
-    """Searches, encodings and pictures in many threads give what they give one at a time."""
+    """Searches, encodings and pictures from many threads equal those requested one at a time."""
 
     client, picture = client_of(digits_run), encoded(digits.load_splits(0).gallery.inputs[3].numpy())
 

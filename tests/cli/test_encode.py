@@ -214,7 +214,7 @@ def test_bad_searches(run: Path, photos: Path, tmp_path: Path, capsys: pytest.Ca
 def test_names_of_queries_follow_images_that_are_skipped(
     run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also in later batches than that of the image that cannot be read."""
+    """The names are right also in batches after the image that cannot be read."""
     from orthohash_triton.cli import search
 
     folder = tmp_path / "cat"

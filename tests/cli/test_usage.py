@@ -54,7 +54,7 @@ def test_examples_take_options_that_exist(name: str) -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_options_are_named_alike(name: str) -> None:
-    """One spelling for one thing, whatever the command."""
+    """An option with one meaning has one name in all commands."""
     names = options_of(declared(name))
     common = {"--json", "--quiet", "--no-progress"}
     assert common & names == (set() if name in NO_FIGURES else common)

@@ -242,7 +242,7 @@ def test_pickled_objects_are_refused(tmp_path: Path) -> None:
 
 
 def test_queries_of_classes_that_training_lacks(tmp_path: Path) -> None:
-    """The names are those of the part that has most classes."""
+    """The class names are those of the part with the most classes."""
     write(tmp_path / "train.npz", n=8)
     write(tmp_path / "query.npz", n=2, labels=np.array([5, 0]))
     train, gallery, query = features.load_splits(tmp_path)

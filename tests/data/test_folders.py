@@ -182,7 +182,7 @@ def test_resizing_keeps_the_picture(tmp_path: Path) -> None:
 
 
 def test_a_class_that_loses_its_last_image_of_one_part(tmp_path: Path) -> None:
-    """It is an error in the training set, and none among the queries."""
+    """This is an error in the training set, but not in the queries."""
     for part in ("train", "query"):
         for name in "ab":
             picture(tmp_path / part / name / "1.png", 1)

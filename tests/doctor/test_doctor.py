@@ -425,7 +425,7 @@ def test_json_on_standard_output_and_progress_on_standard_error(
 
 
 def test_the_grid_takes_every_way_on_a_gpu_and_compiles_little(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without running a kernel: by the plans, and by what launches would compile for an H100."""
+    """No kernel is run: the plans, and the launches that an H100 would compile, are compared."""
     pytest.importorskip("triton")
     from orthohash_triton.kernels import _pairwise_sweep, cosine_codebook_loss, hamming_topk
 

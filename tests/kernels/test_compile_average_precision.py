@@ -49,7 +49,7 @@ def test_rank(case, target):
 
 @pytest.mark.parametrize(("kernel", "most"), [("_count", 0.7), ("_sum_precisions", 3.0)])
 def test_clocks_a_pair(kernel, most):
-    """Of a multiprocessor, of 64 bits: modelled from the machine code. Sorting in PyTorch took 100 on an H100."""
+    """The clocks of a multiprocessor per pair of 64-bit codes are modelled. Sorting in PyTorch took 100 on an H100."""
     compiled = compile_launches("sm_90", lambda: rank(*USUAL))
     (found,) = [c for c in compiled if c.kernel == kernel]
     loop, _ = main_loop(found.sass())

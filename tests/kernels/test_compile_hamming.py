@@ -84,7 +84,7 @@ def test_search(case, target):
 
 @pytest.mark.parametrize("arch", ["sm_80", "sm_100", "gfx942"])
 def test_plans(arch):
-    """A span is a whole number of tiles; the k spans that are looked at again exist, and are at most half the gallery."""
+    """A span is a whole number of tiles, and the k spans that are scored again are at most half of the gallery."""
     device = Device(arch, 108, DEVICES[arch].warp_size)
     paths = set()
     for queries, gallery, words, k in itertools.product(

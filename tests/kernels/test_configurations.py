@@ -28,7 +28,7 @@ def launches():
 
 
 def test_every_kernel_is_there(launches):
-    """A name behind `launch(` is a kernel's."""
+    """Every name after `launch(` in the sources is the name of a kernel."""
     written = {
         (path.stem, name) for path in SOURCES.glob("*.py") for name in re.findall(r"\blaunch\(\s*(_\w+)", path.read_text())
     }
@@ -56,7 +56,7 @@ def test_parts_make_up_the_whole(launches):
 
 
 def test_the_largest_sizes_are_there(launches):
-    """Galleries and codebooks that 32 bits cannot address, or the check of offsets would see nothing."""
+    """Without galleries and codebooks that 32 bits cannot address, the check of offsets would find nothing."""
     for kernel, argument, least in (("_nearest_by_popcount", "gallery_count", 2**31), ("_sweep_kernel", "n_classes", 10**9)):
         counts = [dict(arguments).get(argument, 0) for seen in launches if seen.kernel == kernel for _, arguments in seen.sizes]
         assert max(counts) >= least

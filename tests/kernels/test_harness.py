@@ -176,7 +176,7 @@ def test_a_grid_that_no_gpu_takes():
     [("sm_80", 4, 2, 255), ("sm_80", 8, 2, 128), ("sm_90", 16, 1, 128), ("sm_90", 4, None, None), ("gfx942", 8, 2, None)],
 )
 def test_min_blocks_per_sm_limits_the_registers(target, warps, blocks, registers):
-    """Only NVIDIA's compiler knows the option."""
+    """Only NVIDIA's compiler has the option."""
 
     def run():
         shape = dict(ROWS=1, COLUMNS=64, num_warps=warps)
@@ -206,7 +206,7 @@ def test_an_unknown_architecture():
 
 @pytest.mark.kernel
 def test_a_load_outside_its_tensor(device):
-    """An executor that checks bounds says so; where nothing does, what lies around the tensor shows in the answer."""
+    """An executor that checks bounds reports the load; otherwise values next to the tensor appear in the result."""
     rows, columns = 17, 50
     memory = torch.full((2 * rows, columns), float("nan"), device=device)
     memory[:rows] = 1.0
@@ -227,7 +227,7 @@ def checks_bounds():
 
 
 def test_a_launch_asks_for_fused_multiply_adds():
-    """Triton 3.10 will not take them unasked."""
+    """Triton 3.10 uses them only on request."""
     asked = {}
 
     class Kernel:

@@ -68,7 +68,7 @@ def test_batch_statistics(far_apart):
 
 @pytest.mark.parametrize("dense", [False, True])
 def test_loss(dense, far_apart):
-    """The rows of a dense target, which the launcher does not copy. It copies v, so the kernels have tests of their own below."""
+    """Rows of a dense target are far apart. The launcher copies v, so separate tests of the kernels follow below."""
     v, codebook = torch.randn(ROWS, BITS), torch.randint(0, 2, (50, BITS), dtype=torch.int8) * 2 - 1
     target = torch.rand(ROWS, 50) if dense else torch.tensor([4, 0, 49])
     codes = cosine_codebook_loss.prepare(codebook)
@@ -86,8 +86,8 @@ def test_loss(dense, far_apart):
         assert near.isfinite().all()
 
 
-# The kernels below get STRIDE for the number of bits of a row, so that rows are far apart, and a block of 32 bits, of which they
-# read and write no more. Near and far rows must give the same numbers.
+# The kernels below get STRIDE as the number of bits of a row, so that rows are far apart, and a block of 32 bits, which is all
+# that they read and write. Near and far rows must give the same numbers.
 BLOCK = 32
 WIDTHS = (BLOCK, STRIDE)
 

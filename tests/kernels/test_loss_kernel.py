@@ -164,7 +164,7 @@ def test_precision_high_where_few_classes_hold_the_sum(bits, device):
 
 @pytest.mark.parametrize("sparse", [False, True])
 def test_rows_near_a_positive_code_behind_an_angular_margin(sparse, device):
-    """There the slope of the margin, sin(margin) over the sine of a small angle, is 4 or more: p times it stays within fp16."""
+    """The slope of the margin, sin(margin) divided by the sine of a small angle, is at least 4, and p times it must fit fp16."""
     v, ids, codebook = problem(5, 70, 64, "ids", device)
     v = codebook[ids] + 0.1 * torch.randn(5, 64, device=device)
     target = torch.nn.functional.one_hot(ids, 70).float()

@@ -53,7 +53,7 @@ def test_one_query_reads_in_128_bits(bits):
 
 @pytest.mark.parametrize("queries", [1, 4])
 def test_few_queries_wait_for_memory_alone(queries):
-    """Even if half of the memory's time could not be used for work, the work would not be the limit."""
+    """The computation would not be the bottleneck even if it could use only half of the time of the memory reads."""
     found = model("sm_90", queries=queries, gallery=10**8, bits=64)
     computed = H100.multiprocessors * H100.clock / found.clocks
     read = H100.bandwidth / 8 * queries

@@ -59,7 +59,7 @@ def test_first_smallest(k, device):
 
 
 def test_keys_of_32_bits():
-    """A distance and a slot fit a key, one more than the largest distance too; or torch sorts."""
+    """A key holds a slot and a distance up to the largest one plus 1; otherwise torch sorts."""
     assert _smallest.ordered_at_once(1024, 2**21 - 3)
     assert not _smallest.ordered_at_once(1024, 2**21 - 2)
     assert not _smallest.ordered_at_once(513, 2**21)
@@ -69,7 +69,7 @@ def test_keys_of_32_bits():
 
 @pytest.mark.parametrize(("count", "k"), [(100, 3), (4096, 1000), (4097, 1), (10**6, 1024)])
 def test_bytes(count, k, monkeypatch):
-    """What a search reckons with is no less than what is allocated at a time, the answers of two launches."""
+    """The memory that a search plans with is at least the memory allocated at a time, which holds the answers of two launches."""
     allocated = []
 
     def allocate(_, *shape, dtype):

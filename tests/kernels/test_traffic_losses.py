@@ -68,7 +68,7 @@ def test_scratch_does_not_grow_with_the_classes(rows, bits, p_terms, kind, monke
 @pytest.mark.kernel
 @pytest.mark.parametrize(("rows", "processors"), [(64, 0), (40, 108)])
 def test_loads_and_stores_are_inputs_outputs_and_partials(rows, processors, device, monkeypatch):
-    """A split reads the rows and a block of rows the codes; a second reading comes from L2, and is counted here all the same."""
+    """Each split reads the rows, and each block of rows reads the codes. Repeated reads, which L2 serves, are counted too."""
     classes, bits = 1472, 64
     counts = {}
     run_kernel = launch._executor

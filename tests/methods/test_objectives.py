@@ -82,7 +82,7 @@ def test_class_codes_of_mds_and_shc() -> None:
 
 
 def test_csq_breaks_ties_of_several_labels_by_the_seed() -> None:
-    """The mean of two centres is 0 where they differ; a random sign takes its place."""
+    """The mean of two centres is 0 where they differ, and is replaced by a random sign."""
     pairs = torch.zeros(ROWS, CLASSES, dtype=torch.bool)
     pairs[:, :2] = True
     assert loss(make("csq", pairs, seed=0), pairs) == loss(make("csq", pairs, seed=0), pairs)

@@ -64,7 +64,7 @@ def test_the_class_codes_are_those_of_the_learned_centres() -> None:
 
 @pytest.mark.parametrize(("batches", "changes"), [(3, {}), (7, {}), (9, {"validation": 0.1})])
 def test_they_are_saved_and_restored(batches: int, changes: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The momentum of the optimizer too: the rest of the training is that of one that was never stopped."""
+    """The optimizer's momentum is restored too, so the resumed training equals an uninterrupted one."""
     settings = config(checkpoint_every=2, **changes)
     whole = train(settings, blobs(), progress=False)
     with monkeypatch.context() as patched:

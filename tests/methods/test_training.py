@@ -149,7 +149,7 @@ def test_dhn_is_its_formula(pairs: str) -> None:
 
 @pytest.mark.parametrize("pairs", ["equal", "balanced"])
 def test_dpsh_is_its_formula(pairs: str) -> None:
-    """Two batches of other samples: the second meets the codes of the first."""
+    """The second batch has other samples than the first, and is compared with the codes of the first."""
     torch.manual_seed(0)
     labels = torch.arange(20) % CLASSES
     first, second = torch.randn(2, 10, BITS).unbind()
@@ -203,7 +203,7 @@ def test_mds_takes_pairs_from_its_share_of_the_steps_on() -> None:
 
 
 def test_shrewd_follows_the_hierarchy() -> None:
-    """Classes 0 and 1 are near each other, the others far: so are their codes."""
+    """Only classes 0 and 1 are near each other, and so are only their codes."""
     distance = 1 - torch.eye(CLASSES)
     distance[0, 1] = distance[1, 0] = 0.2
     data = blobs(class_distance=distance)

@@ -132,7 +132,7 @@ def test_large_tied_groups(k, denominator):
 
 @pytest.mark.parametrize("classes", [2, 3, 9])
 def test_long_lists_of_queries_with_different_labels(classes, monkeypatch):
-    """Sets of classes overlap, so that what is relevant to the queries of a batch can be more than the whole gallery."""
+    """Sets of classes overlap, so the queries of a batch can have more relevant items in total than the gallery has items."""
     monkeypatch.setattr(_ranks, "_NOTES", 50)
     codes, labels, distances, relevant = random_case(5, queries=40, gallery=300, classes=classes, multi_hot=True)
     labels[0][:, 0] = labels[1][:280, 0] = 1  # nearly all is relevant
@@ -145,7 +145,7 @@ def test_long_lists_of_queries_with_different_labels(classes, monkeypatch):
 
 
 def test_very_long_codes():
-    """More distances in four lanes than 16 bits can tell apart."""
+    """Four lanes have more different distances than 16 bits can represent."""
     codes, labels, _, relevant = random_case(6, queries=3, gallery=50, bits=8 * 2056)
     codes[0][0], codes[1][::2] = 0, 255
     expected = reference(torch.from_numpy(distances_of(*codes)), relevant)

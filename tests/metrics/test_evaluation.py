@@ -73,7 +73,7 @@ def test_precision_recall_and_distances_by_hand(kind, chunk):
 
 @pytest.mark.parametrize("kind", HAND_LABELS)
 def test_expected_ties_by_hand(kind, chunk):
-    """The tied items 1 and 2 of the first two queries come in both orders."""
+    """The tied items 1 and 2 of the first two queries are counted in both orders."""
     average = {2: (1, 1 / 2), 3: (11 / 12, 13 / 24), None: (73 / 90, 13 / 24)}
     # At 2 the first query has one hit (precision 1) or two (1 and 1): 1 in any case, by the hits; by min(2, 3) it is 1/2 or 1.
     by_min = {2: (3 / 4, 1 / 4), 3: (11 / 18, 5 / 12), None: (73 / 90, 13 / 24)}
@@ -175,7 +175,7 @@ def test_bad_codes():
 
 @pytest.mark.parametrize("kind", ["class ids", "multi-hot"])
 def test_the_default_device_of_torch_does_not_matter(kind):
-    """ "meta" stands in for a GPU, and shows any tensor that is made where nobody said."""
+    """ "meta" stands in for a GPU; a tensor created without a device would be on it."""
     arguments = [torch.from_numpy(array) for array in case(kind == "multi-hot")]
     scores = torch.rand(30, 300)
     calls = [

@@ -150,7 +150,7 @@ def test_errors(metric, change, error, message):
 
 
 def test_classes_that_the_gallery_lacks():
-    """The last class of class_distance may be that of the query alone, or of nothing."""
+    """Only queries, or no samples at all, may have the last class of class_distance."""
     codes = at_distances([1, 2, 3])
     assert hierarchical_precision(*codes, np.array([2]), np.array([0, 1, 1]), 1 - np.eye(3), k=2) == 0
     assert hierarchical_precision(*codes, np.array([0]), np.array([1, 0, 0]), DISTANCE, k=2) == pytest.approx((3 / 4 + 1) / 2)

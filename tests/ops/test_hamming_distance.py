@@ -40,7 +40,7 @@ def test_empty(impl, impl_shape):
 
 
 def test_views_and_threads():
-    """Rows that are not contiguous, memory that is not aligned, and two threads."""
+    """The test covers rows that are not contiguous, memory that is not aligned, and two threads."""
     wide = random_codes(1300, 25)
     a, b = wide[::7, 1:17], wide[:, 9:]
     expected = hamming_distance(a, b, impl="reference")

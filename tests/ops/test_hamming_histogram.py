@@ -45,7 +45,7 @@ def test_cpu_against_brute_force(data):
 @pytest.mark.parametrize("queries", [1, 12])
 @pytest.mark.parametrize("flips", [0, 255])
 def test_all_at_one_distance(queries, flips):
-    """The nearest and the farthest; one counter takes everything."""
+    """All codes are at the smallest or at the largest distance, so one counter counts all of them."""
     code = random_codes(1, 8)
     counts = hamming_histogram(code.expand(queries, -1), (code ^ flips).expand(70_001, -1))
     assert counts[:, 64 if flips else 0].tolist() == [70_001] * queries
@@ -54,7 +54,7 @@ def test_all_at_one_distance(queries, flips):
 
 @pytest.mark.parametrize("count", [1, 3, 40])
 def test_thread_count_changes_nothing(count):
-    """Few queries have the gallery split among threads, forty are split themselves."""
+    """With few queries the threads share the gallery; with forty they share the queries."""
     queries, gallery = near_codes(count, 8), near_codes(50_000, 8)
     answers = []
     for n in (1, 2, 3):
@@ -98,7 +98,7 @@ def test_kernel(case, device):
 @pytest.mark.kernel
 @pytest.mark.parametrize("flips", [0, 255])
 def test_kernel_all_at_one_distance(flips, device):
-    """Hundreds of codes of a thread at the nearest and the farthest, which has a counter of its own."""
+    """A thread counts hundreds of codes at the smallest and at the largest distance, which has a separate counter."""
     code = random_codes(1, 4, device)
     counts = hamming_histogram(code, (code ^ flips).expand(70_001, -1), impl="triton")
     assert counts[0, 32 if flips else 0] == counts.sum() == 70_001
@@ -107,7 +107,7 @@ def test_kernel_all_at_one_distance(flips, device):
 @pytest.mark.kernel
 @pytest.mark.parametrize(("words", "shared"), [(1, False), (1, True), (3, True)])
 def test_kernel_with_labels(words, shared, device, monkeypatch):
-    """How many of the codes counted are relevant; relevance from the definition."""
+    """The counts of relevant codes are compared with relevance computed by definition."""
     from orthohash_triton.kernels import hamming_histogram as module
 
     kernel = module.hamming_histogram

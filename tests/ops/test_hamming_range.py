@@ -49,7 +49,7 @@ def test_cpu(bits, make, queries):
 
 
 def test_near_and_far_radii_side_by_side():
-    """Distances of long codes need more than 8 bits, but not those of every query; and one query has nothing to look for."""
+    """Distances of long codes need more than 8 bits for some queries only, and one query has an empty range."""
     gallery = near_codes(3000, 129)
     queries = gallery[:8] ^ random_codes(8, 129)
     check(queries, gallery, torch.tensor([500, 100, 0, 1032, 1033, 254, 255, 256]))
@@ -73,7 +73,7 @@ def test_cpu_against_brute_force(data):
 @pytest.mark.parametrize("queries", [1, 6])
 @pytest.mark.parametrize("width", [8, 64])
 def test_identical_codes_come_in_the_order_of_positions(queries, width):
-    """An answer of every code, which takes several chunks of memory."""
+    """The answer contains every code, which takes several chunks of memory."""
     code, size = random_codes(1, width), 70_000
     lims, distances, ids = hamming_range(code.expand(queries, -1), code.expand(size, -1), 1)
     assert torch.equal(lims, size * torch.arange(queries + 1))
@@ -83,7 +83,7 @@ def test_identical_codes_come_in_the_order_of_positions(queries, width):
 
 @pytest.mark.parametrize("count", [1, 3, 40])
 def test_thread_count_changes_nothing(count):
-    """One query has the gallery split among threads, forty are split themselves."""
+    """With one query the threads share the gallery; with forty they share the queries."""
     gallery = near_codes(150_000, 8)
     queries = gallery[:count] ^ 1
     mask = torch.rand(150_000) < 0.5
@@ -166,7 +166,7 @@ def test_same_answers_as_faiss():
 
 
 def test_processors_without_a_byte_shuffle():
-    """Ranges and histograms where Numba compiles for a plain processor."""
+    """Range search and histograms run with Numba compiling for a generic processor."""
     environment = os.environ | {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
     environment.pop("TRITON_INTERPRET", None)
     script = """

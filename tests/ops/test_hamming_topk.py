@@ -97,7 +97,7 @@ def test_identical_codes_come_in_the_order_of_positions(queries, width):
 
 
 def test_candidates_that_keep_being_beaten():
-    """Codes that come nearer and nearer: every one is a candidate, and what is held must be cut back often."""
+    """Each code is nearer than the ones before it, so each is a candidate and the candidates must be reduced often."""
     steps = torch.arange(65).repeat_interleave(200).flip(0)
     gallery = torch.stack([(steps > bit) for bit in range(64)], 1)
     packed = torch.from_numpy(np.packbits(gallery.numpy(), axis=1, bitorder="little"))
@@ -107,7 +107,7 @@ def test_candidates_that_keep_being_beaten():
 
 @pytest.mark.parametrize("count", [1, 3, 40])
 def test_thread_count_changes_nothing(count):
-    """One query has the gallery split among threads, forty are split themselves."""
+    """With one query the threads share the gallery; with forty they share the queries."""
     queries, gallery = near_codes(count, 8), near_codes(150_000, 8)
     mask = torch.rand(150_000) < 0.5
     answers = []
@@ -120,7 +120,7 @@ def test_thread_count_changes_nothing(count):
 
 @pytest.mark.parametrize("impl", ["reference", "cpu", pytest.param("triton", marks=pytest.mark.kernel)])
 def test_limits(impl, device):
-    """Only codes nearer than a query's limit; ties at the last distance below it still come in the order of positions."""
+    """Only codes nearer than a query's limit are returned; ties at the last distance below it are ordered by position."""
     gallery = near_codes(900, 8, device)
     queries = gallery[:6] ^ 1
     whole = hamming_topk(queries, gallery, 900, impl="reference")
@@ -208,7 +208,7 @@ def test_kernel_counts_for_some_queries_at_a_time(device, monkeypatch):
 @pytest.mark.parametrize("ordered", [1024, 8])  # sorted by a program, and by torch
 @pytest.mark.parametrize("masked", [False, True])
 def test_kernel_orders_and_limits(ordered, masked, device, monkeypatch):
-    """One of the queries finds too little below its limit, and one nothing."""
+    """One query finds fewer than k codes below its limit, and one finds none."""
     from orthohash_triton.kernels import _smallest
     from orthohash_triton.kernels import hamming_topk as kernels
 
@@ -228,7 +228,7 @@ def test_kernel_orders_and_limits(ordered, masked, device, monkeypatch):
 @pytest.mark.kernel
 @pytest.mark.parametrize("make", [near_codes, lambda *args: random_codes(*args) & 0])
 def test_kernel_one_query_in_parts(make, device, monkeypatch):
-    """More spans, and more codes of the chosen ones, than a program holds."""
+    """There are more spans, and more codes in the chosen spans, than one program can hold."""
     from orthohash_triton.kernels import _smallest
     from orthohash_triton.kernels import hamming_topk as kernels
 
@@ -287,7 +287,7 @@ def test_same_answers_as_faiss():
 
 
 def test_processors_without_a_byte_shuffle():
-    """The same tests where Numba compiles for a plain processor: byte planes instead of nibble planes."""
+    """The same tests run with Numba compiling for a generic processor, which uses byte planes instead of nibble planes."""
     environment = os.environ | {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
     environment.pop("TRITON_INTERPRET", None)
     script = """

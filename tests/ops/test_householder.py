@@ -164,7 +164,7 @@ def test_zero_vectors_reflect_nothing(bits):
 
 @pytest.mark.kernel
 def test_many_rows_a_program(device):
-    """Two programs with several blocks of rows each, the last of them ragged: as on a device with one processor."""
+    """Two programs process several blocks of rows each, with an incomplete last one, as on a device with one processor."""
     pytest.importorskip("triton")
     from orthohash_triton.kernels._device import A100, assume_device
 
@@ -199,7 +199,7 @@ def test_gradient_of_one_argument_only(impl, device):
 
 @pytest.mark.parametrize("impl", BOTH)
 def test_strides(impl, device):
-    """Every other row and column, the gradient of a sum (one number, expanded), vectors that are columns."""
+    """The test covers every other row and column, the expanded gradient of a sum, and vectors that are columns."""
     x, vectors, _ = problem(18, 12, 12, device)
     wide = torch.zeros(36, 24, device=device)
     wide[::2, ::2] = x

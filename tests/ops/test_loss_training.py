@@ -102,7 +102,7 @@ def test_no_rows_leave_the_running_statistics_as_they_were():
 
 @pytest.mark.parametrize("kind", ["ids", "dense", "sparse"])
 def test_the_device_is_never_waited_for(kind, monkeypatch):
-    """On meta tensors there is nothing to read: whatever looks at a value raises. The launches go nowhere."""
+    """Meta tensors have no values, so reading one raises an error. The launches are discarded."""
     launches = []
     latent = torch.empty(37, 24, device="meta", requires_grad=True)
     codebook = torch.empty(101, 24, dtype=torch.int8, device="meta")

@@ -52,7 +52,7 @@ def test_kernel(dtype, shape, device):
 @pytest.mark.parametrize("impl", ["cpu", "reference", pytest.param("triton", marks=pytest.mark.kernel)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int8], ids=str)
 def test_threshold_and_nan(dtype, impl, device):
-    """0.1 is another number in every one of these dtypes; a value equal to it is not above it."""
+    """0.1 is rounded to a different number in each of these dtypes. A value equal to it is not above it."""
     x = torch.tensor([[0.1, 0.2, 0.0, -1.0]], dtype=torch.float64).to(dtype).to(device)
     assert pack_codes(x, threshold=0.1, impl=impl).tolist() == [[0b0010 if dtype.is_floating_point else 0]]
     if dtype.is_floating_point:
@@ -61,7 +61,7 @@ def test_threshold_and_nan(dtype, impl, device):
 
 @pytest.mark.parametrize("impl", ["cpu", "reference", pytest.param("triton", marks=pytest.mark.kernel)])
 def test_threshold_is_compared_in_the_dtype_of_x(impl, device):
-    """A float64 value and a threshold that are one number in float32 differ; an int8 value is compared in float32."""
+    """A float64 value and a threshold that only differ in float64 are not equal. An int8 value is compared in float32."""
     above = np.nextafter(0.1, 1.0)
     x = torch.tensor([[0.1, above, np.nextafter(0.1, 0.0), 1 + 1e-12]], dtype=torch.float64, device=device)
     assert pack_codes(x, threshold=0.1, impl=impl).tolist() == [[0b1010]]

@@ -268,7 +268,7 @@ def test_half_precision(dtype):
 
 
 def test_gradients_through_tanh_from_bank_and_batch():
-    """HashNet's two mini-batches: both sides learn."""
+    """Both sides get gradients, like the two mini-batches of HashNet."""
     z, target, bank, bank_target = problem(6, 9, 8)
     grads = []
     for impl in ("cpu", "reference"):
@@ -597,7 +597,7 @@ def test_a_step_on_a_gpu_is_few_launches_and_waits_for_nothing(multi_hot, positi
 
 @pytest.mark.parametrize("impl", BOTH)
 def test_codes_that_are_their_own_bank_under_other_labels(impl, device):
-    """The bank is the same tensor, but other rows of it are ignored."""
+    """The bank is the same tensor as z, but its labels ignore other rows."""
     z, target, *_ = problem(9, 40, 24, False, device)
     other = target.flip(0).clone()
     target[1], other[2:6] = -100, -100
@@ -622,7 +622,7 @@ def test_the_default_dtype_changes_nothing(impl, device):
 
 
 def test_labels_are_read_at_every_call():
-    """Memory may be written to unseen: by NumPy, or by a compiled graph that uses it again."""
+    """NumPy, or a compiled graph that reuses memory, may change labels without a version counter."""
     z, memory = torch.randn(4, 8), torch.zeros(4, 3)
     seen = memory.numpy()
     for ids in ([0, 0, 1, 1], [0, 1, 2, 0]):
@@ -636,7 +636,7 @@ def test_labels_are_read_at_every_call():
 
 
 def test_several_losses_in_one_compiled_graph():
-    """The compiler gives the memory of the first labels to the second."""
+    """The compiler reuses the memory of the first labels for the second ones."""
 
     def three(z, scores):
         total = z.sum() * 0

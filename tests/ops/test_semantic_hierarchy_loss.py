@@ -397,7 +397,7 @@ def test_errors(args, keywords, error, message):
 
 @pytest.mark.parametrize("unit", [1e-3, 1.0, 100.0, 1000.0])
 def test_far_pairs_keep_their_weights(unit):
-    """e^-1000 is no number: what counts is how much farther a pair is than the nearest."""
+    """e^-1000 underflows, so weights must be relative to the nearest pair."""
     generator = torch.Generator().manual_seed(0)
     distance = unit + torch.rand(9, 9, generator=generator)
     z = torch.rand(9, 16, generator=generator).mul(2).sub(1).requires_grad_()

@@ -118,7 +118,7 @@ def test_no_run_folder(tmp_path: Path) -> None:
 
 
 def test_a_run_that_replaces_another_has_none_of_its_files(run: Run, splits: Splits) -> None:
-    """Codebook, queries and checkpoint of the run before would otherwise be taken for the new one's."""
+    """Otherwise the codebook, queries and checkpoint of the old run would be used as those of the new one."""
     run.add_queries(run.index.codes[:3], run.gallery_labels[:3], [Path("a.png"), Path("b.png"), Path("c.png")])
     (run.path / "checkpoint.pt").write_bytes(b"of the run before")
     assert {"codebook.safetensors", "queries.safetensors", "query_paths.json"} <= {path.name for path in run.path.iterdir()}

@@ -31,7 +31,7 @@ def test_colour_channels_move_together() -> None:
 @pytest.mark.parametrize("kind", ["none", "light", "strong"])
 @pytest.mark.parametrize("shape", [(1, 9, 7), (3, 8, 8)])
 def test_parts_of_a_batch_are_changed_as_the_whole(kind: str, shape: tuple[int, ...]) -> None:
-    """However many processes share a batch; also four images, as many as kornia has kinds of colour change."""
+    """The number of processes that share a batch has no effect, also with four images, the number of kornia's colour changes."""
     change = make_augmentation(kind, flip=True, crop_padding=1, sample_shape=shape)
     for count in (4, 11):
         images = torch.rand(count, *shape)
@@ -61,7 +61,7 @@ def test_strong_changes_differ_from_image_to_image_and_are_drawn_from_torch() ->
 
 
 def test_strong_keeps_what_an_image_shows() -> None:
-    """A white half stays lighter than a black one."""
+    """The white half of an image stays lighter than the black half."""
     image = torch.zeros(1, 1, 16, 16)
     image[..., :8] = 1
     changed = make_augmentation("strong", flip=False, crop_padding=0, sample_shape=(1, 16, 16))(

@@ -127,7 +127,7 @@ def test_patience_counts_the_epochs_before_the_stop(tmp_path: Path, monkeypatch:
 
 
 def test_the_last_moment_of_every_stage_can_be_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SHC's classifier is done, its centres are not; and all is done but for the rotation."""
+    """SHC's classifier is finished but its centres are not, or everything is finished except the rotation."""
     config = dataclasses.replace(CONFIG, method="shc", backbone="mlp", rotate="itq", epochs=1)
     whole = train(config, blobs(), progress=False)
     batches = len(blobs()) // config.batch_size
@@ -304,7 +304,7 @@ def test_a_write_that_fails_leaves_the_checkpoint_before_it(stopped: Path, monke
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's device that is always full")
 def test_a_full_disk_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch.save says RuntimeError."""
+    """torch.save raises RuntimeError."""
     monkeypatch.setattr(checkpoint, "atomic_write", lambda path: open("/dev/full", "wb", buffering=0))  # noqa: SIM115
     with pytest.raises(OSError, match="No space left on device"):
         train(CONFIG, blobs(), folder=tmp_path, progress=False)

@@ -135,7 +135,7 @@ def test_processes_that_do_not_go_together(pair: list[dict[str, Any]]) -> None:
 
 
 def test_torchrun(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The command line under torchrun: one process writes the run, and it is that of a single process."""
+    """With the command line under torchrun one process writes the run, which equals the run of a single process."""
     for name in ("train", "query"):
         features.save(tmp_path / f"{name}.npz", blobs())
     command = ["orthohash_triton", "train", "--dataset", str(tmp_path), "--bits", "16", "--epochs", "1", "--lr", "1e-3",
@@ -194,7 +194,7 @@ def one_process(tmp_path: Path):
 @pytest.mark.parametrize("options", [{}, {"momentum": None}, {"affine": False}, {"track_running_stats": False}])
 @pytest.mark.parametrize("kind", [nn.BatchNorm2d, Activated])
 def test_synchronised_batch_norm_is_batch_norm(one_process: None, kind: type, options: dict) -> None:
-    """With one process: outputs, gradients, statistics, in training and in evaluation."""
+    """With one process the outputs, gradients and statistics are equal, in training and in evaluation."""
     if kind is Activated and options:
         pytest.skip("has no options")
     plain, shared = nn.Sequential(kind(3, **options)), nn.Sequential(kind(3, **options))

@@ -99,7 +99,7 @@ def test_running_statistics_are_averaged_like_the_weights() -> None:
 
 
 def test_accumulated_batches_are_one_large_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without batch norm the mean of batches' gradients is that of the batches together; a last group may be smaller."""
+    """Without batch norm the mean gradient of several batches is the gradient of all of them; the last group may be smaller."""
     gradients: list[torch.Tensor] = []
     step = Stepper.step
     monkeypatch.setattr(Stepper, "step", lambda self: (gradients.append(gradient(self)), step(self)))
@@ -146,7 +146,7 @@ def test_optimizers_learn(optimizer: str) -> None:
 
 
 def test_sgd_in_half_precision_starts_from_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first step overflows and is left out; what memory held before is no momentum."""
+    """The first step overflows and is skipped; uninitialised memory must not become the momentum."""
     monkeypatch.setattr(torch, "empty_like", lambda tensor, **options: torch.full_like(tensor, torch.nan, **options))
     config = dataclasses.replace(CONFIG, optimizer="sgd", precision="fp16", lr=0.05, epochs=4, batch_size=8)
     trained = train(config, blobs(), progress=False)

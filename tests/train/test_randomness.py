@@ -44,7 +44,7 @@ def test_the_states_of_the_caller_are_restored(fails: bool) -> None:
 
 
 def test_a_stored_state_continues_every_generator() -> None:
-    """Through torch.save and weights_only=True, as in a checkpoint; NumPy's spare normal number included."""
+    """The state passes through torch.save and weights_only=True, as in a checkpoint, with NumPy's spare normal number."""
     np.random.standard_normal()  # the legacy generator makes normal numbers in pairs and keeps the second
     file = io.BytesIO()
     torch.save(random_state(CPU), file)

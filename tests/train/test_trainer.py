@@ -73,7 +73,7 @@ def test_patience_ends_the_training_and_the_best_epoch_is_kept(monkeypatch: pyte
 
 
 def test_epochs_are_judged_on_samples_of_all_classes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Folders are listed class by class."""
+    """Folders are listed class by class, so the first samples would be of one class."""
     monkeypatch.setattr(validation, "GALLERY", 120)
     data = blobs()
     in_order = data.subset(data.labels.argsort(stable=True))
@@ -94,7 +94,7 @@ def test_samples_that_the_source_sets_aside_are_the_validation_set() -> None:
 
 
 def test_images_in_files_teach_what_images_in_memory_do(tmp_path: Path) -> None:
-    """With the decoding in threads, ahead of the steps."""
+    """Threads decode the files ahead of the steps."""
     image = pytest.importorskip("PIL.Image")
     data = pictures()
     files = [tmp_path / f"{number}.png" for number in range(len(data))]
@@ -125,7 +125,7 @@ def test_a_frozen_backbone_stays_as_it_was() -> None:
 
 
 def test_the_loss_is_the_mean_over_full_batches_of_the_formula() -> None:
-    """One step from a known state, against batch norm, cosine, margin and cross entropy written out."""
+    """One step from a known state is compared with explicit batch norm, cosine, margin and cross entropy."""
     data = blobs(n=32)
     trained = train(dataclasses.replace(QUICK, epochs=1, batch_size=32, lr=1e-12), data, progress=False)  # weights unchanged
     latent = trained.model.head.linear(data.inputs).double()
