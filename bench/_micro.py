@@ -36,7 +36,7 @@ class Microbenchmark:
     op: str
     axes: tuple[str, ...]  # the names of the numbers of a shape
     shapes: Sequence[tuple[int, ...]]
-    smallest: tuple[int, ...]  # a shape that all peers finish in a moment, for the tests
+    smallest: tuple[int, ...]  # a shape that takes all peers less than a second, for the tests
     peers: tuple[str, ...]  # the first is OURS
     make: Callable[..., Call]  # make(peer, *shape, device) prepares the inputs and returns the call that is timed
     agree: Callable[[str, Any, Any], None]  # agree(peer, answer, our_answer) raises AssertionError where they differ

@@ -11,8 +11,8 @@ Runs on the GPU if there is one. The peers take turns in the same run. All of th
     naive, compiled         the same through torch.compile
     linear_cross_entropy    torch.nn.functional.linear_cross_entropy if torch has it; it has no margin
 
-A peer that would need more than PEER_MEMORY (on a GPU: half of its memory), or that cannot be compiled here, is left out. Its row
-says why.
+A peer that would need more than PEER_MEMORY (on a GPU: half of its memory), or that cannot be compiled on this machine, is left
+out. Its row contains the reason.
 """
 
 import math

@@ -4,7 +4,7 @@
     python -m bench.hamming_topk                                # the README's cases, one thread
     python -m bench.hamming_topk --threads 2 --case 10000000,64,1,100 --case 10000000,64,256,100
     python -m bench.hamming_topk --grid                         # one size varied at a time, other kinds of codes: half an hour
-    python -m bench.hamming_topk --device cuda                  # on a GPU, against PyTorch, and FAISS where it has GPU indexes
+    python -m bench.hamming_topk --device cuda                  # on a GPU, against PyTorch, and FAISS if it has GPU indexes
 
 The distances and row numbers of every peer must equal ours before a time is printed. usearch, NumPy's partial sort, PyTorch's
 topk and FAISS on a GPU do not order ties, so that only their distances are compared. On a GPU the gallery is in the memory of

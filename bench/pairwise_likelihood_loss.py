@@ -9,8 +9,8 @@ Runs on the GPU if there is one. Each step computes the loss and the gradient of
     naive             the reference of the tests, with every option
     naive, compiled   the same through torch.compile
 
-A peer that would need more than PEER_MEMORY (on a GPU: half of its memory), or that cannot be compiled here, is left out. Its row
-says why.
+A peer that would need more than PEER_MEMORY (on a GPU: half of its memory), or that cannot be compiled on this machine, is left
+out. Its row contains the reason.
 """
 
 from typing import Any

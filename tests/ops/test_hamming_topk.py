@@ -156,7 +156,7 @@ def test_nothing_to_find(impl, device):
         assert ids.tolist() == [[MISSING[1]] * 2] * 3
 
 
-# The plan (path, codes of a span, queries of a program, groups of codes of a tile, programs), None for the one that is made;
+# The plan (path, codes of a span, queries of a program, groups of codes of a tile, programs), or None for the usual plan;
 # queries, gallery, bytes, k, codes and the share that the mask allows. A group is 2 codes of 64 bits, 4 of odd words.
 KERNEL_CASES = {
     "as planned": (None, 1, 501, 8, 2, random_codes, None),

@@ -97,7 +97,7 @@ def test_curves() -> None:
     first, second = figure.axes
     assert (first.get_title(), second.get_title()) == ("16 bits", "32 bits")
     lines = {line.get_label(): line for line in first.lines}
-    assert lines["A"].get_xydata().tolist() == [[0.25, 0.8], [1, 0.1]]  # no precision of nothing, no gap
+    assert lines["A"].get_xydata().tolist() == [[0.25, 0.8], [1, 0.1]]  # radii without results are left out, without a gap
     assert [line.get_label() for line in second.lines] == ["B"]
     assert second.lines[0].get_color() == lines["B"].get_color() != lines["A"].get_color()
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["A", "B"]

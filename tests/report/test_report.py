@@ -229,7 +229,7 @@ def test_a_data_set_that_is_gone(tmp_path: Path) -> None:
     assert found["run"]["queries"] == 0
     assert "A sample of the gallery as queries" in page.text
     assert len(page.all("figure", "tile")) == 11 * 4
-    assert len(page.all("span", "mark right")) > 1  # classes are known all the same
+    assert len(page.all("span", "mark right")) > 1  # the run folder has the classes
 
 
 def test_a_data_set_that_has_changed(tmp_path: Path) -> None:
