@@ -119,11 +119,11 @@ class Plan(NamedTuple):
     block_k: int  # bits of a program's accumulator; a power of two
     tile_k: int  # bits of one tensor-core product
     k_blocks: int
-    chunked: bool  # the dot products of a chunk of classes are in memory
+    chunked: bool  # whether the dot products of a chunk of classes are in memory
     chunk: int  # classes per sweep
     splits: int
     blocks_per_split: int
-    fuse_epilogue: bool  # the sweep finishes its own rows
+    fuse_epilogue: bool  # whether the sweep also computes the losses and gradients of its rows
     min_blocks_per_sm: int | None  # programs that must fit a multiprocessor, so that the compiler does not aim at more
     hoist: bool  # whether the compiler may move loop invariants out of the sweep's loop, into registers
     num_warps: int

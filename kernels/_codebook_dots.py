@@ -14,7 +14,7 @@ from ._halves import high_half, low_half
 from ._sizes import cdiv, next_power_of_2
 from .launch import launch
 
-BLOCK_M = {"sm_80": 64, "sm_90": 64}  # 32 for other families, where 64 spill
+BLOCK_M = {"sm_80": 64, "sm_90": 64}  # rows of a tile; other families use 32, because 64 spill
 BLOCK_N, TILE_K = 64, 64
 
 
@@ -26,7 +26,7 @@ class Dots:
         count, bits = rows.v.shape
         self.block_m = BLOCK_M.get(device.family, 32)
         self.halves = torch.empty(2, count, bits, dtype=torch.float16, device=rows.v.device)
-        self.products = torch.empty(count, chunk, dtype=torch.float32, device=rows.v.device)  # times ROW_SCALE
+        self.products = torch.empty(count, chunk, dtype=torch.float32, device=rows.v.device)  # dot products, times ROW_SCALE
         launch(
             _halves_kernel, (count,), *rows.pointers(), self.halves, count, *rows.lengths(),
             BLOCK_K=next_power_of_2(bits), HAS_NORM=rows.mean is not None, num_warps=4,

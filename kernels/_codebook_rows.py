@@ -6,8 +6,8 @@ Shapes use N rows, C classes and K bits. BLOCK_M rows, BLOCK_N classes and BLOCK
 import triton
 import triton.language as tl
 
-ROW_SCALE = tl.constexpr(256.0)  # |v^| <= 1, so this keeps the low half of a number a normal fp16 number
-SINE_FLOOR = tl.constexpr(1e-6)  # smallest sin^2(theta) with a slope; the reference uses the same
+ROW_SCALE = tl.constexpr(256.0)  # |v^| <= 1; with this factor the low half of an entry is a normal fp16 number
+SINE_FLOOR = tl.constexpr(1e-6)  # below this sin^2(theta), the derivative of sin(theta) is taken as 0, as in the reference
 
 
 @triton.jit

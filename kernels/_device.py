@@ -14,7 +14,7 @@ class Device(NamedTuple):
     """Properties of a GPU on which tile sizes, register limits and numbers of programs depend."""
 
     architecture: str  # target of Triton's compiler, such as "sm_90" or "gfx942"
-    multiprocessors: int  # AMD: compute units
+    multiprocessors: int  # streaming multiprocessors, or compute units of an AMD GPU
     warp_size: int = 32  # threads of a warp
 
     @property

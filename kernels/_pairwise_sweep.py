@@ -33,7 +33,7 @@ class Plan(NamedTuple):
     block_k: int  # dimensions of a program's accumulator; a power of two
     k_blocks: int
     tile_k: int  # dimensions of one tensor-core product
-    one_tile: bool  # a tile has all dimensions
+    one_tile: bool  # whether a tile has all dimensions
     splits: int
     blocks_per_split: int
     num_warps: int
@@ -45,11 +45,11 @@ def plan(rows: int, columns: int, bits: int, need_grad: bool, device: Device) ->
 
     Tests compile every choice and allow no spill.
     """
-    rdna = device.family == "rdna"  # waves of 32 lanes, and half the registers of CDNA
+    rdna = device.family == "rdna"  # "rdna" GPUs have waves of 32 lanes, and half the registers of CDNA
     one_tile = bits <= MAX_TILE_K
     block_k = min(MAX_BLOCK_K, max(16, next_power_of_2(bits)))
     k_blocks = cdiv(bits, block_k) if need_grad else 1
-    # Four warps for 64 rows: more warps would share rows and repeat each other's products.
+    # Four warps process 64 rows. More warps would share rows and compute the same products twice.
     block_m, block_n, num_warps = (64, 16, 4) if one_tile else (32, 32, 8)
     if block_k == 128:
         block_m, num_warps = 64, 8 if need_grad else 4

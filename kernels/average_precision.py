@@ -37,7 +37,7 @@ _FEWEST_BATCHES = 16  # batches of a segment, which needs a table entry for ever
 _RANKED = 4  # codes of a thread that the second pass ranks together; more would not fit the registers
 _PLANES = 11  # bit planes of the counters; each takes two registers for 32 distances
 _TABLE_BYTES = 2**28  # memory of the table that the first pass fills
-_LIMITS_PER_LAUNCH = 4  # a launch takes one limit or this many; limits of 0 fill up
+_LIMITS_PER_LAUNCH = 4  # a launch takes one limit or this many, padded with limits of 0
 
 
 def plan(queries: int, gallery: int, bits: int, device: Device) -> Plan:

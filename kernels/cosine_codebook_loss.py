@@ -53,14 +53,14 @@ from .mean import labelled_mean
 from .pack_codes import pack_codes
 
 MAX_BLOCK_K = 128  # bits whose gradient accumulates in registers at once
-MAX_BLOCK_K_RDNA = 32  # operands of matrix products take twice the registers there
+MAX_BLOCK_K_RDNA = 32  # on "rdna" GPUs operands of matrix products take twice the registers
 TILE_K = 64  # bits of one tensor-core product
 MIN_BLOCK_K = 32  # a word of the codebook; a dot product over 16 bits spills
 SCRATCH = 2**23  # dot products in memory at once: 32 MB
 MIN_CHUNK = 1024  # fewest classes of a chunk, so that a large batch fills the device; v and its gradient take as much memory
-FEW_CLASSES = 256  # one program sweeps these faster than a second launch starts
+FEW_CLASSES = 256  # up to this many, one program sweeps all classes faster than a second launch starts
 
-MEAN_SCALES_BACKWARD = True  # `loss_and_gradients` leaves the factor of the mean to the backward, so that nothing is read back
+MEAN_SCALES_BACKWARD = True  # the backward multiplies by the factor of the mean, so that the host need not read it
 
 
 def prepare(codebook: Tensor) -> Prepared:
@@ -82,7 +82,7 @@ def plan(rows: int, classes: int, bits: int, kind: TargetKind, backward: bool, w
     block_k = max_block_k if chunked else max(next_power_of_2(bits), MIN_BLOCK_K)
     k_blocks = cdiv(bits, block_k) if backward else 1
     aligned = bits % 16 == 0  # rows are whole vectors, whose addresses take few registers
-    # Not for sparse rows: the loop over their entries carries two more accumulators.
+    # Sparse rows are not fused, because the loop over their entries needs two more accumulators.
     fuse_epilogue = classes <= FEW_CLASSES and aligned and not chunked and block_k <= TILE_K and kind != "sparse"
     block_m, block_n = _tile(bits, kind, chunked, fuse_epilogue, family)
     chunk = classes

@@ -34,7 +34,7 @@ _WARPS_PER_MULTIPROCESSOR = 64  # several times the number that runs at once, so
 _FEWEST_BATCHES = 8  # batches of a program; one with fewer would mostly add up the counts of its threads
 _PARTIAL_BYTES = 2**28  # memory of the counts of all splits
 _PLANES = 12  # bit planes of the counters; one less for two sets of counters or long codes
-COUNTS = ["query_count", "size", "splits", "batches", "blocks"]  # numbers that kernels are not specialised on
+COUNTS = ["query_count", "size", "splits", "batches", "blocks"]  # arguments for whose values kernels are not specialised
 
 
 class Plan(NamedTuple):

@@ -54,7 +54,7 @@ def launch(
     if _executor is not None:
         _executor(kernel, grid, *args, **options, **keywords)
         return
-    # Triton launches on the current device, which may be another one than the tensors'; switching takes time.
+    # Triton launches on the current device. It is switched only if the tensors are on another one, because switching takes time.
     elsewhere = device is not None and device.type == "cuda" and device.index != torch.cuda.current_device()
     # Triton up to 3.9 fuses multiply-adds by default; 3.9 announces that 3.10 will not.
     with torch.cuda.device(device) if elsewhere else nullcontext():

@@ -10,7 +10,7 @@ from numba.extending import intrinsic
 from ._compiler import compiler
 from ._ir import BYTES, I32, I64, LANES, byte_constant, call, constant, opaque, pointer
 
-VECTORS = 4  # vectors that are scored together, so that their latencies overlap and the branch is rare
+VECTORS = 4  # vectors that are compared together, so that their latencies overlap and there are few branches
 STEP = LANES * VECTORS
 
 # Numba's cache on disk checks only the file of a compiled function, not the files of functions that it calls. After a change
@@ -31,7 +31,7 @@ _FEATURES = _cpu_features()
 NIBBLES = "avx2" in _FEATURES
 PLANES_PER_BYTE = 2 if NIBBLES else 1
 VECTOR_POPCOUNT = "avx512vpopcntdq" in _FEATURES
-BLOCKS_PAY_FROM = 4 if VECTOR_POPCOUNT else 6  # queries; for fewer, a search of the rows in place is faster
+BLOCKS_PAY_FROM = 4 if VECTOR_POPCOUNT else 6  # number of queries; for fewer, a search of the rows in place is faster
 
 
 @intrinsic

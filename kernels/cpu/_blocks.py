@@ -45,7 +45,7 @@ class Blocks(NamedTuple):
 
     word_planes: np.ndarray  # uint64 [W, size], for a block
     planes: np.ndarray  # uint8 [.., size], the result of `split_block` for the block
-    planes_used: int  # how many of them `plane_hits` reads; 0 to use `word_hits` alone
+    planes_used: int  # number of planes that `plane_hits` reads; 0 if only `word_hits` is used
     tables: np.ndarray  # `pair_tables` of the queries, an entry for queries 2i and 2i + 1
 
 

@@ -118,12 +118,12 @@ def finish_listed(
     starts, columns, values, extended, inverse_norm, codebook, sums, loss, lse, grad, lse_grad,
 ):  # fmt: skip
     """Add the listed positive classes to the sums over all other classes, and compute losses and gradients."""
-    real = extended.dtype.type  # factors in double precision would halve the width of the loops
+    real = extended.dtype.type  # double-precision factors would halve the number of values per vector instruction
     classes, bits = codebook.shape
     uniform = label_smoothing / classes
     every_code = _sum_codes(codebook, classes if label_smoothing > 0 else 0)
     most = _most_entries(starts, columns, len(loss))
-    exponentials, slopes, pulls = np.empty(most), np.empty(most), np.empty(most)  # of the entries of a row
+    exponentials, slopes, pulls = np.empty(most), np.empty(most), np.empty(most)  # numbers for the entries of a row
     sum_of_losses = 0.0
     any_lost = False
     for n in range(len(loss)):
@@ -154,7 +154,7 @@ def finish_listed(
         any_lost |= total < TINY_SUM
         lse[n] = math.log(total) + bound
         exact_loss = math.log(total) - target_logit if labelled else 0.0
-        if np.isnan(total_weight):  # so that callers that cannot check it do not take it for a result
+        if np.isnan(total_weight):  # callers that cannot check the target must not use the row as a result
             exact_loss = np.nan
         loss[n] = exact_loss
         sum_of_losses += exact_loss

@@ -6,7 +6,7 @@ import numpy as np
 
 from ._compiler import compiler
 
-SINE_FLOOR = 1e-6  # smallest sin^2(theta) with a slope; the reference uses the same
+SINE_FLOOR = 1e-6  # below this sin^2(theta), the derivative of sin(theta) is taken as 0, as in the reference
 TINY_SUM = 1e-25  # a sum of exponentials below this has lost digits to underflow
 
 # Sums may be reordered, which vectorises them; NaN and infinity keep their meaning.

@@ -1,4 +1,4 @@
-"""Small problems of the codebook loss, compiled as a whole: calls of PyTorch would cost more than the work."""
+"""Small problems of the codebook loss, compiled as a whole: calls of PyTorch would take longer than the computation."""
 
 import numba
 import numpy as np
@@ -23,7 +23,7 @@ def _address(typing_context, address, sample):
 @compiled
 def _numbers(address, shape, sample):
     """Return the numbers at `address` as an array of that shape."""
-    return numba.carray(_address(address, sample), shape)  # compiled code passes the typing context
+    return numba.carray(_address(address, sample), shape)  # the typing context is passed by compiled code
 
 
 @compiled

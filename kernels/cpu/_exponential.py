@@ -22,7 +22,7 @@ def exponential(x):
     real = np.float32
     x = max(x, real(-87.0))
     power = np.floor(x * real(1.4426950408889634) + real(0.5))
-    r = x - power * real(0.693359375) + power * real(2.12194440e-4)  # ln 2 in two parts
+    r = x - power * real(0.693359375) + power * real(2.12194440e-4)  # x - power ln 2, with ln 2 in two parts for precision
     series = real(1.9875691500e-4)
     series = series * r + real(1.3981999507e-3)
     series = series * r + real(8.3334519073e-3)

@@ -120,7 +120,7 @@ def word_hits(typing, planes, stride, words, first, stop, query, limit):
         def score(code):
             """Return the distances of a step's codes from the query, a list with one entry."""
             sums = []
-            for vector in range(VECTORS):  # one vector after the other, because the sums of one take half the registers
+            for vector in range(VECTORS):  # vectors are processed one by one, because the sums of one take half the registers
                 (total,) = zeroed(builder, WORDS, 1)
                 with cgutils.for_range(builder, words) as loop:
                     query_word = builder.load(pointer(builder, query, builder.mul(loop.index, constant(8)), I64))

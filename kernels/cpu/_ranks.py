@@ -24,7 +24,7 @@ from ._sliced import LANES, STEP, TABLE_BYTES, bins, count_step_1, count_step_2,
 
 ITEMS = np.uint64(2**32 - 1)  # the lower half of a note
 _SLICED_WORDS = 2  # longer codes are counted one by one, because few of them are at the same distance
-_BATCH = 32  # queries that go through the gallery together
+_BATCH = 32  # queries for which the gallery is read once
 _NOTES = 2**16  # relevant items noted in a batch, of 10 bytes each: about the size of the second-level cache
 
 
@@ -110,7 +110,7 @@ class Batch:
         self.places = np.empty(capacity, np.uint16 if counters <= 2**16 else np.uint32)
         self.first_notes = np.zeros(_BATCH + 1, np.int64)
         self.entries = np.empty(capacity + 1, np.uint8)  # slots of relevant items in their step, ascending, list after list
-        self.starts = np.zeros((_BATCH, steps + 1), np.int64)  # where the entries of a step begin, for each list
+        self.starts = np.zeros((_BATCH, steps + 1), np.int64)  # position of the first entry of each step, for each list
         self.lists = np.zeros(_BATCH, np.int64)  # the list of each query; queries with equal labels share one
         self._held = -1  # the group of queries whose list is the first
         self._counters = aligned((2, _BATCH, counters, 4)).view(np.uint32)[..., 0]
@@ -147,7 +147,7 @@ class Batch:
             elif q == start or group != queries.groups[q - 1]:
                 shared_later = queries.groups[min(q + _BATCH, len(queries.groups)) - 1] == group
                 if q > start and (shared_later or filled > _NOTES):
-                    stop = q  # this list serves the next batches too, or may be too long to follow the others
+                    stop = q  # the next batches use this list too, or it may be too long to append to the others
                     break
                 filled = _list_relevant(queries.labels[q], *gallery[2:], self.entries, filled, self.starts[lists])
                 lists += 1

@@ -20,10 +20,10 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 LANES = 4
-STEP = 64 * LANES  # codes
+STEP = 64 * LANES  # codes of a step
 _GROUPS = 22  # groups of three bits in a word; the last has one bit
 _VERSIONS = 10  # versions of the two planes of a group: 2 of the lower, 8 of the upper
-TABLE_BYTES = _GROUPS * _VERSIONS * 8 * LANES  # for one word of the codes of a step
+TABLE_BYTES = _GROUPS * _VERSIONS * 8 * LANES  # size of the tables for one word of the codes of a step
 OFFSETS = 2 * _GROUPS - 1  # versions that one word of a query selects
 
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
@@ -94,7 +94,7 @@ def fill_tables(typing, planes, tables):
             if not others:
                 continue
             b, c = others
-            for version in range(4):  # the query's bits of b and c stay 0 or 1, that of a is 0
+            for version in range(4):  # one version for each value of the query's bits of b and c; its bit of a is 0
                 flipped = [builder.not_(x) if version >> i & 1 else x for i, x in enumerate((b, c))]
                 upper = _majority(builder, *flipped, a)
                 _store(builder, upper, tables, first + 2 + 2 * version)

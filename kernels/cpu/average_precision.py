@@ -230,7 +230,7 @@ def _expected_ratio(items, hits, precision, tied, relevant, slots):
     lowest = max(0, slots - (tied - relevant))
     highest = min(relevant, slots)
     likely = min(max((slots + 1) * (relevant + 1) // (tied + 2), lowest), highest)
-    spare = tied - relevant - slots  # h more than this is how many irrelevant items stay outside
+    spare = tied - relevant - slots  # h + spare irrelevant items are beyond k
     weight = 1.0
     weights = 0.0
     total = 0.0

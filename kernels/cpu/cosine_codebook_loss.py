@@ -26,11 +26,11 @@ from ._codebook_rows import TINY_SUM, expand, extend_rows, fill_margin, finish_d
 from ._codebook_small import finish_small, first_outside
 from .batch_norm import normalise
 
-LOGITS_AT_A_TIME = 1 << 19  # elements; together with the codes they fit a last-level cache
+LOGITS_AT_A_TIME = 1 << 19  # logits of a block, in elements; together with the codes they fit a last-level cache
 CODES_AT_A_TIME = 1 << 20  # elements of the expanded codes
 SMALL_WORK = 1 << 21  # multiplications of rows by codes up to which compiled loops are faster than calls of BLAS
 
-MEAN_SCALES_BACKWARD = False  # `loss_and_gradients` divides gradients for reduction "mean" itself
+MEAN_SCALES_BACKWARD = False  # `loss_and_gradients` multiplies gradients by the factor of the mean
 
 _NO_IDS, _NO_VALUES = np.empty(0, np.int64), np.empty(0, np.float32)
 
@@ -77,7 +77,7 @@ class Rows(NamedTuple):
 
     extended: Tensor  # [N, K + 1]: step v^ and minus the bound, so that its product with [codes, 1] is logits minus the bound
     inverse_norm: Tensor  # [N]: 1 / |v|, 0 for a zero row
-    target: Listed | Tensor  # or float [N, C]
+    target: Listed | Tensor  # listed positives, or float [N, C]
 
 
 class Result(NamedTuple):

@@ -98,7 +98,7 @@ class _Search:
         spread = self._flip_costs(rows, products).std()
         for step in range(steps):
             temperature = spread * _HOT * (_COLD / _HOT) ** (step / (steps - 1))
-            noise = -torch.log(torch.empty_like(rows).exponential_(generator=self.generator))  # Gumbel
+            noise = -torch.log(torch.empty_like(rows).exponential_(generator=self.generator))  # Gumbel noise
             cost, bit = (self._feasible_flip_costs(rows, products) - temperature * noise).min(1)
             chosen = torch.rand(classes, dtype=torch.float32, device=rows.device, generator=self.generator) < _FLIPPING
             rows, products = self._where_far(rows, _flipped(rows, bit, chosen & (cost < 0)))

@@ -124,7 +124,7 @@ class Ranking:
         return result
 
     def _arrays(self, start: int, stop: int) -> tuple[Any, ...]:
-        """Return the first arguments of the CPU kernels for the queries [start, stop)."""
+        """Return the codes and labels of the queries [start, stop) and of the gallery as arguments of the CPU kernels."""
         query_labels, gallery_labels = self.labels.words()
         queries, gallery = (codes.contiguous().numpy() for codes in (self.queries[start:stop], self.gallery))
         return queries, gallery, query_labels[start:stop], gallery_labels, self.labels.shared
@@ -182,7 +182,7 @@ class Ranking:
         return Gained(*_in_chunks(gained, start, stop, len(self.gallery)))
 
     def _counts(self, distances: Tensor, weights: Tensor | None = None) -> Tensor:
-        """Count the distances [q, N], or sum `weights` [q, N] at each distance: [q, K+1]."""
+        """Count the items at each distance, or sum their `weights`: distances and weights [q, N] -> [q, K+1]."""
         return _counts(distances.long(), self.bins, weights)
 
 
@@ -272,7 +272,7 @@ def _in_chunks(function: Callable[[int, int], tuple[Tensor, ...]], start: int, s
 
 
 def _counts(values: Tensor, bins: int, weights: Tensor | None = None) -> Tensor:
-    """Count each of 0 .. bins - 1 in each row of `values` [q, N], or sum the `weights` [q, N] of its places: [q, bins]."""
+    """Count each of 0 .. bins - 1 in each row of `values` [q, N], or sum the `weights` [q, N] of its entries: [q, bins]."""
     places = values + bins * torch.arange(len(values), device=values.device)[:, None]
     weights = None if weights is None else weights.flatten()
     return torch.bincount(places.flatten(), weights, minlength=len(values) * bins).view(len(values), bins)

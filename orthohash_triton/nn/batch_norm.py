@@ -113,7 +113,7 @@ def _input_statistics(
     finally:
         hook.remove()
     group = shared_by(layer)
-    if not batches and group is None:  # one of several processes may have none
+    if not batches and group is None:  # with a group, one of the processes may have no batches
         raise ValueError(
             "reestimate_batch_norm: loader is empty; it must yield at least one batch (an iterator serves only once)"
         )

@@ -113,7 +113,7 @@ class OrthoHashLoss(CodebookLoss):
         momentum = batch_norm.momentum
         if tracking:
             batch_norm.num_batches_tracked.add_(1)  # type: ignore[union-attr]
-            if momentum is None:  # a cumulative average
+            if momentum is None:  # None stands for a cumulative average
                 momentum = 1.0 / float(batch_norm.num_batches_tracked)  # type: ignore[arg-type]
         return orthohash_loss(
             latent,

@@ -33,7 +33,7 @@ def shown(tensor: Tensor) -> None:
 
 
 def derived(tensor: Tensor, what: str, make: Callable[[], T]) -> T:
-    """Return `make()`, kept under the name `what` if `tensor` was `shown` and has not been written to since."""
+    """Return `make()`, cached under the name `what` if `tensor` was passed to `shown` and not written to since."""
     values = None if tensor.is_inference() else _values(tensor)
     if values is None:
         return make()
@@ -53,5 +53,5 @@ def _version(tensor: Tensor) -> tuple[int, int]:
 
 def _forget(key: int, gone: weakref.ref) -> None:
     known = _known.get(key)
-    if known is not None and known.tensor is gone:  # not the entry of a newer tensor with the same id
+    if known is not None and known.tensor is gone:  # the entry may belong to a newer tensor with the same id
         del _known[key]

@@ -21,7 +21,7 @@ def integers(op: str, name: str, value: Any) -> np.ndarray:
     """
     given = value
     if isinstance(value, list | tuple | range):
-        with suppress(ValueError):  # numpy makes no array of lists of several lengths
+        with suppress(ValueError):  # numpy raises for lists of different lengths
             value = np.asarray(value if len(value) else np.empty(0, np.int64))
     if not isinstance(value, np.ndarray | Tensor):
         raise TypeError(f"{op}: {name} must be a tensor, an array or a list of integers; got {checks.describe(value)}")

@@ -29,7 +29,7 @@ _FORMAT = "orthohash sharded index"
 _VERSION = 1
 _MANIFEST = "manifest.json"
 _SHARD_NAME = re.compile(r"shard-\d+-of-\d+-[0-9a-f]+\.ibxf")
-_CHECKED_ROWS = 2**20  # codes per checksum, so that a rank that reads a part of a shard checks little more than its part
+_CHECKED_ROWS = 2**20  # codes per checksum: a rank that reads a part of a shard checks little more than its part
 
 
 @dataclass(frozen=True)

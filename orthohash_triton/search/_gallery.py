@@ -27,7 +27,7 @@ Storage = Literal["device", "host", "file"]
 
 
 class Filters(NamedTuple):
-    """The filters of a search, as the user gave them; None for a filter that was not given."""
+    """The filters of a search in the form that the user passed. A filter that was not passed is None."""
 
     mask: Any = None
     ids: Any = None
@@ -69,7 +69,7 @@ class Gallery:
     @classmethod
     def empty(cls, bits: int, device: torch.device | str | None, placement: Placement = "device") -> "Gallery":
         """Return a gallery without codes."""
-        target = torch.empty(0, device=device).device  # "cuda" becomes "cuda:0"
+        target = torch.empty(0, device=device).device  # the device of a tensor has an index: "cuda" becomes "cuda:0"
         return cls(bits, target, placement, Rows(_allocated(0, bits, target, placement)), 0)
 
     @classmethod

@@ -55,7 +55,7 @@ class Ranks:
         Ranks whose `near` is of one kind get devices of one kind.
         """
         backends = dict(entry.split(":") for entry in dist.get_backend_config(self.group).split(","))
-        if near is not None and backends.get(near.type, "gloo") != "gloo":  # gloo itself copies to the CPU
+        if near is not None and backends.get(near.type, "gloo") != "gloo":  # gloo would itself copy the tensors to the CPU
             return near
         return torch.device("cpu") if "cpu" in backends else torch.device(next(iter(backends)))
 

@@ -86,7 +86,7 @@ def copy_kept_rows(rows: Tensor, keep: np.ndarray, target: Tensor) -> None:
     for start in range(0, len(keep), COPIED_ROWS):
         flags = keep[start : start + COPIED_ROWS]
         block = rows[start : start + len(flags)]
-        if block.device.type == "cpu":  # as in copy_rows, numpy needs no threads
+        if block.device.type == "cpu":  # numpy copies without threads, for the reason given in copy_rows
             kept = torch.from_numpy(block.numpy()[flags])
         else:
             kept = block[torch.from_numpy(flags).to(block.device)]

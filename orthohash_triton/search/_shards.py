@@ -39,7 +39,7 @@ class Shards:
 
     @classmethod
     def gathered(cls, op: str, ranks: Ranks, gallery: Gallery) -> "Shards":
-        """Return the snapshot after asking all ranks for their sizes; collective.
+        """Exchange the sizes of the shards between the ranks, and return the snapshot. Collective.
 
         Raises:
             ValueError: Some shards have ids of their own and others do not.
@@ -96,7 +96,7 @@ class Shards:
     # ---- ids ---------------------------------------------------------------------------------------------------------------
 
     def check_addition(self, op: str, codes: Any, *, adds_ids: bool) -> Tensor | np.ndarray:
-        """Return `codes` if they can be added to this rank's shard; not collective."""
+        """Check that `codes` can be added to this rank's shard, and return them. Not collective."""
         checked = self.gallery.check_codes(op, "codes", codes)
         self.gallery.check_writable(op)
         check_kind_of_ids(op, self.ntotal, has_ids=self.with_ids, adds_ids=adds_ids)
@@ -130,13 +130,13 @@ class Shards:
                 raise ValueError(f"{op}: ids must be unique over all ranks; {repeated} on more than one")
 
     def _exists_here(self, ids: np.ndarray) -> np.ndarray:
-        """Return which of `ids` this rank holds, bool [M]."""
+        """Return a mask of the `ids` that this rank holds, bool [M]."""
         if self.with_ids:
             return np.zeros(len(ids), np.bool_) if self.gallery.ids is None else self.gallery.ids.find(ids)[1]
         return (ids >= self.offset) & (ids < self.offset + self.gallery.count)
 
     def _exists_on_any(self, op: str, ids: np.ndarray) -> np.ndarray:
-        """Return which of `ids`, equal on all ranks, any of the ranks holds, bool [M]."""
+        """Return a mask of the `ids` that any rank holds, bool [M]. All ranks pass equal `ids`. Collective."""
         exists = self.agree(op, lambda: self._exists_here(ids))
         return self.ranks.sum(torch.from_numpy(exists).to(self.link, torch.int32)).cpu().numpy() > 0
 
@@ -185,7 +185,7 @@ class Shards:
         return filters._replace(**{name: self.ids_here(op, value) for name, value in numbers.items()})
 
     def check_mask(self, op: str, name: str, value: Any) -> Tensor:
-        """Return `value` as a bool mask over this rank's shard."""
+        """Check `value`, and return it as a bool mask over this rank's shard."""
         return position_mask(op, name, value, self.gallery.count, "in this rank's shard")
 
     def allowed(self, op: str, filters: Filters) -> Allowed:
@@ -241,7 +241,7 @@ class Shards:
         """Join the results of all ranks, given those of this rank: return (lims int64 [Q+1], keys int64 [M]). Collective."""
         counts = self.ranks.gather(lims.diff())  # [ranks, Q]
         all_lims = F.pad(counts.sum(0).cumsum(0), (1, 0))
-        first = all_lims[:-1] + counts[: self.ranks.rank].sum(0)  # where this rank's part of each query begins
+        first = all_lims[:-1] + counts[: self.ranks.rank].sum(0)  # position at which this rank's results for each query begin
         slots = (first - lims[:-1]).repeat_interleave(lims.diff()) + torch.arange(len(keys), device=keys.device)
         joined = keys.new_zeros(int(all_lims[-1]))
         joined[slots] = keys
@@ -264,7 +264,7 @@ class Question:
     queries: Tensor  # uint8 [Q, bits/8]
     depth: int  # codes to find for each query
     allowed: Allowed  # the codes of this rank that may be found
-    facts: dict[str, Any]  # what must be equal on all ranks
+    facts: dict[str, Any]  # values that must be equal on all ranks
 
 
 def summary(value: Tensor | np.ndarray) -> str:

@@ -48,7 +48,7 @@ _CODES_OF = {  # Python that gets the codes of a FAISS `index`; a hash index doe
     b"IBHm": "codes = faiss.downcast_IndexBinary(index.storage).reconstruct_n(0, index.ntotal)",
     b"IBFf": "codes = np.packbits(faiss.downcast_index(index.index).reconstruct_n(0, index.ntotal) > 0, 1, 'little')",
 }
-# Python defines this flag from version 3.13 on; the number is that of Linux on x86 and Arm.
+# Python defines this flag from version 3.13 on; the number is the one of Linux on x86 and Arm.
 _MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
 
 
@@ -60,7 +60,7 @@ class Contents(NamedTuple):
 
 
 def is_index(path: str | os.PathLike[str]) -> bool:
-    """Return whether the file at `path` begins as a binary FAISS index of any kind."""
+    """Return whether the file at `path` begins like a binary FAISS index of any kind."""
     with _open(path) as file:
         return file.read(4) in (_FLAT, *_ID_MAPS, *_FOREIGN)
 
@@ -256,7 +256,7 @@ def _too_short(size: int, source: str) -> ValueError:
 
 
 def _foreign(fourcc: bytes, source: str) -> str:
-    """Return the error message for a file of another kind, with advice how to convert it."""
+    """Return the error message for a file of another kind, with advice on how to convert it."""
     name = fourcc.decode("ascii", errors="backslashreplace")
     if fourcc in _FOREIGN:
         found = f"{_FOREIGN[fourcc]} ({name!r})"

@@ -396,7 +396,7 @@ class HammingIndex(ExactIndex):
         }
         if gallery.file is not None:
             return state | {"path": gallery.file.path, "version": gallery.file.version}
-        # Arrays, because a process that is being started would get handles of tensors, to memory that is freed by then.
+        # The state has arrays, because a new process would get handles of tensors whose memory may be freed before it reads them.
         codes, ids = gallery.exported()
         return state | {"codes": codes, "ids": ids}
 
@@ -429,7 +429,7 @@ def index_of(gallery: Gallery, kind: type[HammingIndex] = HammingIndex) -> Hammi
 
 
 def cell_of(index: HammingIndex) -> Cell:
-    """Return the cell that holds the gallery of `index`, for a sharded index around it."""
+    """Return the cell that holds the gallery of `index`. A sharded index uses the cell of its shard."""
     return index._cell
 
 

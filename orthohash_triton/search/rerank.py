@@ -77,7 +77,7 @@ class Rerank:
 
     @property
     def worst(self) -> float:
-        """The score of a place that cannot be filled."""
+        """The score of an entry of the result for which no code was found."""
         return math.inf if self.metric == "l2" else -math.inf
 
     def shortlist(self, k: int, ntotal: int) -> int:
@@ -86,7 +86,7 @@ class Rerank:
 
 
 def check_rerank(op: str, rerank: Any, queries: int, bits: int, count: int) -> None:
-    """Raise unless `rerank` fits `queries` packed queries and `count` codes of `bits` bits.
+    """Check that `rerank` fits `queries` packed queries and `count` codes of `bits` bits.
 
     Raises:
         TypeError: `rerank` is not a Rerank.
@@ -188,7 +188,7 @@ def _scores(metric: str, queries: Tensor, vectors: Tensor) -> Tensor:
 
 
 def _floats(name: str, value: Any) -> None:
-    """Raise unless `value` is a float tensor or array of two dimensions. A memmap is not copied."""
+    """Raise TypeError or ValueError unless `value` is a float tensor or array of two dimensions. A memmap is not copied."""
     if not isinstance(value, np.ndarray | Tensor):
         raise TypeError(f"Rerank: {name} must be a float tensor or array [N, D]; got {checks.describe(value)}")
     floating = value.dtype in _FLOATS if isinstance(value, Tensor) else value.dtype in (np.float16, np.float32, np.float64)

@@ -351,7 +351,7 @@ class ShardedHammingIndex(ExactIndex):
 
     @property
     def _shards(self) -> Shards:
-        """The snapshot that a call works on."""
+        """The current snapshot of the index, on which one call works."""
         return Shards(self._ranks, cell_of(self._shard).gallery, self._sizes, self._with_ids)
 
     def _adopt(self, op: str, ranks: Ranks, shard: Callable[[], HammingIndex]) -> None:
@@ -404,5 +404,5 @@ def _checked_shard(op: str, shard: Any) -> HammingIndex:
 
 
 def _given(filters: Filters) -> list[str]:
-    """Return the names of the filters by id that were given."""
+    """Return the names of the id filters that were passed."""
     return [name for name in ("ids", "exclude_ids") if getattr(filters, name) is not None]

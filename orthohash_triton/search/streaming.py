@@ -1,4 +1,4 @@
-"""Searches of a gallery that is not on the device that searches, chunk by chunk, with the same answers as in one piece.
+"""Search, chunk by chunk, of a gallery that is not on the searching device; results equal those of a search of it as a whole.
 
 Each chunk is searched only below the largest distance of the current answer, so that later chunks reject nearly all codes at
 once. Chunks come in the order of positions, so at equal distances the codes found earlier come first.
@@ -39,7 +39,7 @@ def nearest_streamed(
         limits = None if held is None else held[0][:, -1].contiguous()
         found = nearest(queries, chunk, k, mask=_part(mask, start, chunk), limits=limits)
         held = found if held is None else _merged(held, found, start)
-    assert held is not None  # an empty gallery gives one empty chunk
+    assert held is not None  # there is at least one chunk, because an empty gallery gives one empty chunk
     return held
 
 
@@ -132,12 +132,12 @@ class _Lane:
             self._sent.record()
 
     def receive(self) -> Tensor:
-        """Return the chunk; work that is queued from now on waits for its transfer."""
+        """Return the chunk. Work on the GPU that is queued after this call waits for its transfer."""
         torch.cuda.current_stream(self._place.device).wait_event(self._sent)
         return self._part
 
     def release(self) -> None:
-        """Allow the next transfer after all work queued until now."""
+        """Let the next transfer start after all work that has been queued on the GPU until now."""
         self._searched.record(torch.cuda.current_stream(self._place.device))
 
 
