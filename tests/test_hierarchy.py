@@ -55,7 +55,7 @@ def test_branches_without_a_class_count_for_nothing():
     # Without pullover tops is still above shirt; without shirt too, clothing has height 1.
     assert torch.equal(class_distance(NESTED, ["shirt", "trousers", "boot"]), thirds([[0, 2, 3], [2, 0, 3], [3, 3, 0]]))
     assert torch.equal(class_distance(NESTED, ["trousers", "boot"]), torch.tensor([[0.0, 1], [1, 0]]))
-    # A chain above the lowest node over all classes is no part of what they span.
+    # A chain above the lowest common node of all classes is not part of the tree that they span.
     chain = {"entity": {"object": NESTED}}
     assert torch.equal(class_distance(chain, CLASSES), BY_HAND)
     assert torch.equal(class_distance(chain, ["shirt", "pullover"]), torch.tensor([[0.0, 1], [1, 0]]))
@@ -70,7 +70,7 @@ def test_a_class_may_stand_above_another():
 def test_several_parents():
     # "a" and "b" meet in p (height 1) and in q (height 2, over r over c): p is the lower one, whatever the order of the pairs.
     pairs = [("a", "p"), ("b", "p"), ("a", "q"), ("b", "q"), ("c", "r"), ("r", "q"), ("p", "root"), ("q", "root")]
-    expected = thirds([[0, 1, 2], [1, 0, 2], [2, 2, 0]]) * 3 / 2  # q, of height 2, is above all three: the root of what they span
+    expected = thirds([[0, 1, 2], [1, 0, 2], [2, 2, 0]]) * 3 / 2  # q, of height 2, is the root of the tree that they span
     assert torch.equal(class_distance(pairs, list("abc")), expected)
     assert torch.equal(class_distance(pairs[::-1], list("abc")), expected)
     # With a class below root alone, root (height 3) is the lowest node above all.

@@ -47,7 +47,7 @@ def assert_variance(found, values):
 
 
 def data():
-    return 100 + torch.randn(101, 6)  # far from zero: a sum of squares would cancel
+    return 100 + torch.randn(101, 6)  # far from zero, where a sum of squares would cancel
 
 
 @torch.no_grad()

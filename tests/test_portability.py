@@ -19,7 +19,7 @@ from tests.distributions import OPTIONAL
 
 ROOT = Path(__file__).parent.parent
 
-# Importing a module of these names fails as it does where the package is not installed.
+# Importing a module of these names fails as if the package were not installed.
 BLOCK = """
 import importlib.abc, sys
 

@@ -278,7 +278,7 @@ def test_fits_where_gradients_are_off(context):
         assert torch.equal(rotation.matrix, matrix)
         assert not rotation.matrix.requires_grad
         leaf = x.clone().requires_grad_()
-        rotation(leaf).sum().backward()  # not an inference tensor, which a backward could not keep
+        rotation(leaf).sum().backward()  # an inference tensor could not be saved for the backward pass
 
 
 @pytest.mark.parametrize("fit", [fit_itq, fit_householder])

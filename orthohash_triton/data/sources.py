@@ -66,7 +66,7 @@ class Source(ABC):
 
     @abstractmethod
     def __len__(self) -> int:
-        """Number of samples, including those that cannot be read."""
+        """Return the number of samples, including those that cannot be read."""
 
     @abstractmethod
     def batches(self, batch_size: int, *, start: int = 0) -> Iterator[Batch]:

@@ -92,7 +92,7 @@ def build(folder: Path, fewest: int = MIN_NOUNS, most: int = MAX_NOUNS) -> Datas
 
 
 def read_nouns(path: Path) -> dict[int, Noun]:
-    """Read a data.noun file: all nouns by offset, without instances and everything below them.
+    """Read all nouns of a data.noun file by offset, without instances and the nouns below them.
 
     Example:
         >>> from orthohash_triton.data import wordnet, wordnet_nouns

@@ -72,7 +72,7 @@ class HashModel(nn.Module):
         return self.head.latent(self.backbone(inputs))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return float32 [N, bits] of prepared samples. The signs are the code."""
+        """Return the values whose signs are the code, float32 [N, bits], of prepared samples."""
         return self.head(self.backbone(inputs))
 
     @torch.no_grad()
@@ -179,7 +179,7 @@ class HashModel(nn.Module):
 
 
 def describe_model(model: HashModel, backbone: str | None, class_names: Sequence[str]) -> dict[str, Any]:
-    """Return what config.json says about `model`, from which `build_pretrained` builds it again."""
+    """Return the description of `model` for config.json, from which `build_pretrained` builds it again."""
     return {
         "backbone": backbone or backbone_name(model.backbone, model.sample_shape),
         "backbone_type": type(model.backbone).__name__,

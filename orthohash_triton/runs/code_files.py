@@ -299,7 +299,7 @@ def _index_of(codes: np.ndarray) -> HammingIndex:
 
 @contextmanager
 def with_paths(codes: Path, paths: Sequence[str] | None) -> Iterator[None]:
-    """Write the list of image files after the block has written the file `codes`. Codes never have the list of other codes.
+    """Write the list of image files after the block has written `codes`. The file never has the list of other codes.
 
     The old list is moved away before the block. It is moved back if the block raises; if the process is killed, there may be no
     list.

@@ -121,7 +121,7 @@ def encode_to(
 
 
 def _writer_for_new(out: Path) -> Write:
-    """Return the function that writes the format of `out`, if a file can be created or replaced there."""
+    """Return the function that writes the format of `out`; raise an error unless a file can be created or replaced there."""
     write = writer_for(out)
     if not out.absolute().parent.is_dir():
         raise FileNotFoundError(f"cannot write {out}: the folder {out.parent} does not exist. Create it first")

@@ -61,7 +61,7 @@ class Checkpoints:
 
     @property
     def position(self) -> tuple[str, int, int] | None:
-        """Where the training is resumed: stage, finished epochs, finished batches of the next one. None without a checkpoint."""
+        """Position of the checkpoint: stage, finished epochs, batches of the next epoch. None without a checkpoint."""
         if self._resumed is None:
             return None
         state = self._resumed["state"]

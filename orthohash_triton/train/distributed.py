@@ -142,7 +142,7 @@ class Processes:
         """Share the gradients and batch norms of `step`, whose forward returns a loss, between the processes for the block.
 
         Args:
-            not_shared: batch norms that are left as they are.
+            not_shared: batch norms that are not replaced.
         """
         if self.count == 1:
             yield step

@@ -237,15 +237,15 @@ def test_many_at_once(digits_run: Run) -> None:
             return client.post("/api/search?k=5", content=picture, headers=PNG).json()["neighbours"]
         return client.get(f"/api/search?id={i % 7}&k=5").json()["neighbours"]
 
-    with client, ThreadPoolExecutor(8) as pool:  # one event loop for all, as in a server
+    with client, ThreadPoolExecutor(8) as pool:  # all requests share one event loop, as in a server
         alone = [ask(i) for i in range(21)]
         assert list(pool.map(ask, range(21), timeout=60)) == alone
 
 
 def test_features_have_no_pictures_and_take_none(tmp_path: Path) -> None:
     labels = np.eye(3, dtype=np.int64)[np.arange(60) % 3]
-    labels[::5] = 1  # of every class
-    labels[1] = 0  # of none
+    labels[::5] = 1  # samples of every class
+    labels[1] = 0  # a sample of no class
     run = make_run(tmp_path / "run", features_file(tmp_path / "f.npz", labels, ["a", "b", "c"]), method="lsh", evaluated=False)
     client = client_of(run)
     info = client.get("/api/info").json()

@@ -70,7 +70,7 @@ def test_a_click_searches(page: Any) -> None:
     assert page.title() == "OrthoHash, 16 bits"
     assert page.locator(".tile").count() == 24
     widths = "[...document.querySelectorAll('#results img')].map(image => image.naturalWidth)"
-    until(page, f"{widths}.filter(width => width > 0).length >= 12")  # those in view are loaded
+    until(page, f"{widths}.filter(width => width > 0).length >= 12")  # visible images are loaded
     chosen = page.locator(".tile").nth(3)
     name = chosen.locator(".caption").inner_text()
     chosen.click()
@@ -96,7 +96,7 @@ def test_an_image_of_ones_own(page: Any, seven: Path) -> None:
     assert page.locator("#query-picture img").evaluate("image => image.decode().then(() => image.naturalWidth)") == 8
     page.locator("#k").fill("5")
     until(page, "document.querySelectorAll('.tile').length === 5")
-    assert page.locator("#query-name").inner_text() == "seven.png"  # it is searched again
+    assert page.locator("#query-name").inner_text() == "seven.png"  # the image is searched again
 
 
 def test_dropping_and_pasting(page: Any, seven: Path) -> None:
@@ -143,7 +143,7 @@ def test_keys(page: Any) -> None:
     name = page.locator(".tile").nth(columns + 1).locator(".caption").inner_text()
     page.keyboard.press("Enter")
     shown(page, name)
-    until(page, f"{places} === 0")  # and goes on from the first neighbour
+    until(page, f"{places} === 0")  # the focus moves to the first neighbour
     page.keyboard.press("/")
     assert page.evaluate("document.activeElement.id") == "class"
     page.keyboard.press("Escape")

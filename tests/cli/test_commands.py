@@ -107,7 +107,7 @@ def test_compare(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pyt
 def test_features_of_a_backbone_are_data_to_train_on(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     folder = tmp_path / "features"
     folder.mkdir()
-    (folder / "gallery.npz").touch()  # of another set
+    (folder / "gallery.npz").touch()  # a part of another data set
     counts = json.loads(call(capsys, "features", "--dataset", "digits", "--backbone", "pixels", "--out", folder, "--json"))
     assert (counts["train"], counts["query"]) == (1438, 359)
     assert {path.name for path in folder.iterdir()} == {"train.npz", "query.npz"}

@@ -93,7 +93,7 @@ def test_the_command_line_goes_before_the_file(tmp_path: Path, capsys: pytest.Ca
     settings = printed(capsys, "train", "--method", "csq", f"--config={tmp_path / 'run.toml'}")
     assert settings["method"] == "csq"
     assert "quantization_weight" in settings
-    assert "pairs" not in settings  # DHN's
+    assert "pairs" not in settings  # an option of DHN
 
 
 def test_other_commands_take_files(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

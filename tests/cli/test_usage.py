@@ -277,7 +277,7 @@ def bash(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[str]]:
     [
         (["tr"], ["train"]),
         (["train", "--backbone-l"], ["--backbone-lr-scale"]),
-        (["train", "--quantization-w"], ["--quantization-weight"]),  # of a method that is not the default
+        (["train", "--quantization-w"], ["--quantization-weight"]),  # an option of a method that is not the default
         (["train", "--method", "orth"], ["orthohash"]),
         (["train", "--schedule", "co"], ["cosine", "constant"]),
         (["train", "--config", "ru"], ["run.toml"]),

@@ -59,7 +59,7 @@ def test_max_hamming_reaches_the_published_schedule(num_classes, expected, seed)
 
 
 def test_max_hamming_shuffles_its_rows():
-    # The greedy search keeps its first ten rows at least 15 of 32 bits apart; anywhere else rows are as near as 12.
+    # The greedy search keeps its first ten rows at least 15 of 32 bits apart; other rows have distances down to 12.
     assert codebook_min_distance(make_codebook(100, 32, method="max_hamming")[:10]) < 15
 
 

@@ -12,7 +12,7 @@ from orthohash_triton.codebooks._minimum_distance import largest_possible_distan
 
 BITS = (16, 32, 48, 64, 128)
 
-# The smallest d with sum_{i<d} binom(K, i) >= 2^K / C for those bits: what MDS and SHC aim at.
+# The smallest d with sum_{i<d} binom(K, i) >= 2^K / C for those bits: the target of MDS and SHC.
 PUBLISHED = {
     10: (6, 13, 21, 28, 58),
     21: (6, 12, 19, 26, 56),
@@ -53,7 +53,7 @@ def test_distance_and_mean_distance(num_classes, seed):
         pytest.skip("the search takes seconds: one seed will do")
     for bits, published, reached in zip(BITS, PUBLISHED[num_classes], REACHED[num_classes], strict=True):
         if (num_classes, bits, seed) == (10, 128, 1):
-            continue  # seconds of ADMM, once
+            continue  # ADMM takes seconds, so it runs once
         codebook = make_codebook(num_classes, bits, method="minimum_distance", seed=seed)
         assert published <= reached <= codebook_min_distance(codebook) <= largest_possible_distance(num_classes, bits)
         # The largest mean distance: every bit +1 in half of the rows.
@@ -107,7 +107,7 @@ def test_simplex_codes_reach_plotkins_bound(num_classes, bits, distance):
 
 
 def test_linear_codes_keep_the_distance_asked_for():
-    assert _algebraic.linear(100, 32, np.random.default_rng(0), range(16, 14, -1)) is None  # no code of 128 words has 15 or 16
+    assert _algebraic.linear(100, 32, np.random.default_rng(0), range(16, 14, -1)) is None  # no linear code has 15 or 16
     for distance in (9, 12):
         codebook = _algebraic.linear(100, 32, np.random.default_rng(0), range(distance, 0, -1))
         assert codebook_min_distance(codebook) >= distance

@@ -66,7 +66,7 @@ def test_multi_hot_rows_count_for_each_class_and_mask_all(dtype):
     logits, labels = problem()
     hot = torch.nn.functional.one_hot(labels, 5)
     hot[::3, 2] = 1
-    hot[7], hot[8] = 0, 1  # rows without a class, and of every class, count for none
+    hot[7], hot[8] = 0, 1  # rows without a class, or of every class, are not counted
     classes = [[c for c in range(5) if y[c]] if 0 < sum(y) < 5 else [] for y in hot.tolist()]
     expected = by_loops(logits, classes, classes, "paper")
     torch.testing.assert_close(class_similarity(logits, hot.to(dtype)), expected, rtol=1e-5, atol=1e-6)
@@ -218,7 +218,7 @@ def test_seed_decides_and_global_state_is_left_alone():
 def test_few_classes(classes):
     codebook = make_codebook(classes, 8, method="semantic", similarity=torch.ones(classes, classes))
     assert codebook.shape == (classes, 8)
-    assert classes == 1 or codebook_min_distance(codebook) == published_distance(2, 8)  # alike, but not nearer than allowed
+    assert classes == 1 or codebook_min_distance(codebook) == published_distance(2, 8)  # similar, but not nearer than allowed
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def test_parse() -> None:
     zed = packages[-1]
     assert zed.source == "zed-editor"
     assert zed.tags == {"use::editing", "role::program", "suite::TODO"}
-    assert zed.description == ", a -like editor for Zedboards"  # every whole word that is the name is gone, in any case
+    assert zed.description == ", a -like editor for Zedboards"  # whole words that equal the name in any case are removed
     assert packages[0].source == "anvil"
 
 

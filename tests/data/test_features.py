@@ -177,7 +177,7 @@ def test_rows_stay_in_the_file(tmp_path: Path) -> None:
         (np.ones((5, 3)), np.zeros(4, np.int64), r"x\.labels\.npy: labels must be integers \[5\], one per row"),
         (np.ones((5, 3), np.int32), None, r"x\.npy: features must be floating \[N, D\]; got int32 \[5, 3\]"),
         (np.full((5, 3), np.inf), None, "NaN or infinity"),
-        (np.full((5, 3), 1e300), None, "NaN or infinity"),  # of float32
+        (np.full((5, 3), 1e300), None, "NaN or infinity"),  # outside the range of float32
     ],
 )
 def test_bad_npy(tmp_path: Path, rows: np.ndarray, labels: np.ndarray | None, message: str) -> None:

@@ -192,7 +192,7 @@ def truncated(path: Path) -> None:
 
 
 def bomb(path: Path) -> None:
-    path.write_bytes(b"P6 20000 20000 255\n")  # a header alone
+    path.write_bytes(b"P6 20000 20000 255\n")  # a header without pixels
 
 
 def floating(path: Path) -> None:

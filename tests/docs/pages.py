@@ -1,4 +1,4 @@
-"""Find the pages of the documentation and their blocks of code."""
+"""Functions that find the pages of the documentation and their blocks of code."""
 
 import re
 import textwrap

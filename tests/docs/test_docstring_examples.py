@@ -1,4 +1,4 @@
-"""Every public function and class has an example in its docstring, and every example in a docstring runs as shown."""
+"""Tests that every public function and class has an example in its docstring, and that examples run as shown."""
 
 import doctest
 import importlib

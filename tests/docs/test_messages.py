@@ -9,7 +9,7 @@ import pytest
 from tests.docs import pages
 
 FIELD = "\0"  # replaces a value in an f-string
-LEAST = 15  # a quoted message has at least so many letters besides its fields
+LEAST = 15  # least number of letters of a quoted message, without its fields
 
 
 def messages() -> list[str]:

@@ -47,8 +47,8 @@ def popcount(target: str) -> str:
 
 
 # One query; few with a mask; a batch on tensor cores; the same with a mask and six words; an odd number of words; long codes; a
-# gallery whose rows 32 bits cannot count; the largest k that a program puts in order, and a larger one; and more of a gallery
-# than half.
+# gallery with more rows than 32 bits can count; the largest k that one program sorts, and a larger one; and more than half of a
+# gallery.
 SEARCHES = {
     "bandwidth": (1, 10**6, 8, 100, False),
     "popcount, mask": (16, 10**6, 8, 100, True),

@@ -40,7 +40,7 @@ def search(queries, gallery, width, masked):
     hamming_range.in_order(scan, limits, lims, slots, 1000, 8 * width)
 
 
-# One query, a batch, a mask with odd widths, long codes; and a gallery whose rows 32 bits cannot count.
+# One query, a batch, a mask with odd widths, long codes; and a gallery with more rows than 32 bits can count.
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize(
     ("queries", "gallery", "width", "masked"),
@@ -61,7 +61,7 @@ def count(queries, gallery, width, labels, shared):
     )
 
 
-# One query, a batch, labels as sets and as numbers with odd widths, the longest codes; rows that 32 bits cannot count.
+# One query, a batch, labels as sets and as numbers with odd widths, the longest codes; more rows than 32 bits can count.
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize(
     ("queries", "gallery", "width", "labels", "shared"),

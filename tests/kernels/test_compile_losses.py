@@ -28,7 +28,7 @@ TENSOR_CORES = {
     "gfx942": r"v_mfma_f32_\w*_f16",
 }
 
-# Every size of a slice that `plan` knows, and the ways through chunks: bits that fill no slice, no word, and the most.
+# Every size of a slice that `plan` knows, and all paths through chunks: bits that fill no slice, that fill no word, and the most.
 # Rows of 24, 50, 100 and 300 bits are not whole vectors.
 BITS = [8, 16, 24, 32, 48, 50, 64, 100, 112, 128, 256, 300, 400, 512, 600, 2048]
 KINDS = ["ids", "dense", "sparse"]

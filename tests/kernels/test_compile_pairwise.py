@@ -31,7 +31,7 @@ TENSOR_CORES = {
     "gfx1100": r"v_wmma_f32_16x16x16_f16",
 }
 
-# Every size of tile that `plan` knows, whole and not: the least, dimensions that fill no tile, and the most.
+# Every tile size of `plan`, complete and incomplete: the fewest dimensions, dimensions that fill no tile, and the most.
 BITS = [8, 16, 32, 64, 128, 200, 256, 512, 2048]
 REPRESENTATIVE = {(16, "ids"), (64, "ids"), (64, "jaccard"), (128, "jaccard"), (256, "squared_cosine"), (512, "ids")}
 KINDS = ["ids", "any", "jaccard", "squared_cosine"]

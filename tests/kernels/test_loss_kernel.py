@@ -121,7 +121,7 @@ def test_columns_that_make_no_row_are_nan_and_harm_no_other(columns, device):
     by_id = run(v, torch.tensor([5, 0, 7], device=device), codebook)
     assert out[LOSS].isnan().tolist() == [False, True, False]
     assert out[GRAD].isnan().all(1).tolist() == [False, True, False]
-    # Not bit for bit: with ids and so few classes one launch does it all.
+    # Results are not equal bit for bit, because one launch suffices for ids and few classes.
     torch.testing.assert_close(out[LOSS][::2], by_id[LOSS][::2], rtol=1e-6, atol=0)
 
 
@@ -133,7 +133,7 @@ def test_chunks_of_classes(bits, kind, device, launched, monkeypatch):
     v, target, codebook = problem(3, 300, bits, "ids" if kind == "ids" else "dense", device)
     found = run(v, target, codebook, sparse=kind == "sparse", **OPTIONS)
     exact, eager = (truth(v, target, codebook, dtype, **OPTIONS) for dtype in (torch.float64, torch.float32))
-    for ours, expected, theirs in zip(found, exact, eager, strict=True):  # logits of 9.5 leave float32 itself about 1e-6
+    for ours, expected, theirs in zip(found, exact, eager, strict=True):  # float32 itself errs by 1e-6 for logits of 9.5
         assert error_of(ours, expected) < max(1e-6, 1.5 * error_of(theirs, expected)), error_of(ours, expected)
     assert sum(name == "_dots_kernel" for name, *_ in launched) == 3
 
@@ -170,4 +170,4 @@ def test_rows_near_a_positive_code_behind_an_angular_margin(sparse, device):
     target = torch.nn.functional.one_hot(ids, 70).float()
     keywords = dict(margin=0.3, margin_type="angular")
     found, exact = run(v, target, codebook, sparse=sparse, **keywords), truth(v, target, codebook, **keywords)
-    check(found[:LSE_GRAD], exact[:LSE_GRAD], 1e-4)  # the sine of so small an angle has few of the cosine's bits
+    check(found[:LSE_GRAD], exact[:LSE_GRAD], 1e-4)  # the sine of a small angle loses most bits of the cosine

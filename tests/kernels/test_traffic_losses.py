@@ -91,7 +91,7 @@ def test_loads_and_stores_are_inputs_outputs_and_partials(rows, processors, devi
     v, *_, target, _, _, codes, loss, _, grad, _ = arguments
     moved = {name: 32 * (stats["global_ld_sectors"] + stats["global_st_sectors"]) for name, stats in counts.items()}
     expected = splits * bytes_of(v, target) + row_blocks * bytes_of(codes.words) + splits * (bytes_of(grad) + 2 * bytes_of(loss))
-    if processors == 0:  # finishes its rows: the outputs are as large as a partial; and reads their own codes, a sector a word
+    if processors == 0:  # also writes outputs as large as a partial, and reads the rows' own codes, one sector per word
         assert set(moved) == {"_sweep_kernel"}
         expected += 32 * rows * codes.words.shape[1]
     assert expected <= moved["_sweep_kernel"] <= 1.1 * expected, (moved, expected)

@@ -135,7 +135,7 @@ def test_long_lists_of_queries_with_different_labels(classes, monkeypatch):
     """Sets of classes overlap, so the queries of a batch can have more relevant items in total than the gallery has items."""
     monkeypatch.setattr(_ranks, "_NOTES", 50)
     codes, labels, distances, relevant = random_case(5, queries=40, gallery=300, classes=classes, multi_hot=True)
-    labels[0][:, 0] = labels[1][:280, 0] = 1  # nearly all is relevant
+    labels[0][:, 0] = labels[1][:280, 0] = 1  # nearly all items are relevant
     relevant = torch.from_numpy(labels[0] @ labels[1].T > 0)
     words = [_labels._words(torch.from_numpy(side)) for side in labels]
     queries, gallery = _ranks.lay_out_queries(codes[0], words[0]), _ranks.lay_out_gallery(codes[1], words[1], True)
@@ -221,7 +221,7 @@ def ranking_on(device, codes, labels):
 def test_triton_with_few_distances(gallery, device):
     codes, labels, _, _ = random_case(gallery, queries=2, gallery=gallery, bits=8)
     labels[0][1] = 9  # nothing is relevant to this query
-    check_triton(ranking_on(device, codes, labels), [1, 7, 41, 255, None])  # more limits than a launch takes
+    check_triton(ranking_on(device, codes, labels), [1, 7, 41, 255, None])  # more limits than one launch accepts
 
 
 # Distances in one block and a counter for the farthest; in two blocks, which hold that too.
@@ -254,7 +254,7 @@ def test_triton_with_long_codes(bits, device):
 
 @pytest.mark.kernel
 def test_triton_counts_many_ties(device):
-    # Hundreds of items of a thread at one distance, more than eight planes can count.
+    # One thread has hundreds of items at one distance, more than eight bit planes can count.
     codes, labels, _, _ = random_case(0, queries=1, gallery=64 * 129, bits=8)
     codes[1][:] = codes[0][0] ^ 3
     check_triton(ranking_on(device, codes, labels), [None])
@@ -285,7 +285,7 @@ def test_lanes_and_words(bits, gallery):
     # The CPU implementation takes the gallery in steps of four lanes of 64 codes: up to 128 bits as bit planes.
     codes, labels, distances, relevant = random_case(gallery, queries=3, gallery=gallery, bits=bits, classes=2)
     codes[1][gallery // 2 :] = codes[1][0]  # ties across lanes
-    codes[0][2] = 0  # no distance to the empty slots of the last step
+    codes[0][2] = 0  # the empty slots of the last step must not be counted
     distances = torch.from_numpy(distances_of(*codes))
     for k in (None, 100):
         values = average_precision(*codes, *labels, k=k)
@@ -294,7 +294,7 @@ def test_lanes_and_words(bits, gallery):
 
 @pytest.mark.parametrize("multi_hot", [False, True])
 def test_any_number_of_queries_of_a_label(multi_hot, monkeypatch):
-    # Queries of equal labels share the list of what is relevant, through one batch of 16 or several.
+    # Queries with equal labels share the list of relevant items, within one batch of 16 and over several batches.
     counts = [40, 1, 15, 16, 17, 2, 33]
     codes, labels, distances, relevant = random_case(0, queries=sum(counts), gallery=300, bits=16, classes=7, multi_hot=multi_hot)
     chosen = np.random.default_rng(1).permutation(np.repeat(np.arange(7), counts))
@@ -304,7 +304,7 @@ def test_any_number_of_queries_of_a_label(multi_hot, monkeypatch):
 
 
 def test_more_relevant_items_than_a_batch_holds():
-    # A batch notes up to 2**16 relevant items, or those of one query: here three batches of one query, then one of two.
+    # A batch stores up to 2**16 relevant items, or those of one query: this gives three batches of one query, then one of two.
     rng = np.random.default_rng(0)
     queries, gallery = (rng.integers(0, 256, (n, 1), dtype=np.uint8) for n in (5, 100_000))
     labels = rng.random(100_000) < 0.7

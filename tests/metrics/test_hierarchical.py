@@ -67,7 +67,7 @@ def test_one_rank():
 
 
 def test_the_best_is_that_of_the_gallery():
-    # Nothing of the query's class, and then nothing similar at all.
+    # The gallery has no item of the query's class, and then no similar item at all.
     codes = at_distances([1, 2, 3])
     assert hierarchical_precision(*codes, np.array([0]), np.array([1, 1, 2]), DISTANCE, k=2) == 1
     assert hierarchical_precision(*codes, np.array([0]), np.array([2, 1, 1]), DISTANCE, k=2) == pytest.approx(1 / 2)
@@ -86,7 +86,7 @@ def test_a_perfect_ranking():
 def test_distances_of_zero_and_one_give_precision():
     *arguments, _ = random_case(0, gallery=200)
     flat = 1 - np.eye(4)
-    for k in (1, 10, 40):  # fewer than there are items of any class
+    for k in (1, 10, 40):  # fewer ranks than items of any class
         assert np.bincount(arguments[3]).min() >= k
         assert hierarchical_precision(*arguments, flat, k=k) == pytest.approx(metrics.precision_at_k(*arguments, k=k), abs=1e-12)
 

@@ -136,7 +136,7 @@ def test_data_parallel_and_other_classifiers(folder: Path, network: OriginalNetw
     torch.save({f"module.{key}": tensor for key, tensor in state.items()}, folder / "models" / "best.pth")
     original = load_original(folder)
     assert original.unused == ("ce_fc.bias", "ce_fc.weight")
-    assert original.codebook is not None  # of outputs/codebook.pth
+    assert original.codebook is not None  # the codebook of outputs/codebook.pth
     assert sorted(original.backbone) == ["1.bias", "1.weight"]
     (folder / "outputs" / "codebook.pth").unlink()
     assert load_original(folder).codebook is None
@@ -167,7 +167,7 @@ def test_another_architecture(folder: Path) -> None:
 
 
 def test_a_pickle_of_code_is_not_opened(folder: Path, network: OriginalNetwork) -> None:
-    torch.save(network, folder / "models" / "best.pth")  # the module itself
+    torch.save(network, folder / "models" / "best.pth")  # a whole module instead of a state_dict
     with pytest.raises(ValueError, match="it pickles other objects than tensors, which could run code"):
         load_original(folder)
 

@@ -222,7 +222,7 @@ def test_missing_and_damaged_files(folder: Path, name: str) -> None:
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_pickle_is_not_opened(folder: Path, zipped: bool) -> None:
     path = folder / "model.safetensors"
-    state = {name: tensor.clone() for name, tensor in load_file(path).items()}  # which is mapped from the file
+    state = {name: tensor.clone() for name, tensor in load_file(path).items()}  # cloned, as they are mapped from the file
     torch.save(state, path, _use_new_zipfile_serialization=zipped)
     with pytest.raises(ValueError, match=r"is a pickle of torch\.save, not safetensors, and is not opened"):
         HashModel.from_pretrained(folder)

@@ -20,7 +20,7 @@ def problem(dense=False, rows=9, classes=6, bits=16):
     codebook = torch.randint(0, 2, (classes, bits), generator=generator, dtype=torch.int8) * 2 - 1
     if dense:
         target = (torch.rand(rows, classes, generator=generator) < 0.4).float()
-        target[1] = torch.tensor([1, 1, 0, 0, 0, 0])  # an even vote
+        target[1] = torch.tensor([1, 1, 0, 0, 0, 0])  # a tie of the two classes
         target[4] = 0
     else:
         target = torch.randint(0, classes, (rows,), generator=generator)
@@ -76,7 +76,7 @@ def test_value_and_gradient(dense, quantization, reduction):
 
 
 def test_saturated_latents_are_exact():
-    # tanh(50) is 1 even in float64: the formula as written has log(0), and the released code a clamp at -100.
+    # tanh(50) is 1 even in float64: the formula contains log(0), which the released code clamps at -100.
     u, codebook = torch.tensor([[50.0, -400.0]], requires_grad=True), torch.tensor([[-1, -1]], dtype=torch.int8)
     loss = central_similarity_loss(u, torch.tensor([0]), codebook, reduction="sum")
     assert loss.item() == pytest.approx(50.0)  # softplus(100) and softplus(-800), over two bits

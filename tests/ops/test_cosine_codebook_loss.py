@@ -113,7 +113,7 @@ def test_every_option_at_once(dense, impl, device):
 @pytest.mark.parametrize("impl", BOTH)
 def test_angular_margin_past_pi_goes_on_as_a_line(impl, device):
     codebook = torch.tensor([[1, 1, 1, 1], [1, -1, 1, -1]], dtype=torch.int8, device=device)
-    v = torch.tensor([[-1.0, -1.1, -0.9, -1.0], [1.0, 1.0, 1.0, 1.0]], device=device)  # opposite its code; on its code
+    v = torch.tensor([[-1.0, -1.1, -0.9, -1.0], [1.0, 1.0, 1.0, 1.0]], device=device)  # opposite to its code, and on its code
     target = torch.zeros(2, dtype=torch.int64, device=device)
     upstream = torch.ones(2, device=device)
     exact = truth(v, target, codebook, upstream, margin_type="angular", margin=0.5)

@@ -22,7 +22,7 @@ def captured(step):
     return graph, results
 
 
-@pytest.mark.parametrize("queries", [1, 40])  # by bandwidth, on tensor cores
+@pytest.mark.parametrize("queries", [1, 40])  # the paths for one query and for tensor cores
 def test_search(queries, device):
     asked, gallery = (torch.randint(0, 256, (count, 8), dtype=torch.uint8, device=device) for count in (queries, 30_000))
     graph, found = captured(lambda: oht.hamming_topk(asked, gallery, 10))
@@ -33,7 +33,7 @@ def test_search(queries, device):
             assert torch.equal(ours, expected)
 
 
-@pytest.mark.parametrize(("classes", "bits"), [(100, 64), (5000, 200)])  # one launch, chunks
+@pytest.mark.parametrize(("classes", "bits"), [(100, 64), (5000, 200)])  # one launch, and chunks of classes
 def test_training_step(classes, bits, device):
     codebook = make_codebook(classes, bits, method="bernoulli", seed=0).to(device)
     latent = torch.randn(48, bits, device=device, requires_grad=True)

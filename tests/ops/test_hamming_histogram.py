@@ -25,7 +25,7 @@ def test_reference_by_hand():
 # Bits of one byte, of no whole word, one word, a word and a tail, three words and four (bit planes end there), five, many.
 @pytest.mark.parametrize("bits", [8, 24, 64, 72, 128, 192, 256, 320, 1032, 4096])
 @pytest.mark.parametrize("make", [random_codes, near_codes])
-@pytest.mark.parametrize("queries", [1, 7, 9])  # counted one by one, and from 8 on in bit planes
+@pytest.mark.parametrize("queries", [1, 7, 9])  # counted one by one, and in bit planes from 8 queries on
 def test_cpu(bits, make, queries):
     gallery = make(1001, bits // 8)  # several blocks; the last one is incomplete
     check(gallery[:queries] ^ make(queries, bits // 8), gallery)
@@ -76,7 +76,7 @@ def test_nothing_to_count(impl, device):
     assert hamming_histogram(codes, none, impl=impl).tolist() == [[0] * 65] * 3
 
 
-# A batch of a program is 256 codes, a part of the gallery at least eight of them.
+# A program counts batches of 256 codes, and a part of the gallery has at least eight batches.
 KERNEL_CASES = {
     "one query, two parts": (1, 2100, 8, random_codes),
     "a whole part": (2, 2048, 4, near_codes),

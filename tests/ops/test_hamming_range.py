@@ -39,7 +39,7 @@ def test_reference_by_hand():
 # Bits of one byte, of no whole word, one word, a word and a tail, several words, and of sums that 8 bits cannot hold (512, 1032).
 @pytest.mark.parametrize("bits", [8, 24, 64, 72, 128, 192, 256, 512, 1032])
 @pytest.mark.parametrize("make", [random_codes, near_codes])
-@pytest.mark.parametrize("queries", [1, 2, 7])  # rows as they lie in memory, and in pairs by planes with one query left over
+@pytest.mark.parametrize("queries", [1, 2, 7])  # few queries are scored on rows, seven in pairs by planes, with one left over
 def test_cpu(bits, make, queries):
     gallery = make(3001, bits // 8)  # several blocks; the last one is incomplete
     asked = gallery[:queries] ^ make(queries, bits // 8)

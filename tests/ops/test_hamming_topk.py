@@ -58,7 +58,7 @@ def test_reference_by_hand():
 # Few queries are scored on rows of one, two, four or any number of words.
 @pytest.mark.parametrize("bits", [8, 24, 64, 72, 128, 192, 256, 384, 512, 832, 1032])
 @pytest.mark.parametrize("make", [random_codes, near_codes])
-@pytest.mark.parametrize("queries", [1, 7])  # scored by words, and in pairs by planes with one query left over
+@pytest.mark.parametrize("queries", [1, 7])  # one query is scored by words; seven in pairs by planes, with one left over
 def test_cpu(bits, make, queries):
     gallery = make(3001, bits // 8)  # several blocks; the last one is incomplete
     check(make(queries, bits // 8), gallery, 17)

@@ -126,7 +126,7 @@ def test_derived_follows_the_tensor_and_not_its_id():
         return len(made)
 
     tensor = torch.zeros(3)
-    assert [derived(tensor, "x", make), derived(tensor, "x", make)] == [1, 2]  # perhaps memory of a compiled graph
+    assert [derived(tensor, "x", make), derived(tensor, "x", make)] == [1, 2]  # may be memory of a compiled graph
     made.clear()
     shown(tensor)
     assert [derived(tensor, "x", make), derived(tensor, "x", make)] == [1, 1]
@@ -157,7 +157,7 @@ def test_statistics_of_two_processes_in_one_compiled_graph():
     results = in_two_processes(_compiled_and_eager)
     for compiled, eager in (results[0], results[1]):
         torch.testing.assert_close(compiled, eager)
-    torch.testing.assert_close(results[0][0][3:], results[1][0][3:])  # one set of statistics for both
+    torch.testing.assert_close(results[0][0][3:], results[1][0][3:])  # both processes have the same statistics
 
 
 @pytest.mark.kernel
@@ -165,7 +165,7 @@ def test_statistics_of_two_processes_in_one_compiled_graph():
 def test_mean_over_more_rows_than_are_read_at_once(dense, device, monkeypatch):
     monkeypatch.setattr("orthohash_triton.kernels.mean.ROWS", 16)
     v, target, codebook = problem(37, 40, 16, dense, device=device)
-    target[5], target[20:30] = (0, 0) if dense else (-100, -100)  # no label
+    target[5], target[20:30] = (0, 0) if dense else (-100, -100)  # rows without a label
     losses = cosine_codebook_loss(v, target, codebook, reduction="none", impl="triton")
     mean = cosine_codebook_loss(v, target, codebook, impl="triton")
     labelled = target.sum(1) > 0 if dense else target != -100

@@ -140,7 +140,7 @@ def test_modules_name_keywords_that_the_loss_does_not_take():
 
 
 def _half_of_the_batch(rank, results, latent, target, codebook):
-    half = slice(0, 15) if rank == 0 else slice(15, None)  # halves of different size
+    half = slice(0, 15) if rank == 0 else slice(15, None)  # parts of different sizes
     leaf, weight, bias = latent[half].clone().requires_grad_(), torch.ones(24).requires_grad_(), torch.zeros(24).requires_grad_()
     mean, var = torch.zeros(24), torch.ones(24)
     loss = orthohash_loss(leaf, target[half], codebook, mean, var, weight, bias, reduction="none", process_group=dist.group.WORLD)

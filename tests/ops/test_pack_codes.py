@@ -68,7 +68,7 @@ def test_threshold_is_compared_in_the_dtype_of_x(impl, device):
     assert pack_codes(x, threshold=above, impl=impl).tolist() == [[0b1000]]
     assert pack_codes(x, threshold=1.0, impl=impl).tolist() == [[0b1000]]
     one = torch.ones(1, 1, dtype=torch.int8, device=device)
-    assert pack_codes(one, threshold=1 - 1e-12, impl=impl).tolist() == [[0]]  # as torch: 1 - 1e-12 is 1 in float32
+    assert pack_codes(one, threshold=1 - 1e-12, impl=impl).tolist() == [[0]]  # as in torch, where 1 - 1e-12 is 1 in float32
 
 
 def test_numpy_in_numpy_out():

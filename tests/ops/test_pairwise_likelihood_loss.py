@@ -219,7 +219,7 @@ def test_long_sums_of_the_kernel(shape, multi_hot, device, monkeypatch):
 
 @pytest.mark.parametrize("impl", BOTH)
 def test_large_and_small_codes_keep_their_digits(impl, device):
-    # theta from 1e-6 to 1e5, of either sign: losses of similar pairs from 1e5 down to what exp underflows to.
+    # theta ranges from 1e-6 to 1e5 with both signs, so losses of similar pairs range from 1e5 down to an underflow of exp.
     z, target, bank, bank_target = problem(9, 40, 24, device=device)
     z *= torch.logspace(-4, 3, 9, device=device)[:, None]
     upstream = torch.ones(9, device=device)
@@ -263,7 +263,7 @@ def test_half_precision(dtype):
     found = evaluate(pairwise_likelihood_loss, *arguments, upstream, alpha=0.1)
     assert [x.dtype for x in found] == [torch.float32, dtype, dtype]
     eps = torch.finfo(dtype).eps
-    for ours, true in zip(found, exact, strict=True):  # the gradients are exact but for the rounding of the result
+    for ours, true in zip(found, exact, strict=True):  # the gradients are exact, except for the rounding of the result
         torch.testing.assert_close(ours.double(), true, rtol=eps, atol=1e-7 * float(true.abs().max()) + 2**-24)
 
 
@@ -434,7 +434,7 @@ def test_bitwise_repeatable(impl, device):
     assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
 
 
-# 70 rows by 33: threads share the rows. 4 by 3,000: the columns. 3 rows by 5: only one works.
+# 70 rows by 33: threads share the rows. 4 by 3,000: they share the columns. 3 by 5: a single thread computes.
 @pytest.mark.parametrize("shape", [(70, 3300, 48), (4, 3000, 48), (3, 5, 48)])
 @pytest.mark.parametrize("threads", [1, 3])
 def test_threads(threads, shape, monkeypatch):

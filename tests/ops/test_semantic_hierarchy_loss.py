@@ -64,7 +64,7 @@ OPTIONS = [
     {"pair_decay": 0.0},
     {"pair_decay": 10.0},
     {"scale": 0.3},
-    {"distance_floor": 2.0, "kl_weight": 1.0},  # above some of the nearest distances, below others
+    {"distance_floor": 2.0, "kl_weight": 1.0},  # the floor is above some of the nearest distances and below others
 ]
 
 
@@ -140,7 +140,7 @@ def test_divergence_of_two_gaussians(bits, rows, draws, tolerance):
         target = torch.randn(draws, bits, generator=generator, dtype=torch.float64)
         assert divergence(z, target) == pytest.approx(exact, abs=tolerance)
         if bits == 1:
-            assert divergence(target, z) > exact + 0.3  # D(q || p) is another, and larger here
+            assert divergence(target, z) > exact + 0.3  # D(q || p) differs, and is larger in this case
 
 
 def test_divergence_of_equal_distributions_is_about_zero():
@@ -312,7 +312,7 @@ def test_compiles_without_a_break():
         expected, slopes = value_and_gradient(semantic_hierarchy_loss(z, *known, binary_target=flips), z)
         torch.testing.assert_close(loss, expected)
         torch.testing.assert_close(gradient, slopes)
-    assert compiled(z, target, distance).isfinite()  # with draws of its own
+    assert compiled(z, target, distance).isfinite()  # with other random numbers
 
 
 def test_module():

@@ -56,7 +56,7 @@ def test_every_picture_is_written(tmp_path: Path) -> None:
         assert path.stat().st_size < 300_000
         with Image.open(path) as image:
             pixels = np.asarray(image.convert("L"))
-        assert (pixels[:, -1] > 250).all()  # nothing sticks out on the right
+        assert (pixels[:, -1] > 250).all()  # nothing is drawn beyond the right border
         assert (pixels < 128).any()
 
 
@@ -127,7 +127,7 @@ def test_bits_and_distances() -> None:
     assert axes.images[0].get_array().tolist() == [[1, -0.5], [-0.5, 1]]
     assert [bar.get_height() for bar in axes.child_axes[0].patches] == [1.0, 0.25]
     alone = profile("A", 1, bit_mean=[0.5], bit_correlation=[[1]])
-    assert figures.draw_bits([alone]).axes[0].get_xlabel() == "mean |r| 0.00"  # a single bit has no pair
+    assert figures.draw_bits([alone]).axes[0].get_xlabel() == "mean |r| 0.00"  # there is no pair of bits
     same, other = figures.draw_distances([profile("A", 4)]).axes[0].lines
     assert same.get_ydata().tolist() == [1, 0, 0, 0, 0]
     assert other.get_ydata().tolist() == [0.2] * 5

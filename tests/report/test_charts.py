@@ -26,7 +26,7 @@ def test_scales_have_their_ends_where_they_should() -> None:
     assert [(tick.at, tick.text) for tick in scale.ticks(2)] == [(50, "0"), (218, "0.5"), (386, "1")]
     decades = Scale(1, 1000, 0, 300, log=True)
     assert [(tick.at, tick.text) for tick in decades.ticks()] == [(0, "1"), (100, "10"), (200, "100"), (300, "1000")]
-    assert Scale(2, 2, 10, 20)(2) == 10  # one epoch alone
+    assert Scale(2, 2, 10, 20)(2) == 10  # a single epoch
 
 
 def test_lines_tables_and_tips_say_the_same() -> None:
@@ -38,7 +38,7 @@ def test_lines_tables_and_tips_say_the_same() -> None:
     assert [band.tip for band in chart.bands] == ["epoch 1\na: 50 %\nb: 10 %", "epoch 2\nb: 20 %", "epoch 3\na: 25 %\nb: 30 %"]
     assert chart.bands[0].x == chart.left
     assert sum(band.width for band in chart.bands) == pytest.approx(chart.right - chart.left)
-    assert len(chart.lines[0].points) == 2  # the missing value is no point
+    assert len(chart.lines[0].points) == 2  # the missing value has no point
     assert [tick.text for tick in chart.x_ticks] == ["1", "2", "3"]
 
 
@@ -55,7 +55,7 @@ def test_many_distances_are_drawn_in_groups_that_lose_nothing() -> None:
     assert 64 < len(chart.bands) <= 129
     total = sum(float(row[1].removesuffix(" %")) for row in chart.table.rows)
     assert total == pytest.approx(100, abs=0.5)
-    assert "different classes" not in chart.about  # there is no such mean
+    assert "different classes" not in chart.about  # there are no pairs of different classes
 
 
 def heat(values: np.ndarray) -> np.ndarray:
@@ -88,7 +88,7 @@ def test_a_cloud_is_named_where_it_is() -> None:
         assert any(cloud.centre == (x, y) for x, y, _ in cloud.points)
     assert [row for cloud in chart.dots for *_, row in cloud.points] == [0, 1, 2, 3, 4]
     assert all(0 <= x <= chart.width and 0 <= y <= chart.height for cloud in chart.dots for x, y, _ in cloud.points)
-    assert chart.dots[0].centre[1] > chart.dots[1].centre[1]  # up is up
+    assert chart.dots[0].centre[1] > chart.dots[1].centre[1]  # larger values are higher
 
 
 def test_values_outside_of_the_axis_are_drawn_at_its_end() -> None:

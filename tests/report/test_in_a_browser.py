@@ -43,7 +43,7 @@ def test_it_shows_everything_and_fetches_nothing(browser: Any, report: Path) -> 
     assert min(widths) > 0
     assert page.locator("svg[role=img]").count() == 10
     assert page.evaluate("[...document.querySelectorAll('svg[role=img]')].every(svg => svg.getBoundingClientRect().height > 100)")
-    assert len(np.unique(pixels(page).reshape(-1, 3), axis=0)) > 200  # a page with pictures on it
+    assert len(np.unique(pixels(page).reshape(-1, 3), axis=0)) > 200  # the page is not blank
     page.keyboard.press("End")
     page.wait_for_timeout(100)
     assert watched.complaints == []
@@ -59,7 +59,7 @@ def test_light_and_dark(browser: Any, report: Path) -> None:
     assert dark.mean() < 70
     assert light.mean() > 185
     page.reload()
-    assert page.evaluate("document.documentElement.dataset.theme") == "light"  # as it was chosen
+    assert page.evaluate("document.documentElement.dataset.theme") == "light"  # the chosen theme
     page.close()
 
 

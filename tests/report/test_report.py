@@ -123,8 +123,8 @@ def test_the_wall_says_right_and_wrong_in_words_marks_and_frames(digits_run: Run
     assert len(page.all("span", "mark right")) == verdicts.count("right") + 2  # and once in each key
     met = list(dict.fromkeys(digits.load_splits(0).query.labels.tolist()))
     queries = [text for text, verdict in zip(words, verdicts, strict=True) if verdict == "query"]
-    assert queries[:7] == [f"query: {digit}" for digit in sorted(met[:7])]  # one of each class that comes first
-    assert len(set(queries[7:])) == 6  # and the hardest, of one class each
+    assert queries[:7] == [f"query: {digit}" for digit in sorted(met[:7])]  # the first query of each class
+    assert len(set(queries[7:])) == 6  # then the hardest queries, each of another class
 
 
 def test_nothing_comes_from_elsewhere(reported: tuple[dict, Path]) -> None:
@@ -162,11 +162,11 @@ def test_features_with_several_classes_each(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", features_file(tmp_path / "f.npz", labels, names), method="lsh")
     found = write_report(run, tmp_path / "report.html", queries=5)
     page = Page(tmp_path / "report.html")
-    assert found["notes"] == []  # features have no pictures to miss
+    assert found["notes"] == []  # features have no pictures, so none are missing
     assert page.wall == []
     assert not any(image.get("id") == "sprite" for image in page.all("img"))
     assert len(page.all("span", "blank")) == len(page.all("figure", "tile")) == 11 * (5 + 5)
-    assert names[0] in page.text  # as written, and no markup of ours
+    assert names[0] in page.text  # the names are escaped
     assert "a<b>" not in (tmp_path / "report.html").read_text()
     assert found["history"] == []
     assert "Training" not in re.findall(r"<h2[^>]*>([^<]+)</h2>", (tmp_path / "report.html").read_text())

@@ -185,7 +185,7 @@ def test_what_holds_no_codes_is_not_replaced(tmp_path: Path, content: bytes) -> 
     (tmp_path / "x.npy").write_bytes(content)
     (tmp_path / "notes.txt").write_bytes(content)
     before = contents(tmp_path)
-    for out in (rows, tmp_path / "x.npy"):  # the first is the source itself
+    for out in (rows, tmp_path / "x.npy"):  # the first path is the source itself
         with pytest.raises(FileExistsError, match=rf"{out.name} is a file without codes\. Choose another name, or delete it"):
             encode(of_features(), rows, out)
     with pytest.raises(FileExistsError, match=r"notes\.txt is a file without codes"):
@@ -460,7 +460,7 @@ def test_a_list_of_files_never_stands_beside_other_codes(tmp_path: Path, monkeyp
         save_index(codes_of(3, "new"), out)
     assert read_codes(out).paths == ["old0", "old1", "old2"]
     monkeypatch.undo()
-    monkeypatch.setattr("orthohash_triton.runs.code_files.atomic_write", fails)  # of the list, when the codes are there
+    monkeypatch.setattr("orthohash_triton.runs.code_files.atomic_write", fails)  # fails for the list, after the codes
     with pytest.raises(OSError, match="disk full"):
         save_index(codes_of(3, "new"), out)
     assert read_codes(out).paths is None

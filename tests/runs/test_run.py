@@ -67,7 +67,7 @@ def test_queries_are_kept(run: Run, splits: Splits, trained) -> None:
     files = [Path(f"{i}.jpg") for i in range(len(splits.query))]
     evaluate_run(run, dataclasses.replace(splits.query, paths=tuple(files)))
     assert json.loads((run.path / "query_paths.json").read_text()) == [str(file) for file in files]
-    save_run(run.path, CONFIG, trained, splits.gallery)  # of another training, for which they do not hold
+    save_run(run.path, CONFIG, trained, splits.gallery)  # replaces the run, so its figures no longer apply
     assert not (run.path / "queries.safetensors").exists()
     assert not (run.path / "query_paths.json").exists()
     with pytest.raises(ValueError, match="holiday has no labels; an evaluation needs the labels of the queries"):
@@ -78,7 +78,7 @@ def test_a_new_training_makes_way_only_if_it_is_told_to(run: Run) -> None:
     with pytest.raises(FileExistsError, match="holds a finished run: choose another folder, or add --overwrite"):
         make_way(run.path)
     make_way(run.path, overwrite=True)
-    assert load_run(run.path).config == CONFIG  # until another takes its place
+    assert load_run(run.path).config == CONFIG  # the old run remains until a new one replaces it
     (run.path / "checkpoint.pt").write_bytes(b"")
     with pytest.raises(FileExistsError, match=r"holds an unfinished training: resume it with --resume .*, or add --overwrite"):
         make_way(run.path)

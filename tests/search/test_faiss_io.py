@@ -58,7 +58,7 @@ def with_ids(count=300, bits=64):
 
 
 def identities(count):
-    return np.random.default_rng(5).permutation(4 * count)[:count] * 2 - 2 * count  # even: never -1
+    return np.random.default_rng(5).permutation(4 * count)[:count] * 2 - 2 * count  # even ids are never -1
 
 
 def test_layout_with_ids_by_hand(tmp_path):

@@ -320,7 +320,7 @@ def test_copies_share_nothing(make):
     index.chunk_bytes = 1000
     other = make(index)
     assert other.chunk_bytes == 1000
-    index.add(codes(4, seed=1))  # into room that the copy must not see as its own
+    index.add(codes(4, seed=1))  # written to spare rows, which the copy must not use too
     other.add(codes(4, seed=2))
     np.testing.assert_array_equal(index.codes, np.concatenate([codes(20), codes(4, seed=1)]))
     np.testing.assert_array_equal(other.codes, np.concatenate([codes(20), codes(4, seed=2)]))
@@ -328,7 +328,7 @@ def test_copies_share_nothing(make):
 
 def test_pickle_holds_the_codes_and_no_spare_room():
     index = filled(1000)
-    index.add(codes(1))  # doubles the room
+    index.add(codes(1))  # doubles the memory
     assert len(pickle.dumps(index)) < 1001 * 8 + 2000
 
 
@@ -506,7 +506,7 @@ def test_filled_in_inference_mode_and_then_outside(with_ids):
         index.remove_ids([0])
         add(slice(8, 11))
         add(slice(11, 12))
-        assert len(cell_of(index).gallery.rows.memory) >= index.ntotal + 2  # the next codes go into memory that is there already
+        assert len(cell_of(index).gallery.rows.memory) >= index.ntotal + 2  # the next codes use memory that is allocated already
     add(slice(12, 14))
     add(slice(14, 20))
     np.testing.assert_array_equal(index.codes, codes(20)[1:])

@@ -129,7 +129,7 @@ def test_saved_over_its_own_file(tmp_path, ids):
     mapped, before = HammingIndex.load(path, mmap=True), path.read_bytes()
     mapped.save(path)
     assert path.read_bytes() == before
-    filled(5).save(path)  # another index takes the place of the file; the map keeps the old one
+    filled(5).save(path)  # another index replaces the file, but the map still refers to the old one
     np.testing.assert_array_equal(mapped.codes, codes(300))
     np.testing.assert_array_equal(mapped.search(codes(3), 1)[1], [[0], [1], [2]])
     mapped.save(path)
@@ -173,7 +173,7 @@ def test_a_file_that_shrank_is_noticed_before_it_is_read(tmp_path, ids):
         ):
             use()
     assert not (tmp_path / "other").exists()
-    with open(path, "r+b") as file:  # the same file, whole again
+    with open(path, "r+b") as file:  # the same file, complete again
         file.write(whole)
     assert mapped.search(codes(1), 1)[0].tolist() == [[0]]
 
@@ -212,7 +212,7 @@ def test_pickled_as_the_path_of_its_file(tmp_path, monkeypatch, ids):
     assert (opened.storage, opened.chunk_bytes, opened.ntotal) == ("file", 80, 300)
     for ours, expected in zip(opened.search(codes(3, seed=1), 9), mapped.search(codes(3, seed=1), 9), strict=True):
         np.testing.assert_array_equal(ours, expected)
-    for other in (filled(299), filled(300, ids=ids and range(1, 301))):  # of another size, of the same size
+    for other in (filled(299), filled(300, ids=ids and range(1, 301))):  # indexes of another size and of the same size
         other.save(path)
         with pytest.raises(ValueError, match="is not the one that the pickled HammingIndex was mapped from"):
             pickle.loads(data)
@@ -248,7 +248,7 @@ def test_a_file_larger_than_memory(tmp_path):
     process.start()
     process.join(timeout=60)
     assert process.exitcode == 0
-    assert here.recv() < 4096  # MB
+    assert here.recv() < 4096  # memory of the process in MB
 
 
 @pytest.mark.gpu

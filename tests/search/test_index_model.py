@@ -32,7 +32,7 @@ class IndexIsAList(RuleBasedStateMachine):
         self.folder = TemporaryDirectory()
         self.index = HammingIndex(BITS)
         self.codes: list[list[int]] = []
-        self.ids: list[int] | None = None  # None: positions
+        self.ids: list[int] | None = None  # None if ids are positions
         self.mapped = False
         self.other, self.codes_of_other = None, []  # the index copied last, which must not see changes of the copy
 
@@ -142,7 +142,7 @@ class IndexIsAList(RuleBasedStateMachine):
         self.index.save(path)
         self.index = HammingIndex.load(path, mmap=mmap)
         self.mapped = mmap
-        self.index.chunk_bytes = 5  # two codes and a half
+        self.index.chunk_bytes = 5  # 2.5 codes
 
     @precondition(lambda self: self.mapped)
     @rule()

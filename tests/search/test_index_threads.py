@@ -12,7 +12,7 @@ from orthohash_triton.search import HammingIndex, Rerank, _gallery
 from orthohash_triton.search._external_ids import ExternalIds
 from orthohash_triton.search.index import cell_of
 
-CHANGES = 150  # of each kind, while other threads search
+CHANGES = 150  # changes of each kind while other threads search
 
 
 def codes_of(ids):
@@ -206,7 +206,7 @@ def test_spare_rows_are_used_again_after_a_failed_addition(monkeypatch):
 def test_a_forked_process_may_change_its_index():
     """It may even if another thread of the parent holds the locks of the index, and after torch has started its threads."""
     index = with_ids(0, 100_000)
-    torch.ones(2**20).sum()  # starts the threads of torch, where it has several
+    torch.ones(2**20).sum()  # starts the threads of torch, if it has several
     locks = [cell_of(index)._writers, cell_of(index).gallery.ids._lock, cell_of(index).gallery.rows._lock]
     held, forked = threading.Event(), threading.Event()
 

@@ -37,7 +37,7 @@ def codes(count, bits=64, seed=0, kind="uniform"):
     generator = np.random.default_rng(seed)
     if kind == "identical":
         return np.full((count, bits // 8), 77, np.uint8)
-    if kind == "clustered":  # few distinct codes, hence long ties
+    if kind == "clustered":  # few distinct codes, so many ties
         return generator.integers(0, 256, (5, bits // 8), dtype=np.uint8)[generator.integers(0, 5, count)]
     return galleries.codes(count, bits, seed)
 
@@ -66,7 +66,7 @@ def filled(world, gallery, seed=1, ids=None):
 
 
 def some_ids(count, seed=0):
-    return 2 * np.random.default_rng(seed).permutation(10 * count)[:count] - 10 * count  # even: never -1
+    return 2 * np.random.default_rng(seed).permutation(10 * count)[:count] - 10 * count  # even ids are never -1
 
 
 def same_index(index, one):
@@ -199,7 +199,7 @@ def check_filters_by_id(world):
         for ids in (None, some_ids(300, seed)):
             index, one = filled(world, gallery, seed, ids)
             known = np.arange(300) if ids is None else ids
-            chosen = np.random.default_rng(seed).choice(known, 40)  # some twice
+            chosen = np.random.default_rng(seed).choice(known, 40)  # some ids occur twice
             with changed(**WAYS[way]):
                 for k in (3, 60):
                     for filters in (
@@ -285,7 +285,7 @@ def check_rerank_ranks_nan_last(world):
     gallery, queries = codes(60, 32), codes(4, 32, 1)
     vectors, float_queries = generator.standard_normal((60, 5), np.float32), generator.standard_normal((4, 5), np.float32)
     vectors[[10, 31]] = np.nan
-    vectors[[20, 40]] = 0  # no direction
+    vectors[[20, 40]] = 0  # zero vectors have no direction
     index, one = filled(world, gallery)
     own = vectors[index.offset : index.offset + len(index.shard)]
     for metric in ("inner_product", "cosine", "l2"):

@@ -177,7 +177,7 @@ def killed(process: subprocess.Popen, folder: Path, at: int, chance: random.Rand
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
 @pytest.mark.parametrize(
-    ("method", "points"),  # hundreds of the points: epochs that were finished; thousands: SHC's classifier
+    ("method", "points"),  # see `position`: 100 per finished epoch, 1,000 per finished stage
     [("orthohash", [(0, 45), (100, 145), (200, 245)]), ("shc", [(100, 145)])],
 )
 def test_killed_at_random_points(tmp_path: Path, method: str, points: list[tuple[int, int]]) -> None:

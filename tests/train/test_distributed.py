@@ -76,7 +76,7 @@ def work(rank: int, folder: str) -> None:
     found: dict[str, Any] = {case: learn(case) for case in CASES}
     dropout = train(CONFIG, blobs(), backbone=network_with_dropout(), progress=False)
     found["dropout"] = dropout.model.state_dict()
-    # A checkpoint is written by one of them, and read by both.
+    # One of the processes writes the checkpoint, and both read it.
     config = dataclasses.replace(CONFIG, backbone="mlp", checkpoint_every=2)
     with pytest.MonkeyPatch.context() as patched:
         stop_after(patched, 9)
@@ -146,7 +146,7 @@ def test_torchrun(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         capture_output=True, text=True, check=False, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert called.returncode == 0, called.stderr
-    two = json.loads(called.stdout)  # one of them prints
+    two = json.loads(called.stdout)  # only one process prints
     assert cli.main([*command[1:], "--out", str(tmp_path / "one")]) == 0
     one = json.loads(capsys.readouterr().out)
     assert two["evaluation"]["map_at_all"] == pytest.approx(one["evaluation"]["map_at_all"])

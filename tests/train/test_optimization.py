@@ -37,7 +37,7 @@ def rates(steps: int, **changes) -> list[float]:
         ({"schedule": "constant", "warmup": 0.1}, [0.5] + [1] * 10),
         ({"schedule": "cosine"}, [(1 + math.cos(math.pi * i / 10)) / 2 for i in range(11)]),
         ({"schedule": "cosine", "warmup": 0.2}, [1 / 3, 2 / 3] + [(1 + math.cos(math.pi * i / 8)) / 2 for i in range(9)]),
-        ({"schedule": "cosine", "warmup": 20.0}, [i / 21 for i in range(1, 12)]),  # never ends
+        ({"schedule": "cosine", "warmup": 20.0}, [i / 21 for i in range(1, 12)]),  # the warm-up never ends
     ],
 )
 def test_schedules(changes: dict, expected: list[float]) -> None:

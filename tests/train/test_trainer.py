@@ -49,7 +49,7 @@ def test_backbone_learns_at_its_share_of_the_rate_and_both_decay(monkeypatch: py
             return super().step(closure)
 
     monkeypatch.setattr(torch.optim, "Adam", Recorded)
-    data = digits.load_splits().train.subset(torch.arange(330))  # five full batches of 64 and one of 10, dropped
+    data = digits.load_splits().train.subset(torch.arange(330))  # five full batches of 64, and one of 10 that is dropped
     trained = train(dataclasses.replace(QUICK, lr=0.5), data, progress=False)
     assert torch.tensor(rates).allclose(torch.tensor([[0.5, 0.05]] * 8 + [[0.05, 0.005]] * 2))
     assert trained.history[-1].lr == pytest.approx(0.05)
@@ -67,7 +67,7 @@ def test_patience_ends_the_training_and_the_best_epoch_is_kept(monkeypatch: pyte
     config = dataclasses.replace(QUICK, epochs=9, validation=0.2, patience=2)
     trained = train(config, blobs(), progress=False)
     assert [epoch.validation_map for epoch in trained.history] == [0.3, 0.5, 0.5, 0.4]
-    assert all(map(torch.equal, weights(trained.model), seen[2].values()))  # the later of two equal ones
+    assert all(map(torch.equal, weights(trained.model), seen[2].values()))  # the later of two equal epochs
     with pytest.raises(ValueError, match="patience needs held-out samples; set validation"):
         train(dataclasses.replace(config, validation=0.0), blobs(), progress=False)
 
