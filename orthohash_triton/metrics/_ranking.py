@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .._base import checks
 from .._base.arrays import numpy_friendly
-from ..ops.dispatch import choose
+from ..ops.dispatch import Impl, choose
 from ..ops.hamming_distance import hamming_distance
 from . import _labels
 
@@ -69,11 +69,12 @@ class Ranking:
         None stands for all items. Empty `ks` cost no ranking.
         """
         limits = self.limits(ks)
-        chosen = choose("metrics", "auto", self.queries)
-        if chosen == "triton":
-            return self.ranked_triton(limits)
-        function = self._ranked_cpu if chosen == "cpu" else self.ranked_torch
-        return (function(start, stop, limits) for start, stop in self._chunks())
+        implementations: dict[Impl, Callable[[Tensor], Iterator[Ranked]]] = {
+            "triton": self.ranked_triton,
+            "cpu": lambda limits: (self._ranked_cpu(*chunk, limits) for chunk in self._chunks()),
+            "reference": lambda limits: (self.ranked_torch(*chunk, limits) for chunk in self._chunks()),
+        }
+        return implementations[choose("metrics", "auto", self.queries)](limits)
 
     def gained(self, ks: Sequence[int | None], gains: Tensor, discounts: Tensor) -> Iterator[Gained]:
         """Iterate over the chunks of queries: gains of the first k items by (distance, position) for each k of `ks`.
