@@ -1,5 +1,6 @@
 """Tests that every peer of the microbenchmarks runs at a small shape, and returns the expected answer."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -42,9 +43,10 @@ def test_a_peer_that_differs_is_not_timed() -> None:
 def test_the_command_line_prints_a_table_for_each_group() -> None:
     """`pytest bench/ --benchmark-only`, at one shape and with one round."""
     command = ["bench/", "--benchmark-only", "--benchmark-min-rounds=1", "--benchmark-max-time=0", "--benchmark-warmup=off"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}  # of this worker
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *command, "-k", "pack_codes-10000x64-cpu and not unpack"],
-        cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False, timeout=300,
+        env=environment, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
     assert "benchmark 'pack_codes: rows 10,000, bits 64, cpu': 4 tests" in done.stdout

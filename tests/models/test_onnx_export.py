@@ -60,7 +60,7 @@ def test_codes_of_a_thousand_images_are_the_same(run, exported: Path) -> None:
     assert agreement.within_rounding
     assert (agreement.samples, agreement.bits, agreement.differing_samples) == (1000, BITS, 0)
     assert 0 < agreement.largest_difference < 1e-4 < agreement.scale
-    assert str(agreement).startswith("all 32,000 bits of 1,000 samples are the same")
+    assert str(agreement).startswith("all 32,000 bits of 1,000 samples are equal")
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 64])
@@ -142,7 +142,7 @@ def test_a_graph_of_other_weights_is_seen(run, exported: Path) -> None:
     agreement = compare_onnx(other, exported, digits.load().inputs[:100])
     assert agreement.differing_samples > 30
     assert agreement.differing_bits == agreement.differing_samples  # one bit of each
-    assert f"{agreement.differing_bits} of 3,200 bits of 100 samples differ, where a value is" in str(agreement)
+    assert f"{agreement.differing_bits} of 3,200 bits of 100 samples differ, at absolute values up to" in str(agreement)
 
 
 def test_rounding_is_told_from_errors() -> None:
@@ -203,7 +203,7 @@ def test_comparing_what_cannot_be_compared(run, exported: Path, tmp_path: Path) 
         compare_onnx(run.model, tmp_path / "none.onnx", images)
     with pytest.raises(ValueError, match="at least one sample"):
         compare_onnx(run.model, exported, images[:0])
-    with pytest.raises(ValueError, match=r"gives 32 bits; the model takes .* gives 16. It was exported from another model"):
+    with pytest.raises(ValueError, match=r"returns 32 bits; the model takes .* returns 16. It was exported from another model"):
         compare_onnx(HashModel("pixels", 16, (1, 8, 8)), exported, images)
     (tmp_path / "text.onnx").write_text("no graph")
     with pytest.raises(ValueError, match="cannot open the graph"):
@@ -248,7 +248,7 @@ def test_the_command_writes_a_pretrained_folder(run, tmp_path: Path, capsys: pyt
 
 def test_the_command_says_what_it_found(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.setattr("orthohash_triton.models.onnx_export.export_onnx", lambda model, path, **_: path.write_bytes(b"x"))
-    for bits, said in ((0, "checked: all 80 bits of 10 samples are the same"), (1, "with a root mean square of 1: rounding")):
+    for bits, said in ((0, "checked: all 80 bits of 10 samples are equal"), (1, "their root mean square is 1: within rounding")):
         found = OnnxAgreement(10, 8, bits, bits, 1e-7 * bits, 1e-6, scale=1.0)
         monkeypatch.setattr("orthohash_triton.models.onnx_export.compare_onnx", lambda *_, found=found: found)
         assert orthohash(run.path, "--out", tmp_path / "x.onnx", "--check", 10) == 0
@@ -258,10 +258,10 @@ def test_the_command_says_what_it_found(run, tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--out", "model", "--check", 10], "--check is for ONNX; give --format onnx or a path that ends with .onnx"),
-        (["--out", "x.onnx", "--format", "pretrained", "--opset", 18], "--opset is for ONNX"),
+        (["--out", "model", "--check", 10], "--check applies to ONNX only; add --format onnx, or end the path with .onnx"),
+        (["--out", "x.onnx", "--format", "pretrained", "--opset", 18], "--opset applies to ONNX only"),
         (["--out", "x.onnx", "--check", 0], "--check must be at least 1; got 0"),
-        (["--out", "x.onnx", "--check", 10**6], "--check 1000000: the data set digits has 1797 samples; ask for no more"),
+        (["--out", "x.onnx", "--check", 10**6], "--check 1000000: the data set digits has 1797 samples; use at most that number"),
     ],
 )
 def test_options_that_do_not_go_together(run, tmp_path: Path, monkeypatch, capsys, arguments: list, message: str) -> None:

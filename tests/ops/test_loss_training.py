@@ -163,7 +163,7 @@ def test_statistics_of_two_processes_in_one_compiled_graph():
 @pytest.mark.kernel
 @pytest.mark.parametrize("dense", [False, True])
 def test_mean_over_more_rows_than_are_read_at_once(dense, device, monkeypatch):
-    monkeypatch.setattr("orthohash_triton.kernels.mean.ROWS", 16)
+    monkeypatch.setattr("orthohash_triton.kernels.mean.BLOCK_M", 16)
     v, target, codebook = problem(37, 40, 16, dense, device=device)
     target[5], target[20:30] = (0, 0) if dense else (-100, -100)  # rows without a label
     losses = cosine_codebook_loss(v, target, codebook, reduction="none", impl="triton")
