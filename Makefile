@@ -84,7 +84,7 @@ demo: setup
 	sh tools/fetch_fashion_mnist.sh
 	$(BIN)/orthohash demo
 
-# A few hundred configurations per GPU, which show any two choices of a launcher together; under an hour on two cores.
+# A few hundred configurations per GPU, which show any two choices of a launcher together.
 compile-matrix: setup
 	$(BIN)/python -m tools.compile_matrix --pairs --report bench/results/compile_matrix_pairs.json $(MATRIX)
 
