@@ -2,7 +2,8 @@
 
 import pytest
 
-from tools.changed_tests import CORE, ROOT, chosen_tests
+from tools.changed_tests import CORE, chosen_tests
+from tools.modules import ROOT
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 import orthohash_triton
+from tools import modules as python_modules
+from tools.modules import ROOT
 
-ROOT = Path(__file__).parent.parent
 PACKAGE = "orthohash_triton"
 
 # Longest matching module prefix -> layer (see CONTRIBUTING.md). Modules of one layer may import each other.
@@ -41,12 +42,8 @@ FLOORS = {
 
 def modules() -> dict[str, Path]:
     """Return the file of every module of the package, by installed name."""
-    found = {}
-    for folder, name in ((ROOT / PACKAGE, PACKAGE), (ROOT / "kernels", f"{PACKAGE}.kernels")):
-        for path in folder.rglob("*.py"):
-            parts = path.relative_to(folder).with_suffix("").parts
-            found[".".join([name, *(part for part in parts if part != "__init__")])] = path
-    return found
+    paths = [path for folder in (PACKAGE, "kernels") for path in (ROOT / folder).rglob("*.py")]
+    return {str(python_modules.module_of(path.relative_to(ROOT).as_posix())): path for path in paths}
 
 
 def floor(module: str) -> int | None:
@@ -56,20 +53,10 @@ def floor(module: str) -> int | None:
     return FLOORS.get(module)
 
 
-def imports(module: str, path: Path) -> set[str]:
-    """Return the absolute names of everything that `module` imports, also inside functions."""
-    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                parts = package.split(".")[: len(package.split(".")) - node.level + 1]
-                base = ".".join([*parts, *([node.module] if node.module else [])])
-            names |= {f"{base}.{alias.name}" for alias in node.names}
-    return names
+def imports(path: Path) -> set[str]:
+    """Return the absolute names of everything that a file imports, also inside functions."""
+    found = python_modules.imports(path, ast.parse(path.read_text(encoding="utf-8")))
+    return {name if base is None else f"{base}.{name}" for base, name in found}
 
 
 def violations(module: str, own: int, imported: set[str]) -> list[str]:
@@ -82,7 +69,7 @@ def test_imports_go_down(module: str) -> None:
     if module == PACKAGE:
         return
     assert own is not None, f"{module} stands on no floor: add it to FLOORS"
-    assert violations(module, own, imports(module, modules()[module])) == []
+    assert violations(module, own, imports(modules()[module])) == []
 
 
 def resolved(name: str, known: set[str]) -> str | None:
@@ -97,7 +84,7 @@ def test_no_circle_of_imports() -> None:
     """Imports within functions count too. The package's own __init__ imports everything, and is left out."""
     known = {module: path for module, path in modules().items() if module != PACKAGE}
     arrows = {
-        module: {target for name in imports(module, path) if (target := resolved(name, set(known))) and target != module}
+        module: {target for name in imports(path) if (target := resolved(name, set(known))) and target != module}
         for module, path in known.items()
     }
     while leaves := [module for module, targets in arrows.items() if not targets & arrows.keys()]:
@@ -112,7 +99,7 @@ def test_private_modules_are_imported_in_their_own_folder_only(module: str) -> N
     known = modules()
     package = module if known[module].name == "__init__.py" else module.rpartition(".")[0]
     foreign = []
-    for name in imports(module, known[module]):
+    for name in imports(known[module]):
         target = resolved(name, set(known))
         parts = (target or "").split(".")
         for position, part in enumerate(parts):
@@ -125,13 +112,13 @@ def test_private_modules_are_imported_in_their_own_folder_only(module: str) -> N
 
 @pytest.mark.parametrize("module", sorted(name for name in modules() if floor(name) == 0 and ".kernels" in name))
 def test_kernels_import_nothing_of_the_package(module: str) -> None:
-    outside = {name for name in imports(module, modules()[module]) if name.startswith(PACKAGE)}
+    outside = {name for name in imports(modules()[module]) if name.startswith(PACKAGE)}
     assert {name for name in outside if not name.startswith(f"{PACKAGE}.kernels")} == set()
 
 
 def test_a_violation_is_seen() -> None:
     path = ROOT / PACKAGE / "ops" / "dispatch.py"
-    assert f"{PACKAGE}.kernels.launch" in imports(f"{PACKAGE}.ops.dispatch", path)  # `from ..kernels import launch`
+    assert f"{PACKAGE}.kernels.launch" in imports(path)  # `from ..kernels import launch`
     assert violations(f"{PACKAGE}.ops.x", 1, {f"{PACKAGE}.train.trainer", "torch", f"{PACKAGE}.kernels.launch"}) == [
         f"{PACKAGE}.train.trainer"
     ]

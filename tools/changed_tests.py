@@ -24,7 +24,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+from tools.modules import ROOT, imports, module_of, path_of
+
 CORE = (
     "tests/test_layers.py",
     "tests/test_missing.py",
@@ -51,40 +52,13 @@ def _git(*arguments: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-def module_of(path: str) -> str | None:
-    """Return the name under which a Python file of the repository is imported, None for another file."""
-    if not path.endswith(".py"):
-        return None
-    parts = Path(path).with_suffix("").parts
-    parts = ("orthohash_triton", *parts) if parts[0] == "kernels" else parts
-    return ".".join(part for part in parts if part != "__init__")
-
-
-def path_of(module: str) -> Path | None:
-    """Return the file of a module of the repository, or None if it has none."""
-    parts = module.split(".")
-    if parts[:2] == ["orthohash_triton", "kernels"]:
-        parts = parts[1:]
-    found = (ROOT.joinpath(*parts).with_suffix(".py"), ROOT.joinpath(*parts, "__init__.py"))
-    return next((path for path in found if path.is_file()), None)
-
-
 @functools.cache
 def imported_modules(path: Path) -> frozenset[str]:
     """Return the modules of the repository that a file imports; a re-exported name counts as the module that defines it."""
-    module = module_of(path.relative_to(ROOT).as_posix()) or ""
-    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                parents = package.split(".")[: len(package.split(".")) - node.level + 1]
-                base = ".".join([*parents, *([node.module] if node.module else [])])
-            found |= {_definer(base, alias.name) for alias in node.names}
-        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "oht":
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found = {name if base is None else _definer(base, name) for base, name in imports(path, tree)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "oht":
             found.add(_definer("orthohash_triton", node.attr))
     return frozenset(name for name in found if path_of(name))
 

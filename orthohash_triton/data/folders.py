@@ -9,15 +9,13 @@ on which the best epoch is chosen. A class folder without images is an error. Im
 that begin with a dot are ignored.
 """
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from .dataset import Dataset, Splits
-from .images import Skipped, open_images
+from .images import Skipped
 from .listing import Listing, load_parts, part_places, require_every_class, unlabelled
 from .options import LoadOptions, make_options
 
@@ -200,26 +198,6 @@ def image_files(folder: Path) -> list[Path]:
         ['a.png', 'b.jpg']
     """
     return _images(folder, "**/*")
-
-
-def read_images(paths: Iterable[Path], *, size: int, grey: bool) -> Tensor:
-    """Decode and resize the images at `paths`: uint8 [N, size, size] if `grey`, else [N, 3, size, size].
-
-    Raises:
-        ValueError: an image cannot be decoded.
-
-    Example:
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> from PIL import Image
-        >>> from orthohash_triton.data import folders
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     Image.new("RGB", (9, 9), (255, 0, 0)).save(Path(folder) / "1.png")
-        ...     folders.read_images([Path(folder) / "1.png"], size=1, grey=False).flatten()
-        tensor([255,   0,   0], dtype=torch.uint8)
-    """
-    inputs = open_images(list(paths), size=size, grey=grey, on_error="raise").inputs
-    return inputs if isinstance(inputs, Tensor) else inputs[:]
 
 
 def _images(folder: Path, pattern: str) -> list[Path]:
