@@ -1,5 +1,5 @@
 # make setup | check | test | fix | coverage | docs | bench | missing | demo | clean
-# make test-cpus | test-gpu | compile-matrix | compile-matrix-all | compat | sanitize | gpu-report
+# make fuzz | test-cpus | test-gpu | compile-matrix | compile-matrix-all | compat | sanitize | gpu-report
 # Each target installs what it needs into .venv. CONTRIBUTING.md describes the targets.
 
 PYTHON ?= python3
@@ -11,6 +11,8 @@ BASE ?=
 JOBS ?= 2
 # Further options of tools/compile_matrix.py, such as MATRIX="--targets sm_90 --kernels _sweep_kernel".
 MATRIX ?=
+# Seconds that `make fuzz` spends on each reader and each other target.
+FUZZ_SECONDS ?= 60
 # Options of tools/cpu_variants.py. VARIANTS=--short runs a selection of the numerical tests.
 VARIANTS ?=
 # The oldest supported version, which PyTorch 2.10 and 2.11 bring, and the newest.
@@ -21,7 +23,7 @@ PYTEST := $(BIN)/python -m pytest
 # Tests that share an expensive fixture run in one process (tests/conftest.py groups them); the others are spread evenly.
 PARALLEL := -n $(JOBS) --dist loadgroup
 
-.PHONY: setup check test fix lint types test-changed test-cpu test-interpreter test-ptx test-gpu test-cpus coverage missing \
+.PHONY: setup check test fix lint types test-changed test-cpu test-interpreter test-ptx test-gpu test-cpus fuzz coverage missing \
   demo docs bench clean compile-matrix compile-matrix-all compat sanitize gpu-report
 
 setup: .venv/installed
@@ -72,6 +74,10 @@ test-gpu: setup
 # The numerical tests as processors with other vector instructions run them.
 test-cpus: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m tools.cpu_variants $(VARIANTS)
+
+# Damaged files for every reader, and random steps for the indexes. Without FUZZ_SECONDS the same tests make a short, repeatable run.
+fuzz: setup
+	OMP_NUM_THREADS=1 FUZZ_SECONDS=$(FUZZ_SECONDS) $(PYTEST) $(PARALLEL) tests/fuzz
 
 # Lines of functions that Numba or Triton compiles count as not run.
 coverage: setup
