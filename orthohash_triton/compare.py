@@ -23,8 +23,10 @@ import torch
 from torch import Tensor
 
 from . import methods
+from ._base import formats
 from ._base.environment import environment
 from ._base.files import atomic_write
+from ._base.reading import reader
 from .data import Dataset, Splits
 from .metrics import average_cumulative_gain, evaluate, mean_average_hierarchical_precision, ndcg
 from .models.backbones import FROM_SCRATCH
@@ -114,11 +116,11 @@ def compare(
 def write_report(out: str | Path) -> list[dict[str, Any]]:
     """Write results.csv, results.md, results.json and the figures in `out` from the finished cells. Return the table's rows."""
     out = Path(out)
-    cells = [json.loads(path.read_text(encoding="utf-8")) for path in (out / "cells").glob("*.json")]
+    cells = [_read_cell(path) for path in (out / "cells").glob("*.json")]
     if not cells:
         raise FileNotFoundError(f"{out} has no cells of a comparison; run `orthohash compare --out {out}`")
     cells.sort(key=lambda cell: (_rank(cell["rows"][0]["method"]), cell["rows"][0]["bits"], cell["seed"]))
-    setting = json.loads((out / "setting.json").read_text(encoding="utf-8"))
+    setting = _read_setting(out / "setting.json")
     measured = [row for cell in cells for row in cell["rows"]]
     rows = summary(measured)
     _write_text(out / "results.csv", _csv(measured))
@@ -132,6 +134,29 @@ def write_report(out: str | Path) -> list[dict[str, Any]]:
         out, [row for row in measured if row["rotation"] == "none"], profiles, setting["dataset"], setting["class_names"]
     )
     return rows
+
+
+@reader("cell of a comparison", advice="Delete it, and compare again to compute it anew")
+def _read_cell(path: Path) -> dict[str, Any]:
+    """Return the contents of a finished cell: its seed, a row for each rotation, and the data of its pictures."""
+    cell = formats.read_json(path)
+    if type(cell["seed"]) is not int or not cell["rows"]:
+        raise ValueError("it must have a seed and rows")
+    for row in cell["rows"]:
+        if type(row["bits"]) is not int or not {row["rotation"]} <= set(CHOICES) or not isinstance(row["method"], str):
+            raise ValueError(f"it has a row of another form: {row!r:.80}")
+    for profile in cell["profiles"]:
+        _sampled_codes(profile)
+    return cell
+
+
+@reader("file of the settings of a comparison")
+def _read_setting(path: Path) -> dict[str, Any]:
+    """Return the settings of a comparison."""
+    setting = formats.read_json(path)
+    if not isinstance(setting, dict):
+        raise ValueError("it must hold settings by name")
+    return setting
 
 
 def summary(measured: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -256,7 +281,7 @@ def _claim(out: Path, setting: dict[str, Any]) -> None:
     path = out / "setting.json"
     if path.is_file():
         # A setting that is newer than the folder had its default value.
-        before = _setting(TrainConfig()) | json.loads(path.read_text(encoding="utf-8"))
+        before = _setting(TrainConfig()) | _read_setting(path)
         if before != setting:
             changed = sorted(key for key in before.keys() | setting.keys() if before.get(key) != setting.get(key))
             raise ValueError(f"{out} has a comparison with another {', '.join(changed)}; choose another --out, or delete it")

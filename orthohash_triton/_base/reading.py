@@ -25,17 +25,18 @@ READERS: dict[str, str] = {}
 """What each decorated function reads, by "module.qualified_name"."""
 
 _LENGTH = 400  # characters of a parser's message that are shown
+_UNSAFE_ADVICE = ". This file can still be loaded"  # torch.load goes on to recommend weights_only=False
 _NAMED = "_orthohash_names_file"  # attribute of exceptions whose message names the file that is at fault
 # Sizes and offsets of a damaged header lead to these errors of the operating system.
 _ABSURD = (errno.EINVAL, errno.ENOMEM, errno.EOVERFLOW)
-# Raised without a number by the package itself, and by libraries for a path that they cannot open.
+# The package itself raises these without a number, and names the path.
 _ABOUT_PATH = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
 
 
 def reader(kind: str, *, argument: str | None = None, advice: str = "") -> Callable[[F], F]:
     """Decorate a function that reads a file, so that it raises only ValueError, OSError and ImportError, which name the file.
 
-    - A ValueError that names the file, and ImportError (a missing extra), pass unchanged.
+    - A ValueError that names the file, FileNotFoundError and its like, and ImportError (a missing extra) pass unchanged.
     - An error of the operating system passes too. It gets the file's name if it has none, as "No space left on device" has.
     - Everything else that the function raises means a file that cannot be read, and becomes a ValueError: other exceptions
       (parsers', RecursionError, MemoryError of an absurd size in a header), and a ValueError that does not name the file.
@@ -134,7 +135,9 @@ def _passes(error: BaseException, path: str) -> bool:
         if error.filename is None:
             error.filename = path
         return True
-    if type(error) is ValueError or isinstance(error, _ABOUT_PATH):
+    if isinstance(error, _ABOUT_PATH):
+        return True
+    if type(error) is ValueError:
         named = _names(str(error), path)
         if named:
             _mark(error)
@@ -163,7 +166,7 @@ def _reason(error: BaseException) -> str:
         return f"it is not text in {error.encoding.upper()}: byte 0x{error.object[error.start]:02x} at position {error.start:,}"
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
-    text = " ".join(str(error).split())
+    text = " ".join(str(error).split()).partition(_UNSAFE_ADVICE)[0]
     if isinstance(error, MemoryError):
         return "it asks for more memory than there is" + (f": {text}" if text else "")
     if len(text) > _LENGTH:

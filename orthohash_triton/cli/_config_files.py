@@ -20,12 +20,16 @@ from pathlib import Path
 from typing import Any
 
 from .._base import run_folder
+from .._base.reading import naming, reader
 from ._suggest import did_you_mean
+
+_LARGEST = 2**16  # bytes of a file of settings, and values in it
 
 # These options apply to one call only and cannot be set in a file.
 NOT_IN_FILES = ("help", "config", "print_config", "json", "quiet", "progress", "resume", "overwrite")
 
 
+@reader("configuration file")
 def read(path: Path) -> dict[str, Any]:
     """Return the settings in the file at `path` by option name (with underscores), including the options of the method."""
     if path.is_dir():
@@ -34,12 +38,7 @@ def read(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"--config: {path} does not exist; give a .toml, .yaml or .json file, or a run folder")
     if path.suffix not in _PARSERS:
         raise ValueError(f"--config: {path} must end in {', '.join(_PARSERS)}, or be a run folder")
-    try:
-        found = _PARSERS[path.suffix](path.read_text(encoding="utf-8"))
-    except ImportError:
-        raise
-    except Exception as error:  # each parser raises its own type
-        raise ValueError(f"--config: {path} is not {path.suffix[1:].upper()} ({error})") from error
+    found = _parsed(path)
     if isinstance(found, dict) and "config" in found and "format" in found:  # the config.json of a run folder
         found = found["config"]
     if not isinstance(found, dict) or not isinstance(found.get("options", {}), dict):
@@ -50,6 +49,28 @@ def read(path: Path) -> dict[str, Any]:
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"--config: {path} sets {', '.join(twice)} twice")
     return dict(zip(names, (value for _, value in settings), strict=True))
+
+
+def _parsed(path: Path) -> Any:
+    """Return the contents of a file of settings."""
+    if (size := path.stat().st_size) > _LARGEST:
+        raise ValueError(f"--config: {path} has {size:,} bytes; expected a file of settings, of at most {_LARGEST:,}")
+    with naming(path, f"{path.suffix[1:].upper()} file"):
+        found = _PARSERS[path.suffix](path.read_text(encoding="utf-8"))
+        if _count(found, {}) > _LARGEST:
+            raise ValueError("its references repeat each other too often")
+    return found
+
+
+def _count(value: Any, known: dict[int, int]) -> int:
+    """Return the number of values in `value`. A YAML file can refer to one value many times, so that few bytes mean billions."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = _LARGEST + 1  # until it is known: a value that contains itself has no end
+        parts = [*value.keys(), *value.values()] if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_count(part, known) for part in parts)
+    return known[id(value)]
 
 
 def apply(settings: dict[str, Any], parser: argparse.ArgumentParser, path: Path) -> None:

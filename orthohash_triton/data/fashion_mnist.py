@@ -6,13 +6,13 @@ Debian packages the files as `dataset-fashion-mnist`; tools/fetch_fashion_mnist.
 
 import gzip
 import math
-import zlib
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 
+from .._base.reading import reader
 from . import _installed
 from .dataset import Dataset, Splits
 from .named import NamedDataset
@@ -23,6 +23,7 @@ INSTALLED = Path("/usr/share/datasets/fashion-mnist")
 UNPACKED = Path(".data/fashion-mnist")
 
 _FILES = {"train": "train", "test": "t10k"}
+_LARGEST = 16 + 60_000 * 28 * 28  # bytes of the largest file after decompression
 _IMAGES, _LABELS = 2051, 2049  # IDX magic numbers of unsigned bytes in three dimensions and in one
 
 
@@ -87,18 +88,18 @@ def load_splits(folder: str | Path | None = None) -> Splits:
     return Splits(train, train, load("test", folder))
 
 
+@reader("gzip file of IDX data", advice="Fetch it again")
 def _read_idx(path: Path, magic: int) -> np.ndarray:
     """Read an IDX file of unsigned bytes: magic number and dimensions, each a big-endian int32, then the values.
 
     The lower byte of `magic` is the number of dimensions.
     """
-    try:
-        with gzip.open(path) as file:
-            raw = file.read()
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path} is missing. Run tools/fetch_fashion_mnist.sh to get all four files") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{path} is not a readable gzip file ({error}); fetch it again") from error
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing. Run tools/fetch_fashion_mnist.sh to get all four files")
+    with gzip.open(path) as file:
+        raw = file.read(_LARGEST + 1)
+    if len(raw) > _LARGEST:
+        raise ValueError(f"{path} holds more than {_LARGEST:,} bytes, which no file of the data set has; fetch it again")
     ndim = magic & 0xFF
     header = np.frombuffer(raw[: 4 + 4 * ndim], ">i4") if len(raw) >= 4 + 4 * ndim else np.zeros(1, ">i4")
     if header[0] != magic:

@@ -7,7 +7,6 @@ X.labels.npy. A file without labels is an unlabelled data set.
 One file is split at random. A folder with train.* and query.* (and gallery.*, validation.*) has its own split.
 """
 
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._base import checks
+from .._base import checks, formats
 from .._base.files import atomic_write
+from .._base.reading import reader
 from .dataset import UNLABELLED, Dataset, Splits
 from .listing import PARTS, splits_of
 
 EXTENSIONS = (".npz", ".safetensors", ".npy")
 
 
+@reader("file of features")
 def load(path: str | Path, *, labels: str | Path | None = None) -> Dataset:
     """Load the features of one file, as float32 [N, D], with their labels.
 
@@ -71,6 +72,7 @@ def load(path: str | Path, *, labels: str | Path | None = None) -> Dataset:
     return Dataset(features, own, tuple(map(str, names)), name, class_distance=distance, groups=groups)
 
 
+@reader("file of features")
 def open_rows(path: str | Path) -> np.ndarray:
     """Return the features of one file, floating [N, D]. Those of a .npy file are mapped into memory and read on access.
 
@@ -124,6 +126,7 @@ def save(path: str | Path, dataset: Dataset) -> None:
         np.savez(file, **arrays)
 
 
+@reader("file of features")
 def load_unlabelled(path: str | Path) -> Tensor:
     """Load the features of one file, float32 [N, D], and ignore its labels.
 
@@ -288,36 +291,19 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; expected a .npz, .safetensors or .npy file of features")
     if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise ValueError(f"{path} is not a readable .safetensors file ({error})") from error
+        return formats.read_tensors(path)
     if path.suffix == ".npy":
         return {"features": _read_npy(path)}
     if path.suffix != ".npz":
         raise ValueError(f"{path}: expected a .npz, .safetensors or .npy file; got {path.suffix or 'no extension'}")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is not a readable .npz file ({error})") from error
+    return formats.read_npz(path)
 
 
 def _read_npy(path: Path, *, mmap: bool = False) -> np.ndarray:
     """Read the array of a .npy file, or map it into memory."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; expected a .npy file")
-    try:
-        array = np.load(path, allow_pickle=False, mmap_mode="r" if mmap else None)
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{path} is not a readable .npy file ({error})") from error
-    if not isinstance(array, np.ndarray):
-        array.close()
-        raise ValueError(f"{path} is an archive of arrays; give it a name that ends in .npz")
-    return array
+    return formats.read_npy(path, mmap=mmap)
 
 
 def _labels_file(path: Path, labels: str | Path | None) -> Path | None:

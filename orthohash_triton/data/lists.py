@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .._base.reading import reader
 from .listing import Listing, drop_missing, part_places, unlabelled
 from .options import OnMissing
 
@@ -84,16 +85,12 @@ def part_files(folder: Path) -> dict[str, Path]:
     return places if {"train", "query"} <= set(places) else {}
 
 
+@reader("list of image files, one per line with its labels")
 def _read_lines(path: Path) -> _Lines:
     """Read one list. Raise FileNotFoundError or ValueError if that is impossible."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; expected a list of image files, one per line with its labels")
-    try:
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is not a text file ({error}); expected a list of image files, one per line with its labels"
-        ) from error
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     if not lines:
         raise ValueError(f"{path} is empty; expected a list of image files, one per line with its labels")
     files, numbers = zip(*map(_parse, lines), strict=True)

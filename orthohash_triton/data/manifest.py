@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._base import formats
+from .._base.reading import reader
 from .listing import PARTS, Listing, drop_missing, part_of, unlabelled
 from .options import OnMissing
 
@@ -138,26 +140,19 @@ def _parts(path: Path, table: Any, split_column: str | None) -> list[str] | None
     return [part for part in parts if part is not None]
 
 
+@reader("table")
 def _read_table(path: Path, as_text: Sequence[str]) -> Any:
     """Read the table. The columns `as_text` of a CSV file stay text, so that 007 stays 007."""
-    try:
-        import pyarrow as pa
-        import pyarrow.csv
-        import pyarrow.parquet
-    except ImportError as error:
-        raise ImportError('manifests need pyarrow: pip install "orthohash-triton[parquet]"') from error
+    pa = formats.pyarrow()
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; expected a manifest, one of {', '.join(EXTENSIONS)}")
-    try:
-        if path.suffix.lower() == ".parquet":
-            return pa.parquet.read_table(path)
-        return pa.csv.read_csv(
-            path,
-            parse_options=pa.csv.ParseOptions(delimiter="\t" if path.suffix.lower() == ".tsv" else ","),
-            convert_options=pa.csv.ConvertOptions(column_types={name: pa.string() for name in as_text}),
-        )
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path} cannot be read as a table ({' '.join(str(error).split())})") from error
+    if path.suffix.lower() == ".parquet":
+        return formats.read_parquet(path)
+    return pa.csv.read_csv(
+        path,
+        parse_options=pa.csv.ParseOptions(delimiter="\t" if path.suffix.lower() == ".tsv" else ","),
+        convert_options=pa.csv.ConvertOptions(column_types={name: pa.string() for name in as_text}),
+    )
 
 
 def _column(path: Path, table: Any, name: str) -> Any:

@@ -13,6 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .._base import formats
+from .._base.reading import naming
 from . import features
 from .dataset import Dataset
 
@@ -37,12 +39,12 @@ def embed(texts: Sequence[str]) -> Tensor:
     """
     tokenizer_file, weights_file = _wordllama_files()
     try:
-        from safetensors.torch import load_file
         from tokenizers import Tokenizer
     except ImportError as error:
         raise ImportError(f"text features need tokenizers and safetensors: {_INSTALL}") from error
-    table = load_file(weights_file)["embedding.weight"].float()  # [32000, 256]
-    tokenizer = Tokenizer.from_file(str(tokenizer_file))
+    table = formats.read_tensors(weights_file)["embedding.weight"].float()  # [32000, 256]
+    with naming(tokenizer_file, "tokenizer"):
+        tokenizer = Tokenizer.from_file(str(tokenizer_file))
     tokenizer.no_padding()
     tokenizer.no_truncation()
     ids = [torch.tensor(encoding.ids) for encoding in tokenizer.encode_batch(list(texts), add_special_tokens=False)]

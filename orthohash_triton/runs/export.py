@@ -1,10 +1,9 @@
 """Conversion of a run folder into a pretrained folder."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-from .._base import run_folder
+from .._base import formats, run_folder
 from ..models.pretrained import save_pretrained
 from .run import Run
 
@@ -50,4 +49,4 @@ def _figures_of(run: Run) -> dict[str, Any]:
 
 def _is_custom(run: Run) -> bool:
     """Return whether the backbone of `run` is not part of this package."""
-    return bool(json.loads((run.path / run_folder.CONFIG).read_text(encoding="utf-8"))["custom_backbone"])
+    return bool(formats.read_json(run.path / run_folder.CONFIG)["custom_backbone"])

@@ -12,7 +12,9 @@ from typing import BinaryIO
 
 from torch import Tensor
 
+from .._base import formats
 from .._base.files import atomic_write
+from .._base.reading import reader
 from ..data import Skipped
 
 _FORMAT, _VERSION = "orthohash-triton encoding", 1
@@ -91,12 +93,7 @@ class PartialCodes:
     def _restore(self, resume: bool) -> None:
         """Read the note of an earlier encoding, and check that it can be resumed."""
         again = f"Delete {self._note} to start again"
-        try:
-            note = json.loads(self._note.read_bytes())
-            kind, key, done = (note["format"], note["version"]), note["key"], int(note["done"])
-            skipped = {int(row): Skipped(Path(path), reason) for row, (path, reason) in note["skipped"].items()}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{self._note} is damaged ({error!r}). {again}") from error
+        kind, key, done, skipped = _read_note(self._note)
         if kind != (_FORMAT, _VERSION):
             raise ValueError(f"{self._note} was written by another version. {again}")
         if not resume:
@@ -112,3 +109,14 @@ class PartialCodes:
         if size < (done - len(skipped)) * self.code_size:
             raise ValueError(f"{self.codes_file} is missing or shorter than {self._note.name} says. {again}")
         self.done, self.skipped = done, skipped
+
+
+@reader("note of an encoding in progress", advice="Delete it to start again")
+def _read_note(path: Path) -> tuple[tuple[str, int], dict[str, str], int, dict[int, Skipped]]:
+    """Return format and version, the key of the encoding, the number of samples that are done, and the skipped samples."""
+    note = formats.read_json(path, "note of an encoding in progress", advice="Delete it to start again")
+    key, done = note["key"], note["done"]
+    skipped = {int(row): Skipped(Path(file), reason) for row, (file, reason) in note["skipped"].items()}
+    if not isinstance(key, dict) or type(done) is not int or not 0 <= len(skipped) <= done:
+        raise ValueError(f"it says {done!r} samples are done, {len(skipped)} of them skipped, under the key {key!r:.80}")
+    return (note["format"], note["version"]), key, done, skipped

@@ -32,9 +32,10 @@ import torch
 from torch import Tensor, nn
 
 from .. import __version__, methods
-from .._base import run_folder
+from .._base import formats, run_folder
 from .._base.files import atomic_write
-from .._base.tensors import safetensors, write_tensors
+from .._base.reading import reader
+from .._base.tensors import write_tensors
 from ..data import Dataset
 from ..models.backbones import make_backbone
 from ..models.model import HashModel
@@ -162,7 +163,7 @@ def make_way(path: str | Path, *, overwrite: bool = False) -> None:
     unfinished = path / run_folder.CHECKPOINT
     if overwrite:
         if (path / run_folder.CONFIG).exists():
-            _read_description(path)
+            _read_description(path / run_folder.CONFIG)
         unfinished.unlink(missing_ok=True)
     elif unfinished.exists():
         raise FileExistsError(
@@ -196,21 +197,17 @@ def load_run(path: str | Path, *, backbone: nn.Module | None = None) -> Run:
             )
         advice = "Name a folder that" if path.exists() else f"Make one with `orthohash train --out {path}`, or name one that"
         raise FileNotFoundError(f"{path} is not a run folder: it has no config.json. {advice} `orthohash train` has written")
-    description = _read_description(path)
-    if description.get("format") != FORMAT:
-        raise ValueError(
-            f"{path} has run format {description.get('format')!r}; this version reads {FORMAT}. Train again, or update"
-        )
+    description = _read_description(path / run_folder.CONFIG)
     if description["custom_backbone"] and backbone is None:
         raise ValueError(f"{path} was trained with a backbone of its own; open it in Python with load_run(path, backbone=...)")
-    config = _config(path, description["config"])
+    config = _config(path / run_folder.CONFIG, description["config"])
     sample_shape = tuple(description["sample_shape"])
     learned = methods.get(config.method).learned
     # The weights are loaded below.
     backbone = backbone or make_backbone(config.backbone, sample_shape, learned=learned, pretrained=False)
     model = HashModel(backbone, config.bits, sample_shape, batch_norm=description["batch_norm"])
     try:
-        model.load_state_dict(_read_tensors(path / run_folder.WEIGHTS))
+        model.load_state_dict(formats.read_tensors(_existing(path / run_folder.WEIGHTS)))
     except RuntimeError as error:
         raise ValueError(f"{path / run_folder.WEIGHTS} does not fit the model of config.json: {error}") from error
     index = HammingIndex.load(path / run_folder.INDEX)
@@ -220,19 +217,20 @@ def load_run(path: str | Path, *, backbone: nn.Module | None = None) -> Run:
             f"{path}: index.ibxf has {index.ntotal} codes of {index.bits} bits, labels.safetensors {len(labels)} labels "
             f"and config.json {config.bits} bits; the files are not of one run"
         )
-    paths = tuple(_read_json(path / run_folder.PATHS)) if (path / run_folder.PATHS).is_file() else None
+    paths = read_names(path / run_folder.PATHS) if (path / run_folder.PATHS).is_file() else None
     codebook = _tensor(path / run_folder.CODEBOOK, "codebook") if description["codebook"] else None
     return Run(
         path, config, model.eval(), codebook, index, labels,
-        tuple(description["class_names"]), paths, _read_json(path / run_folder.METRICS),
+        tuple(description["class_names"]), paths, _read_metrics(path / run_folder.METRICS),
     )  # fmt: skip
 
 
+@reader("description of a run")
 def _config(path: Path, values: dict[str, Any]) -> TrainConfig:
     """Return the configuration in config.json; raise ValueError for settings that this version does not have."""
     unknown = set(values) - {field.name for field in fields(TrainConfig)}
     if unknown:
-        raise ValueError(f"{path / run_folder.CONFIG} has settings that this version does not have: {', '.join(sorted(unknown))}")
+        raise ValueError(f"{path} has settings that this version does not have: {', '.join(sorted(unknown))}")
     return TrainConfig(**values)
 
 
@@ -249,38 +247,55 @@ def _write_paths(path: Path, paths: Sequence[Path] | None) -> None:
         _write_json(path, [str(file) for file in paths])
 
 
+@reader("description of a run")
 def _read_description(path: Path) -> dict[str, Any]:
-    """Return the contents of config.json; raise ValueError if it was not written by a training."""
-    description = _read_json(path / run_folder.CONFIG)
+    """Return the contents of config.json; raise ValueError if it was not written by a training, or lacks something."""
+    description = formats.read_json(_existing(path))
     if not isinstance(description, dict) or "config" not in description or "sample_shape" not in description:
+        raise ValueError(f"{path} was not written by orthohash train: it lacks the keys config and sample_shape")
+    if description.get("format") != FORMAT:
         raise ValueError(
-            f"{path / run_folder.CONFIG} was not written by orthohash train: it lacks the keys config and sample_shape"
+            f"{path.parent} has run format {description.get('format')!r}; this version reads {FORMAT}. Train again, or update"
         )
+    names, shape = description["class_names"], description["sample_shape"]
+    flags = [description[name] for name in ("custom_backbone", "codebook", "batch_norm")]
+    if not isinstance(description["config"], dict) or not all(isinstance(flag, bool) for flag in flags):
+        raise ValueError("config must be a table, and custom_backbone, codebook and batch_norm true or false")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError("class_names must be a list of names")
+    if not isinstance(shape, list) or len(shape) not in (1, 3) or not all(type(size) is int and size > 0 for size in shape):
+        raise ValueError(f"sample_shape must be [C, H, W] or [D]; got {shape!r}")
     return description
 
 
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path} is missing: the run folder is not complete") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not JSON ({error})") from error
+@reader("list of file names")
+def read_names(path: Path) -> tuple[str, ...]:
+    """Return the names of files in a JSON list."""
+    names = formats.read_json(path)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError("it must hold a list of names")
+    return tuple(names)
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
+@reader("file of figures")
+def _read_metrics(path: Path) -> dict[str, Any]:
+    """Return the contents of metrics.json."""
+    metrics = formats.read_json(_existing(path))
+    if not isinstance(metrics, dict) or not isinstance(metrics["epochs"], list):
+        raise ValueError("it must hold a list of epochs")
+    return metrics
+
+
+def _existing(path: Path) -> Path:
+    """Return `path`; raise FileNotFoundError if the run folder lacks this file."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: the run folder is not complete")
-    library = safetensors()
-    try:
-        return library.torch.load_file(path)
-    except library.SafetensorError as error:
-        raise ValueError(f"{path} is not a readable .safetensors file ({error})") from error
+    return path
 
 
 def _tensor(path: Path, name: str) -> Tensor:
     """Return one tensor of a safetensors file."""
-    tensors = _read_tensors(path)
+    tensors = formats.read_tensors(_existing(path))
     if name not in tensors:
         raise ValueError(f"{path} lacks the tensor {name!r}; it has {', '.join(sorted(tensors)) or 'none'}")
     return tensors[name]

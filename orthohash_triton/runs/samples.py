@@ -1,7 +1,6 @@
 """The gallery and the queries of a run for display: codes, classes and pictures."""
 
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -13,8 +12,8 @@ import torch
 from torch import Tensor
 
 from .. import data
-from .._base import run_folder
-from .run import Run
+from .._base import formats, run_folder
+from .run import Run, read_names
 
 _LOSSLESS_SIDE = 40  # pixels; smaller pictures are stored as PNG, larger ones as JPEG
 
@@ -203,9 +202,7 @@ def _kept_queries(run: Run, splits: _Splits) -> Samples | None:
     file = run.path / run_folder.QUERIES
     if not file.is_file():
         return None
-    from safetensors.torch import load_file
-
-    tensors = load_file(file)
+    tensors = formats.read_tensors(file)
     missing = {"codes", "labels"} - tensors.keys()
     if missing or tensors["codes"].shape[1:] != run.index.codes.shape[1:]:
         raise ValueError(
@@ -213,7 +210,7 @@ def _kept_queries(run: Run, splits: _Splits) -> Samples | None:
             f"make it again with `orthohash evaluate {run.path}`"
         )
     listed = run.path / run_folder.QUERY_PATHS
-    paths = tuple(json.loads(listed.read_text(encoding="utf-8"))) if listed.is_file() else None
+    paths = read_names(listed) if listed.is_file() else None
     return Samples(tensors["codes"], tensors["labels"], run.class_names, _pictures(run, splits, "query", paths), paths)
 
 

@@ -21,7 +21,9 @@ from zlib import crc32
 import numpy as np
 import torch
 
+from .._base import formats
 from .._base.files import atomic_write
+from .._base.reading import reader
 from . import faiss_io
 from ._gallery import Gallery
 
@@ -107,6 +109,7 @@ def remove_unnamed(folder: Path) -> None:
                 path.unlink()
 
 
+@reader("folder of a sharded index")
 def read_manifest(folder: Path) -> Manifest:
     """Read the manifest of `folder`, and check that it is consistent and that the files have the sizes in it.
 
@@ -128,16 +131,14 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
+@reader("manifest of a sharded index", advice="Save the index again")
 def _parsed(path: Path) -> Manifest:
     """Return the manifest in the file `path` after checking its format and consistency."""
-    try:
-        content = json.loads(path.read_bytes())
-        kind, version = content.pop("format"), content.pop("version")
-        ntotal, ranks = content.pop("ntotal"), content.pop("ranks")
-        shards = [ShardFile(**shard) for shard in content.pop("shards")]
-        manifest = Manifest(**content, shards=shards)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged or not a manifest of a sharded index ({error!r}). Save the index again") from error
+    content = formats.read_json(path, "manifest of a sharded index", advice="Save the index again")
+    kind, version = content.pop("format"), content.pop("version")
+    ntotal, ranks = content.pop("ntotal"), content.pop("ranks")
+    shards = [ShardFile(**shard) for shard in content.pop("shards")]
+    manifest = Manifest(**content, shards=shards)
     if (kind, version) != (_FORMAT, _VERSION):
         raise ValueError(f"{path} is of format {kind!r}, version {version!r}; expected {_FORMAT!r}, version {_VERSION}")
     if trouble := _trouble(manifest, ntotal, ranks):
@@ -191,6 +192,7 @@ def read_part(folder: Path, manifest: Manifest, start: int, stop: int) -> Iterat
                 yield _block(mapped, slice(max(begin, at), min(end, at + _CHECKED_ROWS)))
 
 
+@reader("folder of a sharded index")
 def open_shard(folder: Path, manifest: Manifest, shard: ShardFile, device: torch.device | str | None = None) -> Gallery:
     """Return a shard whose codes stay in its file.
 

@@ -26,6 +26,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from .._base.files import atomic_write
+from .._base.reading import reader
 
 _HEAD = struct.Struct("<4siiqBi")
 _COUNT = struct.Struct("<Q")
@@ -59,6 +60,7 @@ class Contents(NamedTuple):
     ids: np.ndarray | None  # int64 [N]
 
 
+@reader("index file")
 def is_index(path: str | os.PathLike[str]) -> bool:
     """Return whether the file at `path` begins like a binary FAISS index of any kind."""
     with _open(path) as file:
@@ -83,6 +85,7 @@ def write(path: str | os.PathLike[str], codes: np.ndarray, ids: np.ndarray | Non
             file.write(np.ascontiguousarray(ids, dtype="<i8").data)
 
 
+@reader("index file")
 def read(path: str | os.PathLike[str]) -> Contents:
     """Read a flat binary index, with or without ids.
 
@@ -110,6 +113,7 @@ class MappedFile:
         FileNotFoundError, ValueError: As `read`.
     """
 
+    @reader("index file")
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.path.abspath(path)
         with _open(path) as file:

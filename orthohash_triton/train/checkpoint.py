@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._base import run_folder
+from .._base import formats, run_folder
 from .._base.files import atomic_write
+from .._base.reading import reader
 from ..data import Dataset
 from .config import WITHOUT_EFFECT, TrainConfig
 
@@ -113,16 +114,20 @@ def read_checkpoint(folder: Path) -> dict[str, Any]:
         raise FileNotFoundError(
             f"{folder} has no {run_folder.CHECKPOINT}: no training was started there. Start one with `orthohash train --out`"
         )
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged bytes can make torch.load raise any exception
-        first_line = str(error).partition("\n")[0]
-        raise ValueError(f"{path} is not a readable checkpoint ({first_line}); delete it to start again") from error
+    return _read_content(path)
+
+
+@reader("checkpoint", advice="Delete it to start again")
+def _read_content(path: Path) -> dict[str, Any]:
+    """Return the contents of a checkpoint; raise ValueError if it is damaged or has another format."""
+    content = formats.read_torch(path, "checkpoint", advice="Delete it to start again")
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else type(content).__name__
         raise ValueError(
             f"{path} has checkpoint format {found!r}; this version reads {FORMAT}. Delete it to start again, or update"
         )
+    if not all(isinstance(content[name], dict) for name in ("config", "data", "finished", "state")):
+        raise ValueError("its config, data, finished and state must be tables")
     return content
 
 

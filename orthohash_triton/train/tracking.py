@@ -11,8 +11,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from .._base import run_folder
+from .._base import formats, run_folder
 from .._base.files import atomic_write
+from .._base.reading import reader
 
 _FLUSH_EVERY = 100  # steps; reading a loss synchronises with the device
 
@@ -153,4 +154,9 @@ def _run_id(folder: Path | None, *, fresh: bool) -> str:
     if fresh or not path.is_file():
         with atomic_write(path) as file:
             file.write(json.dumps({"id": secrets.token_hex(4)}).encode())
-    return str(json.loads(path.read_text(encoding="utf-8"))["id"])
+    return _read_id(path)
+
+
+@reader("note of Weights & Biases")
+def _read_id(path: Path) -> str:
+    return str(formats.read_json(path)["id"])

@@ -246,7 +246,7 @@ def test_demo_says_that_it_falls_back_to_digits(
         (["encode", "RUN", "digits", "--out", "no/such/folder/x.npy"], "no/such/folder"),
         (["index", "missing.npy", "--out", "x.ibxf"], r"missing\.npy"),
         (["index", "FLOATS", "--out", "x.ibxf"], r"must hold packed codes, uint8 \[N, bits/8\]; got float64 \[3, 2\]"),
-        (["index", "TEXT", "--out", "x.ibxf"], "is not a .npy file"),
+        (["index", "TEXT", "--out", "x.ibxf"], "is not a readable .npy file"),
         (["search", "TEXT", "CODES"], r"text\.npy"),
         (["search", "RUN", "CODES"], "16 bits"),
         (["search", "RUN", "digits", "-k", "0"], "k must be .*got 0"),

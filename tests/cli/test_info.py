@@ -94,11 +94,11 @@ def test_tables(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     ("name", "content", "message"),
     [
         ("nothing.npy", None, "does not exist; name a run folder"),
-        ("x.npy", "text", "is not a .npy file"),
+        ("x.npy", "text", "is not a readable .npy file"),
         ("x.parquet", "text", "is not a readable Parquet file"),
         ("x.ibxf", "text", "is no data set of a known kind"),
         ("x.ibxf", "IBxF", "truncated"),
-        ("model/config.json", "{", "is not JSON"),
+        ("model/config.json", "{", "is not a readable JSON file"),
         ("model/config.json", "[]", "neither a run folder nor a pretrained model"),
         ("model/config.json", '{"bits": 8}', "neither a run folder nor a pretrained model"),
     ],

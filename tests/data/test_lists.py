@@ -106,7 +106,7 @@ def test_missing_files(photos: Path) -> None:
         ("images/0.png 0 1\nimages/1.png 0 1 0\n", "as many labels as the first, 2; got 3 in line 2"),
         ("images/0.png 0 2\n", "labels must be zeros and ones, one for each of 2 classes; got 2"),
         ("\n\n", "is empty"),
-        (b"\xff\xfe\x00", "is not a text file"),
+        (b"\xff\xfe\x00", "is not a readable list of image files"),
     ],
 )
 def test_bad_lists(photos: Path, content: str | bytes, message: str) -> None:

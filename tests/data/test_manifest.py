@@ -189,14 +189,14 @@ def test_a_column_of_something_else(photos: Path) -> None:
 def test_unreadable_tables(photos: Path) -> None:
     path = photos / "m.parquet"
     path.write_text("no table")
-    with pytest.raises(ValueError, match=r"m\.parquet cannot be read as a table"):
+    with pytest.raises(ValueError, match=r"m\.parquet is not a readable Parquet file"):
         load(path)
     path = photos / "m.csv"
     path.write_text("path,label\nx.png,a,b\n")
-    with pytest.raises(ValueError, match=r"m\.csv cannot be read as a table .*2 columns, got 3"):
+    with pytest.raises(ValueError, match=r"m\.csv is not a readable table .*2 columns, got 3"):
         load(path)
     path.write_bytes(b"")
-    with pytest.raises(ValueError, match=r"m\.csv cannot be read as a table"):
+    with pytest.raises(ValueError, match=r"m\.csv is not a readable table"):
         load(path)
     with pytest.raises(FileNotFoundError, match=r"nothing\.csv does not exist"):
         manifest.read(photos / "nothing.csv")
@@ -205,7 +205,7 @@ def test_unreadable_tables(photos: Path) -> None:
 def test_without_pyarrow(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(photos / "m.csv", {"path": files()})
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
-    with pytest.raises(ImportError, match=r'manifests need pyarrow: pip install "orthohash-triton\[parquet\]"'):
+    with pytest.raises(ImportError, match=r'manifests and Parquet files need pyarrow: pip install "orthohash-triton\[parquet\]"'):
         load(path)
 
 

@@ -177,7 +177,7 @@ def test_damaged_files(folder: Path) -> None:
     whole = path.read_bytes()
     for damaged in (whole[: len(whole) // 2], b"not a checkpoint", b""):
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"best\.pth is not opened .* it is damaged"):
+        with pytest.raises(ValueError, match=r"best\.pth is not a readable checkpoint .* It is damaged"):
             load_original(folder)
 
 

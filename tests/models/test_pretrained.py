@@ -177,7 +177,7 @@ def test_configurations_of_something_else(folder: Path) -> None:
     (folder / "config.json").write_text('{"model_type": "orthohash-triton", "format": 1}')
     with pytest.raises(ValueError, match="lacks backbone, backbone_type, sample_shape"):
         HashModel.from_pretrained(folder)
-    for text, message in (("{", "is not JSON"), ("[]", "of type None")):
+    for text, message in (("{", "is not a readable JSON file"), ("[]", "of type None")):
         (folder / "config.json").write_text(text)
         with pytest.raises(ValueError, match=message):
             HashModel.from_pretrained(folder)

@@ -113,7 +113,7 @@ def test_no_run_folder(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="was not written by orthohash train"):
         load_run(tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ValueError, match=r"config\.json is not JSON"):
+    with pytest.raises(ValueError, match=r"config\.json is not a readable JSON file"):
         load_run(tmp_path)
 
 

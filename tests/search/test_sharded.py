@@ -750,9 +750,9 @@ def check_damaged_folders(world):
             ),
             (lambda folder: overwrite(folder / first, 0, b"what"), ValueError, f"{first} is not a FAISS binary index"),
             (narrower, ValueError, f"{first} holds .* codes of 32 bits without ids; manifest.json says .* of 64 bits"),
-            (lambda folder: (folder / manifest).write_text("{"), ValueError, "manifest.json is damaged or not a manifest"),
-            (lambda folder: (folder / manifest).write_text("[]"), ValueError, "manifest.json is damaged or not a manifest"),
-            (lambda folder: _edited(folder / manifest, lambda m: m.pop("bits")), ValueError, "is damaged or not a manifest"),
+            (lambda folder: (folder / manifest).write_text("{"), ValueError, "manifest.json is not a readable manifest"),
+            (lambda folder: (folder / manifest).write_text("[]"), ValueError, "manifest.json is not a readable manifest"),
+            (lambda folder: _edited(folder / manifest, lambda m: m.pop("bits")), ValueError, "is not a readable manifest"),
             (
                 lambda folder: _edited(folder / manifest, lambda m: m.update(version=2)),
                 ValueError,
