@@ -277,10 +277,11 @@ def _check_npy(file: IO[bytes], size: int) -> None:
         raise ValueError("it pickles Python objects, which could run code. Save an array of numbers or of text")
     if not all(type(length) is int and length >= 0 for length in shape):
         raise ValueError(f"its header has the shape {shape}")
-    need, found = math.prod(shape) * dtype.itemsize, size - file.tell()
+    count: int = math.prod(shape)
+    need, found = count * dtype.itemsize, size - file.tell()
     if need != found:
         raise ValueError(f"its header says {dtype} {list(shape)}, which is {need:,} bytes; it has {found:,}")
-    if dtype.itemsize == 0 and math.prod(shape):
+    if dtype.itemsize == 0 and count:
         raise ValueError(f"its elements of type {dtype} have no bytes")
     require_plausible("array", shape, size)
 

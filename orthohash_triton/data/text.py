@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .._base import formats
-from .._base.reading import naming
+from .._base.reading import reader
 from . import features
 from .dataset import Dataset
 
@@ -37,14 +37,28 @@ def embed(texts: Sequence[str]) -> Tensor:
         >>> text.embed(["a small cat", "a little cat"]).shape  # doctest: +SKIP
         torch.Size([2, 256])
     """
-    tokenizer_file, weights_file = _wordllama_files()
+    return embed_with(*_wordllama_files(), texts)
+
+
+@reader("tokenizer", advice=f"It is not the one of wordllama 0.4.0.post1; {_INSTALL}")
+def embed_with(tokenizer_file: Path, weights_file: Path, texts: Sequence[str]) -> Tensor:
+    """Return what `embed` returns, with a tokenizer and a table [tokens, D] `embedding.weight` from other files.
+
+    Raises:
+        ImportError: tokenizers is not installed.
+        ValueError: a file is damaged.
+
+    Example:
+        >>> from orthohash_triton.data import text
+        >>> text.embed_with("tokenizer.json", "weights.safetensors", ["a small cat"]).shape  # doctest: +SKIP
+        torch.Size([1, 256])
+    """
     try:
         from tokenizers import Tokenizer
     except ImportError as error:
         raise ImportError(f"text features need tokenizers and safetensors: {_INSTALL}") from error
     table = formats.read_tensors(weights_file)["embedding.weight"].float()  # [32000, 256]
-    with naming(tokenizer_file, "tokenizer"):
-        tokenizer = Tokenizer.from_file(str(tokenizer_file))
+    tokenizer = Tokenizer.from_file(str(tokenizer_file))
     tokenizer.no_padding()
     tokenizer.no_truncation()
     ids = [torch.tensor(encoding.ids) for encoding in tokenizer.encode_batch(list(texts), add_special_tokens=False)]

@@ -281,8 +281,11 @@ def read_names(path: Path) -> tuple[str, ...]:
 def _read_metrics(path: Path) -> dict[str, Any]:
     """Return the contents of metrics.json."""
     metrics = formats.read_json(_existing(path))
-    if not isinstance(metrics, dict) or not isinstance(metrics["epochs"], list):
-        raise ValueError("it must hold a list of epochs")
+    if not isinstance(metrics["epochs"], list) or not isinstance(metrics.get("evaluation", {}), dict):
+        raise ValueError("it must hold a list of epochs, and perhaps the figures of an evaluation by name")
+    for epoch in metrics["epochs"]:
+        if not all(isinstance(value, int | float | None) for value in (epoch["epoch"], epoch["loss"], *epoch.values())):
+            raise ValueError(f"the figures of an epoch must be numbers; got {epoch!r:.80}")
     return metrics
 
 
