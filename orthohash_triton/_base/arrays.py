@@ -13,15 +13,18 @@ F = TypeVar("F", bound=Callable[..., Any])
 def as_tensor(value: Any) -> Any:
     """Return a NumPy array as a tensor that shares its memory if possible. Return anything else unchanged.
 
-    An array whose dtype torch does not have is returned unchanged, so that the check of the argument can name it in its message.
+    An array in the byte order of another machine is converted. One whose dtype torch does not have is returned unchanged, so
+    that the check of the argument can name it in its message.
     """
     if not isinstance(value, np.ndarray):
         return value
+    if not value.dtype.isnative:
+        value = value.astype(value.dtype.newbyteorder("="))
     if not value.flags.writeable or any(stride < 0 for stride in value.strides):
         value = value.copy()  # torch supports neither read-only arrays nor negative strides
     try:
         return torch.from_numpy(value)
-    except (TypeError, ValueError):  # strings, objects, foreign byte orders
+    except (TypeError, ValueError):  # strings, objects
         return value
 
 

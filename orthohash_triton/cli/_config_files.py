@@ -21,6 +21,7 @@ from typing import Any
 
 from .._base import run_folder
 from .._base.reading import naming, reader
+from .._base.text_files import read_text
 from ._suggest import did_you_mean
 
 _LARGEST = 2**16  # bytes of a file of settings, and values in it
@@ -56,7 +57,7 @@ def _parsed(path: Path) -> Any:
     if (size := path.stat().st_size) > _LARGEST:
         raise ValueError(f"--config: {path} has {size:,} bytes; expected a file of settings, of at most {_LARGEST:,}")
     with naming(path, f"{path.suffix[1:].upper()} file"):
-        found = _PARSERS[path.suffix](path.read_text(encoding="utf-8"))
+        found = _PARSERS[path.suffix](read_text(path))
         if _count(found, {}) > _LARGEST:
             raise ValueError("its references repeat each other too often")
     return found

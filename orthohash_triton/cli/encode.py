@@ -35,8 +35,14 @@ def _add_options(parser: CommandParser) -> None:
         "--root", type=Path, metavar="FOLDER", help="folder that the paths in a manifest or list are relative to (the file's own)"
     )
     parser.add_argument("--path-column", metavar="NAME", help="column of the paths in a manifest (path)")
-    parser.add_argument("--label-column", metavar="NAME", help="column of the labels in a manifest (labels or label)")
-    parser.add_argument("--split-column", metavar="NAME", help="column of the split in a manifest (split, if it exists)")
+    parser.add_argument(
+        "--label-column", metavar="NAME", help="column of the labels in a manifest, or an empty name for none (labels or label)"
+    )
+    parser.add_argument(
+        "--split-column",
+        metavar="NAME",
+        help="column of the split in a manifest, or an empty name for none (split, if it exists)",
+    )
 
 
 def _run(options: argparse.Namespace) -> None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .._base import checks
+from .._base.labels import flatten_column
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _ENTRIES_AT_ONCE = 2**24  # logits per block, 128 MiB in float64
@@ -87,6 +88,7 @@ def class_similarity(
 def _check_labels(op: str, labels: Any, logits: Tensor) -> Tensor:
     """Return `labels` after checking their dtype, shape, device and values."""
     samples, classes = logits.shape
+    labels = flatten_column(op, "labels", labels) if isinstance(labels, Tensor) else labels
     if not isinstance(labels, Tensor) or labels.is_complex() or (labels.ndim == 1 and labels.dtype != torch.int64):
         raise TypeError(f"{op}: labels must be int64 class ids [N] or multi-hot [N, C]; got {checks.describe(labels)}")
     if labels.shape not in ((samples,), (samples, classes)):

@@ -86,6 +86,7 @@ class Dataset:
             raise ValueError(
                 f"Dataset {self.name}: labels must be int64 [{samples}], one class id per sample, or bool "
                 f"[{samples}, {classes}], one column per class name; got {checks.describe(self.labels)}"
+                + (". Pass a column of class ids as labels[:, 0].long()" if self.labels.shape == (samples, 1) else "")
             )
         if ids and samples and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < classes:
             raise ValueError(
@@ -219,8 +220,8 @@ def _hold_out(dataset: Dataset, argument: str, fraction: float, seed: int) -> tu
 def _draw_by_class(dataset: Dataset, fraction: float, generator: torch.Generator) -> Tensor:
     """Draw a fraction of the samples of every class, and return which samples are held out, bool [N]."""
     held_out = torch.zeros(len(dataset), dtype=torch.bool)
-    for label in range(len(dataset.class_names)):
-        members = (dataset.labels == label).nonzero().flatten()
+    counts = dataset.labels.bincount(minlength=len(dataset.class_names))
+    for members in dataset.labels.argsort(stable=True).split(counts.tolist()):
         members = members[torch.randperm(len(members), generator=generator)]
         count = min(max(round(fraction * len(members)), 1), len(members) - 1) if len(members) else 0
         held_out[members[:count]] = True
@@ -229,25 +230,35 @@ def _draw_by_class(dataset: Dataset, fraction: float, generator: torch.Generator
 
 def _draw_by_group(dataset: Dataset, fraction: float, generator: torch.Generator) -> Tensor:
     """Draw whole groups in random order up to a fraction of all samples, and return which samples are held out, bool [N]."""
-    samples, classes = len(dataset), len(dataset.class_names)
-    labels = dataset.labels if dataset.is_multilabel else dataset.labels[:, None] == torch.arange(classes)  # [N, C]
+    samples, labels = len(dataset), dataset.labels
     groups = torch.arange(samples) if dataset.groups is None else dataset.groups.unique(return_inverse=True)[1]
     members = groups.argsort(stable=True).split(groups.bincount().tolist())  # positions [n_g] of the samples of each group
-    left = labels.sum(0)  # [C], samples of each class that stay
+    # The samples of each class that stay, [C].
+    left = labels.sum(0) if dataset.is_multilabel else labels.bincount(minlength=len(dataset.class_names))
     wanted = max(round(fraction * samples), 1)
     held_out = torch.zeros(samples, dtype=torch.bool)
     for group in torch.randperm(len(members), generator=generator).tolist():
         positions = members[group]
-        own = labels[positions]  # [n_g, C]
-        counts = own.sum(0)
-        fits = len(positions) <= wanted and bool(own.any(1).all())
-        if fits and bool((left > counts)[counts > 0].all()):
+        own = labels[positions]
+        classes, counts = _count_by_class(own)
+        fits = len(positions) <= wanted and (own.ndim == 1 or bool(own.any(1).all()))
+        if fits and bool((left[classes] > counts).all()):
             held_out[positions] = True
-            left -= counts
+            left[classes] -= counts
             wanted -= len(positions)
         if wanted == 0:
             break
     return held_out
+
+
+def _count_by_class(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the classes in `labels`, [n] or [n, C], and their numbers of samples. No [n, C] matrix is made of class ids."""
+    if labels.ndim == 1:
+        classes, counts = labels.unique(return_counts=True)
+        return classes, counts
+    counts = labels.sum(0)
+    classes = counts.nonzero().flatten()
+    return classes, counts[classes]
 
 
 def _check_class_distance(name: str, distance: Tensor, classes: int) -> None:

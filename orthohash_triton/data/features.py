@@ -4,10 +4,12 @@
 [C, C] and `groups` [N], and in .npz files also `class_names` [C] and `name`; see `Dataset`. The labels of X.npy are in
 X.labels.npy. A file without labels is an unlabelled data set.
 
+With `class_names` or `class_distance`, class ids are positions in them. Without, they may have gaps: the classes are those that
+occur, and are called by their ids.
+
 One file is split at random. A folder with train.* and query.* (and gallery.*, validation.*) has its own split.
 """
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,9 @@ from torch import Tensor
 from .._base import checks, formats
 from .._base.files import atomic_write
 from .._base.reading import reader
-from .dataset import UNLABELLED, Dataset, Splits
-from .listing import PARTS, splits_of
+from ._parts import Part, make_datasets, make_part
+from .dataset import Dataset, Splits
+from .listing import PARTS, part_places, splits_of
 
 EXTENSIONS = (".npz", ".safetensors", ".npy")
 
@@ -28,8 +31,7 @@ EXTENSIONS = (".npz", ".safetensors", ".npy")
 def load(path: str | Path, *, labels: str | Path | None = None) -> Dataset:
     """Load the features of one file, as float32 [N, D], with their labels.
 
-    Features of any floating type are converted. Labels of one dimension become int64 [N], a matrix becomes bool [N, C]. Classes
-    without names are numbered.
+    Features of any floating type are converted. Labels of one dimension become int64 [N], a matrix becomes bool [N, C].
 
     Args:
         path: a .npz, .safetensors or .npy file.
@@ -49,27 +51,9 @@ def load(path: str | Path, *, labels: str | Path | None = None) -> Dataset:
         ...     np.savez(path, features=np.ones((3, 2)), labels=np.array([0, 2, 2]))
         ...     dataset = features.load(path)
         >>> dataset.inputs.dtype, dataset.class_names
-        (torch.float32, ('0', '1', '2'))
+        (torch.float32, ('0', '2'))
     """
-    path = Path(path)
-    arrays = _read(path)
-    if (place := _labels_file(path, labels)) is not None:
-        arrays["labels"] = _read_npy(place)
-    features = _checked_features(path, arrays)
-    name = str(arrays["name"]) if "name" in arrays else str(path)
-    if set(arrays) <= {"features", "name"}:
-        return Dataset(features, torch.zeros(len(features), dtype=torch.int64), (UNLABELLED,), name)
-    given = _member_of(path, arrays, "labels")
-    if isinstance(given, np.ndarray) and given.dtype.kind not in "biuf":
-        raise ValueError(
-            f"{place or path}: labels must be integers [N], or zeros and ones [N, C]; got {given.dtype} {list(given.shape)}. "
-            "Number names with numpy.unique(labels, return_inverse=True), the same way in all files"
-        )
-    own = _checked_labels(place or path, torch.as_tensor(given), len(features))
-    distance = torch.as_tensor(arrays["class_distance"]).float() if "class_distance" in arrays else None
-    groups = torch.as_tensor(arrays["groups"]).long() if "groups" in arrays else None
-    names = arrays["class_names"] if "class_names" in arrays else range(_count_classes(own, distance))
-    return Dataset(features, own, tuple(map(str, names)), name, class_distance=distance, groups=groups)
+    return make_datasets([_read_part(Path(path), labels)])[0]
 
 
 @reader("file of features")
@@ -168,6 +152,18 @@ def checked_rows(path: str | Path, rows: np.ndarray) -> Tensor:
     return features
 
 
+@reader("file of features")
+def _read_part(path: Path, labels: str | Path | None = None) -> Part:
+    """Read one file of features with everything beside them; see `load`."""
+    arrays = _read(path)
+    if (place := _labels_file(path, labels)) is not None:
+        arrays["labels"] = _read_npy(place)
+    features = _checked_features(path, arrays)
+    if not set(arrays) <= {"features", "name"}:
+        _member_of(path, arrays, "labels")
+    return make_part(path, features, arrays, place or path)
+
+
 def _checked_features(path: Path, arrays: dict[str, Any]) -> Tensor:
     """Return the features of `arrays` as float32 [N, D]."""
     return checked_rows(path, _floating(path, arrays))
@@ -183,29 +179,6 @@ def _floating(path: Path, arrays: dict[str, Any]) -> np.ndarray:
     if features.ndim != 2 or features.dtype.kind != "f":
         raise ValueError(f"{path}: features must be floating [N, D]; got {features.dtype} {list(features.shape)}")
     return features
-
-
-def _checked_labels(path: Path, labels: Tensor, rows: int) -> Tensor:
-    """Convert integers [N] to int64 and zeros and ones [N, C] to bool. Raise ValueError for other labels."""
-    if labels.ndim not in (1, 2) or len(labels) != rows or (labels.ndim == 1 and labels.is_floating_point()):
-        raise ValueError(
-            f"{path}: labels must be integers [{rows}], one per row, or zeros and ones [{rows}, C]; "
-            f"got {labels.dtype} {list(labels.shape)}"
-        )
-    if labels.ndim == 1:
-        return labels.long()
-    if not ((labels == 0) | (labels == 1)).all():
-        raise ValueError(f"{path}: labels [N, C] must be zeros and ones; got values from {labels.min()} to {labels.max()}")
-    return labels.bool()
-
-
-def _count_classes(labels: Tensor, distance: Tensor | None) -> int:
-    """Return the number of classes: columns of `labels`, else rows of `distance`, else the largest class id plus 1."""
-    if labels.ndim == 2:
-        return labels.shape[1]
-    if distance is not None:
-        return len(distance)
-    return int(labels.max()) + 1 if len(labels) else 0
 
 
 def _member_of(path: Path, arrays: dict[str, Any], key: str) -> Any:
@@ -244,18 +217,13 @@ def load_splits(path: str | Path, *, query_fraction: float = 0.1, seed: int = 0,
     path = Path(path)
     if not path.is_dir():
         return splits_of({"all": load(path, labels=labels)}, str(path), query_fraction=query_fraction, seed=seed)
-    parts = {part: load(member(path, part)) for part in PARTS if part in ("train", "query") or has_member(path, part)}
-    if len({part.labels.shape[1:] for part in parts.values()}) > 1:
-        shapes = ", ".join(f"{part.name} {list(part.labels.shape)}" for part in parts.values())
-        raise ValueError(f"{path}: every part must have labels of one kind, [N] or [N, C] with one C; got {shapes}")
-    names = max((part.class_names for part in parts.values()), key=len)
-    distance = parts["train"].class_distance
-    parts = {name: replace(part, class_names=names, class_distance=distance) for name, part in parts.items()}
-    return splits_of(parts, str(path), query_fraction=query_fraction, seed=seed)
+    places = {part: member(path, part) for part in PARTS if part in ("train", "query") or has_member(path, part)}
+    datasets = make_datasets([_read_part(place) for place in places.values()])
+    return splits_of(dict(zip(places, datasets, strict=True)), str(path), query_fraction=query_fraction, seed=seed)
 
 
-def has_member(folder: Path, stem: str) -> bool:
-    """Return True if `folder` holds a file of features called `stem`, with any of EXTENSIONS.
+def has_member(folder: Path, part: str) -> bool:
+    """Return True if `folder` holds a file of features of `part` (see PARTS), with any of EXTENSIONS.
 
     Example:
         >>> from pathlib import Path
@@ -263,14 +231,15 @@ def has_member(folder: Path, stem: str) -> bool:
         >>> features.has_member(Path("/nowhere"), "train")
         False
     """
-    return any((folder / f"{stem}{extension}").is_file() for extension in EXTENSIONS)
+    return bool(_members(folder, part))
 
 
-def member(folder: Path, stem: str) -> Path:
-    """Return the file of features called `stem` in `folder`, with any of EXTENSIONS.
+def member(folder: Path, part: str) -> Path:
+    """Return the file of features of `part` (see PARTS) in `folder`, with any of EXTENSIONS.
 
     Raises:
         FileNotFoundError: there is none.
+        ValueError: there are several.
 
     Example:
         >>> from pathlib import Path
@@ -280,10 +249,18 @@ def member(folder: Path, stem: str) -> Path:
         ...
         FileNotFoundError: /nowhere has none of train.npz, train.safetensors, train.npy
     """
-    for extension in EXTENSIONS:
-        if (folder / f"{stem}{extension}").is_file():
-            return folder / f"{stem}{extension}"
-    raise FileNotFoundError(f"{folder} has none of {', '.join(stem + extension for extension in EXTENSIONS)}")
+    found = _members(folder, part)
+    if not found:
+        raise FileNotFoundError(f"{folder} has none of {', '.join(part + extension for extension in EXTENSIONS)}")
+    if len(found) > 1:
+        raise ValueError(f"{folder} has both {found[0].name} and {found[1].name}, two files of one part; keep one")
+    return found[0]
+
+
+def _members(folder: Path, part: str) -> list[Path]:
+    """Return the files of features of `part` in `folder`."""
+    places = (part_places(folder, extension, Path.is_file) for extension in EXTENSIONS)
+    return [own[part] for own in places if part in own]
 
 
 def _read(path: Path) -> dict[str, Any]:

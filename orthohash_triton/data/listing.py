@@ -1,5 +1,6 @@
 """Lists of image files with their labels, which are not opened yet. Folders, manifests and lists are read into them."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -99,7 +100,8 @@ def drop_missing(listing: Listing, on_missing: OnMissing) -> Listing:
         FileNotFoundError: photos names 1 of 1 files that do not exist: /nowhere/1.jpg. ...
     """
     checks.choice(listing.name, "on_missing", on_missing, get_args(OnMissing))
-    exists = torch.tensor([path.is_file() for path in listing.paths], dtype=torch.bool)
+    # Path.is_file raises OSError for a name that is too long, which a line of another kind of file can be.
+    exists = torch.tensor([os.path.isfile(path) for path in listing.paths], dtype=torch.bool)
     if exists.all():
         return listing
     missing = [listing.paths[i] for i in (~exists).nonzero().flatten().tolist()]
@@ -115,7 +117,7 @@ def drop_missing(listing: Listing, on_missing: OnMissing) -> Listing:
 
 
 def part_places(folder: Path, suffix: str, exists: Callable[[Path], bool]) -> dict[str, Path]:
-    """Return the file or folder of each part in `folder`. Its name is a name in PARTS, followed by `suffix`.
+    """Return the file or folder of each part in `folder`. Its name is a name in PARTS in any case, followed by `suffix`.
 
     Raises:
         ValueError: two of them are the same part.
@@ -131,8 +133,10 @@ def part_places(folder: Path, suffix: str, exists: Callable[[Path], bool]) -> di
         [('train', 'train.txt'), ('query', 'test.txt')]
     """
     places = {}
+    entries = sorted(os.listdir(folder)) if folder.is_dir() else []
     for part, names in PARTS.items():
-        found = [place for name in names if exists(place := folder / f"{name}{suffix}")]
+        wanted = {f"{name}{suffix}" for name in names}
+        found = [place for entry in entries if entry.lower() in wanted and exists(place := folder / entry)]
         if len(found) > 1:
             raise ValueError(f"{folder} has both {found[0].name} and {found[1].name}, two names of one part; keep one")
         if found:

@@ -1,32 +1,45 @@
 """Lists of image files in the text format of the deep hashing repositories (HashNet, DPN, CSQ, OrthoHash and others).
 
-    images/1.jpg 0 1 0 0     a file, then a zero or a one for each class,
+    images/1.jpg 0 1 0 0     a file, then a zero or a one for each class (or -1 and 1),
     images/2.jpg 1 0 0 1     of which several may be one;
     images/3.jpg 2           or a file and the number of its class; or only a file, without a label
+    "images/4 5.jpg" 2       names may be in quotes, which a name that ends in numbers needs
+    # images/5.jpg 1         lines that begin with # are comments
 
 All lines must be of the same kind. A folder with train.txt, test.txt and perhaps database.txt has its own split; one file is
-split at random. Labels become class ids if every line has exactly one class.
+split at random. Labels become class ids if every file has exactly one class. Numbers of classes may have gaps: the classes are
+those that occur, and are called by their numbers. A file that several lines name is one sample with the classes of all of them.
 """
 
+import os
+import re
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
-
 from .._base.reading import reader
-from .listing import Listing, drop_missing, part_places, unlabelled
+from .._base.text_files import read_text
+from ._rows import Rows, listings
+from .listing import Listing, drop_missing, part_places
 from .options import OnMissing
 
 EXTENSION = ".txt"
 
+_NUMBER = re.compile(r"[+-]?[0-9]{1,18}(\.0*)?")  # a whole number, perhaps written as a float
+_NUMERIC = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_QUOTES = "\"'"
+_EXPECTED = "expected a list of image files, one per line with its labels"
+
 
 class _Lines(NamedTuple):
-    """The contents of one list: N names of files, and their numbers, int64 [N, W]."""
+    """The contents of one list: N absolute paths, and the W numbers that follow each."""
 
     source: Path
-    files: list[str]
-    numbers: Tensor
+    paths: list[Path]
+    numbers: list[tuple[int, ...]]
+
+    @property
+    def width(self) -> int:
+        return len(self.numbers[0])
 
 
 def read(path: str | Path, *, root: str | Path | None = None, on_missing: OnMissing = "raise") -> dict[str, Listing]:
@@ -39,7 +52,8 @@ def read(path: str | Path, *, root: str | Path | None = None, on_missing: OnMiss
 
     Raises:
         FileNotFoundError: a list does not exist, or names files that do not exist.
-        ValueError: a list has no lines, lines with different numbers of labels, or labels other than zeros and ones.
+        ValueError: a list is not text, has no lines, lines with different numbers of labels, or labels of another kind; or a
+            query is also in another part.
 
     Example:
         >>> import tempfile
@@ -55,17 +69,14 @@ def read(path: str | Path, *, root: str | Path | None = None, on_missing: OnMiss
     places = part_files(path) if path.is_dir() else {"all": path}
     if not places:
         raise FileNotFoundError(f"{path} has no train.txt and test.txt; expected lists of image files")
-    parts = {part: _read_lines(place) for part, place in places.items()}
-    widths = {lines.source.name: lines.numbers.shape[1] for lines in parts.values()}
+    parts = {part: _read_lines(place, Path(root or place.parent)) for part, place in places.items()}
+    widths = {lines.source.name: lines.width for lines in parts.values()}
     if len(set(widths.values())) > 1:
         counts = ", ".join(f"{width} in {name}" for name, width in widths.items())
         raise ValueError(f"{path}: every list must have the same number of labels per line; got {counts}")
-    labels, class_names = _class_labels(torch.cat([lines.numbers for lines in parts.values()]), path)
-    shares = labels.split([len(lines.files) for lines in parts.values()])
-    return {
-        part: drop_missing(_listing(lines, root, own, class_names), on_missing)
-        for (part, lines), own in zip(parts.items(), shares, strict=True)
-    }
+    classes, class_names = _classes(parts, path)
+    rows = {part: Rows(str(lines.source), lines.paths, classes.get(part)) for part, lines in parts.items()}
+    return {part: drop_missing(listing, on_missing) for part, listing in listings(rows, class_names).items()}
 
 
 def part_files(folder: Path) -> dict[str, Path]:
@@ -85,47 +96,79 @@ def part_files(folder: Path) -> dict[str, Path]:
     return places if {"train", "query"} <= set(places) else {}
 
 
-@reader("list of image files, one per line with its labels")
-def _read_lines(path: Path) -> _Lines:
-    """Read one list. Raise FileNotFoundError or ValueError if that is impossible."""
+@reader("list of image files")
+def _read_lines(path: Path, start: Path) -> _Lines:
+    """Read one list, whose relative paths start from the folder `start`."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; expected a list of image files, one per line with its labels")
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        raise FileNotFoundError(f"{path} does not exist; {_EXPECTED}")
+    lines = [line for line in read_text(path, any_names=True).split("\n") if line.strip() and not _is_comment(line, path, start)]
     if not lines:
-        raise ValueError(f"{path} is empty; expected a list of image files, one per line with its labels")
-    files, numbers = zip(*map(_parse, lines), strict=True)
+        raise ValueError(f"{path} is empty; {_EXPECTED}")
+    files, numbers = zip(*(_parse(line, path) for line in lines), strict=True)
     width = len(numbers[0])
-    for line, own in enumerate(numbers, 1):
+    for own, line in zip(numbers, lines, strict=True):
         if len(own) != width:
-            raise ValueError(f"{path}: every line must have as many labels as the first, {width}; got {len(own)} in line {line}")
-    return _Lines(path, list(files), torch.tensor(numbers, dtype=torch.int64).view(len(files), width))
+            raise ValueError(
+                f"{path}: every line must have as many labels as the first, {width}; got {len(own)} in {line!r:.200}"
+            )
+    return _Lines(path, [(start / file).absolute() for file in files], list(numbers))
 
 
-def _parse(line: str) -> tuple[str, list[int]]:
+def _is_comment(line: str, path: Path, start: Path) -> bool:
+    """Return whether a line is a comment. Raise ValueError if it can also be a file whose name begins with #."""
+    line = line.strip()
+    if not line.startswith("#"):
+        return False
+    name = _split(line)[0]
+    if os.path.isfile(start / name):  # Path.is_file raises OSError for a comment that is too long for a name
+        raise ValueError(f"{path}: {line!r:.200} is a comment, but also the name of a file. Write ./{name}, or remove the line")
+    return True
+
+
+def _parse(line: str, path: Path) -> tuple[str, tuple[int, ...]]:
     """Return the name of the file, which may contain spaces, and the numbers that follow it."""
+    name, words = _split(line.strip())
+    numbers = []
+    for word in words:
+        if not _NUMBER.fullmatch(word):
+            raise ValueError(f"{path}: labels must be whole numbers; got {word:.40} in {line.strip()!r:.200}")
+        numbers.append(int(word.partition(".")[0]))
+    return name, tuple(numbers)
+
+
+def _split(line: str) -> tuple[str, list[str]]:
+    """Return the name of the file without its quotes, and the words after it that look like numbers."""
+    for quote in _QUOTES:
+        end = line.rfind(quote)
+        rest = line[end + 1 :]
+        if line.startswith(quote) and end > 0 and all(map(_NUMERIC.fullmatch, rest.split())) and (not rest or rest[0].isspace()):
+            return line[1:end], rest.split()
     words = line.split()
     first = len(words)
-    while first > 1 and words[first - 1].isdecimal():
+    while first > 1 and _NUMERIC.fullmatch(words[first - 1]):
         first -= 1
-    numbers = [int(word) for word in words[first:]]
-    return (line.strip().rsplit(maxsplit=len(numbers))[0] if numbers else line.strip()), numbers
+    count = len(words) - first
+    return (line.rsplit(maxsplit=count)[0] if count else line), words[first:]
 
 
-def _class_labels(numbers: Tensor, path: Path) -> tuple[Tensor, tuple[str, ...]]:
-    """Convert the `numbers` [N, W] of all lines to labels, int64 [N] or bool [N, C], and class names (none without labels)."""
-    classes = numbers.shape[1]
-    if classes == 0:
-        return torch.zeros(len(numbers), dtype=torch.int64), ()
-    if classes == 1:
-        return numbers[:, 0], tuple(map(str, range(int(numbers.max()) + 1)))
-    if int(numbers.max()) > 1:
-        raise ValueError(f"{path}: labels must be zeros and ones, one for each of {classes} classes; got {int(numbers.max())}")
-    names = tuple(map(str, range(classes)))
-    return (numbers.argmax(1), names) if bool((numbers.sum(1) == 1).all()) else (numbers.bool(), names)
-
-
-def _listing(lines: _Lines, root: str | Path | None, labels: Tensor, class_names: tuple[str, ...]) -> Listing:
-    """Return the files of one list with their labels."""
-    start = Path(root) if root is not None else lines.source.parent
-    files = tuple((start / file).absolute() for file in lines.files)
-    return Listing(str(lines.source), files, labels, class_names) if class_names else unlabelled(str(lines.source), files)
+def _classes(parts: dict[str, _Lines], path: Path) -> tuple[dict[str, list[tuple[int, ...]]], tuple[str, ...]]:
+    """Return the classes of every line by part, and the names of all classes; both are empty without labels."""
+    width = next(iter(parts.values())).width
+    values = {number for lines in parts.values() for own in lines.numbers for number in own}
+    if width == 0:
+        return {}, ()
+    if width == 1:
+        if min(values) < 0:
+            raise ValueError(
+                f"{path}: a label must be the number of a class, at least 0; got {min(values)}. Leave out files without a class, "
+                "or write a zero or a one for each class"
+            )
+        ids = {number: i for i, number in enumerate(sorted(values))}
+        return {part: [(ids[own[0]],) for own in lines.numbers] for part, lines in parts.items()}, tuple(map(str, ids))
+    if not (values <= {0, 1} or values <= {-1, 1}):
+        wrong = next(iter(sorted(values - {-1, 0, 1}))) if values - {-1, 0, 1} else "-1, 0 and 1"
+        raise ValueError(f"{path}: labels must be zeros and ones, or -1 and 1, one for each of {width} classes; got {wrong}")
+    classes = {
+        part: [tuple(i for i, number in enumerate(own) if number == 1) for own in lines.numbers] for part, lines in parts.items()
+    }
+    return classes, tuple(map(str, range(width)))

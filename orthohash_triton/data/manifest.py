@@ -5,26 +5,31 @@
     images/2.jpg,cat;indoors,train  several labels are separated by ; or |, or are a list in Parquet
     images/3.jpg,dog,query          parts: train, gallery (database), query (test), val; without the column, the split is random
 
-Labels are words or integers. Classes are ordered by name, or by value if all of them are integers.
+A file that several rows name is one sample with the labels of all of them. Labels are words or integers. Classes are ordered by
+name, or by value if all of them are integers. Instead of labels there may be a column of zeros and ones for each class:
+
+    path,cat,dog,indoors
+    images/2.jpg,1,0,1
+
+A table without labels has none of these. A column whose name is nearly one of these names ("Label", "class", "Split") is an
+error, unless the option of that column is set; an empty option says that there is no such column.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import torch
-from torch import Tensor
-
-from .._base import formats
-from .._base.reading import reader
-from .listing import PARTS, Listing, drop_missing, part_of, unlabelled
+from . import _label_columns
+from ._label_columns import read_classes, refuse_similar, row_numbers
+from ._rows import Rows, listings
+from ._spelling import find_similar
+from ._tables import EXTENSIONS, Table, open_table
+from .listing import PARTS, Listing, drop_missing, part_of
 from .options import OnMissing
 
-EXTENSIONS = (".csv", ".tsv", ".parquet")
-LABEL_COLUMNS = ("labels", "label")
-SEPARATORS = (";", "|")
+__all__ = ["EXTENSIONS", "read"]
 
-_SHOWN = 5  # row numbers in a message
+_PATHS = ("paths", "file", "files", "file_name", "file_path", "image", "images", "image_path", "image_name", "img")
+_SPLITS = ("splits", "part", "parts", "partition", "subset", "set")
+_SHOWN = 5  # words in a message
 
 
 def read(
@@ -42,13 +47,15 @@ def read(
         path: a .csv, .tsv or .parquet file.
         root: folder that relative paths start from. Default: the folder of the manifest.
         path_column: column of the paths.
-        label_column: column of the labels. Default: "labels" or "label"; without such a column the files are unlabelled.
-        split_column: column of the parts. Default: "split"; without such a column there are no parts.
+        label_column: column of the labels, or several columns of zeros and ones, separated by commas. Default: "labels" or
+            "label", or all other columns if they hold zeros and ones; without such columns, or with "", the files are unlabelled.
+        split_column: column of the parts. Default: "split"; without such a column, or with "", there are no parts.
         on_missing: treatment of files that do not exist, "raise" or "skip".
 
     Raises:
         FileNotFoundError: the manifest does not exist, or names files that do not exist.
-        ValueError: the manifest cannot be read, lacks a column, or has a row without a path, a label or a part.
+        ValueError: the manifest cannot be read, lacks a column or has one with a similar name, has a row without a path, a label
+            or a part, or a query that is also in another part.
         ImportError: pyarrow is not installed.
 
     Example:
@@ -64,119 +71,45 @@ def read(
         (('cat', 'dog'), tensor([1, 0]))
     """
     path = Path(path)
-    table = _read_table(path, [name for name in (path_column, label_column, *LABEL_COLUMNS, split_column, "split") if name])
-    files = _texts(path, _column(path, table, path_column), path_column)
-    if empty := [number for number, file in enumerate(files, 1) if not file]:
-        raise ValueError(f"{path}: rows without a {path_column}: {_numbers(empty)} (the first is 1). Remove them")
+    table = open_table(path)
+    files = _files(table, path_column)
+    parts = _parts(table, split_column, taken=(path_column, *(label_column or "").split(","), *_label_columns.NAMES))
+    found = read_classes(table, label_column, taken=(path_column, split_column or "split"))
     start = Path(root) if root is not None else path.parent
-    listing = _labelled(path, table, tuple((start / file).absolute() for file in files), label_column)
-    parts = _parts(path, table, split_column)
-    if parts is None:
-        return {"all": drop_missing(listing, on_missing)}
-    rows = {part: torch.tensor([i for i, own in enumerate(parts) if own == part]) for part in PARTS if part in parts}
-    return {part: drop_missing(listing.subset(own), on_missing) for part, own in rows.items()}
+    rows = Rows(str(path), [(start / file).absolute() for file in files], None if found is None else found.rows)
+    by_part = {"all": rows} if parts is None else {part: _subset(rows, parts, part) for part in PARTS if part in parts}
+    names = () if found is None else found.names
+    return {part: drop_missing(listing, on_missing) for part, listing in listings(by_part, names).items()}
 
 
-def _labelled(path: Path, table: Any, files: tuple[Path, ...], label_column: str | None) -> Listing:
-    """Return all `files` with their labels, if the table has a column of labels."""
-    name = label_column or next((name for name in LABEL_COLUMNS if name in table.column_names), None)
-    if name is None:
-        return unlabelled(str(path), files)
-    labels, class_names = _class_labels(path, name, _labels(path, table, name))
-    return Listing(str(path), files, labels, class_names)
+def _files(table: Table, path_column: str) -> list[str]:
+    """Return the path in each row."""
+    near = find_similar(table.names, ("path",), _PATHS) if path_column == "path" and path_column not in table.names else None
+    files = table.texts(path_column, f", for example path_column={near!r}" if near else "")
+    if empty := [number for number, file in enumerate(files, 1) if not file]:
+        raise ValueError(f"{table.path}: rows without a {path_column}: {row_numbers(empty)} (the first is 1). Remove them")
+    return files
 
 
-def _labels(path: Path, table: Any, name: str) -> tuple[list[list[str]], bool]:
-    """Return the labels of each row, and whether a row may have none, which is so in a column of lists."""
-    import pyarrow as pa
-
-    column = _column(path, table, name)
-    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
-        return [[str(label) for label in row or ()] for row in column.to_pylist()], True
-    rows = _texts(path, column, name)
-    for separator in SEPARATORS[1:]:
-        rows = [row.replace(separator, SEPARATORS[0]) for row in rows]
-    return [[label.strip() for label in row.split(SEPARATORS[0]) if label.strip()] for row in rows], False
-
-
-def _class_labels(path: Path, column: str, found: tuple[list[list[str]], bool]) -> tuple[Tensor, tuple[str, ...]]:
-    """Return labels, int64 [N] if every row has exactly one and else bool [N, C], and the C names."""
-    rows, may_be_empty = found
-    names = _ordered({label for row in rows for label in row})
-    several = any(len(row) > 1 for row in rows)
-    empty = [number for number, row in enumerate(rows, 1) if not row]
-    if empty and not (several or may_be_empty):
-        raise ValueError(
-            f"{path}: rows without a {column}: {_numbers(empty)} (the first is 1), and none has several. "
-            "Give every row one label, or remove those rows"
-        )
-    ids = {name: i for i, name in enumerate(names)}
-    if not several and not empty:
-        return torch.tensor([ids[row[0]] for row in rows], dtype=torch.int64), names
-    labels = torch.zeros(len(rows), len(names), dtype=torch.bool)
-    for i, row in enumerate(rows):
-        labels[i, [ids[label] for label in row]] = True
-    return labels, names
-
-
-def _ordered(names: set[str]) -> tuple[str, ...]:
-    """Order names by value if all of them are integers, else alphabetically."""
-    if all(name.lstrip("-").isdecimal() and str(int(name)) == name for name in names):
-        return tuple(sorted(names, key=int))
-    return tuple(sorted(names))
-
-
-def _parts(path: Path, table: Any, split_column: str | None) -> list[str] | None:
+def _parts(table: Table, split_column: str | None, taken: tuple[str | None, ...]) -> list[str] | None:
     """Return the part of each row, a key of PARTS, or None without a column of parts."""
-    if split_column is None and "split" not in table.column_names:
+    if split_column is None and "split" not in table.names:
+        refuse_similar(table, [name for name in table.names if name not in taken], ("split",), _SPLITS, "split_column")
+        return None
+    if split_column == "":
         return None
     name = split_column or "split"
-    words = _texts(path, _column(path, table, name), name)
+    words = table.texts(name)
     parts = [part_of(word) for word in words]
     if unknown := sorted({word for word, part in zip(words, parts, strict=True) if part is None}):
         known = ", ".join(name for names in PARTS.values() for name in names)
         shown = ", ".join(map(repr, unknown[:_SHOWN]))
-        raise ValueError(f"{path}: column {name!r} must name a part, one of {known}; got {shown}")
+        raise ValueError(f"{table.path}: column {name!r} must name a part, one of {known}; got {shown}")
     return [part for part in parts if part is not None]
 
 
-@reader("table")
-def _read_table(path: Path, as_text: Sequence[str]) -> Any:
-    """Read the table. The columns `as_text` of a CSV file stay text, so that 007 stays 007."""
-    pa = formats.pyarrow()
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; expected a manifest, one of {', '.join(EXTENSIONS)}")
-    if path.suffix.lower() == ".parquet":
-        return formats.read_parquet(path)
-    return pa.csv.read_csv(
-        path,
-        parse_options=pa.csv.ParseOptions(delimiter="\t" if path.suffix.lower() == ".tsv" else ","),
-        convert_options=pa.csv.ConvertOptions(column_types={name: pa.string() for name in as_text}),
-    )
-
-
-def _column(path: Path, table: Any, name: str) -> Any:
-    """Return the only column called `name`."""
-    if table.column_names.count(name) != 1:
-        raise ValueError(
-            f"{path} must have one column {name!r}; it has the columns {', '.join(table.column_names)}. "
-            "Expected path, label (or labels) and perhaps split; pass the names of these columns if they differ"
-        )
-    return table[name]
-
-
-def _texts(path: Path, column: Any, name: str) -> list[str]:
-    """Return a column of words or integers as text, with "" for missing values."""
-    import pyarrow as pa
-
-    try:
-        if pa.types.is_floating(column.type):  # pandas stores integers with missing values as floats
-            column = column.cast(pa.int64())
-        return [text or "" for text in column.cast(pa.string()).to_pylist()]
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise ValueError(f"{path}: column {name!r} must hold words or integers; got {column.type} ({error})") from error
-
-
-def _numbers(rows: list[int]) -> str:
-    """Return the first few row numbers, for a message."""
-    return ", ".join(map(str, rows[:_SHOWN])) + (f" and {len(rows) - _SHOWN:,} more" if len(rows) > _SHOWN else "")
+def _subset(rows: Rows, parts: list[str], part: str) -> Rows:
+    """Return the rows of one part."""
+    chosen = [i for i, own in enumerate(parts) if own == part]
+    classes = None if rows.classes is None else [rows.classes[i] for i in chosen]
+    return Rows(rows.name, [rows.paths[i] for i in chosen], classes)

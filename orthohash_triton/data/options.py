@@ -26,8 +26,9 @@ class LoadOptions:
         root: folder that relative paths in manifests and lists start from. Default: the folder of the file.
         on_missing: treatment of missing files that manifests and lists name, "raise" (the default) or "skip".
         path_column: column of the paths in a manifest. Default: "path".
-        label_column: column of the labels in a manifest. Default: "labels" or "label".
-        split_column: column of the parts in a manifest. Default: "split", if there is one.
+        label_column: column of the labels in a manifest, or several columns of zeros and ones, separated by commas; "" for no
+            labels. Default: "labels" or "label", or all other columns if they hold zeros and ones.
+        split_column: column of the parts in a manifest; "" for no parts. Default: "split", if there is one.
         labels: .npy file with the labels of one file of features. Default for X.npy: X.labels.npy.
 
     Example:

@@ -2,8 +2,10 @@
 
 All functions take codes from `pack_codes` (uint8 [Q, bits/8] and [N, bits/8]) and labels of one of two kinds:
 
-- class ids, integers [Q] and [N]: an item is relevant to a query if both have the same class;
+- class ids, integers or names [Q] and [N]: an item is relevant to a query if both have the same class;
 - multi-hot rows, [Q, C] and [N, C] of 0 and 1 in any dtype: an item is relevant to a query if they share a class.
+
+A column [Q, 1] of integers holds class ids. Labels may be lists.
 
 `evaluate` computes the usual metrics together, in little more time than one of them takes.
 

@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from .._base import checks
+from .._base.labels import as_label_tensors, flatten_column, is_integer
 from ..ops.pack_codes import pack_codes
 
-_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+_UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)  # torch does not compare them
 _KINDS = "integer class ids [N], or multi-hot rows [N, C] of 0 and 1"
+_NAMES = ("query_labels", "gallery_labels")
 
 
 @dataclass(frozen=True)
@@ -22,10 +24,12 @@ class Labels:
     Attributes:
         queries: int64 class ids [Q], or bool multi-hot rows [Q, C].
         gallery: int64 class ids [N], or bool multi-hot rows [N, C].
+        are_names: True if the class ids number names, so that they mean nothing outside of these labels.
     """
 
     queries: Tensor
     gallery: Tensor
+    are_names: bool = False
 
     @property
     def shared(self) -> bool:
@@ -63,13 +67,18 @@ Rows = tuple[str, int]  # description and number of the rows that need a label e
 
 
 def check(op: str, queries: Any, gallery: Any, ranked: Tensor, query_rows: Rows, gallery_rows: Rows) -> Labels:
-    """Check the labels of both sides of a ranking, which must be on the device of `ranked`.
+    """Check the labels of both sides of a ranking. Tensors must be on the device of `ranked`.
+
+    Labels may also be lists, columns of a table, and names of classes; a column [N, 1] of integers holds class ids.
 
     Raises:
         TypeError, ValueError: labels of another type, shape, device or length.
     """
+    given = as_label_tensors(op, _NAMES, (queries, gallery), ranked.device)
     labels = Labels(
-        _check(op, "query_labels", queries, ranked, query_rows), _check(op, "gallery_labels", gallery, ranked, gallery_rows)
+        _check(op, _NAMES[0], given.queries, ranked, query_rows),
+        _check(op, _NAMES[1], given.gallery, ranked, gallery_rows),
+        given.are_names,
     )
     if labels.queries.shape[1:] != labels.gallery.shape[1:]:
         raise ValueError(
@@ -82,17 +91,20 @@ def check(op: str, queries: Any, gallery: Any, ranked: Tensor, query_rows: Rows,
 def _check(op: str, name: str, labels: Any, ranked: Tensor, rows: Rows) -> Tensor:
     """Check the labels of one side, and convert them to int64 [rows] or bool [rows, C]."""
     if not isinstance(labels, Tensor):
-        raise TypeError(f"{op}: {name} must be a tensor or numpy array: {_KINDS}; got {checks.describe(labels)}")
+        raise TypeError(
+            f"{op}: {name} must be a tensor, an array or a list of {_KINDS}, or of names; got {checks.describe(labels)}"
+        )
+    labels = flatten_column(op, name, labels)
     if labels.ndim not in (1, 2):
         raise ValueError(f"{op}: {name} must be {_KINDS}; got {checks.describe(labels)}")
-    allowed = _INTEGERS if labels.ndim == 1 else (*_INTEGERS, torch.bool, *_FLOATS)
-    if labels.dtype not in allowed:
+    if not (is_integer(labels) or (labels.ndim == 2 and labels.dtype in (torch.bool, *_FLOATS))):
         raise TypeError(f"{op}: {name} must be {_KINDS}; got {checks.describe(labels)}. Convert class ids with .long()")
     checks.same_device(op, name, labels, rows[0], ranked)
     if len(labels) != rows[1]:
         raise ValueError(f"{op}: {name} must have one row for each of the {rows[1]} {rows[0]}; got {checks.describe(labels)}")
     if labels.ndim == 1:
         return labels.long()
+    labels = labels.long() if labels.dtype in _UNSIGNED else labels
     if checks.may_read_values(labels) and not ((labels == 0) | (labels == 1)).all():
         raise ValueError(f"{op}: multi-hot {name} must hold only 0 and 1; got other values in {checks.describe(labels)}")
     return labels != 0

@@ -80,9 +80,10 @@ def average_precision(
     It is the sum of the precisions at the ranks of the relevant items among the first `k`, divided by `denominator`.
 
     Args:
-        query_codes: uint8 [Q, bits/8], a torch tensor or numpy array, like all arguments.
+        query_codes: uint8 [Q, bits/8], a torch tensor or numpy array.
         gallery_codes: uint8 [N, bits/8].
-        query_labels: class ids, integers [Q], or multi-hot rows [Q, C] of 0 and 1 in any dtype.
+        query_labels: class ids, integers [Q], or multi-hot rows [Q, C] of 0 and 1 in any dtype: a tensor, an array or a list. A
+            column [Q, 1] of integers holds class ids. Class ids may also be names, str or bytes, on both sides.
         gallery_labels: labels of the same kind, [N] or [N, C].
         k: number of ranks ("AP@k"), or None for all. Values above N mean N.
         ties: treatment of items at the same distance, which are most items, because codes have few distances. `"stable"` ranks

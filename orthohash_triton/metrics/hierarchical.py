@@ -36,8 +36,8 @@ def hierarchical_precision(
         A number in [0, 1]. A query for which no item of the gallery has a similarity above 0 counts as 0.
 
     Raises:
-        TypeError, ValueError: see `average_precision`; multi-hot labels; a class id without a row of `class_distance`; distances
-            outside [0, 1], or a diagonal other than zero.
+        TypeError, ValueError: see `average_precision`; multi-hot labels, or names; a class id without a row of
+            `class_distance`; distances outside [0, 1], or a diagonal other than zero.
 
     Example:
         >>> import numpy as np
@@ -130,6 +130,11 @@ def _check_similarity(op: str, class_distance: Any, ranking: _ranking.Ranking) -
         raise ValueError(
             f"{op}: query_labels and gallery_labels must be class ids; got multi-hot rows. "
             "ndcg and average_cumulative_gain take such labels"
+        )
+    if ranking.labels.are_names:
+        raise TypeError(
+            f"{op}: query_labels and gallery_labels must be class ids, the rows of class_distance; got names. "
+            "Number them in the order of the rows"
         )
     distance = checks.tensor(op, "class_distance", class_distance, dtypes=_FLOATS, ndim=2, shape="[C, C]")
     if distance.shape[0] != distance.shape[1] or len(distance) == 0:

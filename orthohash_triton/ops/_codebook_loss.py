@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .._base import checks
+from .._base.labels import flatten_column, is_integer
 from . import batch_norm, dispatch
 from ._codebook_loss_op import OP, codebook_loss
 from ._derived import derived, shown
@@ -105,6 +106,8 @@ def _check_target(op: str, target: Any, rows: int, classes: int, ignore_index: i
     """Return a checked target of any kind in the form that the registered op takes."""
     if isinstance(target, tuple) or (isinstance(target, Tensor) and target.layout != torch.strided):
         return _check_sparse_target(op, target, rows, classes, latent)
+    if isinstance(target, Tensor) and is_integer(target):  # other numbers [N, 1] are the weights of the codebook's only class
+        target = flatten_column(op, "target", target)
     if not isinstance(target, Tensor) or target.shape not in ((rows,), (rows, classes)) or _wrong_ids(target):
         expected = f"int64 class ids [{rows}], or multi-hot or soft targets [{rows}, {classes}], dense or sparse"
         error = ValueError if isinstance(target, Tensor) and not _wrong_ids(target) else TypeError

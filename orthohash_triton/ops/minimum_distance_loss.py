@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .._base import checks
+from .._base.labels import flatten_column
 from .._base.modes import without_autocast
 from . import _plain
 from .quantization_loss import KINDS, Kind, row_penalty
@@ -109,6 +110,7 @@ def _check_bank(
     if bank.shape[1] != u.shape[1]:
         raise ValueError(f"{op}: bank has {bank.shape[1]} bits, u has {u.shape[1]}; both must be codes of one length")
     checks.same_device(op, "bank", bank, "u", u)
+    bank_target = flatten_column(op, "bank_target", bank_target) if isinstance(bank_target, Tensor) else bank_target
     if not isinstance(bank_target, Tensor) or bank_target.ndim != target.ndim or len(bank_target) != len(bank):
         shape = f"[{len(bank)}]" if target.ndim == 1 else f"[{len(bank)}, {len(codebook)}]"
         raise (ValueError if isinstance(bank_target, Tensor) else TypeError)(

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .._base import checks
+from .._base.labels import flatten_column
 from . import dispatch
 from ._codebook_loss import LATENT_DTYPES, REDUCTIONS, Reduction
 from ._pairwise_op import OP, pairwise_likelihood, wide_dtype
@@ -44,8 +45,8 @@ def pairwise_likelihood_loss(
 
     Args:
         z: continuous codes, float32, float16, bfloat16 (float64 on a CPU) [N, K].
-        target: int64 class ids [N]; or multi-hot [N, C] of zeros and ones, of any real dtype or bool. A row of zeros is similar
-            to nothing, itself included, and dissimilar to everything, as in the released codes.
+        target: int64 class ids [N] (or a column [N, 1] of them); or multi-hot [N, C] of zeros and ones, of any real dtype or
+            bool. A row of zeros is similar to nothing, itself included, and dissimilar to everything, as in the released codes.
         bank: codes to pair z with [M, K], such as a memory bank or another batch. None pairs z with itself: all N^2 ordered
             pairs, including the diagonal, as in the released code of DHN; z then gets the gradient of both its roles.
         bank_target: the labels of the bank, of the same kind as target: int64 [M], or multi-hot [M, C].
@@ -147,6 +148,7 @@ def _check_codes(name: str, value: Any, shape: str) -> Tensor:
 def _check_labels(name: str, value: Any, owner: str, codes: Tensor) -> Tensor:
     """Return the labels `value` after checking that they fit the rows of `codes`, the argument `owner`."""
     rows = len(codes)
+    value = flatten_column(OP, name, value) if isinstance(value, Tensor) else value
     multi_hot = isinstance(value, Tensor) and value.ndim == 2
     right_kind = isinstance(value, Tensor) and (multi_hot or value.dtype == torch.int64) and not value.is_complex()
     if not right_kind or value.ndim not in (1, 2) or len(value) != rows or value.shape[1:] == (0,):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .._base import checks
+from .._base.labels import flatten_column, is_integer
 from ._derived import derived, shown
 
 _OP = "semantic_hierarchy_loss"
@@ -183,6 +184,8 @@ def _require_distances(name: str, distance: Tensor, between_classes: bool) -> bo
 def _check_target(target: Any, z: Tensor, classes: int) -> Tensor:
     """Return the target after checking that it fits z and the number of classes."""
     rows = len(z)
+    if isinstance(target, Tensor) and is_integer(target):
+        target = flatten_column(_OP, "target", target)
     expected = f"int64 class ids [{rows}], or multi-hot rows [{rows}, {classes}] of 0 and 1"
     if not isinstance(target, Tensor) or (target.ndim == 1 and target.dtype != torch.int64) or target.is_complex():
         hint = ". Convert class ids with .long()" if isinstance(target, Tensor) else ""

@@ -74,7 +74,10 @@ class TrainConfig:
     on_missing: str | None = option(None, "for missing files of a manifest or list: fail (the default) or skip")
     root: str | None = option(None, "folder that the paths in a manifest or list are relative to; the default is its own")
     path_column: str | None = option(None, "column of a manifest with the paths; the default is path")
-    label_column: str | None = option(None, "column of a manifest with the labels; the default is labels or label")
+    label_column: str | None = option(
+        None,
+        "column of a manifest with the labels, or columns of zeros and ones, apart by commas; the default is labels or label",
+    )
     split_column: str | None = option(None, "column of a manifest with the name of the split; the default is split, if it exists")
     labels: str | None = option(None, ".npy file with the labels for a file of features; the default for X.npy is X.labels.npy")
     query_fraction: float = option(0.1, "share of every class held out as queries, if the data set has no split")

@@ -215,12 +215,17 @@ def _optimise(loop: Loop) -> list[Epoch]:
 
 
 def _require_trainable(setting: Setting, data: Dataset) -> None:
-    """Raise ValueError if `data` has no labels, too few samples for a batch, or batches too small for the processes."""
+    """Raise ValueError for fewer than two classes, too few samples for a batch, or batches too small for the processes."""
     config, count = setting.config, setting.processes.count
     if not data.is_labelled:
         unsupervised = ", ".join(name for name in methods.names() if not methods.get(name).learned)
         raise ValueError(
             f"train: method {config.method!r} learns from labels, but {data.name} has none; choose one of {unsupervised}"
+        )
+    if len(data.class_names) < 2:
+        raise ValueError(
+            f"train: method {config.method!r} tells classes apart, but all samples of {data.name} belong to one class, "
+            f"{data.class_names[0]!r}; give labels of at least two classes"
         )
     if len(data) < config.batch_size:
         raise ValueError(

@@ -118,4 +118,4 @@ def registered() -> set[str]:
 
 
 def test_the_registry_has_the_readers() -> None:
-    assert {"_base.formats.read_npy", "data.manifest._read_table", "search.faiss_io.MappedFile.__init__"} <= registered()
+    assert {"_base.formats.read_npy", "data._tables.open_table", "search.faiss_io.MappedFile.__init__"} <= registered()

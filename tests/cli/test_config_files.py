@@ -156,3 +156,19 @@ def test_yaml_without_its_package_names_the_extra(
     (tmp_path / "run.yaml").write_text("bits: 8")
     monkeypatch.setitem(sys.modules, "yaml", None)
     assert 'pip install "orthohash-triton[config]"' in refused(capsys, "train", "--config", tmp_path / "run.yaml", "--out", "x")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize(
+    ("name", "text"), [("run.toml", 'dataset = "Bär/"'), ("run.yaml", "dataset: Bär/"), ("run.json", '{"dataset": "Bär/"}')]
+)
+def test_encodings(name: str, text: str, encoding: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / name).write_bytes(text.encode(encoding))
+    assert printed(capsys, "train", "--config", tmp_path / name, "--out", "x")["dataset"] == "Bär/"
+
+
+@pytest.mark.parametrize("name", ["run.toml", "run.yaml", "run.json"])
+def test_files_in_another_encoding_are_named(name: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / name).write_bytes(b"\xe4")
+    error = refused(capsys, "train", "--config", tmp_path / name, "--out", "x")
+    assert f"{name} is not a readable text file (it is not text in UTF-8: byte 0xe4 at position 0)" in error

@@ -1,3 +1,4 @@
+import resource
 from pathlib import Path
 
 import pytest
@@ -204,3 +205,17 @@ def test_groups_that_are_too_large_for_what_is_left_stay_in_the_gallery() -> Non
     dataset = multi_hot([[i % 2, 2] for i in range(60)], groups=torch.arange(60) // 3)
     for seed in range(5):
         assert len(split_stratified(dataset, 16 / 60, seed).query) == 15
+
+
+@pytest.mark.parametrize("groups", [None, torch.arange(20_000) // 2])
+def test_as_many_classes_as_samples_are_split_in_memory_of_the_samples(groups: torch.Tensor | None) -> None:
+    """A matrix of samples and classes would have 400 million entries."""
+    labels = torch.arange(20_000) // (1 if groups is None else 4)
+    dataset = Dataset(torch.zeros(20_000, 1), labels, tuple(map(str, range(20_000))), "many", groups=groups)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if groups is None:
+        with pytest.raises(ValueError, match="leaves no query"):
+            data.split_stratified(dataset, 0.1, 0)
+    else:
+        assert len(data.split_stratified(dataset, 0.1, 0).query) == 2000
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 150_000  # kilobytes

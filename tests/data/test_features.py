@@ -32,7 +32,7 @@ def test_safetensors_in_half_precision(tmp_path: Path) -> None:
     )
     dataset = features.load(tmp_path / "x.safetensors")
     assert dataset.inputs.dtype == torch.float32
-    assert dataset.class_names == ("0", "1", "2")
+    assert dataset.class_names == ("0", "2")
 
 
 def test_unlabelled(tmp_path: Path) -> None:
@@ -111,7 +111,23 @@ def test_parts_with_labels_of_two_kinds(tmp_path: Path) -> None:
         ({"labels": np.full((20, 2), 2)}, r"labels \[N, C\] must be zeros and ones; got values from 2 to 2"),
         ({"labels": np.zeros((20, 2, 1))}, r"labels must be integers \[20\].*or zeros and ones \[20, C\]"),
         ({"class_distance": np.eye(4)}, "zero on the diagonal"),
-        ({"labels": np.full(20, -1)}, "labels must lie in"),
+        ({"labels": np.full(20, -1)}, "labels must be class ids of at least 0; got -1"),
+        (
+            {"labels": np.full(20, 4), "class_names": np.array(list("abcd"))},
+            r"labels must lie in \[0, 4\), because class_names.*got 4",
+        ),
+        ({"labels": np.full(20, 4), "class_distance": 1 - np.eye(4)}, "because class_distance has as many; got 4"),
+        ({"labels": np.ones((20, 3), complex)}, "labels must be integers"),
+        ({"class_names": np.array("x")}, r"class_names must be text \[C\].*got <U1 \[\]"),
+        ({"class_names": np.ones(4)}, r"class_names must be text \[C\]"),
+        ({"name": np.ones(2)}, "name must be one text; got float64"),
+        ({"groups": np.ones(20)}, r"groups must be integers or text \[20\]"),
+        ({"groups": np.ones(19, int)}, r"groups must be integers or text \[20\]"),
+        ({"class_distance": np.ones(4)}, r"class_distance must be numbers \[C, C\]"),
+        ({"class_distance": np.array(list("ab"))}, r"class_distance must be numbers \[C, C\]"),
+        ({"group": np.zeros(20, int)}, "has the key 'group', which probably is 'groups'. Rename it"),
+        ({"Class_Names": np.array(list("abcd"))}, "has the key 'Class_Names', which probably is 'class_names'"),
+        ({"classes": np.array(list("abcd"))}, "has the key 'classes', which probably is 'class_names'"),
         ({"features": np.full((20, 3), np.nan)}, "NaN or infinity"),
     ],
 )
@@ -243,8 +259,70 @@ def test_pickled_objects_are_refused(tmp_path: Path) -> None:
 
 
 def test_queries_of_classes_that_training_lacks(tmp_path: Path) -> None:
-    """The class names are those of the part with the most classes."""
+    """The classes are those of all parts together."""
     write(tmp_path / "train.npz", n=8)
     write(tmp_path / "query.npz", n=2, labels=np.array([5, 0]))
     train, gallery, query = features.load_splits(tmp_path)
-    assert train.class_names == gallery.class_names == query.class_names == tuple("012345")
+    assert train.class_names == gallery.class_names == query.class_names == tuple("01235")
+    assert query.labels.tolist() == [4, 0]
+
+
+@pytest.mark.parametrize("ids", [[4, 120_000, 203_093, 4], [0, 0, 1, 2**40], [0, 0, 1, 2**62]])
+def test_class_ids_with_gaps_are_numbered(ids: list[int], tmp_path: Path) -> None:
+    """One wrong id costs neither time nor memory."""
+    np.savez(tmp_path / "x.npz", features=np.ones((4, 2), np.float32), labels=np.array(ids))
+    save_file({"features": torch.ones(4, 2), "labels": torch.tensor(ids)}, tmp_path / "x.safetensors")
+    for name in ("x.npz", "x.safetensors"):
+        dataset = features.load(tmp_path / name)
+        assert dataset.class_names == tuple(map(str, sorted(set(ids))))
+        assert [int(dataset.class_names[label]) for label in dataset.labels] == ids
+
+
+def test_arrays_of_another_byte_order(tmp_path: Path) -> None:
+    native = {"class_distance": (1 - np.eye(4)).astype("f4"), "groups": np.arange(20) // 2}
+    swapped = {name: array.astype(array.dtype.newbyteorder(">")) for name, array in native.items()}
+    labels = (np.arange(20) % 4).astype(">i2")
+    found = features.load(write(tmp_path / "x.npz", features=np.eye(20, 3, dtype=">f8"), labels=labels, **swapped))
+    expected = features.load(write(tmp_path / "y.npz", features=np.eye(20, 3), **native))
+    for key in ("inputs", "labels", "class_distance", "groups"):
+        assert torch.equal(getattr(found, key), getattr(expected, key))
+    rows = write_npy(tmp_path / "z.npy", np.eye(20, 3, dtype=">f4"), np.eye(20, 5, dtype=">i4"))
+    assert torch.equal(features.load(rows).inputs, expected.inputs)
+    assert features.load(rows).is_multilabel
+
+
+def test_names_as_bytes(tmp_path: Path) -> None:
+    names = np.array(["Bär".encode(), b"cat", b"dog", b"emu"])
+    dataset = features.load(write(tmp_path / "x.npz", class_names=names, name=np.array(b"zoo")))
+    assert (dataset.class_names, dataset.name) == (("Bär", "cat", "dog", "emu"), "zoo")
+
+
+def test_groups_may_have_names(tmp_path: Path) -> None:
+    dataset = features.load(write(tmp_path / "x.npz", groups=np.array(["b", "a"] * 10)[:, None]))
+    assert dataset.groups.tolist() == [1, 0] * 10
+
+
+def test_one_part_without_labels(tmp_path: Path) -> None:
+    write(tmp_path / "train.npz")
+    write(tmp_path / "query.npz", labels=None)
+    with pytest.raises(ValueError, match=r"labels of one kind.*train.npz \[20\], .*query.npz none"):
+        features.load_splits(tmp_path)
+
+
+def test_parts_with_other_class_names(tmp_path: Path) -> None:
+    write(tmp_path / "train.npz", class_names=np.array(list("abcd")))
+    write(tmp_path / "query.npz", class_names=np.array(list("bacd")))
+    with pytest.raises(ValueError, match=r"query\.npz: class_names differ from those of .*train\.npz"):
+        features.load_splits(tmp_path)
+    write(tmp_path / "query.npz", class_names=np.array(list("abcde")))
+    assert features.load_splits(tmp_path).train.class_names == tuple("abcde")
+
+
+def test_other_names_of_parts(tmp_path: Path) -> None:
+    write(tmp_path / "Train.npz")
+    write(tmp_path / "test.npz", n=8)
+    write(tmp_path / "database.npz", n=12)
+    assert [len(part) for part in data.load_splits(str(tmp_path))] == [20, 12, 8]
+    write_npy(tmp_path / "train.npy", np.ones((2, 3)))
+    with pytest.raises(ValueError, match=r"has both Train\.npz and train\.npy, two files of one part; keep one"):
+        data.load_splits(str(tmp_path))

@@ -221,3 +221,160 @@ def test_labels_keep_their_rows_when_parts_are_chosen(photos: Path) -> None:
     parts = manifest.read(path)
     assert {name: part.labels.tolist() for name, part in parts.items()} == {"train": [1, 0], "query": [0, 1]}
     assert torch.equal(parts["train"].subset(torch.tensor([1])).labels, torch.tensor([0]))
+
+
+def test_rows_of_one_file_are_one_sample(photos: Path, capsys: pytest.CaptureFixture) -> None:
+    """An export with a row for each image and label."""
+    path = write(photos / "m.csv", {"path": [*files(4), *files(4)], "label": ["cat", "dog"] * 2 + ["dog", "dog", "in", "in"]})
+    listing = manifest.read(path)["all"]
+    assert [path.name for path in listing.paths] == ["0.png", "1.png", "2.png", "3.png"]
+    assert listing.class_names == ("cat", "dog", "in")
+    assert [row.nonzero().flatten().tolist() for row in listing.labels] == [[0, 1], [1], [0, 2], [1, 2]]
+    assert "m.csv: 4 of 8 rows name a file again; its classes were joined" in capsys.readouterr().err
+    _, gallery, query = load(path)
+    assert not set(gallery.paths) & set(query.paths)
+
+
+def test_rows_that_repeat_without_another_label_keep_class_ids(photos: Path) -> None:
+    path = write(photos / "m.csv", {"path": [*files(2), "./images/0.png"], "label": ["cat", "dog", "cat"]})
+    assert manifest.read(path)["all"].labels.tolist() == [0, 1]
+
+
+def test_a_query_that_is_also_in_the_gallery(photos: Path) -> None:
+    columns = {"path": [*files(3), "images/0.png"], "label": list("abab"), "split": ["train", "train", "query", "query"]}
+    with pytest.raises(ValueError, match=r"m\.csv: 1 files are queries and also in the part train: .*images/0\.png\. Keep one"):
+        load(write(photos / "m.csv", columns))
+
+
+@pytest.mark.parametrize("extension", ["csv", "parquet"])
+def test_spaces_around_the_names_of_columns(photos: Path, extension: str) -> None:
+    columns = {"path ": files(4), " label": ["a", "b", "a", "b"], " split": ["train", " train", "query", "query "]}
+    train, _, query = load(write(photos / f"m.{extension}", columns))
+    assert (reds(train), reds(query)) == ([0, 1], [2, 3])
+    assert train.class_names == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("column", "wanted", "option"),
+    [
+        *(
+            (name, "label", "label_column")
+            for name in ("Label", "LABELS", "class", "Classes", "class_name", "category", "lable", "tag")
+        ),
+        *(
+            (name, "split", "split_column")
+            for name in ("Split", "splits", "SPLIT ", "spilt", "part", "partition", "subset", "set")
+        ),
+    ],
+)
+def test_columns_that_are_nearly_known(photos: Path, column: str, wanted: str, option: str) -> None:
+    values = ["train", "train", "query", "query"] if wanted == "split" else ["1", "2", "1", "2"]
+    path = write(photos / "m.csv", {"path": files(4), column: values} | ({"label": ["x", "y"] * 2} if wanted == "split" else {}))
+    name = column.strip()
+    with pytest.raises(
+        ValueError, match=rf"m\.csv has no column '{wanted}', but a column '{name}'. Rename it, or pass {option}='{name}'"
+    ):
+        load(path)
+    assert load(path, **{option: name}).train.is_labelled
+    assert load(path, **{option: ""}).train.is_labelled == (wanted == "split")
+
+
+def test_a_path_column_of_a_similar_name_is_suggested(photos: Path) -> None:
+    with pytest.raises(ValueError, match=r"the names of these columns if they differ, for example path_column='File'"):
+        load(write(photos / "m.csv", {"File": files(2), "label": ["a", "b"]}))
+
+
+def test_two_columns_of_labels(photos: Path) -> None:
+    path = write(photos / "m.csv", {"path": files(4), "label": list("abab"), "labels": list("xxyy")})
+    with pytest.raises(ValueError, match=r"has the columns labels and label; pass the one that holds the labels as label_column"):
+        load(path)
+    assert load(path, label_column="labels").train.class_names == ("x", "y")
+
+
+@pytest.mark.parametrize("values", [(0, 1), (0.0, 1.0), (False, True)])
+@pytest.mark.parametrize("extension", ["csv", "parquet"])
+def test_a_column_for_each_class(photos: Path, extension: str, values: tuple) -> None:
+    no, yes = values
+    bits = {"cat": [yes, no, yes, no], "dog": [no, yes, yes, no]}
+    split = {"split": ["train", "train", "query", "query"]}
+    for options, extra in (({}, {}), ({"label_column": "dog, cat"}, {"id": range(4)})):
+        path = write(photos / f"m.{extension}", {"path": files(4)} | bits | split | {k: list(v) for k, v in extra.items()})
+        train, _, query = load(path, **options)
+        first, second = train.class_names
+        assert {first, second} == {"cat", "dog"}
+        assert train.labels.tolist() == [
+            [name == "cat" for name in train.class_names],
+            [name == "dog" for name in train.class_names],
+        ]
+        assert query.labels.tolist() == [[True, True], [False, False]]
+
+
+def test_a_column_for_each_class_beside_other_columns(photos: Path) -> None:
+    path = write(photos / "m.csv", {"path": files(2), "id": [7, 8], "cat": [0, 1], "dog": [1, 0]})
+    with pytest.raises(ValueError, match=r"but columns of zeros and ones: if they are the classes, pass label_column='cat,dog'"):
+        load(path)
+    assert not load(path, label_column="").train.is_labelled
+    assert manifest.read(path, label_column="cat,dog")["all"].labels.tolist() == [1, 0]
+    with pytest.raises(ValueError, match=r"column 'id' must hold zeros and ones.*got '7' in row 1"):
+        load(path, label_column="id,cat")
+    with pytest.raises(ValueError, match=r"must have one column 'cow'"):
+        load(path, label_column="cat,cow")
+    with pytest.raises(ValueError, match=r"label_column must name each column once; got cat,cat"):
+        load(path, label_column="cat,cat")
+
+
+def test_a_single_column_of_zeros_and_ones_is_no_label(photos: Path) -> None:
+    assert not load(write(photos / "m.csv", {"path": files(2), "flash": [0, 1]})).train.is_labelled
+
+
+@pytest.mark.parametrize(
+    "labels", [[[0, 1, 0], [1, 1, 0]], [[False, True, False], [True, True, False]], [[0.0, 1, 0], [1, 1, 0]]]
+)
+def test_lists_of_zeros_and_ones(photos: Path, labels: list) -> None:
+    listing = manifest.read(write(photos / "m.parquet", {"path": files(2), "labels": labels}))["all"]
+    assert listing.labels.tolist() == [[False, True, False], [True, True, False]]
+    assert listing.class_names == ("0", "1", "2")
+    text = manifest.read(write(photos / "m.csv", {"path": files(2), "labels": ["0;1;0", "1|1|0"]}))["all"]
+    assert torch.equal(text.labels, listing.labels)
+
+
+def test_lists_of_the_classes_0_and_1(photos: Path) -> None:
+    listing = manifest.read(write(photos / "m.parquet", {"path": files(3), "labels": [[0, 1], [1], [0]]}))["all"]
+    assert listing.labels.tolist() == [[True, True], [False, True], [True, False]]
+
+
+def test_lists_of_bytes_and_of_floats(photos: Path) -> None:
+    path = write(photos / "m.parquet", {"path": files(2), "labels": [[b"cat"], [b"dog", b"cat"]]})
+    assert manifest.read(path)["all"].class_names == ("cat", "dog")
+    path = write(photos / "m.parquet", {"path": files(2), "labels": [[7.0], [10.0, 7.0]]})
+    assert manifest.read(path)["all"].class_names == ("7", "10")
+    for wrong in ([[0.5], [1.0]], [["a"], [None]]):
+        with pytest.raises(ValueError, match="column 'labels' must hold lists of words or integers"):
+            manifest.read(write(photos / "m.parquet", {"path": files(2), "labels": wrong}))
+
+
+def test_lists_as_text_are_refused(photos: Path) -> None:
+    (photos / "m.csv").write_text("path,label\nimages/0.png,\"['cat', 'dog']\"\nimages/1.png,['cat']\n")
+    with pytest.raises(
+        ValueError, match=r"column 'label' holds lists as text, such as \"\['cat', 'dog'\]\"; separate labels by ;"
+    ):
+        load(photos / "m.csv")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "latin-1"])
+@pytest.mark.parametrize("extension", ["csv", "tsv"])
+def test_encodings(photos: Path, encoding: str, extension: str) -> None:
+    text = "path,label\r\nimages/0.png,Bär\r\nimages/1.png,Käfer\r\n".replace(",", "\t" if extension == "tsv" else ",")
+    path = photos / f"m.{extension}"
+    path.write_bytes(text.encode(encoding))
+    if encoding in ("utf-8-sig", "utf-16"):
+        assert manifest.read(path)["all"].class_names == ("Bär", "Käfer")
+    else:
+        with pytest.raises(ValueError, match=rf"m\.{extension} is not a readable text file .*Save it as text in UTF-8"):
+            manifest.read(path)
+
+
+def test_labels_that_look_like_numbers(photos: Path) -> None:
+    labels = ["--3", "5" * 5000, "٣", "-1"]
+    path = write(photos / "m.csv", {"path": files(4), "label": labels})
+    assert manifest.read(path)["all"].class_names == tuple(sorted(labels))

@@ -33,6 +33,8 @@ def random_case(seed, queries=5, gallery=40, bits=16, classes=3, multi_hot=True)
     labels = [rng.integers(0, 2 if multi_hot else classes, (n, classes) if multi_hot else n) for n in (queries, gallery)]
     grades = labels[0] @ labels[1].T if multi_hot else (labels[0][:, None] == labels[1]).astype(int)
     distances = np.unpackbits(codes[0][:, None] ^ codes[1][None], axis=2).sum(axis=2, dtype=np.int64)
+    if multi_hot and classes == 1:  # a column of integers would be class ids
+        labels = [own == 1 for own in labels]
     return [*codes, *labels], torch.from_numpy(distances), torch.from_numpy(grades)
 
 

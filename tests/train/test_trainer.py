@@ -216,3 +216,9 @@ def test_a_batch_without_a_label_has_no_loss(method: str) -> None:
     trained = train(config, data, progress=False)
     assert all(math.isfinite(epoch.loss) for epoch in trained.history)
     assert all(tensor.isfinite().all() for tensor in weights(trained.model))
+
+
+def test_one_class_cannot_be_learned() -> None:
+    for labels in (torch.zeros(64, dtype=torch.int64), torch.rand(64, 1) < 0.5):
+        with pytest.raises(ValueError, match=r"all samples of one belong to one class, 'cat'; give labels of at least two"):
+            train(QUICK, Dataset(torch.randn(64, 8), labels, ("cat",), "one"), progress=False)
