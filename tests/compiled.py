@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 import triton
-from orthohash_triton.kernels import launch
 from orthohash_triton.kernels.launch import Device
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from tests.launches import Call, instead_of_launches
 from tests.overflow import overflows
 
 # A GPU of each architecture that kernels are compiled for.
@@ -169,21 +169,14 @@ def collect_launches(target: str, call: Callable[[], Any]) -> list[Launch]:
     """Return the distinct launches of `call`, planned for a GPU of `target`; none of them runs."""
     found: dict[str, Launch] = {}
 
-    def note(
-        kernel: Any,
-        grid: tuple[int, ...],
-        *args: Any,
-        num_warps: int,
-        num_stages: int,
-        maxnreg: int | None = None,
-        **constexprs: Any,
-    ) -> None:
-        arguments, integers = _specialise(kernel, args, constexprs)
-        seen = Launch(kernel.fn.__module__, kernel.fn.__name__, *arguments, num_warps, num_stages, maxnreg, constexprs)
-        found.setdefault(seen.key, seen).add_size((tuple(grid), integers))
+    def note(seen: Call) -> None:
+        arguments, integers = _specialise(seen)
+        options = seen.warps, seen.stages, seen.most_registers, seen.constexprs
+        distinct = Launch(seen.kernel.fn.__module__, seen.name, *arguments, *options)
+        found.setdefault(distinct.key, distinct).add_size((seen.grid, integers))
 
     gpu_target(target)  # raises an error for an unknown target
-    with launch.executor(note, DEVICES[target]):
+    with instead_of_launches(note, DEVICES[target]):
         call()
     return list(found.values())
 
@@ -192,15 +185,15 @@ def compile_launches(target: str, call: Callable[[], Any]) -> list[Compiled]:
     return [seen.compile(target) for seen in collect_launches(target, call)]
 
 
-def _specialise(kernel: Any, args: tuple[Any, ...], constexprs: dict[str, Any]) -> tuple[tuple[dict, dict, dict], Any]:
+def _specialise(call: Call) -> tuple[tuple[dict, dict, dict], Any]:
     """Return (signature, constants, attributes) as Triton's launcher derives them, and the integers that remain arguments.
 
     None and 1 become constants, and aligned pointers and multiples of 16 get an attribute. Numbers that a kernel is not
     specialised on get neither.
     """
-    values = dict(zip(kernel.arg_names, args, strict=False)) | constexprs
+    values = call.named | call.constexprs
     signature, constants, attributes, integers = {}, {}, {}, []
-    for position, parameter in enumerate(kernel.params):
+    for position, parameter in enumerate(call.kernel.params):
         name = parameter.name
         value = values.get(name, parameter.default)
         specialised = not parameter.do_not_specialize

@@ -106,31 +106,24 @@ class Findings:
 @contextlib.contextmanager
 def sanitized(found: dict[str, Findings]) -> Iterator[None]:
     """Send launches to the sanitizer instead of running them, one launch for each set of constants and sizes."""
-    from orthohash_triton.kernels import launch
     from triton_viz.clients import Sanitizer
     from triton_viz.core.trace import TritonTrace
 
+    from tests.launches import Call, instead_of_launches
+
     seen = set()
 
-    def follow(
-        kernel: Any,
-        grid: tuple[int, ...],
-        *args: Any,
-        num_warps: int,
-        num_stages: int,
-        maxnreg: int | None = None,
-        **constexprs: Any,
-    ) -> None:
+    def follow(call: Call) -> None:
         """Run the sanitizer on one launch and add its findings to `found`."""
-        name = f"{kernel.fn.__module__.rpartition('.')[2]}.{kernel.fn.__name__}"
-        sizes = [(value.shape, value.dtype) if hasattr(value, "shape") else value for value in args]
-        if (key := repr((name, grid, sizes, constexprs))) in seen:
+        name = f"{call.kernel.fn.__module__.rpartition('.')[2]}.{call.name}"
+        sizes = [(value.shape, value.dtype) if hasattr(value, "shape") else value for value in call.args]
+        if (key := repr((name, call.grid, sizes, call.constexprs))) in seen:
             return
         seen.add(key)
         sanitizer = Sanitizer(abort_on_error=False)
         try:
             with contextlib.redirect_stdout(io.StringIO()):
-                TritonTrace(kernel, sanitizer)[grid](*args, **constexprs)
+                TritonTrace(call.kernel, sanitizer)[call.grid](*call.args, **call.constexprs)
         except Exception as error:
             found[name].unsupported.add(f"{type(error).__name__}: {' '.join(str(error).split())[-160:]}")
             return
@@ -141,7 +134,7 @@ def sanitized(found: dict[str, Findings]) -> Iterator[None]:
             found[name].followed += 1
         found[name].illegal |= {access(record) for record in records}
 
-    with launch.executor(follow):
+    with instead_of_launches(follow):
         yield
 
 

@@ -14,13 +14,14 @@ from typing import Any
 
 import pytest
 import torch
-from orthohash_triton.kernels import launch
+from orthohash_triton.kernels._device import Device
 
 import orthohash_triton
 from orthohash_triton import cli
 from orthohash_triton._base import environment
 from orthohash_triton.doctor import _check, _devices, _timings, as_markdown, cases, examine
 from orthohash_triton.ops import dispatch
+from tests.launches import Call, instead_of_launches
 
 ROOT = Path(__file__).parents[2]
 GPU = _devices.Device("cuda:0", "NVIDIA H100", "sm_90", "triton", "why", None, "CUDA 13.0", "580.1", 79.1, 132)
@@ -437,13 +438,13 @@ def test_the_grid_takes_every_way_on_a_gpu_and_compiles_little(monkeypatch: pyte
 
     compiled = set()
 
-    def note(kernel: Any, grid: Any, *args: Any, num_warps: int, num_stages: int, **constexprs: Any) -> None:
-        named = dict(zip(kernel.arg_names, args, strict=False))
-        if "counts" in named:
-            named["counts"].fill_(2000)  # more than any search requests
-        compiled.add((kernel, *map(_known_to_the_compiler, args), num_warps, num_stages, *sorted(constexprs.items())))
+    def note(call: Call) -> None:
+        if "counts" in call.named:
+            call.named["counts"].fill_(2000)  # more than any search requests
+        options = call.warps, call.stages, call.most_registers, *sorted(call.constexprs.items())
+        compiled.add((call.kernel, *map(_known_to_the_compiler, call.args), *options))
 
-    with launch.executor(note, launch.Device("sm_90", multiprocessors=132)):
+    with instead_of_launches(note, Device("sm_90", multiprocessors=132)):
         for case in cases.all_cases():
             if case.runs_on("cuda") and not case.is_plain:
                 case.run(case.inputs(), "triton")

@@ -10,9 +10,9 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 pytest.importorskip("triton")
 
 from orthohash_triton.kernels import householder as kernel
-from orthohash_triton.kernels import launch
 
 from tests.compiled import compile_launches
+from tests.launches import instead_of_launches
 
 EVERYTHING = bool(os.environ.get("ORTHOHASH_TEST_ALL"))
 TARGETS = ["sm_80", "sm_90", "gfx942"] + ["sm_89", "sm_100", "sm_120", "gfx90a", "gfx1100"] * EVERYTHING
@@ -54,11 +54,7 @@ def test_every_launch(bits, target):
 
 def test_a_sum_over_many_rows_is_split_to_fill_the_device():
     grids = []
-
-    def record(kernel, grid, *args, **constexprs):
-        grids.append(grid)
-
-    with launch.executor(record):
+    with instead_of_launches(lambda call: grids.append(call.grid)):
         for rows in (100_000, 64, 0):
             kernel.outer(meta(rows, 64), meta(rows, 64), torch.float32)
         kernel.apply(meta(0, 64), meta(64, 64), torch.float32)

@@ -11,6 +11,8 @@ from orthohash_triton.kernels import cosine_codebook_loss as kernel
 from orthohash_triton.kernels import launch
 from orthohash_triton.kernels._device import A100
 
+from tests.launches import instead_of_launches
+
 
 def tensors(rows, classes, bits, kind, device):
     """Return the launcher's arguments, without gradients of lse."""
@@ -54,7 +56,7 @@ def test_scratch_does_not_grow_with_the_classes(rows, bits, p_terms, kind, monke
         return fresh
 
     monkeypatch.setattr(kernel.torch, "empty", counting)
-    with launch.executor(lambda *_, **__: None):
+    with instead_of_launches(lambda call: None):
         run(arguments, p_terms)
     tiles = kernel.plan(rows, 1_000_000, bits, kind, True, True, A100)
     partials = tiles.splits * rows * (bits + 2 * tiles.k_blocks) * 4
