@@ -4,7 +4,7 @@
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from llvmlite import ir
 from numba import types
@@ -35,17 +35,8 @@ def next_near_rows(typing, codes, words, first, stop, query, limit):
         """Generate one loop for each short width, and one for all other widths."""
         codes, words, first, stop, query, limit = args
         place = cgutils.alloca_once_value(builder, first)
-        otherwise, end = builder.append_basic_block("rows.any"), builder.append_basic_block("rows.end")
-        usual = builder.switch(words, otherwise)
-        for count in _SHORT_ROWS:
-            block = builder.append_basic_block(f"rows.{count}")
-            usual.add_case(constant(count), block)
-            builder.position_at_end(block)
-            counts = functools.partial(_row_counts, builder, codes, count, query)
-            _row_loop(builder, constant(count), stop, place, end, counts, limit)
-        builder.position_at_end(otherwise)
-        _row_loop(builder, words, stop, place, end, functools.partial(_long_row_counts, builder, codes, words, query), limit)
-        builder.position_at_end(end)
+        for step, counts in _each_width(builder, codes, words, query):
+            _row_loop(builder, step, stop, place, counts, limit)
         return builder.load(place)
 
     return signature, codegen
@@ -63,18 +54,8 @@ def near_rows(typing, codes, words, row, query, limit, distances):
         """Generate one comparison for each short width, and one for all other widths."""
         codes, words, row, query, limit, distances = args
         place = cgutils.alloca_once(builder, I64)
-        otherwise, end = builder.append_basic_block("near.any"), builder.append_basic_block("near.end")
-        usual = builder.switch(words, otherwise)
-        for count in _SHORT_ROWS:
-            block = builder.append_basic_block(f"near.{count}")
-            usual.add_case(constant(count), block)
-            builder.position_at_end(block)
-            builder.store(_lanes_below(builder, _row_counts(builder, codes, count, query, row), limit, distances), place)
-            builder.branch(end)
-        builder.position_at_end(otherwise)
-        builder.store(_lanes_below(builder, _long_row_counts(builder, codes, words, query, row), limit, distances), place)
-        builder.branch(end)
-        builder.position_at_end(end)
+        for _, counts in _each_width(builder, codes, words, query):
+            builder.store(_lanes_below(builder, counts(row), limit, distances), place)
         return builder.load(place)
 
     return signature, codegen
@@ -86,18 +67,38 @@ def rows_per_step(words):
     return _ROW_STEP // words if words == 1 or words == 2 or words == 4 else _LONG_ROWS
 
 
+def _each_width(
+    builder: ir.IRBuilder, codes: ir.Value, words: ir.Value, query: ir.Value
+) -> Iterator[tuple[int, Callable[[ir.Value], list[ir.Value]]]]:
+    """Generate one branch for each short width and one for all other widths, and yield once inside each of them.
+
+    Yields how many rows are read at once, and the function that generates the distances of that many rows from a given row on.
+    What the caller generates may end in another block; it continues after the branches.
+    """
+    otherwise, end = builder.append_basic_block("rows.any"), builder.append_basic_block("rows.end")
+    usual = builder.switch(words, otherwise)
+    for count in _SHORT_ROWS:
+        block = builder.append_basic_block(f"rows.{count}")
+        usual.add_case(constant(count), block)
+        builder.position_at_end(block)
+        yield _ROW_STEP // count, functools.partial(_row_counts, builder, codes, count, query)
+        builder.branch(end)
+    builder.position_at_end(otherwise)
+    yield _LONG_ROWS, functools.partial(_long_row_counts, builder, codes, words, query)
+    builder.branch(end)
+    builder.position_at_end(end)
+
+
 def _row_loop(
     builder: ir.IRBuilder,
-    words: ir.Value,
+    step: int,
     stop: ir.Value,
     place: ir.Value,
-    end: ir.Value,
     counts: Callable[[ir.Value], list[ir.Value]],
     limit: ir.Value,
 ) -> None:
-    """Advance `place` step by step until one of counts(row) is below `limit` or the next step would end after `stop`."""
-    step = _ROW_STEP // words.constant if isinstance(words, ir.Constant) else _LONG_ROWS
-    condition, body, following = (builder.append_basic_block(f"rows.{name}") for name in ("if", "do", "next"))
+    """Advance `place` by `step` rows until one of counts(row) is below `limit` or the next step would end after `stop`."""
+    condition, body, following, end = (builder.append_basic_block(f"rows.{name}") for name in ("if", "do", "next", "done"))
     builder.branch(condition)
     builder.position_at_end(condition)
     row = builder.load(place)
@@ -108,6 +109,7 @@ def _row_loop(
     builder.position_at_end(following)
     builder.store(after, place)
     builder.branch(condition)
+    builder.position_at_end(end)
 
 
 def _row_counts(builder: ir.IRBuilder, codes: ir.Value, words: int, query: ir.Value, row: ir.Value) -> list[ir.Value]:
