@@ -4,9 +4,9 @@ import importlib
 import pkgutil
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 
 class Declaration(Protocol):
@@ -30,10 +30,14 @@ class Registry(Generic[T]):
         kind: what an entry is called in messages, for example "method".
         attribute: the module variable that holds the declaration of a file, for example "METHOD".
         required: whether a file of the folder without that variable is an error.
+        sort_key: function from an entry to what `names` sorts by; the default is the name.
     """
 
-    def __init__(self, package: str, *, kind: str, attribute: str, required: bool) -> None:
+    def __init__(
+        self, package: str, *, kind: str, attribute: str, required: bool, sort_key: Callable[[T], Any] = lambda entry: entry.name
+    ) -> None:
         self.package, self.kind, self.attribute, self.required = package, kind, attribute, required
+        self._sort_key = sort_key
         self._entries: dict[str, T] = {}
         self._places: dict[str, str] = {}
         self._searched = False
@@ -59,14 +63,25 @@ class Registry(Generic[T]):
             self._entries[entry.name], self._places[entry.name] = entry, place
         return entry
 
-    def __contains__(self, name: object) -> bool:
-        self._search()
-        return name in self._entries
+    def get(self, name: str) -> T:
+        """Return the entry called `name`.
 
-    def __getitem__(self, name: str) -> T:
-        """Return the entry called `name`; raise KeyError if there is none."""
+        Raises:
+            ValueError: there is no such entry. The message lists the names that exist.
+        """
+        found = self.find(name)
+        if found is None:
+            raise ValueError(f"{self.kind} must be one of {', '.join(self.names())}; got {name!r}")
+        return found
+
+    def find(self, name: object) -> T | None:
+        """Return the entry called `name`, or None if there is none; a name may be any object, such as a path."""
         self._search()
-        return self._entries[name]
+        return self._entries.get(name) if isinstance(name, str) else None
+
+    def names(self) -> list[str]:
+        """Return the names of all entries in the order in which messages and pages list them."""
+        return [entry.name for entry in sorted(self, key=self._sort_key)]
 
     def __iter__(self) -> Iterator[T]:
         """Iterate over the entries in the order in which they were added."""
@@ -76,7 +91,9 @@ class Registry(Generic[T]):
     def copy(self) -> "Registry[T]":
         """Return a registry with the same entries; what is registered in it does not reach this one."""
         self._search()
-        other: Registry[T] = Registry(self.package, kind=self.kind, attribute=self.attribute, required=self.required)
+        other: Registry[T] = Registry(
+            self.package, kind=self.kind, attribute=self.attribute, required=self.required, sort_key=self._sort_key
+        )
         other._entries, other._places, other._searched = dict(self._entries), dict(self._places), True
         return other
 

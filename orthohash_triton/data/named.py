@@ -78,9 +78,7 @@ def get(name: str) -> NamedDataset:
         >>> data.get("digits").summary
         '1,797 grey images of ten classes; a fifth are queries'
     """
-    if name not in _registry:
-        raise ValueError(f"data set must be one of {', '.join(names())}; got {name!r}")
-    return _registry[name]
+    return _registry.get(name)
 
 
 def names() -> list[str]:
@@ -91,7 +89,7 @@ def names() -> list[str]:
         >>> "fashion-mnist" in data.names()
         True
     """
-    return sorted(dataset.name for dataset in _registry)
+    return _registry.names()
 
 
 def sample_names() -> list[str]:
@@ -107,7 +105,7 @@ def sample_names() -> list[str]:
 
 def find(name: object) -> NamedDataset | None:
     """Return the declaration of the data set called `name`, or None if there is none."""
-    return _registry[name] if isinstance(name, str) and name in _registry else None
+    return _registry.find(name)
 
 
 def find_samples(name: str) -> Callable[[], Dataset] | None:

@@ -16,7 +16,13 @@ from ._method import Bank, Method, Objective, Task, not_negative, option
 
 __all__ = ["Bank", "Method", "Objective", "Task", "get", "names", "not_negative", "option", "register"]
 
-_registry: Registry[Method] = Registry(__name__, kind="method", attribute="METHOD", required=True)
+_registry: Registry[Method] = Registry(
+    __name__,
+    kind="method",
+    attribute="METHOD",
+    required=True,
+    sort_key=lambda method: (not method.learned, -method.year, method.name),
+)
 
 
 def register(method: Method, *, replace: bool = False) -> Method:
@@ -49,9 +55,7 @@ def get(name: str) -> Method:
         >>> methods.get("csq").year
         2020
     """
-    if name not in _registry:
-        raise ValueError(f"method must be one of {', '.join(names())}; got {name!r}")
-    return _registry[name]
+    return _registry.get(name)
 
 
 def names() -> list[str]:
@@ -62,5 +66,4 @@ def names() -> list[str]:
         >>> methods.names()[-2:]
         ['pca', 'lsh']
     """
-    ordered = sorted(_registry, key=lambda method: (not method.learned, -method.year, method.name))
-    return [method.name for method in ordered]
+    return _registry.names()

@@ -77,6 +77,14 @@ def test_unknown_methods_and_options_are_named() -> None:
         ("orthohash", {"margin": -0.1}, "margin must not be negative; got -0.1"),
         ("dhn", {"quantization_weight": -1.0}, "quantization_weight must not be negative"),
         ("dhn", {"pairs": "half"}, "pairs must be one of 'balanced', 'equal'; got 'half'"),
+        ("dpsh", {"pairs": None}, "pairs must be one of 'balanced', 'equal'; got None"),
+        (
+            "orthohash",
+            {"margin_type": "angle"},
+            "'orthohash': margin_type must be one of 'cosine', 'angular'; got",
+        ),
+        ("hashnet", {"similarity": "cosine"}, "similarity must be one of 'jaccard', 'any'; got 'cosine'"),
+        ("csq", {"quantization": "l1"}, "quantization must be one of 'log_cosh', 'l2'; got 'l1'"),
         ("hashnet", {"stages": 0}, "stages must be at least 1; got 0"),
         ("hashnet", {"growth": float("nan")}, "growth must not be negative; got nan"),
         ("mds", {"pairs_from": -1.0}, "pairs_from must not be negative"),
@@ -174,7 +182,8 @@ import orthohash_triton as oht
 print(oht.__file__)
 folder, said = Path(oht.methods.__file__).parent, {}
 for case, files in json.loads(sys.argv[1]).items():
-    oht.methods._registry = oht.methods.Registry("orthohash_triton.methods", kind="method", attribute="METHOD", required=True)
+    names = {"kind": "method", "attribute": "METHOD", "required": True, "sort_key": oht.methods._registry._sort_key}
+    oht.methods._registry = oht.methods.Registry("orthohash_triton.methods", **names)
     for name in ("mine", "other", "_other"):
         (folder / f"{name}.py").unlink(missing_ok=True)
         sys.modules.pop(f"orthohash_triton.methods.{name}", None)
