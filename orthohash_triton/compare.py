@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -35,10 +35,10 @@ from .ops.pack_codes import pack_codes
 from .plots.figures import draw_comparison
 from .plots.profiles import bit_statistics, curves
 from .train.config import TrainConfig
-from .train.rotation import ROTATIONS, fit_rotation
+from .train.rotation import RotationName, fit_rotation
 from .train.trainer import train
 
-CHOICES = ("none", *ROTATIONS)
+CHOICES = get_args(RotationName)
 """Names of the rotations."""
 
 TOP = 1000
@@ -58,7 +58,7 @@ def compare(
     names: Sequence[str] | None = None,
     bits: Sequence[int] = (16, 32, 64),
     seeds: Sequence[int] = (0, 1, 2),
-    rotations: Sequence[str] = ("none",),
+    rotations: Sequence[RotationName] = ("none",),
     progress: bool = True,
 ) -> list[dict[str, Any]]:
     """Train and evaluate methods at every code length and seed, and write the table and figures of all cells in `out`.
@@ -188,7 +188,7 @@ def summary(measured: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
-def _cell(config: TrainConfig, splits: Splits, rotations: Sequence[str]) -> dict[str, Any]:
+def _cell(config: TrainConfig, splits: Splits, rotations: Sequence[RotationName]) -> dict[str, Any]:
     """Train one model, and evaluate its codes after each rotation."""
     started = time.perf_counter()
     trained = train(config, splits.train, progress=False)
@@ -289,7 +289,7 @@ def _claim(out: Path, setting: dict[str, Any]) -> None:
         _write_json(path, setting)
 
 
-def _check(names: Sequence[str], rotations: Sequence[str], bits: Sequence[int], seeds: Sequence[int]) -> None:
+def _check(names: Sequence[str], rotations: Sequence[RotationName], bits: Sequence[int], seeds: Sequence[int]) -> None:
     for name in names:
         methods.get(name)
     unknown = [rotation for rotation in rotations if rotation not in CHOICES]

@@ -1,12 +1,11 @@
 """Options that are generated from TrainConfig and from the options of a training method."""
 
 import argparse
-import types
-import typing
 from collections.abc import Iterable, Sequence
 from dataclasses import Field, fields
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from .._base.choices import choices_of, members_of
 from ._command import CommandParser
 from ._suggest import one_of
 
@@ -70,7 +69,8 @@ def _requested_method(parser: CommandParser) -> str:
 
 def _add_fields(parser: "CommandParser | argparse._ArgumentGroup", chosen: Iterable[Field]) -> None:
     """Add one option per dataclass field, with its default, help and accepted values."""
-    choices_by_name = choices_of_options()
+    from .. import methods
+
     for field in chosen:
         name, text = "--" + field.name.replace("_", "-"), field.metadata["help"].replace("%", "%%")
         if field.type is bool:
@@ -78,47 +78,15 @@ def _add_fields(parser: "CommandParser | argparse._ArgumentGroup", chosen: Itera
             parser.add_argument(name, action=argparse.BooleanOptionalAction, default=field.default, help=text)
             continue
         default = "" if field.default is None else " (%(default)s)"
-        choices = _literal_values(field.type) or choices_by_name.get(field.name)
+        choices = methods.names() if field.name == "method" else list(choices_of(field.type))
         kind = _value_type(field.type)
         parser.add_argument(
             name, type=one_of(choices) if choices else kind, default=field.default, help=text + default,
-            metavar={int: "N", float: "X", str: "NAME"}[kind], choices=choices,
+            metavar={int: "N", float: "X", str: "NAME"}[kind], choices=choices or None,
         )  # fmt: skip
-
-
-def choices_of_options() -> dict[str, list[str]]:
-    """Return the accepted values of the options that accept a fixed set of values."""
-    from .. import methods
-    from ..train.augmentation import AUGMENTATIONS
-    from ..train.config import ROTATIONS
-    from ..train.optimization import OPTIMIZERS, PRECISIONS, SCHEDULES
-
-    return {
-        "method": methods.names(),
-        "rotate": ["none", *ROTATIONS],
-        "optimizer": [*OPTIMIZERS],
-        "schedule": [*SCHEDULES],
-        "precision": [*PRECISIONS],
-        "augment": [*AUGMENTATIONS],
-        "on_corrupt": ["skip", "fail"],
-        "on_missing": ["fail", "skip"],
-    }
-
-
-def _literal_values(annotation: Any) -> list[str]:
-    """Return the values of a Literal or `Literal | None`; an empty list for other types."""
-    members = typing.get_args(annotation) if _is_union(annotation) else (annotation,)
-    return [value for member in members if typing.get_origin(member) is Literal for value in typing.get_args(member)]
-
-
-def _is_union(annotation: Any) -> bool:
-    return isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union
 
 
 def _value_type(annotation: Any) -> type:
     """Return the type of a value: int for `int | None`, str for a Literal of strings."""
-    if _is_union(annotation):
-        annotation = next(member for member in typing.get_args(annotation) if member is not type(None))
-    if typing.get_origin(annotation) is Literal:
-        return type(typing.get_args(annotation)[0])
-    return annotation
+    choices = choices_of(annotation)
+    return type(choices[0]) if choices else members_of(annotation)[0]

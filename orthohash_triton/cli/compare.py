@@ -4,17 +4,19 @@ import argparse
 from pathlib import Path
 
 from ._command import Command, CommandParser
-from ._config_options import add_config_options, choices_of_options, config_from
+from ._config_options import add_config_options, config_from
 from ._output import print_json, print_table
 from ._suggest import one_of
 
 
 def _add_options(parser: CommandParser) -> None:
     """Add the options of the command to its parser."""
-    choices = choices_of_options()
+    from .. import methods
+    from ..compare import CHOICES
+
     parser.add_argument("--out", required=True, type=Path, help="folder for the runs, the table and the figures")
     parser.add_argument(
-        "--methods", nargs="+", type=one_of(choices["method"]), choices=choices["method"], metavar="NAME",
+        "--methods", nargs="+", type=one_of(methods.names()), choices=methods.names(), metavar="NAME",
         help="methods to compare, see `orthohash methods` (all)",
     )  # fmt: skip
     parser.add_argument(
@@ -22,8 +24,8 @@ def _add_options(parser: CommandParser) -> None:
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N", help="random seeds, one run each (0 1 2)")
     parser.add_argument(
-        "--rotations", nargs="+", default=["none"], type=one_of(choices["rotate"]), choices=choices["rotate"], metavar="NAME",
-        help="none, itq, householder (none)",
+        "--rotations", nargs="+", default=["none"], type=one_of(CHOICES), choices=CHOICES, metavar="NAME",
+        help=f"{', '.join(CHOICES)} (none)",
     )  # fmt: skip
     add_config_options(parser, without=("method", "bits", "seed", "rotate", "checkpoint_every", "tensorboard", "wandb"))
 

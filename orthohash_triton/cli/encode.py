@@ -2,13 +2,12 @@
 
 import argparse
 from pathlib import Path
-from typing import Literal
+from typing import get_args
 
+from .._base.choices import ON_TROUBLE, OnTrouble
 from ._command import Command, CommandParser
 from ._output import print_count
 from ._sources import SOURCES, load_model
-
-_ON_TROUBLE: dict[str, Literal["skip", "raise"]] = {"skip": "skip", "fail": "raise"}
 
 
 def _add_options(parser: CommandParser) -> None:
@@ -24,11 +23,11 @@ def _add_options(parser: CommandParser) -> None:
     parser.add_argument("--batch-size", type=int, default=256, metavar="N", help="samples per batch (%(default)s)")
     parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu, cuda, cuda:1, ... (%(default)s)")
     parser.add_argument(
-        "--on-corrupt", choices=("skip", "fail"), default="skip",
+        "--on-corrupt", choices=get_args(OnTrouble), default="skip",
         help="for images that cannot be decoded: skip them and list them in a file next to the codes, or fail (%(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--on-missing", choices=("fail", "skip"), help="for files that are named in a manifest or list but do not exist (fail)"
+        "--on-missing", choices=get_args(OnTrouble), help="for files that are named in a manifest or list but do not exist (fail)"
     )
     parser.add_argument("--split", metavar="NAME", help="part of the source to encode: train, gallery, query or validation (all)")
     parser.add_argument(
@@ -55,7 +54,7 @@ def _run(options: argparse.Namespace) -> None:
     written = encode_to(
         load_model(options.model).to(options.device), options.source, options.out,
         batch_size=options.batch_size, resume=options.resume, split=options.split, progress=options.progress,
-        on_error=_ON_TROUBLE[options.on_corrupt], on_missing=_ON_TROUBLE.get(options.on_missing), root=options.root,
+        on_error=ON_TROUBLE[options.on_corrupt], on_missing=ON_TROUBLE.get(options.on_missing), root=options.root,
         path_column=options.path_column, label_column=options.label_column, split_column=options.split_column,
     )  # fmt: skip
     figures = {

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._base.choices import check_choices
 from ..nn import HashHead
 
 
@@ -160,7 +161,9 @@ class Method:
             raise ValueError(
                 f"method {self.name!r} has no option {', '.join(unknown)}; it has {', '.join(sorted(known)) or 'none'}"
             )
-        return self.options(**values)
+        options = self.options(**values)
+        check_choices(f"method {self.name!r}", options)
+        return options
 
 
 def option(default: Any, help: str) -> Any:

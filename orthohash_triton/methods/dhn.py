@@ -6,7 +6,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .._base import checks
 from ..nn import HashHead
 from ..ops.pairwise_likelihood_loss import pairwise_likelihood_loss
 from ..ops.quantization_loss import quantization_loss
@@ -26,7 +25,6 @@ class Options:
     )
 
     def __post_init__(self) -> None:
-        checks.choice("method 'dhn'", "pairs", self.pairs, ("balanced", "equal"))
         not_negative("dhn", self, "quantization_weight")
 
 

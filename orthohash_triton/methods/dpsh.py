@@ -5,7 +5,6 @@ from typing import Literal
 
 from torch import Tensor
 
-from .._base import checks
 from ..nn import HashHead
 from ..ops.pairwise_likelihood_loss import pairwise_likelihood_loss
 from ..ops.quantization_loss import quantization_loss
@@ -23,7 +22,6 @@ class Options:
     )
 
     def __post_init__(self) -> None:
-        checks.choice("method 'dpsh'", "pairs", self.pairs, ("balanced", "equal"))
         not_negative("dpsh", self, "quantization_weight")
 
 

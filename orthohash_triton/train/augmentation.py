@@ -5,13 +5,13 @@ the number of processes, and a resumed training repeats it.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-AUGMENTATIONS = ("none", "light", "strong")
+AugmentationKind = Literal["none", "light", "strong"]
 
 Augmentation = Callable[[Tensor, int, slice], Tensor]
 """(float images [n, C, H, W] in [0, 1], size N of the whole batch, their positions in it) -> images of the same shape"""
@@ -20,7 +20,7 @@ _WHOLE = slice(None)
 _OF_THE_BATCH = ("order", "forward_input_shape")  # parameters of kornia that do not have one value per sample
 
 
-def make_augmentation(kind: str, *, flip: bool, crop_padding: int, sample_shape: tuple[int, ...]) -> Augmentation:
+def make_augmentation(kind: AugmentationKind, *, flip: bool, crop_padding: int, sample_shape: tuple[int, ...]) -> Augmentation:
     """Return the augmentation called `kind`.
 
     none    returns images unchanged

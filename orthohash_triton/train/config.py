@@ -1,19 +1,25 @@
 """The settings of a training."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 from .. import data, methods
 from .._base import checks
+from .._base.choices import ON_TROUBLE, OnTrouble, check_choices
 from ..data import Splits, load_splits
 from ..methods import option
 from ..models.backbones import BACKBONES
-from .augmentation import AUGMENTATIONS
-from .optimization import OPTIMIZERS, PRECISIONS, SCHEDULES
-from .rotation import ROTATIONS
+from .augmentation import AugmentationKind
+from .optimization import OptimizerName, Precision, ScheduleName
+from .rotation import RotationName
 
 WITHOUT_EFFECT = ("checkpoint_every", "tensorboard", "wandb")
 """Settings that do not affect the weights. They may be changed when a training is resumed."""
+
+
+def _listed(choices: Any) -> str:
+    """Return the values of a Literal for a help text."""
+    return ", ".join(get_args(choices))
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,7 @@ class TrainConfig:
     )
     method: str = option("orthohash", "name of a method; `orthohash methods` lists them")
     options: dict[str, Any] = field(default_factory=dict)  # options of the method by name
-    rotate: str = option("none", f"rotation fitted to the codes after the training: none, {', '.join(ROTATIONS)}")
+    rotate: RotationName = option("none", f"rotation fitted to the codes after the training: {_listed(RotationName)}")
     backbone: str = option("auto", f"auto, {', '.join(BACKBONES)}, timm:NAME or torchvision:NAME")
     pretrained: bool = option(True, "pre-trained weights for a backbone of timm or torchvision")
     bits: int = option(64, "length of the codes, a multiple of 8")
@@ -50,28 +56,28 @@ class TrainConfig:
     accumulate: int = option(1, "number of batches whose gradients are averaged for one step")
     lr: float | None = option(None, "learning rate of the hash head; the default is the method's")
     backbone_lr_scale: float = option(0.1, "learning rate of the backbone relative to the head's; 0 freezes the backbone")
-    optimizer: str = option("adam", f"one of {', '.join(OPTIMIZERS)}")
+    optimizer: OptimizerName = option("adam", f"one of {_listed(OptimizerName)}")
     weight_decay: float = option(5e-4, "L2 penalty on all weights (decoupled with adamw)")
     clip_grad_norm: float | None = option(None, "largest norm of the gradient of all weights; longer gradients are scaled down")
-    schedule: str = option("step", f"schedule of the learning rate: {', '.join(SCHEDULES)}")
+    schedule: ScheduleName = option("step", f"schedule of the learning rate: {_listed(ScheduleName)}")
     warmup: float = option(0.0, "steps in which the learning rate rises to its full value; below 1: a share of all steps")
     lr_decay: float = option(0.1, "for schedule step: factor of the learning rate in the last part of the training")
     lr_decay_at: float = option(0.8, "for schedule step: share of the steps after which the rate is multiplied by lr_decay")
     ema: float | None = option(
         None, "decay of an exponential moving average of the weights, for example 0.999; the average is the result"
     )
-    precision: str = option("fp32", f"precision of the network during training: {', '.join(PRECISIONS)} (mixed precision)")
+    precision: Precision = option("fp32", f"precision of the network during training: {_listed(Precision)} (mixed precision)")
     validation: float = option(
         0.0,
         "share of the training set held out to choose the best epoch, if the data set has no validation set; 0 takes the last",
     )
     patience: int | None = option(None, "number of epochs without a better validation mAP after which the training stops")
-    augment: str = option("light", f"augmentation of images: {', '.join(AUGMENTATIONS)}")
+    augment: AugmentationKind = option("light", f"augmentation of images: {_listed(AugmentationKind)}")
     flip: bool = option(True, "mirror images horizontally at random (wrong for text and digits)")
     crop_padding: int = option(0, "for augmentation light: largest random shift of images, in pixels")
     image_size: int = option(64, "width and height, in pixels, to which images in files are resized")
-    on_corrupt: str = option("skip", "for images that cannot be decoded: skip (and list) them, or fail")
-    on_missing: str | None = option(None, "for missing files of a manifest or list: fail (the default) or skip")
+    on_corrupt: OnTrouble = option("skip", "for images that cannot be decoded: skip (and list) them, or fail")
+    on_missing: OnTrouble | None = option(None, "for missing files of a manifest or list: fail (the default) or skip")
     root: str | None = option(None, "folder that the paths in a manifest or list are relative to; the default is its own")
     path_column: str | None = option(None, "column of a manifest with the paths; the default is path")
     label_column: str | None = option(
@@ -114,14 +120,7 @@ class TrainConfig:
             raise ValueError(f"TrainConfig: validation must be a share of the training set, in [0, 1); got {self.validation}")
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"TrainConfig: ema must be the decay of a moving average, in (0, 1); got {self.ema}")
-        checks.choice("TrainConfig", "rotate", self.rotate, ("none", *ROTATIONS))
-        checks.choice("TrainConfig", "optimizer", self.optimizer, tuple(OPTIMIZERS))
-        checks.choice("TrainConfig", "schedule", self.schedule, tuple(SCHEDULES))
-        checks.choice("TrainConfig", "precision", self.precision, tuple(PRECISIONS))
-        checks.choice("TrainConfig", "augment", self.augment, AUGMENTATIONS)
-        checks.choice("TrainConfig", "on_corrupt", self.on_corrupt, tuple(_ON_TROUBLE))
-        if self.on_missing is not None:
-            checks.choice("TrainConfig", "on_missing", self.on_missing, tuple(_ON_TROUBLE))
+        check_choices("TrainConfig", self)
         methods.get(self.method).make_options(self.options)
 
     def load_splits(self) -> Splits:
@@ -138,14 +137,11 @@ class TrainConfig:
             size=self.image_size,
             query_fraction=self.query_fraction,
             seed=self.seed,
-            on_error=_ON_TROUBLE[self.on_corrupt],
-            on_missing=None if self.on_missing is None else _ON_TROUBLE[self.on_missing],
+            on_error=ON_TROUBLE[self.on_corrupt],
+            on_missing=None if self.on_missing is None else ON_TROUBLE[self.on_missing],
             root=self.root,
             path_column=self.path_column,
             label_column=self.label_column,
             split_column=self.split_column,
             labels=self.labels,
         )
-
-
-_ON_TROUBLE = {"skip": "skip", "fail": "raise"}

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -10,14 +10,18 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from ..models.model import HashModel
 
+OptimizerName = Literal["adam", "adamw", "sgd"]
+ScheduleName = Literal["step", "cosine", "constant"]
+Precision = Literal["fp32", "bf16", "fp16"]
+
 # torch.optim is looked up at each call, because users may replace its classes.
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+OPTIMIZERS: dict[OptimizerName, Callable[..., torch.optim.Optimizer]] = {
     "adam": lambda groups, **keywords: torch.optim.Adam(groups, **keywords),
     "adamw": lambda groups, **keywords: torch.optim.AdamW(groups, **keywords),
     "sgd": lambda groups, **keywords: torch.optim.SGD(groups, momentum=0.9, **keywords),
 }
 
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS: dict[Precision, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def make_schedule(config: Any, optimizer: torch.optim.Optimizer, steps: int) -> LambdaLR:
@@ -37,7 +41,7 @@ def _cosine(config: Any, step: int, warmup: int, steps: int) -> float:
     return (1 + math.cos(math.pi * max(0, step - warmup) / max(1, steps - warmup))) / 2
 
 
-SCHEDULES: dict[str, Callable[[Any, int, int, int], float]] = {  # (config, step, steps of warm-up, all steps) -> factor
+SCHEDULES: dict[ScheduleName, Callable[[Any, int, int, int], float]] = {  # (config, step, steps of warm-up, all steps) -> factor
     "step": _step_decay,
     "cosine": _cosine,
     "constant": lambda config, step, warmup, steps: 1.0,

@@ -1,6 +1,7 @@
 """Rotations of a trained model's continuous codes, fitted after training and multiplied into the hash head."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -9,14 +10,16 @@ from ..data.images import ImageFiles
 from ..models.model import HashModel
 from ..rotations import Rotation, fit_householder, fit_itq
 
-ROTATIONS: dict[str, Callable[..., Rotation]] = {"itq": fit_itq, "householder": fit_householder}
+RotationName = Literal["none", "itq", "householder"]
+
+ROTATIONS: dict[RotationName, Callable[..., Rotation]] = {"itq": fit_itq, "householder": fit_householder}
 """Name -> function that fits the rotation to continuous codes float32 [N, K]."""
 
 ROTATION_SAMPLES = 10_000
 """Largest number of codes that a rotation is fitted to: enough for its K^2 / 2 unknowns."""
 
 
-def rotate(model: HashModel, inputs: Tensor | ImageFiles, kind: str, *, seed: int = 0) -> None:
+def rotate(model: HashModel, inputs: Tensor | ImageFiles, kind: RotationName, *, seed: int = 0) -> None:
     """Fit the rotation `kind` to the continuous codes of `inputs` and multiply it into the head of `model`.
 
     Args:
@@ -35,7 +38,7 @@ def rotate(model: HashModel, inputs: Tensor | ImageFiles, kind: str, *, seed: in
     model.head = model.head.rotated(fit_rotation(model.continuous_codes(inputs), kind, seed=seed).matrix)
 
 
-def fit_rotation(codes: Tensor, kind: str, *, seed: int = 0) -> Rotation:
+def fit_rotation(codes: Tensor, kind: RotationName, *, seed: int = 0) -> Rotation:
     """Return the rotation `kind` fitted to continuous codes [N, K], or to ROTATION_SAMPLES random rows if there are more.
 
     Example:
