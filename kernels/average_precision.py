@@ -29,7 +29,7 @@ from ._counters import (
 from ._device import Device, device_of
 from ._distances import UNROLLED_WORDS, group_of, query_words_of
 from ._sizes import cdiv
-from .hamming_histogram import COUNTS, Plan, launch_count, scan_constexprs
+from .hamming_histogram import COUNTS, Plan, hamming_histogram, launch_count, scan_constexprs
 from .launch import launch
 
 _WARPS_PER_MULTIPROCESSOR = 64  # several times the number that runs at once, so that no multiprocessor is idle at the end
@@ -52,38 +52,41 @@ def plan(queries: int, gallery: int, bits: int, device: Device) -> Plan:
 
 
 class Rankings:
-    """A gallery in the order that kernels read, for rankings of up to `queries` queries."""
+    """A gallery in the order that kernels read, for rankings of up to `queries` queries.
 
-    def __init__(self, queries: int, gallery: Tensor, labels: Tensor, *, shared: bool) -> None:
+    limits: int64 [M], numbers of ranks that count. Without any, items are counted and not ranked.
+    """
+
+    def __init__(self, queries: int, gallery: Tensor, labels: Tensor, limits: Tensor, *, shared: bool) -> None:
         """Reorder the gallery uint8 [N, B], not empty, and its labels int64 words [N, L] (see `hamming_histogram`)."""
-        words = as_words(gallery)
-        self.size, self.bits, self.shared = len(gallery), 8 * gallery.shape[1], shared
+        self.size, self.bits, self.shared, self.limits = len(gallery), 8 * gallery.shape[1], shared, limits
         self.plan = plan(queries, self.size, self.bits, device_of(gallery.device))
-        layout = group_of(words.shape[1]), self.plan.splits, self.plan.lanes, self.plan.steps(_RANKED), _RANKED
-        self.gallery, self.labels = _counters.segments(words, *layout), _counters.segments(labels, *layout)
+        self.gallery, self.labels = gallery, labels
+        if len(limits):
+            words = as_words(gallery)
+            layout = group_of(words.shape[1]), self.plan.splits, self.plan.lanes, self.plan.steps(_RANKED), _RANKED
+            self.gallery, self.labels = _counters.segments(words, *layout), _counters.segments(labels, *layout)
+        # One call of `rank` may take so many queries that its table needs _TABLE_BYTES of memory.
+        table = 8 * self.plan.counters.bins * self.plan.splits * self.plan.lanes
+        self.most_queries = max(1, _TABLE_BYTES // table) if len(limits) else max(1, queries)
 
-    @property
-    def most_queries(self) -> int:
-        """Return how many queries one call of `rank` may take, so that it needs at most _TABLE_BYTES of memory."""
-        return max(1, _TABLE_BYTES // (8 * self.plan.counters.bins * self.plan.splits * self.plan.lanes))
-
-    def rank(
-        self, queries: Tensor, labels: Tensor, limits: Tensor, precisions: Tensor, hits: Tensor, counts: Tensor, relevant: Tensor
-    ) -> None:
+    def rank(self, queries: Tensor, labels: Tensor, precisions: Tensor, hits: Tensor, counts: Tensor, relevant: Tensor) -> None:
         """Compute the sums from which all metrics are derived, for queries uint8 [Q, B] with labels int64 words [Q, L].
 
-        limits: int64 [M], numbers of ranks that count; precisions: float64 [M, Q], the sum of the precisions at the relevant
-        items among the first ranks; hits: int64 [M, Q], the number of these items; counts, relevant: int64 [Q, K+1], all and
-        relevant items at each distance.
+        precisions: float64 [M, Q], the sum of the precisions at the relevant items among the first ranks, for each limit; hits:
+        int64 [M, Q], the number of these items; counts, relevant: int64 [Q, K+1], all and relevant items at each distance.
         """
+        if len(self.limits) == 0:
+            hamming_histogram(queries, self.gallery, counts, labels, self.labels, relevant, shared=self.shared)
+            return
         words, labels = as_words(queries), labels.contiguous()
         starts = self._starts(words, labels)
         ends = starts[:, self.plan.splits * self.plan.lanes - 1 :: self.plan.splits * self.plan.lanes][:, : counts.shape[1]]
         for total, before in ((counts, ends & 0xFFFFFFFF), (relevant, ends >> 32)):
             torch.diff(before, dim=1, prepend=before.new_zeros(len(before), 1), out=total)
-        for first in range(0, len(limits), _LIMITS_PER_LAUNCH):
+        for first in range(0, len(self.limits), _LIMITS_PER_LAUNCH):
             some = slice(first, first + _LIMITS_PER_LAUNCH)
-            self._sum(words, labels, starts, limits[some], precisions[some], hits[some])
+            self._sum(words, labels, starts, self.limits[some], precisions[some], hits[some])
 
     def _starts(self, words: Tensor, labels: Tensor) -> Tensor:
         """Count the items up to each (distance, segment), int64 [Q, bins * segments], and 32 bits higher the relevant ones."""

@@ -6,8 +6,10 @@ _ranks.py also describes the labels. Expectations over random orders of ties nee
 import math
 
 import numpy as np
+from torch import Tensor
 
 from ._bits import compiled, inlined
+from ._blocks import as_array
 from ._compiler import compiler
 from ._ranges import over_ranges
 from ._ranks import (
@@ -24,33 +26,33 @@ _RADIX_BITS = 11  # three passes over the 32 bits of a score
 _RADIX = 2**_RADIX_BITS
 
 
-def ranked_precision(
-    queries: np.ndarray,
-    gallery: np.ndarray,
-    query_labels: np.ndarray,
-    gallery_labels: np.ndarray,
-    shared: bool,
-    ks: np.ndarray,
-    precisions: np.ndarray,
-    hits: np.ndarray,
-    counts: np.ndarray,
-    relevant: np.ndarray,
-) -> None:
-    """Rank the gallery for each query in the order (distance, row), and fill in the sums from which metrics are computed.
+class Rankings:
+    """A gallery in the lanes of _ranks.py, for rankings in the order (distance, row).
 
-    ks: int64 [L], ranks that count. precisions: float64 [L, Q], the sum of the precisions at the relevant items among the first
-    k; hits: int64 [L, Q], their number. counts, relevant: int64 [Q, K+1], all and relevant items at each distance.
+    limits: int64 [M], numbers of ranks that count.
     """
-    laid_queries = lay_out_queries(queries, query_labels)
-    laid_gallery = lay_out_gallery(gallery, gallery_labels, shared)
 
-    def run(start: int, stop: int) -> None:
-        for batch in ranked_batches(laid_queries, laid_gallery, start, stop):
-            ranked = (batch.counts, batch.relevant, batch.notes, batch.places, batch.first_notes)
-            order = laid_queries.order[batch.start : batch.stop]
-            _sum_batch(*ranked, order, ks, precisions, hits, counts, relevant)
+    def __init__(self, queries: int, gallery: Tensor, labels: Tensor, limits: Tensor, *, shared: bool) -> None:
+        """Lay out the gallery uint8 [N, B], not empty, and its labels int64 words [N, L], for up to `queries` queries."""
+        self.most_queries, self.limits = max(1, queries), limits.numpy()
+        self.gallery = lay_out_gallery(as_array(gallery), as_array(labels).view(np.uint64), shared)
 
-    over_ranges(run, len(queries))
+    def rank(self, queries: Tensor, labels: Tensor, precisions: Tensor, hits: Tensor, counts: Tensor, relevant: Tensor) -> None:
+        """Compute the sums from which all metrics are derived, for queries uint8 [Q, B] with labels int64 words [Q, L].
+
+        precisions: float64 [M, Q], the sum of the precisions at the relevant items among the first ranks, for each limit; hits:
+        int64 [M, Q], the number of these items; counts, relevant: int64 [Q, K+1], all and relevant items at each distance.
+        """
+        laid_queries = lay_out_queries(as_array(queries), as_array(labels).view(np.uint64))
+        results = [tensor.numpy() for tensor in (precisions, hits, counts, relevant)]
+
+        def run(start: int, stop: int) -> None:
+            for batch in ranked_batches(laid_queries, self.gallery, start, stop):
+                ranked = (batch.counts, batch.relevant, batch.notes, batch.places, batch.first_notes)
+                order = laid_queries.order[batch.start : batch.stop]
+                _sum_batch(*ranked, order, self.limits, *results)
+
+        over_ranges(run, len(queries))
 
 
 def scored_precision(
@@ -63,7 +65,7 @@ def scored_precision(
     hits: np.ndarray,
     totals: np.ndarray,
 ) -> None:
-    """Rank the gallery by (score descending, row), and fill in the sums that `ranked_precision` describes.
+    """Rank the gallery by (score descending, row), and fill in the sums that `Rankings.rank` describes.
 
     scores: float32 [Q, N] without NaN.
     """
@@ -77,9 +79,9 @@ def scored_precision(
 
 
 def expected_precision(counts: np.ndarray, relevant: np.ndarray, k: int, over_hits: bool, precisions: np.ndarray) -> None:
-    """Fill `precisions` float64 [Q] with the expected sums of `ranked_precision` over all orders of items at one distance.
+    """Fill `precisions` float64 [Q] with the expected sums of `Rankings.rank` over all orders of items at one distance.
 
-    counts, relevant: int64 [Q, K+1], as `ranked_precision` leaves them. With `over_hits` it is the expectation of the sum divided
+    counts, relevant: int64 [Q, K+1], as `Rankings.rank` leaves them. With `over_hits` it is the expectation of the sum divided
     by the hits among the first `k`, whose number depends on the order where `k` cuts through a distance.
     """
     over_ranges(lambda start, stop: _expected_precision(counts, relevant, k, over_hits, start, stop, precisions), len(counts))

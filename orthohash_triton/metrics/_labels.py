@@ -54,13 +54,14 @@ class Labels:
         """Largest number of classes that two items can share."""
         return self.queries.shape[1] if self.shared else 1
 
-    def words(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return queries and gallery as uint64 [rows, L] for the CPU kernels: a word per class id, a bit per class of a row."""
+    def words(self) -> tuple[Tensor, Tensor]:
+        """Return queries and gallery as int64 [rows, L] on their device: a word per class id, a bit per class of a row."""
         return _words(self.queries), _words(self.gallery)
 
-    def packed(self) -> tuple[Tensor, Tensor]:
-        """Return the same words as int64 [rows, L] for the Triton kernels, on the device of the labels."""
-        return _packed(self.queries), _packed(self.gallery)
+    def as_arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the words of labels in host memory as uint64 arrays, for the CPU kernels of metrics without a Triton kernel."""
+        queries, gallery = (words.contiguous().numpy().view(np.uint64) for words in self.words())
+        return queries, gallery
 
 
 Rows = tuple[str, int]  # description and number of the rows that need a label each
@@ -110,18 +111,8 @@ def _check(op: str, name: str, labels: Any, ranked: Tensor, rows: Rows) -> Tenso
     return labels != 0
 
 
-def _words(labels: Tensor) -> np.ndarray:
-    """Return labels as uint64 [rows, L]; see `Labels.words`."""
-    if labels.ndim == 1:
-        return labels.contiguous().numpy().view(np.uint64)[:, None]
-    packed = np.packbits(labels.numpy(), axis=1, bitorder="little")
-    padded = np.zeros((len(packed), max(1, -(-packed.shape[1] // 8)) * 8), dtype=np.uint8)
-    padded[:, : packed.shape[1]] = packed
-    return padded.view(np.uint64)
-
-
-def _packed(labels: Tensor) -> Tensor:
-    """Return labels as int64 [rows, L]; see `Labels.packed`."""
+def _words(labels: Tensor) -> Tensor:
+    """Return labels as int64 [rows, L]; see `Labels.words`."""
     if labels.ndim == 1:
         return labels[:, None]
     classes = labels.shape[1]

@@ -1,9 +1,63 @@
-"""The average precision of each query, from a matrix of distances."""
+"""The average precision of each query, from a matrix of distances, and sums along sorted rankings."""
 
 from math import comb
 
 import torch
 from torch import Tensor
+
+from .hamming_distance import hamming_distance
+from .pack_codes import unpack_codes
+
+_ELEMENTS = 2**23  # largest number of distances that are sorted at once
+
+
+class Rankings:
+    """A gallery, for rankings in the order (distance, row), which are sorted.
+
+    limits: int64 [M], numbers of ranks that count.
+    """
+
+    def __init__(self, queries: int, gallery: Tensor, labels: Tensor, limits: Tensor, *, shared: bool) -> None:
+        """Hold the gallery uint8 [N, B] and its labels int64 words [N, L]: with `shared` one bit a class, otherwise an id."""
+        self.gallery, self.labels, self.limits, self.shared = gallery, labels, limits.tolist(), shared
+        self.most_queries = max(1, min(queries, _ELEMENTS // len(gallery)))
+
+    def rank(self, queries: Tensor, labels: Tensor, precisions: Tensor, hits: Tensor, counts: Tensor, relevant: Tensor) -> None:
+        """Compute the sums from which all metrics are derived, for queries uint8 [Q, B] with labels int64 words [Q, L].
+
+        precisions: float64 [M, Q], the sum of the precisions at the relevant items among the first ranks, for each limit; hits:
+        int64 [M, Q], the number of these items; counts, relevant: int64 [Q, K+1], all and relevant items at each distance.
+        """
+        distances = hamming_distance(queries, self.gallery)
+        wanted = shared_classes(labels, self.labels) > 0 if self.shared else labels == self.labels.T
+        counts.copy_(counts_at(distances, counts.shape[1]))
+        relevant.copy_(counts_at(distances, counts.shape[1], wanted.double()))
+        if self.limits:
+            ranked = wanted.gather(1, distances.sort(dim=1, stable=True).indices)
+            sum_precisions(ranked, self.limits, precisions, hits)
+
+
+def sum_precisions(ranked: Tensor, limits: list[int], precisions: Tensor, hits: Tensor) -> None:
+    """Fill `precisions` float64 [M, Q] and `hits` int64 [M, Q] from the relevance of the item at each rank, bool [Q, N]."""
+    found = ranked.cumsum(dim=1)
+    terms = found.double() / torch.arange(1, ranked.shape[1] + 1, device=ranked.device) * ranked
+    for place, limit in enumerate(limits):
+        torch.sum(terms[:, :limit], dim=1, out=precisions[place])
+        hits[place] = found[:, limit - 1]
+
+
+def counts_at(values: Tensor, bins: int, weights: Tensor | None = None) -> Tensor:
+    """Return how often each of 0 .. bins - 1 occurs in each row of `values` [Q, N], or the sum of its `weights`, as [Q, bins]."""
+    places = values.long() + bins * torch.arange(len(values), device=values.device)[:, None]
+    weights = None if weights is None else weights.flatten()
+    return torch.bincount(places.flatten(), weights, minlength=len(values) * bins).view(len(values), bins)
+
+
+def shared_classes(queries: Tensor, gallery: Tensor) -> Tensor:
+    """Return how many classes sets of classes share: int64 [Q, N] for int64 words [Q, L] and [N, L] of one bit a class."""
+    sides = [words.contiguous().view(torch.uint8) for words in (queries, gallery)]
+    held = [(unpack_codes(side, 8 * side.shape[1]) > 0).float() for side in sides]
+    return (held[0] @ held[1].T).long()
 
 
 def average_precision(

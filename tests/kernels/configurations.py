@@ -216,12 +216,11 @@ def rankings() -> None:
     for width, (queries, gallery), (words, shared) in itertools.product(BYTES, RANKINGS, labels):
         gallery = min(gallery, _MEMORY // width)
         codes, of_codes = meta(gallery, width, dtype=torch.uint8), meta(gallery, words, dtype=torch.int64)
-        ranking = average_precision.Rankings(queries, codes, of_codes, shared=shared)
         for limits in (1, 4):
+            ranking = average_precision.Rankings(queries, codes, of_codes, meta(limits, dtype=torch.int64), shared=shared)
             ranking.rank(
                 meta(queries, width, dtype=torch.uint8),
                 meta(queries, words, dtype=torch.int64),
-                meta(limits, dtype=torch.int64),
                 meta(limits, queries, dtype=torch.float64),
                 meta(limits, queries, dtype=torch.int64),
                 *(meta(queries, 8 * width + 1, dtype=torch.int64) for _ in range(2)),

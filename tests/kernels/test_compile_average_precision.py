@@ -29,10 +29,10 @@ def meta(*shape, dtype=torch.int64):
 
 
 def rank(queries, gallery, width, words, shared, limits):
-    rankings = Rankings(queries, meta(gallery, width, dtype=torch.uint8), meta(gallery, words), shared=shared)
+    rankings = Rankings(queries, meta(gallery, width, dtype=torch.uint8), meta(gallery, words), meta(limits), shared=shared)
     sums = meta(limits, queries, dtype=torch.float64), meta(limits, queries)
     counts = [meta(queries, 8 * width + 1) for _ in range(2)]
-    rankings.rank(meta(queries, width, dtype=torch.uint8), meta(queries, words), meta(limits), *sums, *counts)
+    rankings.rank(meta(queries, width, dtype=torch.uint8), meta(queries, words), *sums, *counts)
 
 
 @pytest.mark.parametrize("target", TARGETS)

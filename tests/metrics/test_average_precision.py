@@ -17,6 +17,7 @@ from orthohash_triton.metrics import (
     mean_average_precision_from_scores,
     ndcg,
 )
+from orthohash_triton.reference.average_precision import Rankings as reference_rankings
 from orthohash_triton.reference.average_precision import average_precision as reference
 
 TIES = ("stable", "expected")
@@ -139,7 +140,7 @@ def test_long_lists_of_queries_with_different_labels(classes, monkeypatch):
     codes, labels, distances, relevant = random_case(5, queries=40, gallery=300, classes=classes, multi_hot=True)
     labels[0][:, 0] = labels[1][:280, 0] = 1  # nearly all items are relevant
     relevant = torch.from_numpy(labels[0] @ labels[1].T > 0)
-    words = [_labels._words(torch.from_numpy(side)) for side in labels]
+    words = _labels.Labels(*(torch.from_numpy(side) > 0 for side in labels)).as_arrays()
     queries, gallery = _ranks.lay_out_queries(codes[0], words[0]), _ranks.lay_out_gallery(codes[1], words[1], True)
     ends = [batch.starts[: batch.lists.max() + 1].max() for batch in _ranks.ranked_batches(queries, gallery, 0, 40)]
     assert 280 <= max(ends) < _ranks.Batch(queries, gallery).entries.size
@@ -154,12 +155,15 @@ def test_very_long_codes():
     torch.testing.assert_close(torch.from_numpy(average_precision(*codes, *labels)), expected)
 
 
-@pytest.mark.parametrize(("function", "name"), [(average_precision, "ranked_torch"), (ndcg, "gained_torch")])
-def test_the_environment_chooses_the_reference(function, name, monkeypatch):
+@pytest.mark.parametrize(
+    ("function", "owner", "name"),
+    [(average_precision, reference_rankings, "rank"), (ndcg, _ranking.Ranking, "gained_torch")],
+)
+def test_the_environment_chooses_the_reference(function, owner, name, monkeypatch):
     codes, labels, _, _ = random_case(7, multi_hot=True)
     expected, called = function(*codes, *labels), []
-    original = getattr(_ranking.Ranking, name)
-    monkeypatch.setattr(_ranking.Ranking, name, lambda *arguments: called.append(name) or original(*arguments))
+    original = getattr(owner, name)
+    monkeypatch.setattr(owner, name, lambda *arguments: called.append(name) or original(*arguments))
     monkeypatch.setenv("ORTHOHASH_IMPL", "reference")
     np.testing.assert_allclose(function(*codes, *labels), expected, rtol=1e-12)
     assert called
@@ -170,22 +174,17 @@ def test_the_environment_chooses_the_reference(function, name, monkeypatch):
 
 @pytest.mark.parametrize("multi_hot", [False, True])
 @pytest.mark.parametrize("bits", [24, 128, 136])
-def test_torch_path_counts_the_same(multi_hot, bits, monkeypatch):
-    # The PyTorch path runs on GPUs; on CPU tensors it must agree with the Numba one. Small chunks, so that there are several.
+def test_reference_counts_the_same(multi_hot, bits, monkeypatch):
+    # Gains on a GPU are computed in PyTorch, as in the reference. Small chunks, so that there are several.
     monkeypatch.setattr(_ranking, "_CHUNK", 100)
+    monkeypatch.setattr("orthohash_triton.reference.average_precision._ELEMENTS", 100)
     codes, labels, _, _ = random_case(3, queries=7, gallery=41, bits=bits, classes=5, multi_hot=multi_hot)
     ranking = _ranking.check("test", *map(torch.from_numpy, [*codes, *labels]))
     gains, discounts = torch.arange(6.0, dtype=torch.float64).exp2(), torch.rand(41, dtype=torch.float64)
     gains[0] = 0
     for ks in ([], [1], [10, None]):
         limits = ranking.limits(ks)
-        ranked = ranking.ranked_torch(0, 7, limits)
-        ours = [torch.cat(parts, dim=-1) for parts in zip(*(chunk.sums for chunk in ranking.ranked(ks)), strict=True)]
-        assert [part.shape for part in ours] == [part.shape for part in ranked.sums]
-        for part, other in zip(ours, ranked.sums, strict=True):
-            torch.testing.assert_close(part, other, rtol=0, atol=1e-12)
-        for name in ("counts", "relevant"):
-            assert torch.equal(torch.cat([getattr(chunk, name) for chunk in ranking.ranked(ks)]), getattr(ranked, name))
+        compare_rankings(list(ranking.ranked(ks, "cpu")), list(ranking.ranked(ks, "reference")))
         if ks:
             others = ranking.gained_torch(0, 7, limits, gains, discounts)
             for name, other in others._asdict().items():
@@ -194,23 +193,24 @@ def test_torch_path_counts_the_same(multi_hot, bits, monkeypatch):
                 torch.testing.assert_close(part, other, rtol=0, atol=1e-12)
 
 
-def check_triton(ranking, ks):
-    """Compare the results of the Triton kernels with sorted distances."""
-    limits = ranking.limits(ks)
-    expected = _ranking.Ranking(*(part.cpu() for part in (ranking.queries, ranking.gallery)), _labels_on_cpu(ranking))
-    expected = expected.ranked_torch(0, len(ranking.queries), limits)
-    chunks = list(ranking.ranked_triton(limits))
-    ours = [torch.cat(parts, dim=-1) for parts in zip(*(chunk.sums for chunk in chunks), strict=True)]
-    for part, other in zip(ours, expected.sums, strict=True):
+def compare_rankings(found, expected):
+    """Compare the chunks of two implementations, which may divide the queries in different ways."""
+    sums, expected_sums = (
+        [torch.cat(parts, dim=-1) for parts in zip(*(chunk.sums for chunk in chunks), strict=True)]
+        for chunks in (found, expected)
+    )
+    for part, other in zip(sums, expected_sums, strict=True):
         assert part.dtype == other.dtype
         torch.testing.assert_close(part, other, rtol=1e-12, atol=0)
     for name in ("counts", "relevant"):
-        assert torch.equal(torch.cat([getattr(chunk, name) for chunk in chunks]), getattr(expected, name))
+        assert torch.equal(*(torch.cat([getattr(chunk, name) for chunk in chunks]) for chunks in (found, expected)))
+
+
+def check_triton(ranking, ks):
+    """Compare the results of the Triton kernels with sorted distances."""
+    chunks = list(ranking.ranked(ks, "triton"))
+    compare_rankings(chunks, list(ranking.ranked(ks, "reference")))
     return chunks
-
-
-def _labels_on_cpu(ranking):
-    return _labels.Labels(ranking.labels.queries.cpu(), ranking.labels.gallery.cpu())
 
 
 def ranking_on(device, codes, labels):
@@ -241,7 +241,8 @@ def test_triton_across_parts_and_chunks(bits, multi_hot, device, monkeypatch):
     if multi_hot:
         labels[1][:, :68] = 0  # classes of the second word alone, which not all items share
     ranking = ranking_on(device, codes, labels)
-    assert kernels.Rankings(2, ranking.gallery, ranking.labels.packed()[1], shared=multi_hot).plan.splits > 1
+    gallery_labels = ranking.labels.words()[1]
+    assert kernels.Rankings(2, ranking.gallery, gallery_labels, torch.tensor([200]), shared=multi_hot).plan.splits > 1
     assert len(check_triton(ranking, [200, None])) == 2
 
 
@@ -272,7 +273,7 @@ def test_triton_without_ranks(device):
 def test_triton_by_hand(device):
     # Distances 5, 2, 5, 2, 7: the order is 1, 3, 0, 2, 4, and items 0, 3 and 4 are relevant.
     codes, labels = at_distances([5, 2, 5, 2, 7]), [np.array([1]), np.array([1, 0, 0, 1, 1])]
-    (ranked,) = ranking_on(device, codes, labels).ranked_triton(torch.tensor([1, 3, 5]))
+    (ranked,) = ranking_on(device, codes, labels).ranked([1, 3, 5], "triton")
     expected = torch.tensor([[0.0], [1 / 2 + 2 / 3], [1 / 2 + 2 / 3 + 3 / 5]], dtype=torch.float64)
     torch.testing.assert_close(ranked.sums.precisions, expected, rtol=1e-12, atol=0)
     assert ranked.sums.hits.tolist() == [[0], [2], [3]]
@@ -480,17 +481,19 @@ def test_bad_scores(scores, error, message):
 
 def test_words_hold_every_class():
     labels = torch.eye(130, dtype=torch.bool)
-    words, _ = _labels.Labels(labels, labels).words()
+    words, _ = _labels.Labels(labels, labels).as_arrays()
     assert words.shape == (130, 3)
     assert [int(word).bit_count() for word in words.sum(axis=1, dtype=np.uint64)] == [1] * 130
 
 
 @pytest.mark.parametrize("classes", [0, 1, 64, 130])
-def test_packed_labels_are_the_words(classes):
+def test_words_of_multi_hot_rows_hold_one_bit_a_class(classes):
     labels = torch.rand(9, classes) < 0.5
-    for found in (_labels.Labels(labels, labels[:5]), _labels.Labels(torch.arange(-4, 5), torch.arange(5))):
-        for packed, words in zip(found.packed(), found.words(), strict=True):
-            assert np.array_equal(packed.numpy().view(np.uint64), words)
+    for words, rows in zip(_labels.Labels(labels, labels[:5]).as_arrays(), (labels, labels[:5]), strict=True):
+        assert words.shape == (len(rows), max(1, math.ceil(classes / 64)))
+        bits = np.unpackbits(words.view(np.uint8), axis=1, bitorder="little")
+        assert np.array_equal(bits[:, :classes], rows.numpy())
+        assert not bits[:, classes:].any()
 
 
 def test_scores_in_double_precision_keep_their_order():
