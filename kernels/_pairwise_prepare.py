@@ -60,13 +60,13 @@ def prepare(ignore_index: int, *given: Side | None) -> tuple[list[Halves], Kept]
     blocks = cdiv(max(len(side.codes) for side in present), block_m)
     found = []
     for codes, _ in present:
-        halves = torch.empty(2, len(codes), stride, dtype=torch.float16, device=device)
-        found.append(Halves(halves, torch.empty(len(codes), dtype=torch.float32, device=device)))
+        parts = torch.empty(2, len(codes), stride, dtype=torch.float16, device=device)
+        found.append(Halves(parts, torch.empty(len(codes), dtype=torch.float32, device=device)))
     counted = present[0].labels.ids is not None
     counts = torch.empty(len(present), blocks, dtype=torch.int32, device=device) if counted else None
     arguments: list[Any] = []
-    for (codes, own), halves in zip(present, found, strict=True):
-        arguments += codes, own.ids, *halves, len(codes)
+    for (codes, own), split in zip(present, found, strict=True):
+        arguments += codes, own.ids, *split, len(codes)
     launch(
         _prepare_kernel, (blocks, len(present)), *arguments, *(None, None, None, None, 0) * (3 - len(present)), counts,
         bits, stride, ignore_index, BLOCK_M=block_m, BLOCK_K=block_k, num_warps=4,

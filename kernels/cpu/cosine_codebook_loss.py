@@ -73,11 +73,10 @@ class Listed(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """Normalised rows and their targets, in the form that the sweep reads."""
+    """Normalised rows in the form that the sweep reads."""
 
     extended: Tensor  # [N, K + 1]: step v^ and minus the bound, so that its product with [codes, 1] is logits minus the bound
     inverse_norm: Tensor  # [N]: 1 / |v|, 0 for a zero row
-    target: Listed | Tensor  # listed positives, or float [N, C]
 
 
 class Result(NamedTuple):
@@ -168,11 +167,11 @@ def cosine_codebook_loss(
             result, total, any_lost = _solve_small(problem, v, positives, mean)
             if not any_lost:
                 return torch.full((), total, dtype=v.dtype), result
-    rows = Rows(torch.empty((count, bits + 1), dtype=v.dtype), torch.empty(count, dtype=v.dtype), positives)
+    rows = Rows(torch.empty((count, bits + 1), dtype=v.dtype), torch.empty(count, dtype=v.dtype))
     extend_rows(v.detach().numpy(), step, rows.inverse_norm.numpy(), rows.extended.numpy())
-    labelled = _number_labelled(rows, ignore_index) if mean else 1
+    labelled = _number_labelled(positives, count, ignore_index) if mean else 1
     # Without a labelled row the mean is NaN, as in torch, and the gradient zero.
-    result, total = _solve(problem, rows, 1 / max(labelled, 1))
+    result, total = _solve(problem, rows, positives, 1 / max(labelled, 1))
     return torch.full((), total / labelled if labelled else math.nan, dtype=v.dtype), result
 
 
@@ -182,25 +181,24 @@ def class_outside(target: Tensor, classes: int, ignore_index: int) -> int | None
     return None if position < 0 else int(target[position])
 
 
-def _number_labelled(rows: Rows, ignore_index: int) -> int:
-    if isinstance(rows.target, Listed):
-        return count_labelled(*rows.target.arrays(), ignore_index, len(rows.inverse_norm))
-    return int((rows.target.sum(1) > 0).sum())
+def _number_labelled(target: Listed | Tensor, rows: int, ignore_index: int) -> int:
+    if isinstance(target, Listed):
+        return count_labelled(*target.arrays(), ignore_index, rows)
+    return int((target.sum(1) > 0).sum())
 
 
-def _solve(problem: Problem, rows: Rows, share: float) -> tuple[Result, float]:
+def _solve(problem: Problem, rows: Rows, target: Listed | Tensor, share: float) -> tuple[Result, float]:
     """Return the results of the rows and the sum of their losses.
 
     Rows whose sum of exponentials is too small under the bound are swept a second time, under their true maximum.
     """
-    solve = _solve_listed if isinstance(rows.target, Listed) else _solve_dense
-    result, total, any_lost = solve(problem, rows, share)
+    result, total, any_lost = _solve_once(problem, rows, target, share)
     if any_lost:
         lost = result.lse + rows.extended[:, -1] < math.log(TINY_SUM)  # bool [N]
-        target = rows.target.of(lost) if isinstance(rows.target, Listed) else rows.target[lost]
-        again = Rows(rows.extended[lost], rows.inverse_norm[lost], target)
-        again.extended[:, -1] = -_largest_logit(problem, again)
-        for whole, part in zip(result, solve(problem, again, share)[0], strict=True):
+        target = target.of(lost) if isinstance(target, Listed) else target[lost]
+        again = Rows(rows.extended[lost], rows.inverse_norm[lost])
+        again.extended[:, -1] = -_largest_logit(problem, again, target)
+        for whole, part in zip(result, _solve_once(problem, again, target, share)[0], strict=True):
             if len(whole):
                 whole[lost] = part
         total = float(result.loss.sum(dtype=torch.float64))
@@ -221,35 +219,42 @@ def _solve_small(problem: Problem, v: Tensor, listed: Listed, mean: bool) -> tup
     return result, *finish_small(*problem[1:], mean, *sizes, *at)
 
 
-def _solve_listed(problem: Problem, rows: Rows, share: float) -> tuple[Result, float, bool]:
-    """Compute the loss for listed positive classes: sweep all other classes, and add the positives in closed form.
+def _solve_once(problem: Problem, rows: Rows, target: Listed | Tensor, share: float) -> tuple[Result, float, bool]:
+    """Compute losses and gradients under the bound of each row.
 
     Also returns the sum of the losses, and whether the sum of a row is too small under the bound.
     """
-    sums = None
-    for logits, codes in _other_logits(problem, rows):
-        sums = _accumulate(problem, sums, logits.exp_(), codes)
+    if isinstance(target, Listed):
+        return _solve_listed(problem, rows, target, share)
+    return _solve_dense(problem, rows, target, share)
+
+
+def _solve_listed(problem: Problem, rows: Rows, listed: Listed, share: float) -> tuple[Result, float, bool]:
+    """Compute the loss for listed positive classes: sweep all other classes, and add the positives in closed form."""
+    sums = _empty_sums(problem, rows)
+    for logits, codes in _other_logits(problem, rows, listed):
+        _accumulate(sums, logits.exp_(), codes)
     result = _empty_result(problem, rows.extended)
     options = (problem.scale, problem.step, problem.margin, problem.angular, problem.label_smoothing, problem.ignore_index)
     arrays = (rows.extended, rows.inverse_norm, problem.codebook, sums, *result)
-    return result, *finish_listed(*options, share, *rows.target.arrays(), *(tensor.numpy() for tensor in arrays))
+    return result, *finish_listed(*options, share, *listed.arrays(), *(tensor.numpy() for tensor in arrays))
 
 
-def _solve_dense(problem: Problem, rows: Rows, share: float) -> tuple[Result, float, bool]:
+def _solve_dense(problem: Problem, rows: Rows, target: Tensor, share: float) -> tuple[Result, float, bool]:
     """Compute the loss for a dense target, one distribution over the classes per row, as part of the sweep."""
-    extended, target = rows.extended, rows.target
+    extended = rows.extended
     weight = target.sum(1, keepdim=True, dtype=extended.dtype)  # [N, 1]
     labelled = weight[:, 0] > 0
     weight = (1 - problem.label_smoothing) / weight.where(weight > 0, 1)
-    sums = target_sums = None
+    sums, target_sums = _empty_sums(problem, rows), _empty_sums(problem, rows)
     target_logit, total = extended.new_zeros(len(extended)), extended.new_zeros(len(extended))
-    for first, logits, slope, codes in _margined_logits(problem, rows):
+    for first, logits, slope, codes in _margined_logits(problem, rows, target):
         q = weight * target[:, first : first + len(codes)].to(weight.dtype) + problem.label_smoothing / len(problem.codebook)
         target_logit += (q * logits).sum(1)
         e = logits.exp_()
         total += e.sum(1)
-        sums = _accumulate(problem, sums, e * slope, codes)
-        target_sums = _accumulate(problem, target_sums, q * slope, codes)
+        _accumulate(sums, e * slope, codes)
+        _accumulate(target_sums, q * slope, codes)
     result = _empty_result(problem, extended)
     arrays = (extended, rows.inverse_norm, labelled, target_logit, total, target_sums, sums, *result)
     return result, *finish_dense(problem.step, share, *(tensor.numpy() for tensor in arrays))
@@ -261,37 +266,36 @@ def _empty_result(problem: Problem, rows: Tensor) -> Result:
     return Result(*(torch.empty(shape, dtype=rows.dtype) for shape in shapes))
 
 
-def _largest_logit(problem: Problem, rows: Rows) -> Tensor:
+def _largest_logit(problem: Problem, rows: Rows, target: Listed | Tensor) -> Tensor:
     """Return the largest logit of every row, after the margin.  [N]"""
     extended = rows.extended.clone()
     extended[:, -1] = 0
     rows = rows._replace(extended=extended)
     largest = torch.full_like(rows.inverse_norm, -math.inf)
-    if isinstance(rows.target, Listed):
+    if isinstance(target, Listed):
         options = (problem.scale, problem.margin, problem.angular, problem.ignore_index)
         arrays = (extended.numpy(), problem.codebook.numpy(), largest.numpy())
-        largest_listed(*options, *rows.target.arrays(), *arrays)
-        blocks = (logits for logits, _ in _other_logits(problem, rows))
+        largest_listed(*options, *target.arrays(), *arrays)
+        blocks = (logits for logits, _ in _other_logits(problem, rows, target))
     else:
-        blocks = (logits for _, logits, _, _ in _margined_logits(problem, rows))
+        blocks = (logits for _, logits, _, _ in _margined_logits(problem, rows, target))
     for logits in blocks:
         largest = torch.maximum(largest, logits.amax(1))
     return largest
 
 
-def _other_logits(problem: Problem, rows: Rows) -> Iterator[tuple[Tensor, Tensor]]:
+def _other_logits(problem: Problem, rows: Rows, listed: Listed) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield for each block of classes: logits minus bound [N, B], -inf for the positive classes of a row, and codes."""
-    listed = rows.target.arrays()
     for first, logits, codes in _logits(problem, rows):
-        leave_out(*listed, problem.ignore_index, first, logits.numpy())
+        leave_out(*listed.arrays(), problem.ignore_index, first, logits.numpy())
         yield logits, codes
 
 
-def _margined_logits(problem: Problem, rows: Rows) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
+def _margined_logits(problem: Problem, rows: Rows, target: Tensor) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
     """Yield for each block of classes: first class, logits minus bound after the margin [N, B], its slope [N, B], and codes."""
     bound = -rows.extended[:, -1:]
     for first, logits, codes in _logits(problem, rows):
-        positive = rows.target[:, first : first + len(codes)] > 0
+        positive = target[:, first : first + len(codes)] > 0
         shifted, slope = _with_margin(problem, (logits + bound) / problem.scale)
         yield first, torch.where(positive, problem.scale * shifted - bound, logits), torch.where(positive, slope, 1.0), codes
 
@@ -314,14 +318,18 @@ def _logits(problem: Problem, rows: Rows) -> Iterator[tuple[int, Tensor, Tensor]
         yield first, torch.mm(extended, codes.T, out=logits), codes
 
 
-def _accumulate(problem: Problem, sums: Tensor | None, weights: Tensor, codes: Tensor) -> Tensor:
-    """Add weights [N, B] @ [codes, 1] to `sums`, and return them [N, K + 1]; without gradients only the last column [N, 1]."""
-    if problem.need_grad or problem.need_lse_grad:
-        if sums is None:  # autocast does not change products that are written into a given tensor
-            return torch.mm(weights, codes, out=torch.empty((len(weights), codes.shape[1]), dtype=codes.dtype))
-        return sums.addmm_(weights, codes)
-    column = weights.sum(1, keepdim=True)
-    return column if sums is None else sums.add_(column)
+def _empty_sums(problem: Problem, rows: Rows) -> Tensor:
+    """Return zeros for weights [N, C] @ [codes, 1]: [N, K + 1], or without gradients only the last column [N, 1]."""
+    needs_codes = problem.need_grad or problem.need_lse_grad
+    return rows.extended.new_zeros(len(rows.extended), rows.extended.shape[1] if needs_codes else 1)
+
+
+def _accumulate(sums: Tensor, weights: Tensor, codes: Tensor) -> None:
+    """Add weights [N, B] @ [codes, 1] of a block of classes to `sums`."""
+    if sums.shape[1] == codes.shape[1]:
+        sums.addmm_(weights, codes)  # autocast does not change products that are written into a given tensor
+    else:
+        sums.add_(weights.sum(1, keepdim=True))
 
 
 def _with_margin(problem: Problem, cosine: Tensor) -> tuple[Tensor, Tensor]:
