@@ -1,5 +1,6 @@
 """Tests of the hash head: with and without batch norm, folded, and rotated."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -130,3 +131,27 @@ def test_without_running_statistics_there_is_nothing_to_fold():
 def test_bad_matrix(matrix, error, message):
     with pytest.raises(error, match=f"HashHead.rotated: {message}"):
         HashHead(12, 20).rotated(matrix)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, np.int32, ">f4", np.uint8])
+@pytest.mark.parametrize("keywords", [{}, dict(batch_norm=False)], ids=str)
+def test_arrays_of_features(dtype, keywords):
+    head = trained_head(**keywords).eval()
+    features = (10 * np.random.default_rng(0).standard_normal((9, 12))).astype(dtype)
+    expected = head.encode(torch.from_numpy(features.astype(np.float32)))
+    for array in (features, np.asfortranarray(features), features[::-1][::-1]):
+        codes = head.encode(array)
+        assert isinstance(codes, np.ndarray)
+        np.testing.assert_array_equal(codes, expected.numpy())
+    assert head.encode(features[:0]).shape == (0, 3)
+    features.flags.writeable = False
+    np.testing.assert_array_equal(head.encode(features), expected.numpy())
+
+
+def test_arrays_follow_the_dtype_of_the_head():
+    head = trained_head(batch_norm=False).double().eval()
+    features = np.random.default_rng(0).standard_normal((9, 12))
+    np.testing.assert_array_equal(head.encode(features), head.encode(torch.from_numpy(features)).numpy())
+    for wrong in (np.array([["a"]]), np.zeros((2, 12), complex), np.array([[None]])):
+        with pytest.raises(TypeError, match=r"HashHead\.encode: features must be real numbers \[N, D\]; got ndarray"):
+            head.encode(wrong)

@@ -8,12 +8,12 @@ import torch
 from starlette.requests import Request
 from torch import Tensor
 
-from ..data.images import decode
+from ..data.decoding import TooManyPixels, decode, open_image
 
 MAX_BYTES = 20 * 2**20
 MAX_PIXELS = 50_000_000
 SECONDS = 30.0
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # formats whose decoders start no other program
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # formats that every Pillow decodes, for messages
 
 
 class Refused(Exception):
@@ -64,8 +64,10 @@ def decode_upload(content: bytes, sample_shape: tuple[int, ...]) -> Tensor:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our limit is lower than Pillow's
         try:
-            with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+            with open_image(io.BytesIO(content)) as image:
                 width, height = image.size
+        except TooManyPixels as error:
+            raise Refused(413, f"the image is too large: {error}. Send a smaller image") from error
         except Exception as error:  # every decoder of Pillow raises its own types
             raise Refused(422, f"the upload is not a readable image ({_kind(content)}); send {', '.join(_FORMATS)}") from error
         if width * height > MAX_PIXELS:

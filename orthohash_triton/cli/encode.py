@@ -27,6 +27,9 @@ def _add_options(parser: CommandParser) -> None:
         help="for images that cannot be decoded: skip them and list them in a file next to the codes, or fail (%(default)s)",
     )  # fmt: skip
     parser.add_argument(
+        "--max-pixels", type=int, metavar="N", help="number of pixels above which an image is not decoded (178956970)"
+    )
+    parser.add_argument(
         "--on-missing", choices=get_args(OnTrouble), help="for files that are named in a manifest or list but do not exist (fail)"
     )
     parser.add_argument("--split", metavar="NAME", help="part of the source to encode: train, gallery, query or validation (all)")
@@ -51,11 +54,12 @@ def _run(options: argparse.Namespace) -> None:
     from ..train.devices import require_device
 
     require_device(options.device)
+    limits = {} if options.max_pixels is None else {"max_pixels": options.max_pixels}
     written = encode_to(
         load_model(options.model).to(options.device), options.source, options.out,
         batch_size=options.batch_size, resume=options.resume, split=options.split, progress=options.progress,
         on_error=ON_TROUBLE[options.on_corrupt], on_missing=ON_TROUBLE.get(options.on_missing), root=options.root,
-        path_column=options.path_column, label_column=options.label_column, split_column=options.split_column,
+        path_column=options.path_column, label_column=options.label_column, split_column=options.split_column, **limits,
     )  # fmt: skip
     figures = {
         "codes": str(options.out), "count": written.count, "bits": written.bits, "skipped": len(written.skipped),

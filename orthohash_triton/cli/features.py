@@ -21,7 +21,7 @@ def _add_options(parser: CommandParser) -> None:
     )
     add_config_options(parser, only=(
         "dataset", "backbone", "pretrained", "image_size", "query_fraction", "seed", "threads", "device",
-        "on_corrupt", "on_missing", "root", "path_column", "label_column", "split_column",
+        "max_pixels", "on_corrupt", "on_missing", "root", "path_column", "label_column", "split_column",
     ))  # fmt: skip
 
 

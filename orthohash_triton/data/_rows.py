@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .._base.file_names import FileFinder
 from .listing import Listing, unlabelled
 
 _MOST_ENTRIES = 2**31
@@ -37,7 +38,8 @@ class Rows(NamedTuple):
 def listings(parts: dict[str, Rows], class_names: Sequence[str]) -> dict[str, Listing]:
     """Return the listing of each part.
 
-    Labels are class ids, int64 [N], if every file has exactly one class, and else bool [N, C].
+    A file whose name is in another Unicode normal form, as on macOS, is found under its own name. Labels are class ids,
+    int64 [N], if every file has exactly one class, and else bool [N, C].
 
     Raises:
         ValueError: a file is both a query and in another part, or the labels would be too large.
@@ -50,6 +52,8 @@ def listings(parts: dict[str, Rows], class_names: Sequence[str]) -> dict[str, Li
         tensor([[ True, False,  True],
                 [False,  True, False]])
     """
+    finder = FileFinder()
+    parts = {part: rows._replace(paths=list(map(finder.find, rows.paths))) for part, rows in parts.items()}
     if any(rows.classes is None for rows in parts.values()):
         return {part: unlabelled(rows.name, rows.paths) for part, rows in parts.items()}
     parts = _joined(parts)

@@ -1,7 +1,6 @@
-"""Decoding of image files, including files that cannot be decoded and sets that do not fit into memory.
+"""Sets of image files, including files that cannot be decoded and sets that do not fit into memory.
 
-Every image becomes uint8, grey or RGB. It is rotated according to its EXIF orientation, transparent pixels are drawn over white,
-16-bit values are reduced to their upper byte, and the first frame of an animation is used. Decoding draws no random numbers.
+`decoding` describes how one image becomes an array.
 """
 
 import json
@@ -11,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from .._base import checks
 from .._base.files import atomic_write
+from .decoding import MAX_PIXELS, decode, pillow, reason
 
 IN_MEMORY_BYTES = 2**30
 """Sets of images whose decoded size is at most this number of bytes are held in memory; larger ones stay in their files."""
@@ -56,6 +56,7 @@ class ImageFiles:
         paths: the files.
         size: every image is resized to `size` x `size` pixels.
         grey: decode to [N, size, size] instead of [N, 3, size, size].
+        max_pixels: number of pixels above which an image is not decoded.
 
     Raises:
         ValueError: on access, if a file cannot be decoded.
@@ -76,10 +77,11 @@ class ImageFiles:
 
     dtype = torch.uint8
 
-    def __init__(self, paths: Sequence[Path], *, size: int, grey: bool = False) -> None:
+    def __init__(self, paths: Sequence[Path], *, size: int, grey: bool = False, max_pixels: int = MAX_PIXELS) -> None:
         self.paths = tuple(paths)
         self.size = checks.integer("ImageFiles", "size", size, minimum=1)
         self.grey = grey
+        self.max_pixels = checks.integer("ImageFiles", "max_pixels", max_pixels, minimum=1)
 
     @property
     def shape(self) -> torch.Size:
@@ -105,7 +107,8 @@ class ImageFiles:
 
     def subset(self, rows: Tensor) -> "ImageFiles":
         """Return the images at `rows`, int64 [M], in that order, without decoding them."""
-        return ImageFiles([self.paths[i] for i in rows.tolist()], size=self.size, grey=self.grey)
+        paths = [self.paths[i] for i in rows.tolist()]
+        return ImageFiles(paths, size=self.size, grey=self.grey, max_pixels=self.max_pixels)
 
     def split(self, batch_size: int) -> Iterator[Tensor]:
         """Iterate over all images in batches uint8 [batch_size, ...]. The last batch may be smaller."""
@@ -113,11 +116,10 @@ class ImageFiles:
 
     def batches(self, rows: Iterable[Tensor]) -> Iterator[Tensor]:
         """Iterate over the images of each batch of `rows`, int64 [M]. Threads decode the next batches meanwhile."""
-        for images, paths, failures in decode_batches(
-            ([self.paths[i] for i in batch.tolist()] for batch in rows), size=self.size, grey=self.grey
-        ):
-            for row, reason in failures:
-                raise unreadable(paths[row], reason)
+        files = ([self.paths[i] for i in batch.tolist()] for batch in rows)
+        for images, paths, failures in decode_batches(files, size=self.size, grey=self.grey, max_pixels=self.max_pixels):
+            for row, why in failures:
+                raise unreadable(paths[row], why)
             yield images
 
 
@@ -129,10 +131,13 @@ class Decoded(NamedTuple):
     failures: list[tuple[int, str]]
 
 
-def decode_batches(batches: Iterable[Sequence[Path]], *, size: int, grey: bool) -> Iterator[Decoded]:
-    """Decode each batch of files, in order.
+def decode_batches(
+    batches: Iterable[Sequence[Path]], *, size: int, grey: bool, max_pixels: int = MAX_PIXELS
+) -> Iterator[Decoded]:
+    """Decode each batch of files, in order. Images with more than `max_pixels` are failures.
 
-    Memory holds the batch that the caller works on and the few that threads decode ahead.
+    Memory holds the batch that the caller works on and the few that threads decode ahead. While images are decoded, they take at
+    most `decoding.DECODING_BYTES` together, or what the largest of them needs.
 
     Raises:
         ImportError: Pillow is not installed.
@@ -155,9 +160,8 @@ def decode_batches(batches: Iterable[Sequence[Path]], *, size: int, grey: bool) 
     try:
         for paths in batches:
             images = np.zeros((len(paths), *_sample_shape(size, grey)), np.uint8)
-            pending.append(
-                (images, paths, [pool.submit(_decode_into, image, path) for image, path in zip(images, paths, strict=True)])
-            )
+            decoding = [pool.submit(_decode_into, image, path, max_pixels) for image, path in zip(images, paths, strict=True)]
+            pending.append((images, paths, decoding))
             if len(pending) > _AHEAD:
                 yield _finished(*pending.popleft())
         while pending:
@@ -169,7 +173,7 @@ def decode_batches(batches: Iterable[Sequence[Path]], *, size: int, grey: bool) 
 def _finished(images: np.ndarray, paths: Sequence[Path], decoding: list[Future]) -> Decoded:
     """Wait until a batch is decoded, and return it."""
     reasons = [future.result() for future in decoding]
-    return Decoded(torch.from_numpy(images), paths, [(row, reason) for row, reason in enumerate(reasons) if reason])
+    return Decoded(torch.from_numpy(images), paths, [(row, why) for row, why in enumerate(reasons) if why])
 
 
 def _sample_shape(size: int, grey: bool) -> tuple[int, ...]:
@@ -177,68 +181,13 @@ def _sample_shape(size: int, grey: bool) -> tuple[int, ...]:
     return (size, size) if grey else (3, size, size)
 
 
-def _decode_into(out: np.ndarray, path: Path) -> str | None:
+def _decode_into(out: np.ndarray, path: Path, max_pixels: int) -> str | None:
     """Decode the file at `path` into `out`, uint8 [size, size] or [3, size, size]. Return the reason if it cannot be decoded."""
     try:
-        out[...] = decode(path, out.shape[-1], grey=out.ndim == 2)
+        out[...] = decode(path, out.shape[-1], grey=out.ndim == 2, max_pixels=max_pixels)
         return None
     except Exception as error:  # Pillow documents no common base of the errors of its decoders
-        return _reason(path, error)
-
-
-def decode(file: Path | BinaryIO, size: int, *, grey: bool) -> np.ndarray:
-    """Decode and resize one image: uint8 [size, size] if `grey`, else [3, size, size].
-
-    Raises:
-        ImportError: Pillow is not installed.
-        Exception: any exception of Pillow's decoder of the format.
-
-    Example:
-        >>> import io
-        >>> from PIL import Image
-        >>> from orthohash_triton.data import images
-        >>> file = io.BytesIO()
-        >>> Image.new("L", (9, 9), 10).save(file, "PNG")
-        >>> images.decode(file, 2, grey=True).tolist()
-        [[10, 10], [10, 10]]
-    """
-    from PIL import ImageOps
-
-    mode = "L" if grey else "RGB"
-    Image = pillow()
-    with Image.open(file) as image:
-        image.draft(mode, (2 * size, 2 * size))  # JPEG decoding at a half, a quarter or an eighth of the size costs less
-        upright = ImageOps.exif_transpose(image)
-        array = np.asarray(_eight_bits(Image, upright, mode).resize((size, size), Image.Resampling.BILINEAR))
-    return array if grey else array.transpose(2, 0, 1)
-
-
-def _eight_bits(Image: Any, image: Any, mode: str) -> Any:
-    """Convert `image` to `mode`, "L" or "RGB".
-
-    Pillow's own conversion clips 16-bit values at 255 and ignores transparency.
-    """
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        values = np.asarray(image)
-        if values.size and not 0 <= values.min() <= values.max() < 2**16:
-            raise ValueError("its integer pixels are not in the range of 16 bits")
-        image = Image.fromarray((values >> 8).astype(np.uint8))
-    elif image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers of unknown range")
-    elif "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    return image.convert(mode)
-
-
-def _reason(path: Path, error: Exception) -> str:
-    """Return why the file at `path` cannot be decoded, in words that begin with a small letter."""
-    from PIL import UnidentifiedImageError
-
-    if isinstance(error, UnidentifiedImageError):
-        return "not an image of a known format" if path.stat().st_size else "the file is empty"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
-    return " ".join(str(error).split()) or type(error).__name__
+        return reason(path, error)
 
 
 class Opened(NamedTuple):
@@ -250,7 +199,13 @@ class Opened(NamedTuple):
 
 
 def open_images(
-    paths: Sequence[Path], *, size: int, grey: bool = False, on_error: OnError = "skip", in_memory: int = IN_MEMORY_BYTES
+    paths: Sequence[Path],
+    *,
+    size: int,
+    grey: bool = False,
+    on_error: OnError = "skip",
+    in_memory: int = IN_MEMORY_BYTES,
+    max_pixels: int = MAX_PIXELS,
 ) -> Opened:
     """Decode every image at `paths` once, and return those that can be decoded.
 
@@ -262,6 +217,7 @@ def open_images(
         grey: convert images to grey instead of RGB.
         on_error: "skip" leaves out images that cannot be decoded, "raise" raises ValueError for the first of them.
         in_memory: number of bytes up to which the decoded images are held in memory.
+        max_pixels: number of pixels above which an image counts as one that cannot be decoded.
 
     Raises:
         ValueError: with on_error="raise", an image cannot be decoded; or none of the images can be decoded.
@@ -280,24 +236,23 @@ def open_images(
         (torch.Size([1, 3, 2, 2]), tensor([1]), ['the file is empty'])
     """
     checks.choice("open_images", "on_error", on_error, ON_ERROR)
-    keep = ImageFiles(paths, size=size, grey=grey).shape.numel() <= in_memory
+    files = ImageFiles(paths, size=size, grey=grey, max_pixels=max_pixels)
+    keep = files.shape.numel() <= in_memory
     parts, rows, skipped = [], [], []
     chunks = [paths[start : start + _CHECKED] for start in range(0, len(paths), _CHECKED)]
-    for number, (images, files, failures) in enumerate(decode_batches(chunks, size=size, grey=grey)):
-        for row, reason in failures:
+    for number, (images, chunk, failures) in enumerate(decode_batches(chunks, size=size, grey=grey, max_pixels=max_pixels)):
+        for row, why in failures:
             if on_error == "raise":
-                raise unreadable(files[row], reason)
-            skipped.append(Skipped(files[row], reason))
-        good = good_rows(len(files), failures)
+                raise unreadable(chunk[row], why)
+            skipped.append(Skipped(chunk[row], why))
+        good = good_rows(len(chunk), failures)
         rows.append(good + number * _CHECKED)
         if keep:
             parts.append(images[good] if failures else images)
     kept = torch.cat(rows) if rows else torch.empty(0, dtype=torch.int64)
     if skipped and not len(kept):
         raise ValueError(f"none of the {len(paths)} images can be read: {listed(skipped)}")
-    if keep and parts:
-        return Opened(torch.cat(parts), kept, tuple(skipped))
-    return Opened(ImageFiles([paths[i] for i in kept.tolist()], size=size, grey=grey), kept, tuple(skipped))
+    return Opened(torch.cat(parts) if keep and parts else files.subset(kept), kept, tuple(skipped))
 
 
 def good_rows(count: int, failures: Sequence[tuple[int, str]]) -> Tensor:
@@ -325,15 +280,25 @@ def unreadable(path: Path, reason: str) -> ValueError:
 
 
 def report_skipped(name: str, skipped: Sequence[Skipped], total: int) -> None:
-    """Print one line on standard error that names the files of the data set `name` that were left out, if there are any.
+    """Print one line on standard error that names what was left out of the data set `name`, if there is anything.
+
+    Args:
+        name: description of the source.
+        skipped: the files that were left out, and folders that were not entered.
+        total: number of files and folders, with those that were left out.
 
     Example:
         >>> from pathlib import Path
         >>> from orthohash_triton.data import Skipped, images
         >>> images.report_skipped("photos", [Skipped(Path("1.png"), "the file is empty")], total=20)
     """
-    if skipped:
-        print(f"{name}: {len(skipped):,} of {total:,} files skipped: {listed(skipped)}", file=sys.stderr)
+    if not skipped:
+        return
+    folders = sum(os.path.isdir(path) for path, _ in skipped)
+    counts = [f"{len(skipped) - folders:,} of {total - folders:,} files"] if len(skipped) > folders else []
+    if folders:
+        counts.append(f"{folders:,} folder{'s' if folders > 1 else ''}")
+    print(f"{name}: {' and '.join(counts)} skipped: {listed(skipped)}", file=sys.stderr)
 
 
 def write_skipped(path: str | Path, skipped: Sequence[Skipped]) -> None:
@@ -372,23 +337,5 @@ def listed(skipped: Sequence[Skipped]) -> str:
         >>> images.listed([Skipped(Path("1.png"), "the file is empty")])
         '1.png (the file is empty)'
     """
-    shown = ", ".join(f"{path} ({reason})" for path, reason in skipped[:_SHOWN])
+    shown = ", ".join(f"{path} ({why})" for path, why in skipped[:_SHOWN])
     return shown + (f" and {len(skipped) - _SHOWN:,} more" if len(skipped) > _SHOWN else "")
-
-
-def pillow() -> Any:
-    """Return the module PIL.Image.
-
-    Raises:
-        ImportError: Pillow is not installed.
-
-    Example:
-        >>> from orthohash_triton.data import images
-        >>> images.pillow().__name__
-        'PIL.Image'
-    """
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise ImportError('reading images needs Pillow: pip install "orthohash-triton[train]"') from error
-    return Image

@@ -62,12 +62,23 @@ class Listing:
         Files that are left out are reported on standard error.
 
         Raises:
-            ValueError: with on_error="raise", an image cannot be decoded; or none of the images can be decoded.
+            ValueError: with on_error="raise", an image cannot be decoded; or none of the images can be decoded, or, if they have
+                labels, less than half of them.
         """
         opened = open_images(
-            self.paths, size=options.size, grey=options.grey, on_error=options.on_error, in_memory=options.in_memory
+            self.paths,
+            size=options.size,
+            grey=options.grey,
+            on_error=options.on_error,
+            in_memory=options.in_memory,
+            max_pixels=options.max_pixels,
         )
         readable = self if len(opened.rows) == len(self) else self.subset(opened.rows)
+        if self.class_names != (UNLABELLED,) and len(opened.skipped) > len(opened.rows):
+            raise ValueError(
+                f"{self.name}: {len(opened.skipped):,} of {len(self):,} images cannot be read, which are most of them: "
+                f"{listed(opened.skipped)}. Replace them, or remove them"
+            )
         skipped = (*self.skipped, *opened.skipped)
         report_skipped(self.name, skipped, len(self) + len(self.skipped))
         return Dataset(opened.inputs, readable.labels, self.class_names, self.name, paths=readable.paths, skipped=skipped)

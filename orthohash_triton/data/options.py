@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from .decoding import MAX_PIXELS
 from .images import IN_MEMORY_BYTES, OnError
 
 OnMissing = Literal["raise", "skip"]
@@ -23,6 +24,9 @@ class LoadOptions:
             them in `Dataset.skipped`; "raise" raises ValueError for the first of them.
         in_memory: number of bytes up to which decoded images are held in memory. A larger set is decoded batch by batch
             (`ImageFiles`).
+        max_pixels: number of pixels above which an image counts as one that cannot be decoded.
+        every_image: whether images of a folder that are in no class folder are taken too, without a class, because labels are
+            not needed; see `folders.list_images`. By default they are left out, and it is an error if they are the majority.
         root: folder that relative paths in manifests and lists start from. Default: the folder of the file.
         on_missing: treatment of missing files that manifests and lists name, "raise" (the default) or "skip".
         path_column: column of the paths in a manifest. Default: "path".
@@ -44,6 +48,8 @@ class LoadOptions:
     seed: int = 0
     on_error: OnError = "skip"
     in_memory: int = IN_MEMORY_BYTES
+    max_pixels: int = MAX_PIXELS
+    every_image: bool = False
     root: str | Path | None = None
     on_missing: OnMissing | None = None
     path_column: str | None = None

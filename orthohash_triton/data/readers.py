@@ -1,9 +1,12 @@
 """The kinds of data set on disk: how each is recognised, and which function reads it."""
 
+import difflib
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .._base.file_names import FileFinder
 from . import features, folders, lists, manifest
 from .dataset import Splits
 from .listing import Listing, load_parts
@@ -19,19 +22,22 @@ class Reader(NamedTuple):
         parts: function (path, **source options) that lists the image files and their labels by part, without opening them; None
             for features.
         options: names of the source options of `LoadOptions` that this kind accepts.
+        searches: whether `parts` searches folders, and accepts `every_image`.
     """
 
     what: str
     recognises: Callable[[Path], bool]
     parts: Callable[..., dict[str, Listing]] | None
     options: tuple[str, ...] = ()
+    searches: bool = False
 
     def load_splits(self, path: str | Path, options: LoadOptions) -> Splits:
         """Return the training set, gallery and queries of the data set at `path`."""
-        own = options.of_source()
+        own, path = options.of_source(), FileFinder().find(Path(path))
         if self.parts is None:
             return features.load_splits(path, query_fraction=options.query_fraction, seed=options.seed, **own)
-        return load_parts(self.parts(path, **own), str(path), options)
+        searching = {"every_image": options.every_image} if self.searches else {}
+        return load_parts(self.parts(path, **own, **searching), str(path), options)
 
 
 def _has_suffix(*suffixes: str) -> Callable[[Path], bool]:
@@ -47,7 +53,9 @@ READERS = (  # the first one that recognises a path reads it
         lists.read,
         ("root", "on_missing"),
     ),
-    Reader("a folder of images, with one sub-folder per class or without classes", Path.is_dir, folders.list_parts),
+    Reader(
+        "a folder of images, with one sub-folder per class or without classes", Path.is_dir, folders.list_parts, searches=True
+    ),
     Reader(
         "features (.npz, .safetensors, or .npy with its labels in .labels.npy)",
         _has_suffix(*features.EXTENSIONS),
@@ -76,15 +84,30 @@ def find_reader(source: str | Path, given: dict[str, Any], named: Sequence[str])
         FileNotFoundError: nothing exists at `source`.
         ValueError: no reader recognises it, or its reader does not accept one of the options.
     """
-    path = Path(source)
+    path = FileFinder().find(Path(source))
     understood = "; ".join([*(reader.what for reader in READERS), f"or one of the names {', '.join(named)}"])
     if not path.exists():
-        raise FileNotFoundError(f"no data set {str(source)!r}: {source} does not exist. Expected {understood}")
+        raise FileNotFoundError(
+            f"no data set {str(source)!r}: {source} does not exist{_similar(path, named)}. Expected {understood}"
+        )
     reader = next((reader for reader in READERS if reader.recognises(path)), None)
     if reader is None:
         raise ValueError(f"{source} is no data set of a known kind. Expected {understood}")
     check_options(source, given, reader.what, reader.options)
     return reader
+
+
+def _similar(path: Path, named: Sequence[str]) -> str:
+    """Return "; did you mean X?" with the file next to `path`, or the data set of `named`, whose name is most similar, or ""."""
+    try:
+        beside = os.listdir(path.parent)
+    except OSError:
+        beside = []
+    near = difflib.get_close_matches(path.name, beside, n=1)
+    if near:
+        return f"; did you mean {path.with_name(near[0])}?"
+    near = difflib.get_close_matches(str(path), named, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def check_options(source: object, given: dict[str, Any], what: str, options: tuple[str, ...]) -> None:

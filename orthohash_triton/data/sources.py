@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from .._base import checks
-from . import features, folders
+from .._base.file_names import FileFinder
+from . import decoding, features, folders
 from .dataset import UNLABELLED, Dataset
+from .decoding import MAX_PIXELS
 from .images import ON_ERROR, ImageFiles, OnError, Skipped, decode_batches, good_rows, unreadable
 from .listing import Listing, joined, unlabelled
 from .named import find_samples, sample_names
-from .readers import find_reader
+from .readers import READERS, Reader, find_reader
 
 
 class Batch(NamedTuple):
@@ -85,11 +87,12 @@ class Source(ABC):
 class _Images(Source):
     """Image files, decoded batch by batch."""
 
-    def __init__(self, listing: Listing, *, size: int, grey: bool, on_error: OnError) -> None:
+    def __init__(self, listing: Listing, *, size: int, grey: bool, on_error: OnError, max_pixels: int) -> None:
         listing = _with_plain_names(listing)
         self.name, self.paths, self.skipped = listing.name, listing.paths, listing.skipped
         self.sample_shape = (1 if grey else 3, size, size)
         self._size, self._grey = size, grey
+        self._max_pixels = checks.integer("open_source", "max_pixels", max_pixels, minimum=1)
         self._on_error = checks.choice("open_source", "on_error", on_error, ON_ERROR)
         self._files = listing.paths
         self._label_with(listing.labels, listing.class_names)
@@ -100,9 +103,8 @@ class _Images(Source):
     def batches(self, batch_size: int, *, start: int = 0) -> Iterator[Batch]:
         starts = range(start, len(self), batch_size)
         chunks = (self._files[first : first + batch_size] for first in starts)
-        for first, (images, files, failures) in zip(
-            starts, decode_batches(chunks, size=self._size, grey=self._grey), strict=True
-        ):
+        decoded = decode_batches(chunks, size=self._size, grey=self._grey, max_pixels=self._max_pixels)
+        for first, (images, files, failures) in zip(starts, decoded, strict=True):
             if failures and self._on_error == "raise":
                 raise unreadable(files[failures[0][0]], failures[0][1])
             inputs = images[good_rows(len(files), failures)] if failures else images
@@ -159,9 +161,12 @@ def open_source(
     *,
     split: str | None = None,
     on_error: OnError = "skip",
+    max_pixels: int = MAX_PIXELS,
     **reading: Any,
 ) -> Source:
     """Open a source of samples in the shape that a model expects. Image files are listed, but not opened.
+
+    Every image of a folder is taken, at any depth, whether it is in a class folder or not (see `folders.list_everything`).
 
     Args:
         source: a path as in `load_splits`, an image file, a name of `sample_names()`, a `Dataset`, or a `Source`.
@@ -169,6 +174,7 @@ def open_source(
         split: one part of a source that has several, "train", "gallery", "query" or "validation". Default: all, one after the
             other.
         on_error: treatment of images that cannot be decoded. "skip" lists them in their batch, "raise" raises ValueError.
+        max_pixels: number of pixels above which an image counts as one that cannot be decoded.
         **reading: root, on_missing, path_column, label_column and split_column; see `LoadOptions`.
 
     Raises:
@@ -181,7 +187,8 @@ def open_source(
         >>> len(source), source.name
         (1797, 'scikit-learn digits')
     """
-    opened = _open(source, sample_shape, split, on_error, {name: value for name, value in reading.items() if value is not None})
+    given = {name: value for name, value in reading.items() if value is not None}
+    opened = _open(source, sample_shape, split, on_error, max_pixels, given)
     if opened.sample_shape != tuple(sample_shape):
         raise ValueError(
             f"{opened.name} has {_kind(opened.sample_shape)}; the model takes {_kind(sample_shape)}. "
@@ -195,6 +202,7 @@ def _open(
     sample_shape: tuple[int, ...],
     split: str | None,
     on_error: OnError,
+    max_pixels: int,
     reading: dict[str, Any],
 ) -> Source:
     """Open `source`, whose samples may have another shape than `sample_shape`."""
@@ -206,18 +214,45 @@ def _open(
             given = [*(["split"] if split is not None else []), *reading]
             raise ValueError(f"open_source: {', '.join(given)} cannot be set for a data set that is loaded")
         return _Samples(source if isinstance(source, Dataset) else load())  # type: ignore[misc]
-    path = Path(source)
-    if path.is_file() and path.suffix.lower() in folders.EXTENSIONS:
-        parts = {"all": unlabelled(str(path), [path.absolute()])}
+    path = FileFinder().find(Path(source))
+    if _is_single_image(path):
+        listing = _chosen({"all": unlabelled(str(path), [path.absolute()])}, split, str(source))
     else:
         reader = find_reader(path, reading, sample_names())
         if reader.parts is None:
             return _Rows(_features_file(path, split))
-        parts = reader.parts(path, **reading)
-    listing = _chosen(parts, split, str(source))
+        listing = _listed(reader, path, split, str(source), reading)
     if len(sample_shape) != 3:
         raise ValueError(f"{source} has images; the model takes {_kind(sample_shape)}. Give a file of features")
-    return _Images(listing, size=sample_shape[2], grey=sample_shape[0] == 1, on_error=on_error)
+    return _Images(listing, size=sample_shape[2], grey=sample_shape[0] == 1, on_error=on_error, max_pixels=max_pixels)
+
+
+def _is_single_image(path: Path) -> bool:
+    """Return whether `path` is an image file: because of its suffix or, if no data set has such a suffix, of its content.
+
+    Raises:
+        ValueError: the suffix is that of a picture in a format that is not decoded.
+    """
+    if not path.is_file():
+        return False
+    suffix = path.suffix.lower()
+    if suffix in decoding.OTHER_SUFFIXES:
+        known = ", ".join(sorted(decoding.SUFFIXES))
+        raise ValueError(
+            f"{path} cannot be read: {suffix} files are not decoded. Convert it to JPEG or PNG; expected one of {known}"
+        )
+    if suffix in decoding.SUFFIXES:
+        return True
+    return not any(reader.recognises(path) for reader in READERS) and decoding.is_image(path)
+
+
+def _listed(reader: Reader, path: Path, split: str | None, name: str, reading: dict[str, Any]) -> Listing:
+    """List the images of the part `split` of the data set at `path`, or of all parts and every image in none of them."""
+    if not reader.searches:
+        return _chosen(reader.parts(path, **reading), split, name)  # type: ignore[misc]
+    if split is None:
+        return replace(folders.list_everything(path), name=name)
+    return _chosen(folders.list_parts(path, every_image=True), split, name)
 
 
 def _chosen(parts: dict[str, Listing], split: str | None, name: str) -> Listing:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from .._base.modes import evaluating
-from ..data.images import ImageFiles
 from ..nn import HashHead
+from ._inputs import as_samples
 from .backbones import backbone_name, make_backbone, out_features
 from .pretrained_files import read_codebook, read_description, read_weights, write_pretrained
 
@@ -17,8 +17,15 @@ from .pretrained_files import read_codebook, read_description, read_weights, wri
 class HashModel(nn.Module):
     """A backbone followed by a hash head.
 
-    `inputs` of `features`, `continuous_codes` and `encode` are samples as a `Dataset` stores them: images uint8 [N, H, W] (grey)
-    or [N, C, H, W], or features float32 [N, D].
+    `inputs` of `features`, `continuous_codes` and `encode` are one of
+
+    - samples as a `Dataset` stores them, as a tensor, an array or `ImageFiles`: images uint8 [N, H, W] (grey) or [N, C, H, W], or
+      features float32 [N, D];
+    - an image of any size, which is prepared as an image of a data set is (see `data.decoding`): a PIL image, the path of a file,
+      or an array uint8 [height, width] or [height, width, channels] with 1, 3 or 4 channels;
+    - a list of such images, or an array of them, uint8 [N, height, width, channels]. In a list, an image can also be a tensor
+      uint8 [H, W] or [channels, H, W];
+    - for a model of features, a list of vectors [D].
 
     Args:
         backbone: a module as `backbones` describes, or the name of one in BACKBONES.
@@ -26,12 +33,19 @@ class HashModel(nn.Module):
         sample_shape: shape of one sample: (C, H, W) of an image, or (D,) of a feature vector.
         batch_norm: whether the head ends with batch normalisation.
 
+    Raises:
+        TypeError, ValueError: inputs that are neither, that have another shape than the model takes, or that cannot be decoded.
+        FileNotFoundError: an image file does not exist.
+
     Example:
+        >>> import numpy as np
         >>> import torch
         >>> from orthohash_triton.models import HashModel
         >>> model = HashModel("small-cnn", bits=16, sample_shape=(1, 28, 28))
         >>> model.encode(torch.zeros(5, 28, 28, dtype=torch.uint8)).shape
         torch.Size([5, 2])
+        >>> model.encode(np.zeros((480, 640, 3), np.uint8)).shape
+        torch.Size([1, 2])
     """
 
     def __init__(self, backbone: nn.Module | str, bits: int, sample_shape: tuple[int, ...], *, batch_norm: bool = True) -> None:
@@ -76,7 +90,7 @@ class HashModel(nn.Module):
         return self.head(self.backbone(inputs))
 
     @torch.no_grad()
-    def features(self, inputs: Tensor | ImageFiles, *, batch_size: int = 1024) -> Tensor:
+    def features(self, inputs: Any, *, batch_size: int = 1024) -> Tensor:
         """Return the output of the backbone, float32 [N, D] in host memory, computed in evaluation mode.
 
         Example:
@@ -88,7 +102,7 @@ class HashModel(nn.Module):
         return torch.cat([self.backbone(batch).cpu() for batch in self._batches(inputs, batch_size)])
 
     @torch.no_grad()
-    def continuous_codes(self, inputs: Tensor | ImageFiles, *, batch_size: int = 1024) -> Tensor:
+    def continuous_codes(self, inputs: Any, *, batch_size: int = 1024) -> Tensor:
         """Return the values whose signs are the code, float32 [N, bits] in host memory, computed in evaluation mode.
 
         Example:
@@ -100,7 +114,7 @@ class HashModel(nn.Module):
         return torch.cat([self(batch).cpu() for batch in self._batches(inputs, batch_size)])
 
     @torch.no_grad()
-    def encode(self, inputs: Tensor | ImageFiles, *, batch_size: int = 1024) -> Tensor:
+    def encode(self, inputs: Any, *, batch_size: int = 1024) -> Tensor:
         """Return packed codes, uint8 [N, ceil(bits/8)] in host memory, computed in evaluation mode.
 
         One batch at a time is on the device, so there can be more images than fit into its memory.
@@ -168,13 +182,14 @@ class HashModel(nn.Module):
         read_codebook(folder, description)  # a folder with a damaged file is refused as a whole
         return model.to(device)
 
-    def _batches(self, inputs: Tensor | ImageFiles, batch_size: int) -> Iterator[Tensor]:
+    def _batches(self, inputs: Any, batch_size: int) -> Iterator[Tensor]:
         """Yield prepared batches, at least one, while the model is in evaluation mode."""
-        expected = self.sample_shape[1:] if self.sample_shape[0] == 1 and inputs.ndim == 3 else self.sample_shape
-        if tuple(inputs.shape[1:]) != tuple(expected):
-            raise ValueError(f"the model takes samples of shape {list(expected)}; got inputs {list(inputs.shape)}")
+        samples = as_samples(inputs, self.sample_shape)
+        expected = self.sample_shape[1:] if self.sample_shape[0] == 1 and samples.ndim == 3 else self.sample_shape
+        if tuple(samples.shape[1:]) != tuple(expected):
+            raise ValueError(f"the model takes samples of shape {list(expected)}; got inputs {list(samples.shape)}")
         with evaluating(self):
-            for batch in inputs.split(batch_size):
+            for batch in samples.split(batch_size):
                 yield self.prepare(batch)
 
 

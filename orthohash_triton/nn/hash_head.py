@@ -1,9 +1,13 @@
 """The hash layer: features to continuous codes, and to packed binary codes."""
 
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from .._base import checks
+from .._base.arrays import as_tensor
 from ..ops.pack_codes import pack_codes
 
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -35,6 +39,8 @@ class HashHead(nn.Module):
         >>> features = torch.randn(5, 32)
         >>> head(features).shape, head.encode(features).shape
         (torch.Size([5, 64]), torch.Size([5, 8]))
+        >>> head.encode(features.numpy()).shape
+        (5, 8)
         >>> torch.allclose(head.folded()(features), head(features), atol=1e-6)
         True
     """
@@ -68,9 +74,22 @@ class HashHead(nn.Module):
         return latent if self.batch_norm is None else self.batch_norm(latent)
 
     @torch.no_grad()
-    def encode(self, features: Tensor) -> Tensor:
-        """Return packed codes: float [N, D] -> uint8 [N, ceil(bits / 8)]."""
-        return pack_codes(self(features))
+    def encode(self, features: Any) -> Any:
+        """Return packed codes: float [N, D] -> uint8 [N, ceil(bits / 8)].
+
+        A NumPy array, of any real dtype, gives a NumPy array. It is converted to the dtype of the weight and computed on its
+        device.
+
+        Raises:
+            TypeError: `features` is an array of complex numbers, objects or text.
+        """
+        if not isinstance(features, np.ndarray):
+            return pack_codes(self(features))
+        if features.dtype.kind not in "fiu":
+            raise TypeError(f"HashHead.encode: features must be real numbers [N, D]; got {checks.describe(features)}")
+        weight = self.linear.weight
+        native = features.astype(features.dtype.newbyteorder("="), copy=False)
+        return pack_codes(self(as_tensor(native).to(weight.device, weight.dtype))).cpu().numpy()
 
     def folded(self) -> "HashHead":
         """Return a head without batch normalisation that computes what this one does in eval mode, in one matrix product.

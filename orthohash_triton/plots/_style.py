@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .._base.files import atomic_write
+from ..data.decoding import open_image
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,7 +42,7 @@ def png_bytes(figure: "Figure", *, max_bytes: int | None = None) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", pil_kwargs={"optimize": True})
     if max_bytes is not None and buffer.tell() > max_bytes:
-        with Image.open(buffer) as image:
+        with open_image(buffer) as image:
             reduced = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
         buffer = io.BytesIO()
         reduced.save(buffer, format="png", optimize=True)

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from .. import data
 from .._base import formats, run_folder
+from ..data.decoding import MAX_PIXELS, read_picture
 from .run import Run, read_names
 
+_SIDE = 256  # largest side of a picture, in pixels
 _LOSSLESS_SIDE = 40  # pixels; smaller pictures are stored as PNG, larger ones as JPEG
 
 
@@ -42,21 +44,18 @@ class Pictures:
 
 
 class PictureFiles(Pictures):
-    """Pictures in image files, which may be missing."""
+    """Pictures in image files, which may be missing. They have the pixels that a model encodes; see `data.decoding`."""
 
-    def __init__(self, paths: Sequence[str]) -> None:
+    def __init__(self, paths: Sequence[str], *, max_pixels: int = MAX_PIXELS) -> None:
         self.paths = paths
+        self.max_pixels = max_pixels
 
     def __bool__(self) -> bool:
         return True
 
     def image(self, position: int) -> Any:
-        from PIL import Image, ImageOps
-
         try:
-            with Image.open(self.paths[position]) as opened:
-                opened.draft("RGB", (256, 256))  # JPEG files decode at a fraction of their size
-                return ImageOps.exif_transpose(opened).convert("RGB")
+            return read_picture(Path(self.paths[position]), _SIDE, max_pixels=self.max_pixels)
         except Exception:  # Pillow's decoders raise many classes of exceptions; callers treat all of them alike
             return None
 
@@ -190,7 +189,7 @@ def _load_splits(run: Run, notes: list[str]) -> data.Splits | None:
 
 def _pictures(run: Run, splits: _Splits, part: str, paths: tuple[str, ...] | None) -> Pictures:
     if paths is not None:
-        return PictureFiles(paths)
+        return PictureFiles(paths, max_pixels=run.config.max_pixels)
     if len(run.model.sample_shape) != 3:
         return Pictures()
     dataset = splits.part(part)

@@ -7,6 +7,7 @@ from .. import data, methods
 from .._base import checks
 from .._base.choices import ON_TROUBLE, OnTrouble, check_choices
 from ..data import Splits, load_splits
+from ..data.decoding import MAX_PIXELS
 from ..methods import option
 from ..models.backbones import BACKBONES
 from .augmentation import AugmentationKind
@@ -76,6 +77,7 @@ class TrainConfig:
     flip: bool = option(True, "mirror images horizontally at random (wrong for text and digits)")
     crop_padding: int = option(0, "for augmentation light: largest random shift of images, in pixels")
     image_size: int = option(64, "width and height, in pixels, to which images in files are resized")
+    max_pixels: int = option(MAX_PIXELS, "number of pixels above which an image in a file is not decoded")
     on_corrupt: OnTrouble = option("skip", "for images that cannot be decoded: skip (and list) them, or fail")
     on_missing: OnTrouble | None = option(None, "for missing files of a manifest or list: fail (the default) or skip")
     root: str | None = option(None, "folder that the paths in a manifest or list are relative to; the default is its own")
@@ -96,7 +98,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Raise TypeError or ValueError for an invalid value."""
-        for name in ("bits", "epochs", "batch_size", "accumulate", "image_size"):
+        for name in ("bits", "epochs", "batch_size", "accumulate", "image_size", "max_pixels"):
             checks.integer("TrainConfig", name, getattr(self, name), minimum=1)
         for name in ("crop_padding", "checkpoint_every"):
             checks.integer("TrainConfig", name, getattr(self, name), minimum=0)
@@ -126,6 +128,8 @@ class TrainConfig:
     def load_splits(self) -> Splits:
         """Load the training set, gallery and queries of `dataset`; see `data.load_splits`.
 
+        If the method needs no labels, images of a folder that are in no class folder are taken too, without a class.
+
         Example:
             >>> from orthohash_triton.train import TrainConfig
             >>> splits = TrainConfig(dataset="digits").load_splits()
@@ -137,6 +141,8 @@ class TrainConfig:
             size=self.image_size,
             query_fraction=self.query_fraction,
             seed=self.seed,
+            max_pixels=self.max_pixels,
+            every_image=not methods.get(self.method).learned,
             on_error=ON_TROUBLE[self.on_corrupt],
             on_missing=None if self.on_missing is None else ON_TROUBLE[self.on_missing],
             root=self.root,

@@ -1,3 +1,6 @@
+import os
+import shutil
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -100,13 +103,6 @@ def test_images_beside_class_folders_are_skipped(photos: Path, capsys: pytest.Ca
     assert "1 of 13 files skipped" in capsys.readouterr().err
 
 
-def test_hidden_files_and_folders_are_left_alone(photos: Path, capsys: pytest.CaptureFixture) -> None:
-    picture(photos / "cat" / ".thumbnails" / "1.png", 1)
-    (photos / "cat" / "._1.jpg").write_bytes(b"what macOS leaves on other disks")
-    assert len(folders.load(photos, size=4)) == 12
-    assert capsys.readouterr().err == ""
-
-
 def test_a_link_that_leads_nowhere_is_listed(photos: Path) -> None:
     (photos / "cat" / "gone.png").symlink_to(photos / "elsewhere.png")
     assert folders.load(photos, size=4).skipped == ((photos / "cat" / "gone.png", "no such file or directory"),)
@@ -158,9 +154,6 @@ def test_missing_and_empty_folders(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     with pytest.raises(ValueError, match="has no images"):
         folders.load(tmp_path)
-    picture(tmp_path / "cat" / "1.png", 1)
-    with pytest.raises(ValueError, match=r"has class folders without images: dog, empty\. Remove them"):
-        data.load_splits(str(tmp_path))
 
 
 def test_options_that_a_folder_does_not_take(photos: Path) -> None:
@@ -191,3 +184,180 @@ def test_a_class_that_loses_its_last_image_of_one_part(tmp_path: Path) -> None:
     (tmp_path / "train" / "b" / "1.png").write_bytes(b"")
     with pytest.raises(ValueError, match=r"train: no image of class b can be read .*train/b/1\.png"):
         folders.load_splits(tmp_path, size=4)
+
+
+# ---- where images are searched ---------------------------------------------------------------------------------------------
+
+
+def names(listing) -> list[str]:
+    return [path.name for path in listing.paths]
+
+
+def test_hidden_and_system_folders_are_counted(photos: Path, capsys: pytest.CaptureFixture) -> None:
+    picture(photos / "cat" / ".thumbnails" / "1.png", 1)
+    picture(photos / "@eaDir" / "deep" / "1.jpg", 1)
+    picture(photos / "@eaDir" / "deep" / "2.jpg", 1)
+    picture(photos / "__MACOSX" / "cat" / "1.png", 1)
+    (photos / "#recycle").mkdir()
+    (photos / "cat" / "._1.jpg").write_bytes(b"what macOS leaves on other disks")
+    for dataset in (folders.load(photos, size=4), folders.load(photos, size=4, every_image=True)):
+        assert len(dataset) == 12
+        assert dataset.class_names == ("cat", "dog")
+        assert {path.name: why for path, why in dataset.skipped} == {
+            "@eaDir": "a hidden or system folder with 2 images",
+            "__MACOSX": "a hidden or system folder with 1 image",
+            ".thumbnails": "a hidden or system folder with 1 image",
+        }
+    assert "3 folders skipped" in capsys.readouterr().err
+
+
+def test_a_folder_of_thumbnails_does_not_hide_the_images(tmp_path: Path) -> None:
+    for i in range(5):
+        picture(tmp_path / f"{i}.jpg", i)
+    picture(tmp_path / "thumbs" / "0.jpg", 0)
+    assert folders.list_images(tmp_path, every_image=True).class_names == ("unlabelled",)
+    assert names(folders.list_everything(tmp_path)) == ["0.jpg", "1.jpg", "2.jpg", "3.jpg", "4.jpg", "0.jpg"]
+    for read in (folders.list_images, folders.list_parts, data.load_splits):
+        with pytest.raises(
+            ValueError, match=r"has 5 images next to the class folders \(thumbs\) and only 1 in them, so that most"
+        ):
+            read(tmp_path)
+    (tmp_path / "thumbs" / "0.jpg").unlink()
+    for every_image in (False, True):
+        assert len(folders.list_images(tmp_path, every_image=every_image)) == 5
+
+
+def test_empty_folders_stop_nothing(photos: Path, tmp_path: Path) -> None:
+    (photos / "empty").mkdir()
+    (photos / "notes" / "deep").mkdir(parents=True)
+    (photos / "notes" / "deep" / "read.me").touch()
+    listing = folders.list_images(photos)
+    assert listing.class_names == ("cat", "dog")
+    assert [(path.name, why) for path, why in listing.skipped] == [
+        ("empty", "a folder without images"), ("notes", "a folder without images"),
+    ]  # fmt: skip
+    assert folders.list_images(photos, every_image=True).skipped == ()
+
+
+def test_images_without_a_class_where_labels_are_not_needed(photos: Path) -> None:
+    picture(photos / "cover.jpg", 1)
+    listing = folders.list_images(photos, every_image=True)
+    assert names(listing)[-1] == "cover.jpg"
+    assert listing.labels.dtype == torch.bool
+    assert listing.labels.sum(0).tolist() == [6, 6]
+    assert listing.labels[-1].tolist() == [False, False]
+    splits = data.load_splits(photos, size=4, every_image=True, query_fraction=0.5)
+    assert len(splits.gallery) + len(splits.query) == 13
+    assert splits.query.labels.any(1).all()
+
+
+def test_linked_folders(tmp_path: Path) -> None:
+    """Images of linked folders are found, each once in a class, and links that lead back end."""
+    photos, elsewhere = tmp_path / "photos", tmp_path / "elsewhere"
+    picture(elsewhere / "deep" / "1.png", 1)
+    picture(photos / "a" / "2.png", 2)
+    picture(photos / "b" / "3.png", 3)
+    for link, target in {
+        "a/more": elsewhere, "a/up": photos, "a/top": tmp_path, "a/b": photos / "b",
+        "b/self": photos / "b", "c": elsewhere, "d": photos / "a", "e": photos, "a/3.png": photos / "b" / "3.png",
+    }.items():  # fmt: skip
+        (photos / link).symlink_to(target)
+    listing = folders.list_images(photos)
+    assert [(path.relative_to(photos).as_posix(), listing.class_names[label]) for path, label in
+            zip(listing.paths, listing.labels.tolist(), strict=True)] == [
+        ("a/2.png", "a"), ("a/3.png", "a"), ("b/3.png", "b"), ("c/deep/1.png", "c"),
+    ]  # fmt: skip
+    assert {path.name: why for path, why in listing.skipped} == {"d": "a link to a", "e": "a link to a folder above it"}
+    (photos / "c").unlink()
+    (photos / "a" / "again").symlink_to(elsewhere / "deep")
+    assert len(folders.list_images(photos)) == 4  # now the image is found through a/again or a/more
+    (photos / "loop").symlink_to(photos / "loop")
+    assert len(folders.list_everything(photos)) == 4
+
+
+def test_files_that_are_not_decoded_are_listed(photos: Path) -> None:
+    for name in ("drawing.svg", "raw.NEF", "notes.txt", "movie.mp4"):
+        (photos / "cat" / name).touch()
+    assert {path.name: why for path, why in folders.list_images(photos).skipped} == {
+        "drawing.svg": ".svg files are not decoded",
+        "raw.NEF": ".nef files are not decoded",
+    }
+
+
+def test_files_without_an_ending(photos: Path) -> None:
+    picture(photos / "cat" / "x.png", 1)
+    (photos / "cat" / "x.png").rename(photos / "cat" / "0a1b")
+    (photos / "cat" / "README").write_text("no image")
+    assert names(folders.list_images(photos))[0] == "0a1b"
+    assert "README" not in names(folders.list_images(photos))
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_that_may_not_be_read_is_listed(photos: Path) -> None:
+    (photos / "cat" / "deep").chmod(0)
+    try:
+        listing = folders.list_images(photos)
+    finally:
+        (photos / "cat" / "deep").chmod(0o755)
+    assert listing.skipped[0] == (photos / "cat" / "deep", "permission denied")
+
+
+def test_a_folder_that_cannot_be_listed(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listdir = os.listdir
+
+    def refuse(place):
+        if Path(place).name == "deep":
+            raise PermissionError(13, "Permission denied")
+        return listdir(place)
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    assert folders.list_images(photos).skipped[0] == (photos / "cat" / "deep", "permission denied")
+
+
+def test_classes_in_two_normal_forms(tmp_path: Path) -> None:
+    for part, form in (("train", "NFD"), ("query", "NFC")):
+        picture(tmp_path / part / unicodedata.normalize(form, "café") / "1.png", 1)
+        picture(tmp_path / part / "tea" / "1.png", 1)
+    train, _, query = folders.load_splits(tmp_path, size=4)
+    assert train.class_names == query.class_names == (unicodedata.normalize("NFC", "café"), "tea")
+    assert query.labels.tolist() == [0, 1]
+
+
+def test_images_beside_the_parts(tmp_path: Path) -> None:
+    for part in ("train", "query"):
+        for i in range(2):
+            picture(tmp_path / part / "a" / f"{i}.png", i)
+    picture(tmp_path / "query" / "zebra" / "9.png", 9)
+    picture(tmp_path / "query" / "loose.png", 9)
+    picture(tmp_path / "cover.png", 9)
+    picture(tmp_path / "extra" / "deep" / "8.png", 9)
+    with pytest.raises(ValueError, match="classes that the training set lacks: zebra"):
+        folders.list_parts(tmp_path)
+    everything = folders.list_everything(tmp_path)
+    assert names(everything) == ["0.png", "1.png", "0.png", "1.png", "9.png", "loose.png", "cover.png", "8.png"]
+    assert everything.class_names == ("a", "zebra")
+    assert everything.labels.sum(1).tolist() == [1, 1, 1, 1, 1, 0, 0, 0]
+    shutil.rmtree(tmp_path / "query" / "zebra")
+    parts = folders.list_parts(tmp_path)
+    assert [path.name for path, _ in parts["train"].skipped] == ["cover.png", "8.png"]
+    assert names(folders.list_parts(tmp_path, every_image=True)["query"]) == ["0.png", "1.png", "loose.png"]
+    for i in range(5):
+        picture(tmp_path / "extra" / f"{i}.png", i)
+    with pytest.raises(ValueError, match="has 7 images next to the parts train, query and only 4 in them"):
+        folders.list_parts(tmp_path)
+
+
+def test_parts_without_classes(tmp_path: Path) -> None:
+    for part in ("train", "query"):
+        picture(tmp_path / part / "1.png", 1)
+    assert [len(part) for part in folders.load_splits(tmp_path, size=4, every_image=True)] == [1, 1, 1]
+    assert len(folders.list_everything(tmp_path)) == 2
+
+
+def test_most_images_cannot_be_read(photos: Path) -> None:
+    for i in range(13):
+        (photos / "cat" / f"x{i}.jpg").write_text("no image")
+    with pytest.raises(ValueError, match=r"13 of 25 images cannot be read, which are most of them: .*x0\.jpg"):
+        folders.load(photos, size=4)
+    (photos / "cat" / "x0.jpg").unlink()
+    assert len(folders.load(photos, size=4)) == 12

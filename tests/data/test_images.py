@@ -209,7 +209,7 @@ def of_32_bits(path: Path) -> None:
         (truncated, "truncated"),
         (lambda path: path.write_bytes(b""), "the file is empty"),
         (lambda path: path.write_text("some text"), "not an image of a known format"),
-        (bomb, "exceeds limit .* decompression bomb"),
+        (bomb, "more than 178,956,970 pixels; at most 178,956,970 are decoded"),
         (floating, "floating-point numbers of unknown range"),
         (of_32_bits, "not in the range of 16 bits"),
         (lambda path: path.mkdir(), "is a directory"),
@@ -249,16 +249,15 @@ def test_permission_denied_is_a_reason(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_many_skipped_files_are_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    (tmp_path / "a").mkdir()
-    solid(tmp_path / "a" / "good.png", (1, 2, 3))
+    solid(tmp_path / "good.png", (1, 2, 3))
     for i in range(300):  # more than one chunk
-        (tmp_path / "a" / f"{i:03}.jpg").touch()
+        (tmp_path / f"{i:03}.jpg").touch()
     dataset = folders.load(tmp_path, size=4)
     assert len(dataset) == 1
-    assert dataset.paths == (tmp_path / "a" / "good.png",)
+    assert dataset.paths == (tmp_path / "good.png",)
     assert len(dataset.skipped) == 300
     err = capsys.readouterr().err
-    assert err.endswith("000.jpg (the file is empty), " + f"{tmp_path}/a/001.jpg (the file is empty), {tmp_path}/a/002.jpg "
+    assert err.endswith("000.jpg (the file is empty), " + f"{tmp_path}/001.jpg (the file is empty), {tmp_path}/002.jpg "
                         "(the file is empty) and 297 more\n")  # fmt: skip
     assert err.count("\n") == 1
 

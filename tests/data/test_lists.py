@@ -1,4 +1,5 @@
 import os
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -258,3 +259,13 @@ def test_labels_that_fill_the_memory_are_refused(photos: Path, monkeypatch: pyte
     (photos / "all.txt").write_text("".join(f"images/{i % 3}.png {i}\n" for i in range(4)))
     with pytest.raises(ValueError, match=r"several labels of 3 files with 4 classes need 0 GiB.*Leave out rare classes"):
         lists.read(photos / "all.txt")
+
+
+@pytest.mark.parametrize(("on_disk", "listed"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_names_in_another_normal_form(tmp_path: Path, on_disk: str, listed: str) -> None:
+    """macOS writes accents as characters of their own. A list made there finds the files elsewhere, and the other way round."""
+    place = tmp_path / unicodedata.normalize(on_disk, "Größe")
+    place.mkdir()
+    (place / unicodedata.normalize(on_disk, "é.jpg")).touch()
+    (tmp_path / "all.txt").write_text(unicodedata.normalize(listed, "Größe/é.jpg 1 0\n"), encoding="utf-8")
+    assert lists.read(tmp_path / "all.txt")["all"].paths == (place / unicodedata.normalize(on_disk, "é.jpg"),)

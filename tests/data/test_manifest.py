@@ -1,3 +1,4 @@
+import unicodedata
 from pathlib import Path
 
 import pyarrow as pa
@@ -378,3 +379,12 @@ def test_labels_that_look_like_numbers(photos: Path) -> None:
     labels = ["--3", "5" * 5000, "٣", "-1"]
     path = write(photos / "m.csv", {"path": files(4), "label": labels})
     assert manifest.read(path)["all"].class_names == tuple(sorted(labels))
+
+
+@pytest.mark.parametrize(("on_disk", "listed"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_names_in_another_normal_form(tmp_path: Path, on_disk: str, listed: str) -> None:
+    place = tmp_path / unicodedata.normalize(on_disk, "Größe")
+    place.mkdir()
+    (place / unicodedata.normalize(on_disk, "é.jpg")).touch()
+    (tmp_path / "m.csv").write_text(unicodedata.normalize(listed, "path,label\nGröße/é.jpg,a\n"), encoding="utf-8")
+    assert manifest.read(tmp_path / "m.csv")["all"].paths == (place / unicodedata.normalize(on_disk, "é.jpg"),)

@@ -1,6 +1,8 @@
 """Tests of sources, which yield samples in order, batch by batch."""
 
 import os
+import re
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +20,14 @@ def dataset(name: str = "toy", **changes) -> Dataset:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Return a folder of images whose red channel is their number; 2.png is empty, and cover.png is in no class folder."""
+    """Return a folder of images whose red channel is their number; 2.png is empty, and 6.png is in no class folder."""
     for i, place in enumerate(["train/a"] * 4 + ["query/b"]):
         (tmp_path / place).mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (6, 6), (i, 0, 0)).save(tmp_path / place / f"{i}.png")
     (tmp_path / "train" / "b").mkdir()
     Image.new("RGB", (6, 6), (5, 0, 0)).save(tmp_path / "train" / "b" / "5.png")
     (tmp_path / "train" / "a" / "2.png").write_bytes(b"")
-    Image.new("RGB", (6, 6)).save(tmp_path / "train" / "cover.png")
+    Image.new("RGB", (6, 6), (6, 0, 0)).save(tmp_path / "train" / "6.png")
     return tmp_path
 
 
@@ -47,11 +49,11 @@ def test_batches_start_anywhere(batch_size: int, start: int, tmp_path: Path) -> 
 @pytest.mark.parametrize("batch_size", [1, 2, 100])
 def test_images_that_cannot_be_decoded_keep_their_position(photos: Path, batch_size: int) -> None:
     source = open_source(photos, (3, 4, 4))
-    assert [path.name for path in source.paths] == ["0.png", "1.png", "2.png", "3.png", "5.png", "4.png"]
-    assert [path.name for path, _ in source.skipped] == ["cover.png"]
-    assert source.labels.tolist() == [0, 0, 0, 0, 1, 1]
-    assert contents(source, batch_size) == ([0, 1, 3, 5, 4], [2])
-    assert contents(source, batch_size, start=2) == ([3, 5, 4], [2])
+    assert [path.name for path in source.paths] == ["0.png", "1.png", "2.png", "3.png", "5.png", "6.png", "4.png"]
+    assert source.skipped == ()
+    assert source.labels.int().tolist() == [[1, 0]] * 4 + [[0, 1], [0, 0], [0, 1]]
+    assert contents(source, batch_size) == ([0, 1, 3, 5, 6, 4], [2])
+    assert contents(source, batch_size, start=2) == ([3, 5, 6, 4], [2])
     assert contents(open_source(photos, (3, 4, 4), split="query"), batch_size) == ([4], [])
     with pytest.raises(ValueError, match=r"2\.png cannot be read as an image \(the file is empty\)"):
         contents(open_source(photos, (3, 4, 4), on_error="raise"), batch_size)
@@ -99,3 +101,57 @@ def test_samples_without_labels(tmp_path: Path) -> None:
 def test_a_source_is_taken_as_it_is() -> None:
     source = open_source(dataset(), (2,))
     assert open_source(source, (2,)) is source
+
+
+def test_every_image_of_a_folder(tmp_path: Path) -> None:
+    """A folder beside the images hides none of them, whatever it holds."""
+    for i in range(5):
+        Image.new("RGB", (6, 6), (i, 0, 0)).save(tmp_path / f"{i}.png")
+    (tmp_path / "thumbs").mkdir()
+    Image.new("RGB", (6, 6), (9, 0, 0)).save(tmp_path / "thumbs" / "9.png")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "linked").symlink_to(tmp_path / "thumbs")
+    source = open_source(tmp_path, (3, 4, 4))
+    assert contents(source, 4) == ([0, 1, 2, 3, 4, 9], [])
+    assert source.labels is None
+
+
+@pytest.mark.parametrize("name", ["x.jfif", "x.JPE", "x", "x.jpg.download", "x.jpg"])
+def test_a_single_image_by_any_name(tmp_path: Path, name: str) -> None:
+    Image.new("RGB", (6, 6), (200, 200, 200)).save(tmp_path / name, "JPEG")
+    source = open_source(str(tmp_path / name), (3, 4, 4))
+    assert len(source) == 1
+    assert contents(source, 1)[0] == [200]
+    with pytest.raises(ValueError, match="has no part 'query'; it has all"):
+        open_source(tmp_path / name, (3, 4, 4), split="query")
+
+
+def test_what_is_no_image(tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("no image")
+    with pytest.raises(ValueError, match="notes is no data set of a known kind"):
+        open_source(tmp_path / "notes", (3, 4, 4))
+    (tmp_path / "x.svg").write_text("<svg/>")
+    with pytest.raises(ValueError, match=r"x\.svg cannot be read: \.svg files are not decoded\. Convert it to JPEG or PNG"):
+        open_source(tmp_path / "x.svg", (3, 4, 4))
+
+
+def test_mistyped_names(tmp_path: Path) -> None:
+    (tmp_path / "beach.jpg").touch()
+    for name, suggestion in {"beach.jgp": f"; did you mean {tmp_path / 'beach.jpg'}?", "zzz": "."}.items():
+        with pytest.raises(FileNotFoundError, match=re.escape(f"{name} does not exist{suggestion}")):
+            open_source(tmp_path / name, (3, 4, 4))
+    with pytest.raises(FileNotFoundError, match=r"digts does not exist; did you mean digits\?"):
+        open_source("digts", (1, 8, 8))
+    with pytest.raises(FileNotFoundError, match=r"nowhere/beach\.jpg does not exist\. Expected"):
+        open_source(tmp_path / "nowhere" / "beach.jpg", (3, 4, 4))
+
+
+def test_a_path_in_another_normal_form(tmp_path: Path) -> None:
+    for form, other in (("NFC", "NFD"), ("NFD", "NFC")):
+        folder = tmp_path / form / unicodedata.normalize(form, "café")
+        folder.mkdir(parents=True)
+        Image.new("RGB", (6, 6), (7, 0, 0)).save(folder / unicodedata.normalize(form, "é.png"))
+        asked = tmp_path / form / unicodedata.normalize(other, "café")
+        for source in (asked, asked / unicodedata.normalize(other, "é.png")):
+            assert contents(open_source(source, (3, 4, 4)), 1)[0] == [7]
+        assert len(data.load_splits(asked, size=4).gallery) == 1
