@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+MOST_BITS = 8 * (2**20 - 1)  # bits of a code: kernels keep a distance and a position of 40 bits in one integer of 63 bits
+
 
 def describe(value: Any) -> str:
     """Return a short description for error messages: "float32 [3, 4] on cpu" for a tensor, else the type and the value."""
@@ -67,12 +69,25 @@ def same_device(op: str, name: str, value: Tensor, other_name: str, other: Tenso
         )
 
 
+def code_advice(dtype: str) -> str:
+    """Return what the message about codes of another `dtype` than uint8, such as "int8", recommends."""
+    if dtype == "int8":
+        return (
+            "If they are binary embeddings of int8 (numpy.packbits - 128, as sentence-transformers and embedding services "
+            "return them), convert them with from_packbits(codes, signed=True). If they are signs, one per bit, pack them with "
+            "pack_codes"
+        )
+    return "Pack real numbers, signs or bools with pack_codes"
+
+
 def codes(op: str, name: str, value: Any) -> Tensor:
     """Return `value` if it is a tensor of packed codes, uint8 [N, ceil(K/8)] with at least one byte per code."""
-    advice = "Pack real numbers, signs or bools with pack_codes"
+    advice = code_advice(dtype_name(value.dtype)) if isinstance(value, Tensor) else None
     checked = tensor(op, name, value, dtypes=(torch.uint8,), ndim=2, shape="[N, bits/8] of packed codes", advice=advice)
     if checked.shape[1] == 0:
         raise ValueError(f"{op}: {name} has codes of zero bits; got {describe(checked)}")
+    if 8 * checked.shape[1] > MOST_BITS:
+        raise ValueError(f"{op}: {name} must have codes of {MOST_BITS} bits or fewer; got {describe(checked)}")
     return checked
 
 

@@ -21,7 +21,8 @@ def pack_codes(x: Any, *, threshold: float = 0.0, impl: str = "auto") -> Tensor:
     The bit order is little: bit j of byte i is dimension 8i + j. NumPy arrays are accepted; the result is then an array.
 
     Args:
-        x: float, int8 or bool [N, K], on any device.
+        x: float, int8 or bool [N, K], on any device: one entry per bit. Binary embeddings of int8, which have eight bits per
+            entry, are packed already: see `from_packbits`.
         threshold: a bit is 1 where x > threshold, compared in the dtype of x; NaN gives 0. For a bool x it is 1 where x is True.
         impl: "auto" | "triton" | "cpu" | "reference".
 
@@ -74,11 +75,24 @@ def unpack_codes(packed: Any, bits: int, *, impl: str = "auto") -> Tensor:
 
 
 @numpy_friendly
-def from_packbits(packed: Any) -> Tensor:
+def from_packbits(packed: Any, *, signed: bool = False) -> Tensor:
     """Convert codes that `numpy.packbits` packed with its default bit order, "big", to the order of this package.
 
-    Each byte of `packed` uint8 [N, B] is reversed. Do not compare codes of two bit orders: their distances are wrong, and nothing
-    reports it.
+    The bits of each byte are reversed. Do not compare codes of two bit orders: their distances are wrong, and nothing reports it.
+    NumPy arrays are accepted; the result is then an array.
+
+    Args:
+        packed: uint8 [N, B]; with `signed` int8 [N, B].
+        signed: Whether 128 was subtracted from each byte, as in embeddings of the precision "binary" of sentence-transformers
+            and of services that follow it ("ubinary" is uint8). Bytes of `packbits` that are merely read as int8 are something
+            else: convert them with `.view(np.uint8)` or `.view(torch.uint8)`, and leave `signed` out.
+
+    Returns:
+        uint8 [N, B].
+
+    Raises:
+        TypeError: for another dtype; int8 needs `signed`, because it does not show which of the two kinds it is.
+        ValueError: for another shape.
 
     Example:
         >>> import numpy as np
@@ -86,11 +100,41 @@ def from_packbits(packed: Any) -> Tensor:
         >>> signs = np.array([[1, -1, 1, -1]])
         >>> oht.from_packbits(np.packbits(signs > 0, axis=1))
         array([[5]], dtype=uint8)
+        >>> embedding = np.array([[32]], np.int8)  # model.encode(text, precision="binary")
+        >>> oht.from_packbits(embedding, signed=True)
+        array([[5]], dtype=uint8)
     """
+    if not isinstance(signed, bool):
+        raise TypeError(f"from_packbits: signed must be True or False; got {checks.describe(signed)}")
+    expected = torch.int8 if signed else torch.uint8
+    packed = checks.tensor(
+        "from_packbits",
+        "packed",
+        packed,
+        dtypes=(expected,),
+        ndim=2,
+        shape="[N, bits/8]",
+        advice=_packbits_advice(packed, signed),
+    )
+    if signed:
+        packed = packed.view(torch.uint8) ^ 0x80  # adds 128
     packed = checks.codes("from_packbits", "packed", packed)
     for shift, low_bits in ((4, 0x0F), (2, 0x33), (1, 0x55)):
         packed = (packed & low_bits) << shift | packed >> shift & low_bits
     return packed
+
+
+def _packbits_advice(packed: Any, signed: bool) -> str:
+    """Return what the message about `packed` of another dtype recommends."""
+    dtype = getattr(packed, "dtype", None)
+    if signed and dtype == torch.uint8:
+        return "Bytes from 0 to 255 have no sign: leave out signed=True"
+    if dtype == torch.int8:
+        return (
+            "Pass signed=True if 128 was subtracted from each byte (binary embeddings of sentence-transformers and others), "
+            "or view(torch.uint8) if the bytes are merely read as int8"
+        )
+    return "Pack real numbers, signs or bools with pack_codes"
 
 
 def _bytes(bits: int) -> int:

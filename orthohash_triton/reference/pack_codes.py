@@ -20,6 +20,7 @@ def unpack_codes(packed: Tensor, bits: int) -> Tensor:
     return 2 * set_bits.to(torch.int8) - 1
 
 
-def from_packbits(packed: Tensor) -> Tensor:
-    """Reverse the bits of each byte: 0b10000000 becomes 0b00000001."""
+def from_packbits(packed: Tensor, signed: bool = False) -> Tensor:
+    """Reverse the bits of each byte: 0b10000000 becomes 0b00000001. With `signed` 128 was subtracted from each byte, int8."""
+    packed = packed.int() + 128 * signed
     return torch.stack([(packed >> place & 1) << 7 - place for place in range(8)]).sum(0).to(torch.uint8)

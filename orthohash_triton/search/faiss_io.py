@@ -25,6 +25,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
+from .._base import checks
 from .._base.files import atomic_write
 from .._base.reading import reader
 
@@ -42,8 +43,14 @@ _FOREIGN = {
     b"IBHm": "a binary multi-hash index",
     b"IBFf": "a binary index over a float index",
 }
-_CODES_OF = {  # Python that gets the codes of a FAISS `index`; a hash index does not store them
-    b"IBwF": "index.make_direct_map(); codes = index.reconstruct_n(0, index.ntotal)",
+# Python that gets the codes of a FAISS `index`, and the ids of an inverted file; a hash index does not store the codes. The lists
+# of an inverted file are read one by one. `reconstruct_n` after `make_direct_map` writes out of bounds before FAISS 1.15.1, and
+# fails if the codes have ids of their own.
+_CODES_OF = {
+    b"IBwF": (
+        "from faiss.contrib.inspect_tools import get_invlist; "
+        "ids, codes = map(np.concatenate, zip(*[get_invlist(index.invlists, i) for i in range(index.nlist)]))"
+    ),
     b"IBHf": "codes = index.reconstruct_n(0, index.ntotal)",
     b"IBHc": "codes = index.reconstruct_n(0, index.ntotal)",
     b"IBHm": "codes = faiss.downcast_IndexBinary(index.storage).reconstruct_n(0, index.ntotal)",
@@ -70,6 +77,12 @@ def is_index(path: str | os.PathLike[str]) -> bool:
 def flat_header(count: int, code_size: int) -> bytes:
     """Return the bytes before the `count` codes of `code_size` bytes in an index file without ids."""
     return _HEAD.pack(_FLAT, 8 * code_size, code_size, count, 1, _METRIC_DEFAULT) + _COUNT.pack(count * code_size)
+
+
+def size_of(count: int, code_size: int, *, with_ids: bool) -> int:
+    """Return the number of bytes of an index file."""
+    flat = _HEAD.size + _COUNT.size + count * code_size
+    return flat + (_HEAD.size + _COUNT.size + 8 * count if with_ids else 0)
 
 
 def write(path: str | os.PathLike[str], codes: np.ndarray, ids: np.ndarray | None = None) -> None:
@@ -188,7 +201,7 @@ def _layout(file: BinaryIO, size: int, source: str) -> _Layout:
     inner = first = _head(file, size, source, (*_ID_MAPS, _FLAT))
     with_ids = first.fourcc in _ID_MAPS
     if with_ids:
-        inner = _head(file, size, f"{source}: the index in its id map", (_FLAT,))
+        inner = _head(file, size, f"{source}: the index in its id map", (_FLAT,), inner=True)
         if inner[1:4] != first[1:4]:
             raise ValueError(
                 f"{source} is damaged: its id map is of {first.ntotal} codes of {first.bits} bits, the index in it "
@@ -229,12 +242,12 @@ class _Head(NamedTuple):
     metric: int
 
 
-def _head(file: BinaryIO, size: int, source: str, known: tuple[bytes, ...]) -> _Head:
-    """Read the next header, which must be of one of the `known` kinds."""
+def _head(file: BinaryIO, size: int, source: str, known: tuple[bytes, ...], *, inner: bool = False) -> _Head:
+    """Read the next header, which must be of one of the `known` kinds; `inner` means that it is the one in an id map."""
     header = file.read(_HEAD.size)
     fourcc = header[:4]
     if len(fourcc) == 4 and fourcc not in known:
-        raise ValueError(_foreign(fourcc, source))
+        raise ValueError(_foreign(fourcc, source, inner))
     if len(header) < _HEAD.size:
         raise _too_short(size, source)
     head = _Head(*_HEAD.unpack(header))
@@ -243,6 +256,8 @@ def _head(file: BinaryIO, size: int, source: str, known: tuple[bytes, ...]) -> _
             f"{source} is damaged: its header says {head.bits} bits in {head.code_size} bytes a code; "
             "expected a positive multiple of 8 and an eighth of it. Write it again"
         )
+    if head.bits > checks.MOST_BITS:
+        raise ValueError(f"{source} holds codes of {head.bits} bits; codes of up to {checks.MOST_BITS} bits can be searched")
     return head
 
 
@@ -259,8 +274,8 @@ def _too_short(size: int, source: str) -> ValueError:
     )
 
 
-def _foreign(fourcc: bytes, source: str) -> str:
-    """Return the error message for a file of another kind, with advice on how to convert it."""
+def _foreign(fourcc: bytes, source: str, inner: bool) -> str:
+    """Return the error message for a file of another kind, or one whose id map holds one, with advice on how to convert it."""
     name = fourcc.decode("ascii", errors="backslashreplace")
     if fourcc in _FOREIGN:
         found = f"{_FOREIGN[fourcc]} ({name!r})"
@@ -270,10 +285,16 @@ def _foreign(fourcc: bytes, source: str) -> str:
         found = f"a FAISS index over float vectors ({name!r})"
     else:
         found = f"not a FAISS binary index (it starts with {name!r})"
-    if fourcc in _CODES_OF:
-        convert = (
-            f"Get its codes, with index = faiss.read_index_binary(...): `{_CODES_OF[fourcc]}`, and add them to a HammingIndex"
-        )
-    else:
-        convert = "Add the codes to a HammingIndex, or save an IndexBinaryFlat of them with faiss.write_index_binary"
-    return f"{source} is {found}; expected a flat binary index ('IBxF'). {convert}"
+    return f"{source} is {found}; expected a flat binary index ('IBxF'). {_conversion(fourcc, inner)}"
+
+
+def _conversion(fourcc: bytes, inner: bool) -> str:
+    """Return how to get the codes out of an index of another kind."""
+    if fourcc not in _CODES_OF:
+        return "Add the codes to a HammingIndex, or save an IndexBinaryFlat of them with faiss.write_index_binary"
+    python, with_ids = _CODES_OF[fourcc], fourcc == b"IBwF"
+    if inner:
+        own_ids = "ids = faiss.vector_to_array(outer.id_map)" + ("[ids]" if with_ids else "")
+        python, with_ids = f"outer, index = index, faiss.downcast_IndexBinary(index.index); {python}; {own_ids}", True
+    what, add = ("codes and ids", "add_with_ids(codes, ids)") if with_ids else ("codes", "add(codes)")
+    return f"Get its {what}, with index = faiss.read_index_binary(...): `{python}`, and put them into a HammingIndex with {add}"

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from orthohash_triton import HammingIndex, compare, make_codebook, methods
+from orthohash_triton import HammingIndex, compare, make_codebook, methods, pack_codes
 from orthohash_triton.cli import make_parser
 from orthohash_triton.train import TrainConfig, checkpoint
 from tests.docs import pages
@@ -31,6 +31,7 @@ def names() -> dict[str, object]:
     target = torch.randint(CLASSES, (32,), generator=generator)
     catalogue = HammingIndex(64)
     catalogue.add_with_ids(random.integers(0, 256, (5, 8), dtype=np.uint8), range(5000, 5005))
+    gallery_vectors, query_vectors = random.standard_normal((300, 64)), random.standard_normal((4, 64))
     return {
         "num_classes": CLASSES,
         "images": images,
@@ -39,16 +40,31 @@ def names() -> dict[str, object]:
         "multi_hot": (torch.rand(32, CLASSES, generator=generator) < 0.05).float(),
         "loader": [(images, target)] * 2,
         "backbone": nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 512)),
-        "gallery_codes": random.integers(0, 256, (300, 8), dtype=np.uint8),
-        "query_codes": random.integers(0, 256, (4, 8), dtype=np.uint8),
+        "gallery_codes": pack_codes(gallery_vectors),
+        "query_codes": pack_codes(query_vectors),
         "gallery_labels": random.integers(0, 10, 300),
         "query_labels": random.integers(0, 10, 4),
-        "gallery_vectors": random.standard_normal((300, 64)),
-        "query_vectors": random.standard_normal((4, 64)),
+        "gallery_vectors": gallery_vectors,
+        "query_vectors": query_vectors,
+        "ubinary_embeddings": np.packbits(gallery_vectors > 0, axis=1),
+        "embeddings": (np.packbits(gallery_vectors > 0, axis=1) - 128).astype(np.int8),
         "published": random.random(300) < 0.5,
         "article_numbers": random.permutation(1000)[:300],
         "other_catalogue": catalogue,
+        "ivf": inverted_file(gallery_vectors),
     }
+
+
+def inverted_file(vectors):
+    """Return a binary inverted file of FAISS with the signs of `vectors`, or None if FAISS is not installed."""
+    try:
+        import faiss
+    except ImportError:
+        return None
+    ivf = faiss.IndexBinaryIVF(faiss.IndexBinaryFlat(64), 64, 4)
+    ivf.train(pack_codes(vectors))
+    ivf.add(pack_codes(vectors))
+    return ivf
 
 
 @pytest.fixture
@@ -82,6 +98,8 @@ def write_original(folder):
 @pytest.mark.filterwarnings("ignore:Sparse CSR")
 @pytest.mark.parametrize("path", WITH_PYTHON, ids=pages.name)
 def test_python_of_a_page_runs(path, folder):
+    if path.name == "faiss.md":
+        pytest.importorskip("faiss")
     known = names()
     for block in pages.blocks(path, "python"):
         if "title=" not in block.options:

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+import orthohash_triton as oht
 from orthohash_triton.ops.pack_codes import from_packbits, pack_codes, unpack_codes
 from orthohash_triton.reference.pack_codes import from_packbits as reference
 
@@ -86,6 +87,41 @@ def test_from_packbits_reverses_every_byte():
     assert torch.equal(reference(every), from_packbits(every))
 
 
+def test_from_packbits_of_signed_bytes():
+    """Binary embeddings of sentence-transformers are int8: packbits - 128, by the line of `quantize_embeddings` that is here."""
+    x = np.random.default_rng(0).standard_normal((37, 24)).astype(np.float32)
+    embeddings = (np.packbits(x > 0).reshape(len(x), -1) - 128).astype(np.int8)
+    assert np.array_equal(from_packbits(embeddings, signed=True), pack_codes(x))
+    every = torch.arange(-128, 128, dtype=torch.int8).view(32, 8)
+    assert torch.equal(from_packbits(every, signed=True), from_packbits((every.int() + 128).to(torch.uint8)))
+    assert torch.equal(reference(every, signed=True), from_packbits(every, signed=True))
+    assert from_packbits(every.T, signed=True).shape == (8, 32)  # not contiguous
+
+
+CODES = torch.zeros(3, 2, dtype=torch.uint8)
+EMBEDDINGS = torch.zeros(3, 2, dtype=torch.int8)
+
+
+@pytest.mark.parametrize("given", [EMBEDDINGS, EMBEDDINGS.numpy()], ids=["tensor", "array"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: oht.hamming_distance(x, CODES),
+        lambda x: oht.hamming_topk(CODES, x, 1),
+        lambda x: oht.hamming_range(x, x, 1),
+        lambda x: oht.hamming_histogram(x, CODES),
+        lambda x: unpack_codes(x, 16),
+        lambda x: oht.HammingIndex(16).add(x),
+        lambda x: oht.HammingIndex(16).search(x, 1),
+        lambda x: oht.metrics.mean_average_precision(x, CODES, torch.zeros(3).long(), torch.zeros(3).long()),
+    ],
+    ids=["distance", "topk", "range", "histogram", "unpack", "add", "search", "metrics"],
+)
+def test_what_int_8_codes_probably_are(call, given):
+    with pytest.raises(TypeError, match=r"got int8 \[3, 2\].*binary embeddings of int8 .*from_packbits\(codes, signed=True\)"):
+        call(given)
+
+
 def test_nothing_to_pack():
     packed = pack_codes(torch.empty(0, 12))
     assert packed.shape == (0, 2)
@@ -120,6 +156,16 @@ def test_registered_op(op):
         (lambda: unpack_codes(torch.ones(3, 2, dtype=torch.uint8), 0), ValueError, "bits must be at least 1; got 0"),
         (lambda: unpack_codes(torch.ones(3, 2, dtype=torch.uint8), 12.0), TypeError, "bits must be an integer; got float"),
         (lambda: from_packbits(torch.ones(3, 2)), TypeError, "packed must be .*uint8"),
+        (
+            lambda: from_packbits(EMBEDDINGS),
+            TypeError,
+            r"packed must be .*uint8; got int8 .*Pass signed=True if 128 was subtracted",
+        ),
+        (lambda: from_packbits(EMBEDDINGS.numpy()), TypeError, "Pass signed=True if 128 was subtracted"),
+        (lambda: from_packbits(CODES, signed=True), TypeError, r"packed must be .*int8; got uint8 .*leave out signed=True"),
+        (lambda: from_packbits(EMBEDDINGS, signed=1), TypeError, "signed must be True or False; got int 1"),
+        (lambda: from_packbits(CODES[0]), ValueError, r"packed must be a tensor \[N, bits/8\] of uint8; got uint8 \[2\]"),
+        (lambda: from_packbits(CODES[:, :0]), ValueError, "packed has codes of zero bits"),
     ],
 )
 def test_bad_input(call, error, message):

@@ -185,27 +185,56 @@ def test_other_faiss_indexes_are_named(tmp_path):
         HammingIndex.from_faiss(faiss.IndexFlatL2(64))
 
 
-def test_how_to_convert_other_faiss_indexes(tmp_path):
-    """The Python line in each error message returns the codes that were added."""
-    faiss = pytest.importorskip("faiss")
-    added, path = codes(300), tmp_path / "index"
+def others_of(faiss):
+    """Return trained binary indexes of FAISS of other kinds, without codes."""
     ivf = faiss.IndexBinaryIVF(faiss.IndexBinaryFlat(64), 64, 4)
-    ivf.train(added)
-    others = [
+    ivf.train(codes(300))
+    return [
         ivf,
         faiss.IndexBinaryHNSW(64, 8),
         *([faiss.IndexBinaryHNSWCagra(64, 8)] if hasattr(faiss, "IndexBinaryHNSWCagra") else []),
         faiss.IndexBinaryMultiHash(64, 2, 8),
         faiss.IndexBinaryFromFloat(faiss.IndexFlatL2(64)),
     ]
-    for other in others:
+
+
+def converted(faiss, path):
+    """Return the index that a reader of the message about the file `path` gets by doing what it says."""
+    with pytest.raises(ValueError, match=r"Get its codes.*, with index = ") as told:
+        HammingIndex.load(path)
+    names = {"faiss": faiss, "np": np, "index": faiss.read_index_binary(str(path)), "made": HammingIndex(64)}
+    _, python, last = str(told.value).split("`")
+    exec(python, names)
+    exec(f"made.{last.partition('into a HammingIndex with ')[2]}", names)
+    return names["made"]
+
+
+def test_how_to_convert_other_faiss_indexes(tmp_path):
+    """The Python line in each error message returns the codes that were added."""
+    faiss = pytest.importorskip("faiss")
+    added, path = codes(300), tmp_path / "index"
+    for other in others_of(faiss):
         other.add(added)
         faiss.write_index_binary(other, str(path))
-        with pytest.raises(ValueError, match="Get its codes, with index") as told:
-            HammingIndex.load(path)
-        names = {"faiss": faiss, "np": np, "index": faiss.read_index_binary(str(path))}
-        exec(str(told.value).split("`")[1], names)
-        np.testing.assert_array_equal(names["codes"], added)
+        made = converted(faiss, path)
+        np.testing.assert_array_equal(made.reconstruct_batch(np.arange(300)), added)
+
+
+def test_how_to_convert_other_faiss_indexes_with_ids(tmp_path):
+    """An inverted file keeps ids of its own; the others have them in an id map. Some lists of the inverted file are empty."""
+    faiss = pytest.importorskip("faiss")
+    added, path = codes(300), tmp_path / "index"
+    ids = np.random.default_rng(0).permutation(2**40 + np.arange(300))
+    ivf = others_of(faiss)[0]
+    ivf.add_with_ids(added[:2], ids[:2])
+    assert min(ivf.invlists.list_size(i) for i in range(ivf.nlist)) == 0
+    faiss.write_index_binary(ivf, str(path))
+    np.testing.assert_array_equal(converted(faiss, path).reconstruct_batch(ids[:2]), added[:2])
+    for other in others_of(faiss):
+        outer = faiss.IndexBinaryIDMap2(other)
+        outer.add_with_ids(added, ids)
+        faiss.write_index_binary(outer, str(path))
+        np.testing.assert_array_equal(converted(faiss, path).reconstruct_batch(ids), added)
 
 
 def test_without_faiss(monkeypatch):
@@ -238,6 +267,7 @@ def head(fourcc, bits=64, code_size=8, count=2):
         (header(bits=0, code_size=0, payload=0), "is damaged: its header says 0 bits"),
         (header(bits=-8, code_size=-1), "is damaged: its header says -8 bits"),
         (header(code_size=4) + b"x" * 16, "is damaged: its header says 64 bits in 4 bytes a code"),
+        (header(bits=2**30, code_size=2**27, count=0, payload=0), "holds codes of 1073741824 bits; codes of up to 8388600 bits"),
         (header(count=-2) + b"x" * 16, "is damaged: its header says -2 codes of 8 bytes in a payload of 16 bytes; expected 0"),
         (header(count=3) + b"x" * 16, "is damaged: its header says 3 codes of 8 bytes in a payload of 16 bytes; expected 24"),
         (header(count=2**60, payload=2**63), r"is truncated: it has 33 bytes; expected"),
