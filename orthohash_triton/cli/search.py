@@ -38,8 +38,9 @@ def _add_options(parser: CommandParser) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     """Search for the queries and print the nearest codes."""
-    if options.limit is not None and options.limit < 1:
-        raise ValueError(f"--limit must be at least 1; got {options.limit}")
+    for name, value in (("-k", options.k), ("--limit", options.limit)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1; got {value}")
     if options.limit is None:
         options.limit = sys.maxsize if options.json else _SHOWN_QUERIES
     gallery, model = _gallery(options)
@@ -49,7 +50,7 @@ def _run(options: argparse.Namespace) -> None:
             f"the queries have codes of {8 * queries.shape[1]} bits, {options.index} of {gallery.index.bits} bits; "
             "encode both with the same model"
         )
-    distances, ids = gallery.index.search(queries, options.k)
+    distances, ids = gallery.index.search(queries, min(options.k, max(gallery.index.ntotal, 1)))
     answers: list[dict[str, Any]] = [
         {"query": name, "neighbours": [_neighbour(gallery, *pair) for pair in zip(d, j, strict=True) if pair[1] != -1]}
         for name, d, j in zip(names, distances.tolist(), ids.tolist(), strict=True)

@@ -44,6 +44,7 @@ Rounding errors are far smaller, and the differences of a wrong graph are far la
 """
 
 _CHECKED = 8  # samples of noise for the check, if batches can have any size
+_LARGEST_FIXED_BATCH = 2**16  # one batch of noise is computed before the file is written
 _LARGEST_BATCH = 2**31 - 1  # torch.export of attention adds a guard that excludes 2**63 - 1
 _LARGEST = 2**31 - 2**20  # bytes: the limit of protobuf for one file
 
@@ -136,7 +137,7 @@ def export_onnx(
     """
     opset = checks.integer("export_onnx", "opset", opset, minimum=OPSETS.start, maximum=OPSETS.stop - 1)
     if batch_size is not None:
-        batch_size = checks.integer("export_onnx", "batch_size", batch_size, minimum=1)
+        batch_size = checks.integer("export_onnx", "batch_size", batch_size, minimum=1, maximum=_LARGEST_FIXED_BATCH)
     if channels_last and (len(model.sample_shape) != 3 or model.sample_shape[0] != 3):
         raise ValueError(
             f"export_onnx: channels_last is for RGB images; the model takes samples {list(model.sample_shape)}. Omit it"

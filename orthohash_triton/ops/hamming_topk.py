@@ -11,6 +11,9 @@ from ..kernels.missing import MISSING_DISTANCE, MISSING_ID
 from ._registered import registered
 from .dispatch import choose, implementation
 
+_ENTRY_BYTES = 12  # int32 distance and int64 id
+_MOST_MISSING_BYTES = 2**30
+
 
 @numpy_friendly
 def hamming_topk(queries: Any, gallery: Any, k: int, *, mask: Any = None, impl: str = "auto") -> tuple[Tensor, Tensor]:
@@ -22,7 +25,8 @@ def hamming_topk(queries: Any, gallery: Any, k: int, *, mask: Any = None, impl: 
     Args:
         queries: uint8 [Q, B], packed codes (see `pack_codes`).
         gallery: uint8 [N, B], packed codes of the same width, on the same device.
-        k: number of codes to find, 1 .. 2**31 - 1.
+        k: number of codes to find, 1 .. 2**31 - 1. To get all, pass len(gallery): a result in which more than 1 GiB would be
+            missing entries is refused.
         mask: bool [N], True for the gallery rows that may be found; None for all.
         impl: "auto" | "triton" | "cpu" | "reference".
 
@@ -33,7 +37,7 @@ def hamming_topk(queries: Any, gallery: Any, k: int, *, mask: Any = None, impl: 
 
     Raises:
         TypeError: for another dtype.
-        ValueError: for another shape or device, or k < 1.
+        ValueError: for another shape or device, or k < 1, or a k that is far above the number of codes.
 
     Example:
         >>> import torch
@@ -47,6 +51,16 @@ def hamming_topk(queries: Any, gallery: Any, k: int, *, mask: Any = None, impl: 
     queries, gallery = checks.code_pair("hamming_topk", queries, gallery)
     k = checks.integer("hamming_topk", "k", k, minimum=1, maximum=MISSING_DISTANCE)
     return _topk(queries, gallery, k, checks.gallery_mask("hamming_topk", mask, gallery), None, impl)
+
+
+def check_missing(op: str, k: int, queries: int, gallery: int) -> None:
+    """Raise ValueError if more than 1 GiB of the result of a search for the `k` nearest codes would be missing entries."""
+    missing = queries * max(k - gallery, 0) * _ENTRY_BYTES
+    if missing > _MOST_MISSING_BYTES:
+        raise ValueError(
+            f"{op}: k is {k}, but there are only {gallery} codes to find: the result for {queries} queries would have "
+            f"{missing / 2**30:.1f} GiB of missing entries. Pass min(k, {max(gallery, 1)})"
+        )
 
 
 def nearest(
@@ -70,6 +84,7 @@ def _forward(
     queries: Tensor, gallery: Tensor, k: int, mask: Tensor | None, limits: Tensor | None, impl: str
 ) -> tuple[Tensor, Tensor]:
     """Run the chosen implementation; an empty gallery gives only missing entries."""
+    check_missing("hamming_topk", k, len(queries), len(gallery))
     chosen = choose("hamming_topk", impl, queries)
     module = implementation("hamming_topk", chosen)
     if chosen == "reference":

@@ -9,17 +9,20 @@ from torch import Tensor
 
 from .._base import checks
 from .._base.arrays import as_array, as_tensor
-from ..ops.hamming_topk import MISSING_DISTANCE
+from ..ops.hamming_topk import MISSING_DISTANCE, check_missing
 
 
-def integers(op: str, name: str, value: Any) -> np.ndarray:
+def integers(op: str, name: str, value: Any, *, ntotal: int) -> np.ndarray:
     """Return a tensor, array, list, tuple or range of integers as int64 [M] in host memory, never sharing the caller's memory.
 
     Raises:
+        IndexError: `value` is a range of more ids than the `ntotal` codes of an index have, which would not fit memory.
         TypeError: `value` is of another type or does not hold integers.
         ValueError: `value` has another number of dimensions or exceeds int64.
     """
     given = value
+    if isinstance(value, range) and _length(value) > ntotal:
+        raise IndexError(f"{op}: {name} must be in the index, which holds {ntotal} codes; got {value}")
     if isinstance(value, list | tuple | range):
         with suppress(ValueError):  # numpy raises for lists of different lengths
             value = np.asarray(value if len(value) else np.empty(0, np.int64))
@@ -37,6 +40,11 @@ def integers(op: str, name: str, value: Any) -> np.ndarray:
     if numbers.dtype == np.uint64 and (numbers > np.iinfo(np.int64).max).any():
         raise ValueError(f"{op}: {name} must fit int64; got {numbers.max()}")
     return numbers.astype(np.int64)
+
+
+def _length(numbers: range) -> int:
+    """Return the length of a range, for which `len` fails from 2**63 on."""
+    return (numbers[-1] - numbers[0]) // numbers.step + 1 if numbers else 0
 
 
 def consecutive_ids(op: str, start: Any, count: Any, ntotal: int, *, own_ids: bool) -> np.ndarray:
@@ -62,9 +70,11 @@ def consecutive_ids(op: str, start: Any, count: Any, ntotal: int, *, own_ids: bo
     return np.arange(start, min(start + count, 2**63), dtype=np.int64)
 
 
-def neighbour_count(op: str, k: Any) -> int:
-    """Check that `k` is an integer from 1 to 2**31 - 1, and return it."""
-    return checks.integer(op, "k", k, minimum=1, maximum=MISSING_DISTANCE)
+def neighbour_count(op: str, k: Any, queries: int, ntotal: int) -> int:
+    """Check that `k` is an integer from 1 to 2**31 - 1 that `queries` in `ntotal` codes can be asked for, and return it."""
+    k = checks.integer(op, "k", k, minimum=1, maximum=MISSING_DISTANCE)
+    check_missing(op, k, queries, ntotal)
+    return k
 
 
 def is_mask(value: Any) -> bool:
@@ -90,7 +100,9 @@ def check_kind_of_ids(op: str, ntotal: int, *, has_ids: bool, adds_ids: bool) ->
 
 def ids_of_codes(op: str, ids: Any, count: int) -> np.ndarray:
     """Check that there is one id for each of `count` codes, and return `ids` as int64 [count]."""
-    numbers = integers(op, "ids", ids)
+    if isinstance(ids, range) and _length(ids) != count:
+        raise ValueError(f"{op}: ids must be one for each of the {count} codes; got {ids}")
+    numbers = integers(op, "ids", ids, ntotal=count)
     if len(numbers) != count:
         raise ValueError(f"{op}: ids must be one for each of the {count} codes; got {len(numbers)}")
     return numbers

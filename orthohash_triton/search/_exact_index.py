@@ -164,7 +164,7 @@ class ExactIndex(ABC):
             [[7], [5]]
         """
         op = f"{self._name}.reconstruct_batch"
-        return in_kind(ids, self._codes_of(op, lambda ntotal, own_ids: integers(op, "ids", ids)))[0]
+        return in_kind(ids, self._codes_of(op, lambda ntotal, own_ids: integers(op, "ids", ids, ntotal=ntotal)))[0]
 
     @abstractmethod
     def _search(self, queries: Any, k: Any, filters: Filters, rerank: Rerank | None) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,7 @@ from zlib import crc32
 import numpy as np
 import torch
 
-from .._base import formats
+from .._base import checks, formats
 from .._base.files import atomic_write
 from .._base.reading import reader
 from . import faiss_io
@@ -161,6 +161,13 @@ def _trouble(manifest: Manifest, ntotal: Any, ranks: Any) -> str | None:
         return f"it says {manifest.bits!r} bits; expected a positive multiple of 8"
     if len(manifest.shards) != ranks or ranks == 0:
         return f"it says {ranks!r} shards and names {len(manifest.shards)}"
+    if manifest.bits > checks.MOST_BITS:
+        return f"it says {manifest.bits} bits; codes of up to {checks.MOST_BITS} bits can be searched"
+    for shard in manifest.shards:
+        expected = faiss_io.size_of(shard.codes, manifest.bits // 8, with_ids=manifest.with_ids)
+        if shard.codes and shard.bytes != expected:
+            kind = f"{manifest.bits} bits {'with' if manifest.with_ids else 'without'} ids"
+            return f"it says {shard.codes} codes of {kind} in {shard.bytes} bytes about {shard.file}; expected {expected} bytes"
     if manifest.ntotal != ntotal:
         return f"it says {ntotal!r} codes, its shards have {manifest.ntotal}"
     return None

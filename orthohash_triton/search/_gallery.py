@@ -13,13 +13,14 @@ from torch import Tensor
 from .._base import checks
 from .._base.arrays import as_tensor
 from .._base.locks import ForkSafeLock
+from ..kernels.forks import limit_torch_after_fork
 from ..ops.hamming_range import hamming_range
 from ..ops.hamming_topk import nearest
 from . import faiss_io
 from ._arguments import check_kind_of_ids, ids_of_codes, integers, is_mask, position_mask
 from ._external_ids import ExternalIds, MappedIds, check_ids, ids_missing
 from ._rows import Rows, copy_kept_rows
-from .rerank import Rerank, reranked
+from .rerank import Rerank, Source, reranked
 from .streaming import nearest_streamed, range_streamed
 
 Placement = Literal["device", "host"]
@@ -233,7 +234,7 @@ class Gallery:
             keep = ~position_mask(op, "ids", ids, self.count).cpu().numpy()
         else:
             keep = np.ones(self.count, np.bool_)
-            keep[self.positions_of(op, integers(op, "ids", ids)).numpy()] = False
+            keep[self.positions_of(op, integers(op, "ids", ids, ntotal=self.count)).numpy()] = False
         count = int(np.count_nonzero(keep))
         if count == self.count:
             return self
@@ -298,11 +299,11 @@ class Gallery:
         mask = None if filters.mask is None else self._check_mask(op, filters.mask)
         if filters.exclude_ids is not None:
             mask = torch.ones(self.count, dtype=torch.bool, device=self.home) if mask is None else mask.clone()
-            excluded = integers(op, "exclude_ids", filters.exclude_ids)
+            excluded = integers(op, "exclude_ids", filters.exclude_ids, ntotal=self.count)
             mask[self.positions_of(op, excluded).to(mask.device)] = False
         if filters.ids is None:
             return Allowed(self.codes, mask, None)
-        positions = self.positions_of(op, integers(op, "ids", filters.ids)).unique()
+        positions = self.positions_of(op, integers(op, "ids", filters.ids, ntotal=self.count)).unique()
         if mask is not None:
             positions = positions[mask[positions.to(mask.device)].cpu()]
         return Allowed(self.codes_at(positions), None, positions.to(self.device))
@@ -316,7 +317,11 @@ class Gallery:
         return mask
 
     def nearest(self, queries: Tensor, k: int, allowed: Allowed, chunk_bytes: int) -> tuple[Tensor, Tensor]:
-        """Return the distances, int32, and the positions, int64, of the `k` nearest allowed codes of each query, [Q, k]."""
+        """Return the distances, int32, and the positions, int64, of the nearest allowed codes of each query.
+
+        The results are [Q, min(k, allowed codes)], but at least [Q, 1], so that a large `k` costs no memory.
+        """
+        k = min(k, max(len(allowed.codes), 1))
         if self.is_streamed:
             distances, positions = nearest_streamed(
                 queries, allowed.codes, k, mask=allowed.mask, chunk_bytes=chunk_bytes, check=self.check_file
@@ -343,9 +348,9 @@ class Gallery:
             lims, distances, positions = hamming_range(queries, allowed.codes, radius, inclusive=inclusive, mask=allowed.mask)
         return lims, distances, allowed.in_gallery(positions)
 
-    def reranked(self, rerank: Rerank, positions: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    def reranked(self, op: str, rerank: Rerank, queries: Tensor, positions: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Return the scores, float32, and positions of the best `k` of `positions` [Q, S] by `rerank`."""
-        return reranked(rerank, positions, k, self.codes_at, self.ids_at)
+        return reranked(rerank, positions, k, Source(op, queries, self.codes_at, self.ids_at))
 
 
 def _allocated(count: int, bits: int, device: torch.device, placement: Placement) -> Tensor:
@@ -370,10 +375,12 @@ class Cell:
     @property
     def gallery(self) -> Gallery:
         """The gallery at this moment."""
+        limit_torch_after_fork()
         return self._gallery
 
     def change(self, make: Callable[[Gallery], Gallery]) -> tuple[Gallery, Gallery]:
         """Replace the gallery by the result of `make(gallery)`; return the old and the new gallery."""
+        limit_torch_after_fork()
         with self._writers:
             before = self._gallery
             self._gallery = make(before)

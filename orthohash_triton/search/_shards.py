@@ -18,7 +18,7 @@ from ._arguments import check_kind_of_ids, integers, position_mask
 from ._external_ids import check_ids, ids_exist, ids_missing, listed
 from ._gallery import Allowed, Filters, Gallery
 from ._ranks import Ranks
-from .rerank import Rerank, best_by_score, scores_of
+from .rerank import Rerank, Source, best_by_score, scores_of
 
 T = TypeVar("T")
 
@@ -179,7 +179,7 @@ class Shards:
             return filters
         numbers = self.agree(
             op,
-            lambda: {name: integers(op, name, value) for name, value in given.items()},
+            lambda: {name: integers(op, name, value, ntotal=self.ntotal) for name, value in given.items()},
             lambda numbers: {"the filters": [*numbers], **{name: summary(value) for name, value in numbers.items()}},
         )
         return filters._replace(**{name: self.ids_here(op, value) for name, value in numbers.items()})
@@ -224,7 +224,7 @@ class Shards:
         distances = torch.where(exists, keys >> self.shift, MISSING_DISTANCE).int()
         return distances, torch.where(exists, keys & ((1 << self.shift) - 1), MISSING_ID)
 
-    def reranked(self, op: str, rerank: Rerank, positions: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    def reranked(self, op: str, rerank: Rerank, queries: Tensor, positions: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Return (scores float32, positions) of the best `k` of `positions` [Q, S]; each rank scores its own codes."""
 
         def ids_at(own: Tensor) -> Tensor:
@@ -232,7 +232,7 @@ class Shards:
 
         def own_scores() -> Tensor:
             own = self._own(positions)
-            scores = scores_of(rerank, own, self.gallery.codes_at, ids_at)
+            scores = scores_of(rerank, own, Source(op, queries, self.gallery.codes_at, ids_at))
             return torch.where(own < 0, 0, scores).to(self.link)
 
         return best_by_score(rerank, self.ranks.sum(self.agree(op, own_scores)), positions, k)

@@ -6,9 +6,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .._base import checks
 from .._base.arrays import as_tensor
+from ..ops.hamming_topk import MISSING_DISTANCE, MISSING_ID
 from . import faiss_io
 from ._arguments import neighbour_count
 from ._exact_index import ChooseIds, ExactIndex
@@ -30,7 +32,8 @@ class HammingIndex(ExactIndex):
     Several threads may use one index. A search sees the index as it was before or after each change (`add`, `add_with_ids`,
     `remove_ids`, `merge_from`, `reset`, `to`), never between. This holds for all methods and properties that read the index, each
     call on its own: two calls may see two states. Changes by several threads take turns. On a GPU this assumes that all threads
-    use one CUDA stream, as they do by default. A forked process may go on using its copy of the index.
+    use one CUDA stream, as they do by default. A forked process may go on using its copy of an index on the CPU; its first
+    call sets the number of threads of PyTorch to 1 there, because those of the parent do not exist.
 
     Args:
         bits: The number of bits of a code, a positive multiple of 8. Pad shorter codes with a constant bit: it adds no distance.
@@ -55,13 +58,12 @@ class HammingIndex(ExactIndex):
 
     _name = "HammingIndex"
 
-    chunk_bytes: int = CHUNK_BYTES
-    """Bytes of codes that a search reads at a time if the codes are not on the device that searches. It can be set per index."""
+    _chunk_bytes: int = CHUNK_BYTES
 
     def __init__(
         self, bits: int, device: torch.device | str | None = None, *, storage: Literal["device", "host"] = "device"
     ) -> None:
-        self.bits = checks.integer("HammingIndex", "bits", bits, minimum=1)
+        self.bits = checks.integer("HammingIndex", "bits", bits, minimum=1, maximum=checks.MOST_BITS)
         if self.bits % 8:
             raise ValueError(
                 f"HammingIndex: bits must be a multiple of 8; got {bits}. "
@@ -97,6 +99,19 @@ class HammingIndex(ExactIndex):
     def ids(self) -> Tensor | None:
         """The ids given to `add_with_ids` by position, int64 [ntotal], or None if the ids are the positions."""
         return self._cell.gallery.id_values()
+
+    @property
+    def chunk_bytes(self) -> int:
+        """The bytes of codes that a search reads at a time if they are not on the device that searches; it can be set.
+
+        Raises:
+            TypeError, ValueError: It is set to something else than an integer of 1 or more.
+        """
+        return self._chunk_bytes
+
+    @chunk_bytes.setter
+    def chunk_bytes(self, value: int) -> None:
+        self._chunk_bytes = checks.integer("HammingIndex", "chunk_bytes", value, minimum=1)
 
     def __repr__(self) -> str:
         gallery = self._cell.gallery
@@ -269,15 +284,19 @@ class HammingIndex(ExactIndex):
     def _search(self, queries: Any, k: Any, filters: Filters, rerank: Rerank | None) -> tuple[Tensor, Tensor]:
         """Return the answer of `search` as tensors."""
         op, gallery = "HammingIndex.search", self._cell.gallery
-        checked, k = gallery.check_queries(op, queries), neighbour_count(op, k)
+        checked = gallery.check_queries(op, queries)
+        k = neighbour_count(op, k, len(checked), gallery.count)
         if rerank is not None:
-            check_rerank(op, rerank, len(checked), self.bits, gallery.count)
+            check_rerank(op, rerank, checked, gallery.count)
         allowed = gallery.allowed(op, filters)
         depth = k if rerank is None else rerank.shortlist(k, gallery.count)
         values, positions = gallery.nearest(checked, depth, allowed, self.chunk_bytes)
         if rerank is not None:
-            values, positions = gallery.reranked(rerank, positions, k)
-        return values, gallery.ids_at(positions)
+            values, positions = gallery.reranked(op, rerank, checked, positions, k)
+        ids = gallery.ids_at(positions)
+        if (short := k - positions.shape[1]) > 0:
+            values, ids = F.pad(values, (0, short), value=MISSING_DISTANCE), F.pad(ids, (0, short), value=MISSING_ID)
+        return values, ids
 
     def _range_search(self, queries: Any, radius: Any, inclusive: bool, filters: Filters) -> tuple[Tensor, Tensor, Tensor]:
         op, gallery = "HammingIndex.range_search", self._cell.gallery

@@ -186,7 +186,7 @@ class ShardedHammingIndex(ExactIndex):
 
         def checked() -> Any:
             shards.gallery.check_writable(op)
-            return shards.check_mask(op, "ids", ids) if is_mask(ids) else integers(op, "ids", ids)
+            return shards.check_mask(op, "ids", ids) if is_mask(ids) else integers(op, "ids", ids, ntotal=shards.ntotal)
 
         removed = shards.agree(op, checked, lambda ids: {"ids": "a mask" if is_mask(ids) else summary(ids)})
         if not is_mask(removed):
@@ -248,17 +248,20 @@ class ShardedHammingIndex(ExactIndex):
 
         def ask() -> Question:
             checked = shards.gallery.check_queries(op, queries)
-            depth = neighbour_count(op, k)
+            depth = neighbour_count(op, k, len(checked), shards.ntotal)
             facts = {"the filters": _given(filters), "queries": summary(checked), "k": depth}
             if rerank is not None:
-                check_rerank(op, rerank, len(checked), self.bits, shards.gallery.count)
+                check_rerank(op, rerank, checked, shards.gallery.count)
                 depth = rerank.shortlist(depth, shards.ntotal)
-                facts |= {"rerank.queries": summary(rerank.queries), "rerank": (rerank.metric, rerank.k_factor)}
+                facts |= {
+                    "rerank.queries": summary(rerank.queries),
+                    "rerank": (rerank.metric, rerank.k_factor, rerank.check_signs),
+                }
             return Question(checked, min(depth, shards.ntotal), shards.allowed(op, own), facts)
 
         values, positions = shards.nearest(op, ask, self._shard.chunk_bytes)
         if rerank is not None:
-            values, positions = shards.reranked(op, rerank, positions, k)
+            values, positions = shards.reranked(op, rerank, shards.gallery.check_queries(op, queries), positions, k)
         short = k - positions.shape[1]
         values = F.pad(values, (0, short), value=MISSING_DISTANCE)
         ids = F.pad(shards.ids_at(positions), (0, short), value=MISSING_ID)

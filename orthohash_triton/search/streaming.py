@@ -79,13 +79,14 @@ def chunks(gallery: Tensor, device: torch.device, chunk_bytes: int, check: Check
     The memory of a chunk is used again when the next chunk is requested. An empty gallery gives one empty chunk.
     """
     rows = max(1, chunk_bytes // gallery.shape[1])
-    parts = [(start, gallery[start : start + rows]) for start in range(0, max(len(gallery), 1), rows)]
+    starts = range(0, max(len(gallery), 1), rows)
     if device == gallery.device or len(gallery) == 0:
-        for start, part in parts:
+        for start in starts:
             if check is not None:
                 check()
-            yield start, part.to(device)
+            yield start, gallery[start : start + rows].to(device)
         return
+    parts = [(start, gallery[start : start + rows]) for start in starts]
     yield from transferred(parts, [_Lane(parts[0][1], device) for _ in parts[:2]], check)
 
 

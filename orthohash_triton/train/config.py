@@ -17,6 +17,9 @@ from .rotation import RotationName
 WITHOUT_EFFECT = ("checkpoint_every", "tensorboard", "wandb")
 """Settings that do not affect the weights. They may be changed when a training is resumed."""
 
+# Upper bounds of settings that decide how much memory or how many threads are taken before anything else can fail.
+_MOST = {"bits": 2**16, "image_size": 2**14, "crop_padding": 2**14, "threads": 2**10}
+
 
 def _listed(choices: Any) -> str:
     """Return the values of a Literal for a help text."""
@@ -99,12 +102,12 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Raise TypeError or ValueError for an invalid value."""
         for name in ("bits", "epochs", "batch_size", "accumulate", "image_size", "max_pixels"):
-            checks.integer("TrainConfig", name, getattr(self, name), minimum=1)
+            checks.integer("TrainConfig", name, getattr(self, name), minimum=1, maximum=_MOST.get(name))
         for name in ("crop_padding", "checkpoint_every"):
-            checks.integer("TrainConfig", name, getattr(self, name), minimum=0)
+            checks.integer("TrainConfig", name, getattr(self, name), minimum=0, maximum=_MOST.get(name))
         for name in ("threads", "patience"):
             if getattr(self, name) is not None:
-                checks.integer("TrainConfig", name, getattr(self, name), minimum=1)
+                checks.integer("TrainConfig", name, getattr(self, name), minimum=1, maximum=_MOST.get(name))
         if self.bits % 8:
             raise ValueError(f"TrainConfig: bits must be a multiple of 8, so that codes fill whole bytes; got {self.bits}")
         if self.batch_size < 2:

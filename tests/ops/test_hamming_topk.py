@@ -321,6 +321,7 @@ def test_registered_op():
         ({"gallery": random_codes(9, 8).to("meta")}, ValueError, "queries is on cpu, gallery on meta; both must"),
         ({"k": 0}, ValueError, "k must be between 1 and 2147483647; got 0"),
         ({"k": -3}, ValueError, "k must be between 1 and 2147483647; got -3"),
+        ({"k": 2**31 - 1}, ValueError, r"k is 2147483647, .* only 9 codes .* for 2 queries .* 48.0 GiB of missing .*min\(k, 9\)"),
         ({"k": 2.0}, TypeError, "k must be an integer; got float"),
         ({"k": torch.tensor(2.7)}, TypeError, r"k must be an integer; got float32 \[\] on cpu"),
         ({"k": np.array(2.7)}, TypeError, "k must be an integer"),

@@ -435,7 +435,8 @@ def test_repr():
 @pytest.mark.parametrize(
     ("bits", "error", "message"),
     [
-        (0, ValueError, "bits must be at least 1"),
+        (0, ValueError, "bits must be between 1 and 8388600"),
+        (2**40, ValueError, "bits must be between 1 and 8388600"),
         (12, ValueError, "bits must be a multiple of 8; got 12. Pad the codes to 16 bits"),
         (64.0, TypeError, "bits must be an integer"),
     ],

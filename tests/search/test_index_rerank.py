@@ -94,8 +94,70 @@ def test_equal_scores_stay_in_hamming_order():
     index, packed, queries, _ = setting()
     same = np.ones((GALLERY, DIMENSIONS), np.float32)
     for metric in ("inner_product", "cosine", "l2"):
-        _, ids = index.search(packed, 9, rerank=Rerank(queries, same, metric=metric))
+        _, ids = index.search(packed, 9, rerank=Rerank(queries, same, metric=metric, check_signs=False))
         np.testing.assert_array_equal(ids, index.search(packed, 36)[1][:, :9])
+
+
+def test_a_shortlist_is_never_longer_than_the_index():
+    index, packed, queries, gallery = setting()
+    right = index.search(packed, 5, rerank=Rerank(queries, gallery, k_factor=GALLERY))
+    for k_factor in (1e15, 1e308):
+        for ours, expected in zip(
+            index.search(packed, 5, rerank=Rerank(queries, gallery, k_factor=k_factor)), right, strict=True
+        ):
+            np.testing.assert_array_equal(ours, expected)
+
+
+def test_pieces_of_a_shortlist_answer_alike(monkeypatch):
+    index, packed, queries, gallery = setting()
+    whole = index.search(packed, 5, rerank=Rerank(queries, gallery, k_factor=30))
+    monkeypatch.setattr("orthohash_triton.search.rerank._GATHERED_BYTES", 1)
+    monkeypatch.setattr("orthohash_triton.search.rerank._FEWEST_COLUMNS", 40)
+    for ours, right in zip(index.search(packed, 5, rerank=Rerank(queries, gallery, k_factor=30)), whole, strict=True):
+        np.testing.assert_array_equal(ours, right)
+
+
+# The same space before a head, of the same number of dimensions: the mistake that shapes do not show.
+ROTATION = np.linalg.qr(np.random.default_rng(5).standard_normal((DIMENSIONS, DIMENSIONS)))[0].astype(np.float32)
+
+
+def test_inputs_of_the_head_are_no_queries_for_codes():
+    index, packed, queries, _ = setting()
+    raw = queries @ ROTATION.T  # the head is a rotation: raw @ ROTATION == queries
+    with pytest.raises(ValueError, match=r"search: rerank.queries are compared with codes, but only \d+% of .*such as head\(x\)"):
+        index.search(packed, 5, rerank=Rerank(raw))
+    with pytest.raises(ValueError, match="but only"):
+        index.search(packed[:1], 5, rerank=Rerank(raw[:1]))
+    assert index.search(packed, 5, rerank=Rerank(raw, check_signs=False))[1].shape == (QUERIES, 5)
+
+
+@pytest.mark.parametrize("as_function", [False, True])
+def test_queries_and_vectors_of_two_spaces(as_function):
+    index, packed, queries, gallery = setting()
+    raw, raw_gallery = queries @ ROTATION.T, gallery @ ROTATION.T
+
+    def vectors(rows):
+        return (lambda ids: rows[ids]) if as_function else rows
+
+    with pytest.raises(ValueError, match=r"search: rerank.queries are the vectors .* \(100% .* rerank.vectors are not \(\d\d%\)"):
+        index.search(packed, 5, rerank=Rerank(queries, vectors(raw_gallery)))
+    with pytest.raises(ValueError, match=r"search: rerank.vectors are the vectors .* \(100% .* rerank.queries are not \(\d\d%\)"):
+        index.search(packed, 5, rerank=Rerank(raw, vectors(gallery)))
+    index.search(packed, 5, rerank=Rerank(raw, vectors(gallery), check_signs=False))
+    right = index.search(packed, 5, rerank=Rerank(queries, vectors(gallery)))[1]
+    np.testing.assert_array_equal(index.search(packed, 5, rerank=Rerank(raw, vectors(raw_gallery)))[1], right)
+
+
+def test_queries_that_differ_little_from_their_codes_are_accepted():
+    """Zeros and NaN have no sign, rounding changes the sign of small numbers, and a threshold that of some."""
+    index, packed, queries, gallery = setting()
+    rounded = np.where(np.abs(queries) < 0.2, -queries, queries)
+    for kind in (rounded, np.where(np.abs(queries) < 1, 0, queries), np.full_like(queries, np.nan), np.sign(queries)):
+        index.search(packed, 5, rerank=Rerank(kind))
+        index.search(packed, 5, rerank=Rerank(kind, gallery))
+    padded = HammingIndex(32)
+    padded.add(np.pad(pack_codes(gallery), ((0, 0), (0, 1))))
+    padded.search(np.pad(packed, ((0, 0), (0, 1))), 5, rerank=Rerank(np.pad(queries, ((0, 0), (0, 3)))))
 
 
 @pytest.mark.parametrize("gathered", [1, 4 * DIMENSIONS * 20 * 2 + 1])
@@ -224,6 +286,7 @@ def test_gpu(device, storage):
         ({"k_factor": math.inf}, ValueError, "k_factor must be at least 1 and finite; got inf"),
         ({"k_factor": "4"}, TypeError, "k_factor must be a number; got str"),
         ({"k_factor": True}, TypeError, "k_factor must be a number; got bool"),
+        ({"check_signs": 1}, TypeError, "check_signs must be True or False; got int 1"),
     ],
 )
 def test_bad_arguments(arguments, error, message):

@@ -766,12 +766,12 @@ def check_damaged_folders(world):
             (
                 lambda folder: _edited(folder / manifest, lambda m: m.update(bits=32)),
                 ValueError,
-                "of 64 bits .* says .* of 32 bits",
+                r"it says \d+ codes of 32 bits without ids in \d+ bytes about .*; expected \d+ bytes",
             ),
             (
                 lambda folder: _edited(folder / manifest, lambda m: m.update(with_ids=True)),
                 ValueError,
-                "without ids; .* with ids",
+                r"it says \d+ codes of 64 bits with ids in \d+ bytes about .*; expected \d+ bytes",
             ),
             (lambda folder: _edited(folder / manifest, lambda m: m.update(with_ids=None)), ValueError, "it says None about ids"),
             (lambda folder: _edited(folder / manifest, lambda m: m["shards"].pop()), ValueError, "it says 2 shards and names 1"),
