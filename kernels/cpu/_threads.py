@@ -10,15 +10,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
-import torch
+from ..forks import thread_count
+
+__all__ = ["run_all", "thread_count"]
 
 _pool: ThreadPoolExecutor | None = None
 _pool_threads = 0
-
-
-def thread_count() -> int:
-    """Return how many threads to use: torch.get_num_threads()."""
-    return torch.get_num_threads()
 
 
 def run_all(function: Callable[..., Any], argument_lists: Sequence[tuple[Any, ...]]) -> None:

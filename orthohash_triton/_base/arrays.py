@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from ..kernels.forks import limit_torch_after_fork
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -43,6 +45,7 @@ def numpy_friendly(function: F) -> F:
 
     @wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
+        limit_torch_after_fork()
         arrays = any(isinstance(value, np.ndarray) for value in (*args, *kwargs.values()))
         if not arrays:
             return function(*args, **kwargs)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .._base.modes import evaluating
+from ..kernels.forks import limit_torch_after_fork
 from ..nn import HashHead
 from ._inputs import as_samples
 from .backbones import backbone_name, make_backbone, out_features
@@ -184,6 +185,7 @@ class HashModel(nn.Module):
 
     def _batches(self, inputs: Any, batch_size: int) -> Iterator[Tensor]:
         """Yield prepared batches, at least one, while the model is in evaluation mode."""
+        limit_torch_after_fork()
         samples = as_samples(inputs, self.sample_shape)
         expected = self.sample_shape[1:] if self.sample_shape[0] == 1 and samples.ndim == 3 else self.sample_shape
         if tuple(samples.shape[1:]) != tuple(expected):

@@ -7,6 +7,8 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from ..kernels.forks import limit_torch_after_fork
+
 Impl = Literal["triton", "cpu", "reference"]
 ImplChoice = Literal["auto", "triton", "cpu", "reference"]  # the argument `impl` of an op
 IMPLS: tuple[str, ...] = get_args(ImplChoice)
@@ -45,6 +47,7 @@ def choose(op: str, impl: str, tensor: torch.Tensor) -> Impl:
         ValueError: for an unknown choice, or one that does not take tensors on the device of `tensor`.
         RuntimeError: for "triton" where Triton cannot be imported.
     """
+    limit_torch_after_fork()
     if impl not in IMPLS:
         raise ValueError(f"{op}: impl must be one of {', '.join(IMPLS)}; got {impl!r}")
     if impl == "auto":
