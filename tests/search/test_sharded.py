@@ -22,6 +22,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from orthohash_triton.ops.pack_codes import unpack_codes
 from orthohash_triton.search import HammingIndex, Rerank, ShardedHammingIndex, _folder, _selection, _shards
 from orthohash_triton.search._gallery import Gallery
 from orthohash_triton.search._ranks import Ranks
@@ -260,7 +261,8 @@ def check_rerank(world):
     generator = np.random.default_rng(0)
     gallery, queries = codes(200, 32), codes(6, 32, 1)
     vectors, float_queries = generator.standard_normal((200, 5), np.float32), generator.standard_normal((6, 5), np.float32)
-    wide_queries = generator.standard_normal((6, 32), np.float32)
+    other_queries = generator.standard_normal((6, 32), np.float32)
+    wide_queries = unpack_codes(queries, 32) * np.abs(other_queries)
     for ids in (None, some_ids(200)):
         index, one = filled(world, gallery, ids=ids)
         own = vectors[index.offset : index.offset + len(index.shard)]
@@ -276,6 +278,17 @@ def check_rerank(world):
                 same(index.search(queries, k, rerank=Rerank(float_queries, by_id, metric, k_factor=1.5)), whole)
             asymmetric = Rerank(wide_queries, metric=metric)
             same(index.search(queries, 7, rerank=asymmetric), one.search(queries, 7, rerank=asymmetric))
+            with raises_everywhere(world, ValueError, "rerank.queries are compared with codes, but only"):
+                index.search(queries, 7, rerank=Rerank(other_queries, metric=metric))
+            with raises_everywhere(
+                world, ValueError, "rerank.queries are the vectors that were packed .* rerank.vectors are not"
+            ):
+                index.search(
+                    queries, 7, rerank=Rerank(wide_queries, lambda ids: generator.standard_normal((len(ids), 32)), metric)
+                )
+            if world.size > 1:
+                with raises_everywhere(world, ValueError, "rerank must be the same on all ranks"):
+                    index.search(queries, 7, rerank=Rerank(wide_queries, metric=metric, check_signs=world.rank == 0))
         with raises_everywhere(world, RuntimeError, "no vector"):
             index.search(queries, 3, rerank=Rerank(float_queries, _no_vectors))
 
