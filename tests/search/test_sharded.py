@@ -263,6 +263,10 @@ def check_rerank(world):
     vectors, float_queries = generator.standard_normal((200, 5), np.float32), generator.standard_normal((6, 5), np.float32)
     other_queries = generator.standard_normal((6, 32), np.float32)
     wide_queries = unpack_codes(queries, 32) * np.abs(other_queries)
+
+    def wide_vectors(ids):
+        return generator.standard_normal((len(ids), 32))
+
     for ids in (None, some_ids(200)):
         index, one = filled(world, gallery, ids=ids)
         own = vectors[index.offset : index.offset + len(index.shard)]
