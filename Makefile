@@ -20,8 +20,8 @@ TRITONS := 3.6.0 3.9.0
 
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
-# Tests that share an expensive fixture run in one process (tests/conftest.py groups them); the others are spread evenly.
-PARALLEL := -n $(JOBS) --dist loadgroup
+# The tests of a file run in one process, because they share fixtures. Files with slow tests start first (tests/conftest.py).
+PARALLEL := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: setup check test fix lint types test-changed test-cpu test-interpreter test-ptx test-gpu test-cpus fuzz coverage missing \
   demo docs bench clean compile-matrix compile-matrix-all compat sanitize gpu-report

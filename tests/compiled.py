@@ -5,7 +5,9 @@ returns one `Compiled` per distinct launch, with the resources that the tool cha
 `collect_launches` only records the launches, so that duplicates are found before anything is compiled.
 """
 
+import functools
 import importlib
+import operator
 import re
 import subprocess
 import tempfile
@@ -141,7 +143,7 @@ class Launch:
 
     def add_size(self, size: Size) -> None:
         """Add a size unless a larger one is known, and remove smaller ones."""
-        if not any(_within(size, known) for known in self.sizes):
+        if size not in self.sizes and not any(_within(size, known) for known in self.sizes):
             self.sizes = {known for known in self.sizes if not _within(known, size)} | {size}
 
     def source(self) -> ASTSource:
@@ -157,58 +159,88 @@ class Launch:
 
 def _within(size: Size, other: Size) -> bool:
     """Return whether every number of `size` is at most the same number of `other`."""
-    return all(a <= b for a, b in zip(_numbers(size), _numbers(other), strict=True))
+    (grid, arguments), (other_grid, other_arguments) = size, other
+    return all(map(operator.le, grid, other_grid)) and all(
+        value <= other_value for (_, value), (_, other_value) in zip(arguments, other_arguments, strict=True)
+    )
 
 
-def _numbers(size: Size) -> tuple[int, ...]:
-    grid, arguments = size
-    return (*grid, *(value for _, value in arguments))
+class _Collector:
+    """The distinct launches that were noted.
+
+    A launcher that takes a large problem in chunks launches one kernel thousands of times, with numbers that lead to the same
+    code. Such launches are recognised by a key that is cheap to compare, and only their sizes are looked at.
+    """
+
+    def __init__(self) -> None:
+        self.found: dict[str, Launch] = {}
+        self._by_kinds: dict[Any, Launch] = {}
+
+    def note(self, call: Call) -> None:
+        values = _defaults(call.kernel) | call.named | call.constexprs
+        kinds = tuple(_kind(parameter, values[parameter.name]) for parameter in call.kernel.params)
+        options = call.warps, call.stages, call.most_registers
+        seen = self._by_kinds.get((call.kernel.fn, kinds, options))
+        if seen is None:
+            arguments = _specialise(call.kernel, kinds, values)
+            new = Launch(call.kernel.fn.__module__, call.name, *arguments, *options, call.constexprs)
+            seen = self._by_kinds[call.kernel.fn, kinds, options] = self.found.setdefault(new.key, new)
+        integers = tuple(
+            (parameter.name, values[parameter.name])
+            for parameter, kind in zip(call.kernel.params, kinds, strict=True)
+            if kind[0] in ("i32", "i64")
+        )
+        seen.add_size((call.grid, integers))
 
 
 def collect_launches(target: str, call: Callable[[], Any]) -> list[Launch]:
     """Return the distinct launches of `call`, planned for a GPU of `target`; none of them runs."""
-    found: dict[str, Launch] = {}
-
-    def note(seen: Call) -> None:
-        arguments, integers = _specialise(seen)
-        options = seen.warps, seen.stages, seen.most_registers, seen.constexprs
-        distinct = Launch(seen.kernel.fn.__module__, seen.name, *arguments, *options)
-        found.setdefault(distinct.key, distinct).add_size((seen.grid, integers))
-
+    collector = _Collector()
     gpu_target(target)  # raises an error for an unknown target
-    with instead_of_launches(note, DEVICES[target]):
+    with instead_of_launches(collector.note, DEVICES[target]):
         call()
-    return list(found.values())
+    return list(collector.found.values())
 
 
 def compile_launches(target: str, call: Callable[[], Any]) -> list[Compiled]:
     return [seen.compile(target) for seen in collect_launches(target, call)]
 
 
-def _specialise(call: Call) -> tuple[tuple[dict, dict, dict], Any]:
-    """Return (signature, constants, attributes) as Triton's launcher derives them, and the integers that remain arguments.
+@functools.cache
+def _defaults(kernel: Any) -> dict[str, Any]:
+    return {parameter.name: parameter.default for parameter in kernel.params}
 
-    None and 1 become constants, and aligned pointers and multiples of 16 get an attribute. Numbers that a kernel is not
-    specialised on get neither.
+
+def _kind(parameter: Any, value: Any) -> tuple[Any, ...]:
+    """Return what the compiled code depends on: ("constexpr", value), or (type, whether it is known to be a multiple of 16).
+
+    As in Triton's launcher, None and 1 become constants, and aligned pointers and multiples of 16 get an attribute. Numbers that
+    a kernel is not specialised on get neither.
     """
-    values = call.named | call.constexprs
-    signature, constants, attributes, integers = {}, {}, {}, []
-    for position, parameter in enumerate(call.kernel.params):
-        name = parameter.name
-        value = values.get(name, parameter.default)
-        specialised = not parameter.do_not_specialize
-        if parameter.is_constexpr or value is None or (specialised and type(value) is int and value == 1):
-            signature[name], constants[(position,)] = "constexpr", value
-        elif isinstance(value, torch.Tensor):
-            signature[name], attributes[(position,)] = _POINTERS[value.dtype], [["tt.divisibility", 16]]
-        elif isinstance(value, float):
-            signature[name] = "fp32"
-        else:
-            integers.append((name, value))
-            signature[name] = "i32" if -(2**31) <= value < 2**31 else "i64"
-            if specialised and value % 16 == 0:
-                attributes[(position,)] = [["tt.divisibility", 16]]
-    return (signature, constants, attributes), tuple(integers)
+    if parameter.is_constexpr:
+        return "constexpr", value, type(value)  # True and 1 are equal, and compile to different code
+    if isinstance(value, torch.Tensor):
+        return _POINTERS[value.dtype], True
+    if value is None:
+        return "constexpr", None
+    if isinstance(value, float):
+        return "fp32", False
+    specialised = not parameter.do_not_specialize
+    if specialised and type(value) is int and value == 1:
+        return "constexpr", 1
+    return "i32" if -(2**31) <= value < 2**31 else "i64", specialised and value % 16 == 0
+
+
+def _specialise(kernel: Any, kinds: tuple[tuple[Any, ...], ...], values: dict[str, Any]) -> tuple[dict, dict, dict]:
+    """Return (signature, constants, attributes) of a launch as Triton's launcher derives them."""
+    signature, constants, attributes = {}, {}, {}
+    for position, (parameter, (kind, *rest)) in enumerate(zip(kernel.params, kinds, strict=True)):
+        signature[parameter.name] = kind
+        if kind == "constexpr":
+            constants[(position,)] = values[parameter.name]
+        elif rest[0]:
+            attributes[(position,)] = [["tt.divisibility", 16]]
+    return signature, constants, attributes
 
 
 def _resources(target: str, asm: dict[str, Any]) -> tuple[int, int]:

@@ -53,20 +53,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="Triton kernels need a GPU, TRITON_INTERPRET=1 or --executor"))
         if "gpu" in item.keywords and not gpu:
             item.add_marker(pytest.mark.skip(reason="needs a GPU"))
-    if getattr(config.option, "loadgroup", False):  # set by pytest-xdist in its processes
-        _group_by_shared_fixtures(items)
-
-
-def _group_by_shared_fixtures(items: list[pytest.Item]) -> None:
-    """Let tests that share a fixture of their module or session run in one process, and slow tests start first.
-
-    Otherwise each of pytest-xdist's processes would train the same models and build the same wheel.
-    """
-    for item in items:
-        fixtures = [found[-1] for found in item._fixtureinfo.name2fixturedefs.values()]  # type: ignore[attr-defined]
-        if any(fixture.scope in ("module", "package") for fixture in fixtures):
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
-    items.sort(key=lambda item: "slow" not in item.keywords)
+    items.sort(key=lambda item: "slow" not in item.keywords)  # with --dist loadfile, their files start first
 
 
 @pytest.fixture

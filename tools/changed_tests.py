@@ -26,6 +26,8 @@ from pathlib import Path
 
 from tools.modules import ROOT, imports, module_of, path_of
 
+# Options of pytest: the tests of a file run in one process, because they share fixtures.
+SPREAD = ("--dist", "loadfile", "--no-loadscope-reorder")
 CORE = (
     "tests/test_layers.py",
     "tests/test_missing.py",
@@ -104,7 +106,7 @@ def main() -> int:
         print("\n".join(tests))
         return 0
     print(f"{len(tests)} test files: {' '.join(tests)}", flush=True)
-    command = [sys.executable, "-m", "pytest", "-m", "not slow", "-n", options.jobs, "--dist", "loadgroup", *tests]
+    command = [sys.executable, "-m", "pytest", "-m", "not slow", "-n", options.jobs, *SPREAD, *tests]
     return subprocess.run(command, cwd=ROOT, check=False).returncode
 
 

@@ -17,7 +17,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+from tools.changed_tests import SPREAD
+from tools.modules import ROOT
 
 _AVX2 = ("avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe", "popcnt", "sse4_1", "sse4_2", "ssse3")
 _AVX512 = ("avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl")
@@ -118,7 +119,7 @@ def run(variant: Variant, tests: tuple[str, ...], jobs: str) -> int:
     """Run the tests in `variant` and return pytest's exit code."""
     cache = ROOT / "build" / "numba" / variant.name
     environment = os.environ | dict(variant.environment) | {"NUMBA_CACHE_DIR": str(cache)}
-    command = [sys.executable, "-m", "pytest", "-n", jobs, "--dist", "loadgroup", *tests]
+    command = [sys.executable, "-m", "pytest", "-n", jobs, *SPREAD, *tests]
     return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
 
 

@@ -11,7 +11,7 @@ import heapq
 import importlib
 import itertools
 import pkgutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -45,30 +45,27 @@ _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def launches(target: str, part: str | None = None) -> list[Launch]:
-    """Return the launches to compile for `target`. `part` is "training", "search", or None for both."""
+    """Return the launches to compile for `target`. `part` is "training", "search", the name of a family, or None for all."""
     return [launch for found in launches_by_family(target, part).values() for launch in found]
 
 
 def launches_by_family(target: str, part: str | None = None) -> dict[str, list[Launch]]:
     """Return the same by the name of the family; a launch that several families make belongs to the first of them."""
-    return {
-        family.__name__: found
-        for name in FAMILIES
-        if part in (None, name)
-        for family, found in zip(FAMILIES[name], _launches(target, name), strict=True)
-    }
+    known: set[str] = set()
+    by_family = {}
+    for name, families in FAMILIES.items():
+        for family in families:
+            if part in (None, name, family.__name__):
+                found = _launches(target, family)
+                by_family[family.__name__] = [launch for launch in found if launch.key not in known]
+                known.update(launch.key for launch in found)
+    return by_family
 
 
 @functools.cache
-def _launches(target: str, part: str) -> list[list[Launch]]:
-    """Return the launches of each family of `part`."""
-    known: set[str] = set()
-    families = []
-    for family in FAMILIES[part]:
-        found = {launch.key: launch for launch in _ends_of_ranges(collect_launches(target, family))}
-        families.append([launch for key, launch in found.items() if key not in known])
-        known |= found.keys()
-    return families
+def _launches(target: str, family: Callable[[], None]) -> list[Launch]:
+    """Return the launches of one family."""
+    return list({launch.key: launch for launch in _ends_of_ranges(collect_launches(target, family))}.values())
 
 
 def _ends_of_ranges(found: Iterable[Launch]) -> list[Launch]:
