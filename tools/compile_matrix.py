@@ -71,7 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Compile and check the selected configurations, print a summary, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--targets", help="names of architectures, with commas between; all where left out")
-    parser.add_argument("--part", choices=("training", "search"), help="only the kernels of losses and rotations, or the others")
+    parser.add_argument(
+        "--part", help=f'only "training" (losses and rotations), "search", or one family of {CONFIGURATIONS}, such as "packing"'
+    )
     parser.add_argument(
         "--kernels", default="", metavar="PATTERN", help="only kernels whose name contains this regular expression"
     )
@@ -87,6 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         version = check_triton()
         check_numbers_and_patterns(options)
         targets = check_targets(options.targets)
+        check_part(options.part)
         subject = {"triton": version, "part": options.part, "kernels": options.kernels, "pairs": options.pairs}
         reported = earlier_sums(options.report, subject)
         cache = Cache(options.cache or default_cache())
@@ -125,6 +128,14 @@ def check_targets(names: str | None) -> list[str]:
     if unknown := [name for name in wanted if name not in TARGETS]:
         raise Failure(f"--targets must be of {', '.join(TARGETS)}; got {', '.join(unknown)}")
     return wanted
+
+
+def check_part(name: str | None) -> None:
+    from tests.kernels.configurations import FAMILIES
+
+    parts = [*FAMILIES, *(family.__name__ for families in FAMILIES.values() for family in families)]
+    if name is not None and name not in parts:
+        raise Failure(f"--part must be one of {', '.join(parts)}; got {name}")
 
 
 def check_numbers_and_patterns(options: argparse.Namespace) -> None:
@@ -368,13 +379,32 @@ def sources() -> dict[str, str]:
     It covers the family's part of CONFIGURATIONS, the kernel modules that the family uses with their imports, and the CHECKS, but
     no comments and docstrings. A new op with its own family does not change the checksums of other families.
     """
-    tree = ast.parse((ROOT / CONFIGURATIONS).read_text())
+    tree = _parsed(ROOT / CONFIGURATIONS)
     defined = {name: node for node in tree.body for name in _defined_by(node)}
     modules = _imported_kernels(tree)
-    checks = [_shape(ast.parse((ROOT / name).read_text())) for name in CHECKS]
+    checks = [_content(ROOT / name) for name in CHECKS]
     return {
         family: _digits([checks, *_parts(["_ends_of_ranges", "pairs", family], defined, modules)]) for family in _families(tree)
     }
+
+
+def _parsed(path: Path) -> ast.Module:
+    return _tree(path.read_text(encoding="utf-8"))
+
+
+@functools.cache  # the families share most of their files
+def _tree(text: str) -> ast.Module:
+    return ast.parse(text)
+
+
+def _content(path: Path) -> str:
+    """Return a checksum of the code of a file."""
+    return _content_of(path.read_text(encoding="utf-8"))
+
+
+@functools.cache
+def _content_of(text: str) -> str:
+    return _digits(_shape(_tree(text)))
 
 
 def _digits(parts: Any) -> str:
@@ -424,7 +454,7 @@ def _parts(names: list[str], defined: dict[str, ast.stmt], modules: dict[str, st
             seen.append(name)
     files = _with_imports({modules[name] for name in seen if name not in defined})
     own = [_shape(defined[name]) for name in sorted(seen) if name in defined]
-    return [*own, *((file, _shape(ast.parse((ROOT / "kernels" / f"{file}.py").read_text()))) for file in files)]
+    return [*own, *((file, _content(ROOT / "kernels" / f"{file}.py")) for file in files)]
 
 
 def _with_imports(modules: set[str]) -> list[str]:
@@ -434,7 +464,7 @@ def _with_imports(modules: set[str]) -> list[str]:
     while pending:
         module = pending.pop()
         found.add(module)
-        for node in ast.walk(ast.parse((ROOT / "kernels" / f"{module}.py").read_text())):
+        for node in ast.walk(_parsed(ROOT / "kernels" / f"{module}.py")):
             if isinstance(node, ast.ImportFrom) and node.level == 1:
                 imported = {node.module} if node.module else {alias.name for alias in node.names}
                 pending |= {name for name in imported if name} - found

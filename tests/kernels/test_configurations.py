@@ -129,6 +129,7 @@ def test_slower_code_fails_unless_it_is_allowed(tmp_path, monkeypatch, capsys):
     ("arguments", "message"),
     [
         (["--targets", "sm_80,sm_81"], r"compile_matrix: --targets must be of sm_80, .*; got sm_81\n"),
+        (["--part", "other"], r"compile_matrix: --part must be one of training, search, losses, .*; got other\n"),
         (["--jobs", "0"], r"compile_matrix: --jobs must be at least 1; got 0\n"),
         (["--kernels", "("], r"compile_matrix: --kernels must be a regular expression; got '\(': missing \).*\n"),
         (["--cache", "/dev/null/cache"], r"compile_matrix: cannot write to the cache /dev/null/cache: .*\$XDG_CACHE_HOME\n"),
@@ -141,13 +142,13 @@ def test_bad_input_takes_one_line(arguments, message, capsys):
 
 def test_a_report_keeps_other_targets_of_the_same_subject(tmp_path, capsys):
     def run(*arguments):
-        selection = ["--targets", "sm_80", "--part", "search", "--kernels", "_unpack", "--cache", str(tmp_path), *arguments]
+        selection = ["--targets", "sm_80", "--part", "packing", "--kernels", "_unpack", "--cache", str(tmp_path), *arguments]
         return compile_matrix.main([*selection, "--report", str(path)])
 
     path = tmp_path / "report.json"
     assert run() == 0
     written = json.loads(path.read_text())
-    assert (written["part"], written["kernels"], written["pairs"]) == ("search", "_unpack", False)
+    assert (written["part"], written["kernels"], written["pairs"]) == ("packing", "_unpack", False)
     sums = written["targets"]["sm_80"]
     assert sums["configurations"] == sums["passed"] > 0
     other = {"date": "2026-01-01", "configurations": 5, "passed": 4}
@@ -167,7 +168,7 @@ def test_a_report_keeps_other_targets_of_the_same_subject(tmp_path, capsys):
 def test_several_targets_are_listed_in_the_order_asked_for(tmp_path):
     targets = ["gfx942", "sm_80"]
     path = tmp_path / "report.json"
-    selection = ["--part", "search", "--kernels", "_unpack", "--cache", str(tmp_path), "--jobs", "2"]
+    selection = ["--part", "packing", "--kernels", "_unpack", "--cache", str(tmp_path), "--jobs", "2"]
     assert compile_matrix.main([*selection, "--targets", ",".join(targets), "--report", str(path)]) == 0
     assert list(json.loads(path.read_text())["targets"]) == targets
 
