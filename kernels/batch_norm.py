@@ -13,15 +13,20 @@ from .launch import launch
 
 BLOCK_N = 16  # columns of a program: 64 bits already make four programs
 BLOCK_M = 128  # rows of a step
+MEAN_FACTOR = tl.constexpr(2.0**-32)  # with it the sum of 2^31 numbers stays within float32
+SQUARE_FACTOR = tl.constexpr(2.0**-80)  # with it the squares of the largest numbers are at most 2^96
+LARGEST = tl.constexpr(3.4028234663852886e38)  # of float32
 
 
 def statistics(latent: Tensor, correction: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """Return mean, variance and 1 / deviation of every column of latent [N, K], float32 [K] each.
 
-    The variance has the `correction` of torch.var; 1 / deviation is 1 / sqrt(biased variance + eps).
+    The variance has the `correction` of torch.var; 1 / deviation is 1 / sqrt(biased variance + eps). With a correction of 0 the
+    variance is float64. Otherwise it is NaN where float32 cannot hold it.
     """
     rows, columns = latent.shape
-    mean, var, rstd = (_empty_column(latent) for _ in range(3))
+    mean, rstd = _empty_column(latent), _empty_column(latent)
+    var = torch.empty(columns, dtype=torch.float32 if correction else torch.float64, device=latent.device)
     launch(
         _statistics_kernel, _column_grid(columns), latent, mean, var, rstd, rows, columns, *latent.stride(), correction, eps,
         BLOCK_M=BLOCK_M, BLOCK_N=BLOCK_N, min_blocks_per_sm=1,
@@ -103,31 +108,57 @@ def _load_gradient(rows_ptr, upstream_ptr, row, column, n_rows, n_columns, row_s
 
 @triton.jit(do_not_specialize=["n_rows", "correction"])
 def _statistics_kernel(
-    # latent [N, K]; out: float32 [K] each.
+    # latent [N, K]; out: float32 mean [K], float32 or float64 variance [K], float32 1 / deviation [K].
     latent_ptr, mean_ptr, var_ptr, rstd_ptr,
     n_rows, n_columns, row_stride, column_stride, correction, eps,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """Compute mean, variance and 1 / deviation of one block of columns. The grid is (blocks of columns,).
 
-    The variance is summed about the mean in a second pass, because a sum of squares would cancel.
+    The variance is summed about the mean in a second pass, because a sum of squares would cancel. Sums that leave the range of
+    float32 are computed again from smaller numbers.
     """
     column = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    of_all = (latent_ptr, column, n_rows, n_columns, row_stride, column_stride)
+    mean = tl.zeros((BLOCK_N,), tl.float32)
+    mean = _column_sums(*of_all, mean, 1.0, False, BLOCK_M, BLOCK_N) / n_rows
+    if _any_overflowed(mean):
+        mean = _column_sums(*of_all, mean, MEAN_FACTOR, False, BLOCK_M, BLOCK_N) / n_rows * (1.0 / MEAN_FACTOR)
+    squares = _column_sums(*of_all, mean, 1.0, True, BLOCK_M, BLOCK_N)
+    total = squares.to(tl.float64)
+    if _any_overflowed(squares):
+        smaller = _column_sums(*of_all, mean, SQUARE_FACTOR, True, BLOCK_M, BLOCK_N)
+        total = tl.where(squares < float("inf"), total, smaller.to(tl.float64) * (1.0 / SQUARE_FACTOR) * (1.0 / SQUARE_FACTOR))
+    in_columns = column < n_columns
+    var = total / (n_rows - correction)
+    if var_ptr.dtype.element_ty == tl.float32:
+        var = tl.where(var < LARGEST, var, float("nan"))
+    tl.store(mean_ptr + column, mean, mask=in_columns)
+    tl.store(var_ptr + column, var, mask=in_columns)
+    tl.store(rstd_ptr + column, 1.0 / tl.sqrt(total / n_rows + eps), mask=in_columns)
+
+
+@triton.jit
+def _column_sums(
+    latent_ptr, column, n_rows, n_columns, row_stride, column_stride, mean, FACTOR: tl.constexpr, SQUARES: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """Return the sum of each column times FACTOR or, with SQUARES, of (FACTOR (x - mean))^2.  float32 [BLOCK_N]"""
     total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for first in range(0, n_rows, BLOCK_M):
-        x, _ = _load(latent_ptr, first + tl.arange(0, BLOCK_M), column, n_rows, n_columns, row_stride, column_stride)
-        total += x
-    mean = tl.sum(total, 0) / n_rows
-    square = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    for first in range(0, n_rows, BLOCK_M):
         x, inside = _load(latent_ptr, first + tl.arange(0, BLOCK_M), column, n_rows, n_columns, row_stride, column_stride)
-        centred = tl.where(inside, x - mean[None, :], 0.0)
-        square += centred * centred
-    in_columns = column < n_columns
-    squares = tl.sum(square, 0)
-    tl.store(mean_ptr + column, mean, mask=in_columns)
-    tl.store(var_ptr + column, squares / (n_rows - correction), mask=in_columns)
-    tl.store(rstd_ptr + column, 1.0 / tl.sqrt((squares / n_rows).to(tl.float64) + eps), mask=in_columns)
+        if SQUARES:
+            x = tl.where(inside, x - mean[None, :], 0.0)
+        if FACTOR != 1.0:
+            x *= FACTOR
+        total += x * x if SQUARES else x
+    return tl.sum(total, 0)
+
+
+@triton.jit
+def _any_overflowed(sums):
+    """Return whether a sum is infinite or NaN."""
+    return tl.max(tl.where(tl.abs(sums) < float("inf"), 0, 1), 0) > 0
 
 
 @triton.jit(do_not_specialize=["n_rows", "upstream_stride"])

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ._base import checks
 from ._base.arrays import as_tensor
+from ._base.rows import unit_rows
 from .ops.householder import householder_apply, householder_product
 
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -171,9 +172,8 @@ def fit_householder(
     checks.choice(op, "loss", loss, get_args(Loss))
     epochs = checks.integer(op, "epochs", epochs, minimum=0)
     batch_size = checks.integer(op, "batch_size", batch_size, minimum=1)
-    lr = _LEARNING_RATES[loss] if lr is None else float(lr)
-    if not 0 < lr < math.inf:
-        raise ValueError(f"{op}: lr must be positive and finite; got {lr}")
+    lr = _LEARNING_RATES[loss] if lr is None else checks.factor(op, "lr", lr)
+    validation = checks.number(op, "validation", validation)
     if not 0 <= validation < 1:
         raise ValueError(f"{op}: validation must be a share in [0, 1); got {validation}")
     generator = torch.Generator().manual_seed(checks.integer(op, "seed", seed, minimum=0))
@@ -220,22 +220,27 @@ _LOSSES: dict[Loss, Callable[[Tensor], Tensor]] = {
 
 
 def _codes(op: str, x: Tensor | np.ndarray) -> Tensor:
-    """Return `x` as a tensor [N, K] after checking it."""
+    """Return `x` as a tensor [N, K] after checking it; divided by a power of two if its squares would leave float64.
+
+    No digit and no result of a fit depends on such a factor.
+    """
     x = checks.tensor(op, "x", as_tensor(x), dtypes=_FLOATS, ndim=2, shape="[N, K]").detach()
     if x.numel() == 0:
         raise ValueError(f"{op}: x must have at least one row and one bit; got {checks.describe(x)}")
     if not bool(x.isfinite().all()):
         raise ValueError(f"{op}: x must be finite; got entries that are NaN or infinite. Drop such rows first")
+    largest = float(x.abs().max())
+    if x.dtype == torch.float64 and largest and not 1e-100 < largest < 1e100:
+        x = x / 2.0 ** (math.frexp(largest)[1] - 1)
     return x
 
 
 def _on_sphere(op: str, x: Tensor) -> Tensor:
     """Return the non-zero rows of x, scaled to length sqrt(K), float32."""
-    length = torch.linalg.vector_norm(x, dim=1, dtype=torch.float64)
-    kept = length > 0
+    kept = (x != 0).any(1)
     if not bool(kept.any()):
         raise ValueError(f"{op}: x must have a row that is not zero; got zero rows only, which have no direction")
-    return (x[kept] * (math.sqrt(x.shape[1]) / length[kept])[:, None]).float()
+    return (math.sqrt(x.shape[1]) * unit_rows(x[kept].double())).float()
 
 
 def _blocks(x: Tensor) -> Iterator[Tensor]:

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+import orthohash_triton as oht
 from orthohash_triton import nn as modules
 from orthohash_triton.nn import HashHead
 from tests.tolerances import tolerance
@@ -12,7 +13,7 @@ from tests.tolerances import tolerance
 
 def trained_head(dimensions=12, bits=20, **keywords):
     """Return a head whose batch norm has running statistics of some batches."""
-    head = HashHead(dimensions, bits, **keywords)
+    head = HashHead(dimensions, bits, padded=True, **keywords)
     with torch.no_grad():
         for parameter in head.parameters():
             parameter.normal_()
@@ -28,7 +29,7 @@ def test_with_batch_norm_it_is_as_it_was():
     linear = nn.Linear(12, 20, bias=False)
     nn.init.normal_(linear.weight, std=0.01)
     torch.manual_seed(3)
-    head = HashHead(12, 20)
+    head = HashHead(12, 20, padded=True)
     assert set(head.state_dict()) == {"linear.weight"} | {f"batch_norm.{name}" for name in nn.BatchNorm1d(20).state_dict()}
     assert torch.equal(head.linear.weight, linear.weight)
     x = torch.randn(9, 12)
@@ -37,7 +38,7 @@ def test_with_batch_norm_it_is_as_it_was():
 
 
 def test_without_batch_norm_it_is_a_linear_layer():
-    head = HashHead(12, 20, batch_norm=False)
+    head = HashHead(12, 20, padded=True, batch_norm=False)
     assert head.batch_norm is None
     assert set(head.state_dict()) == {"linear.weight", "linear.bias"}
     assert (head.linear.bias == 0).all()
@@ -51,7 +52,7 @@ def test_without_batch_norm_it_is_a_linear_layer():
 
 @pytest.mark.parametrize(("batch_norm", "bias"), [(True, True), (True, False), (False, True), (False, False)])
 def test_bias(batch_norm, bias):
-    head = HashHead(12, 20, batch_norm=batch_norm, bias=bias)
+    head = HashHead(12, 20, padded=True, batch_norm=batch_norm, bias=bias)
     assert (head.linear.bias is not None) == bias
     assert (head.batch_norm is not None) == batch_norm
 
@@ -75,7 +76,7 @@ def test_folded_computes_what_the_head_does(keywords):
 
 def test_folded_is_exact_in_float64():
     """Worked out by hand: w x = 3, mean 1, variance 4 - eps, weight 5, bias 7: (3 - 1) / 2 * 5 + 7 = 12."""
-    head = HashHead(1, 1).double()
+    head = HashHead(1, 1, padded=True).double()
     with torch.no_grad():
         head.linear.weight.fill_(3)
         head.batch_norm.running_mean.fill_(1)
@@ -113,7 +114,7 @@ def test_rotated(batch_norm):
 
 
 def test_without_running_statistics_there_is_nothing_to_fold():
-    head = HashHead(12, 20)
+    head = HashHead(12, 20, padded=True)
     head.batch_norm = nn.BatchNorm1d(20, track_running_stats=False)
     for fold in (head.folded, lambda: head.rotated(torch.eye(20))):
         with pytest.raises(ValueError, match=r"HashHead.folded: the batch norm has track_running_stats=False"):
@@ -130,7 +131,7 @@ def test_without_running_statistics_there_is_nothing_to_fold():
 )
 def test_bad_matrix(matrix, error, message):
     with pytest.raises(error, match=f"HashHead.rotated: {message}"):
-        HashHead(12, 20).rotated(matrix)
+        HashHead(12, 20, padded=True).rotated(matrix)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, np.int32, ">f4", np.uint8])
@@ -155,3 +156,54 @@ def test_arrays_follow_the_dtype_of_the_head():
     for wrong in (np.array([["a"]]), np.zeros((2, 12), complex), np.array([[None]])):
         with pytest.raises(TypeError, match=r"HashHead\.encode: features must be real numbers \[N, D\]; got ndarray"):
             head.encode(wrong)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (
+            (128, 12),
+            ValueError,
+            r"bits must be a multiple of 8, so that codes fill whole bytes; got 12\. Use 16, or pass",
+        ),
+        ((128, 0), ValueError, "bits must be at least 1; got 0"),
+        ((128, 16.0), TypeError, "bits must be an integer; got float 16.0"),
+        ((0, 16), ValueError, "in_features must be at least 1; got 0"),
+        (("128", 16), TypeError, "in_features must be an integer; got str"),
+    ],
+)
+def test_sizes_are_checked_when_a_head_is_made(arguments, error, message):
+    with pytest.raises(error, match=f"HashHead: {message}"):
+        HashHead(*arguments)
+    assert HashHead(np.int64(12), torch.tensor(16)).encode(torch.zeros(2, 12)).shape == (2, 2)
+
+
+def test_padded_codes_have_the_distances_of_their_bits():
+    head = HashHead(6, 12, padded=True, batch_norm=False)
+    x = torch.randn(9, 6)
+    codes = head.encode(x)
+    assert codes.shape == (9, 2)
+    assert (codes[:, 1] < 16).all()  # the last four bits are 0
+    signs = head(x) > 0
+    assert torch.equal(oht.hamming_distance(codes, codes), (signs[:, None] != signs).sum(2, dtype=torch.int32))
+
+
+@pytest.mark.parametrize(
+    ("weight", "bias", "error", "message"),
+    [
+        (torch.ones(8), torch.ones(8), ValueError, r"weight must be a tensor \[K, D\]"),
+        (torch.ones(8, 3), torch.ones(7), ValueError, r"bias must be \[8\], one per row of weight; got float32 \[7\]"),
+        (torch.ones(8, 3), None, TypeError, r"bias must be a tensor \[K\]"),
+    ],
+)
+def test_weights_are_checked_when_a_head_is_made_of_them(weight, bias, error, message):
+    with pytest.raises(error, match=f"HashHead.from_linear: {message}"):
+        HashHead.from_linear(weight, bias)
+
+
+def test_codes_of_a_head_that_diverged_are_refused():
+    head = HashHead(6, 16).eval()
+    features = torch.randn(9, 6)
+    features[4, 2] = torch.nan
+    with pytest.raises(ValueError, match="pack_codes: x has NaN in 1 of 9 rows, first in row 4"):
+        head.encode(features)

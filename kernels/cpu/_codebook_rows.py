@@ -8,6 +8,9 @@ from ._compiler import compiler
 
 SINE_FLOOR = 1e-6  # below this sin^2(theta), the derivative of sin(theta) is taken as 0, as in the reference
 TINY_SUM = 1e-25  # a sum of exponentials below this has lost digits to underflow
+SMALL_SQUARE, LARGE_SQUARE = 1e-25, 1e35  # between these, no square of an entry that matters underflows, and none overflows
+# Rows shorter than this get the gradient of a row of this length, because that of a shorter one would overflow.
+SHORTEST, SHORTEST_DOUBLE = 1e-35, 1e-300
 
 # Sums may be reordered, which vectorises them; NaN and infinity keep their meaning.
 compiled = compiler(fastmath={"reassoc", "contract", "nsz"})
@@ -37,18 +40,44 @@ def fill_margin(margin, angular, cosine, shifted, slope):
 
 @compiled
 def extend_rows(v, step, inverse_norm, extended):
-    """Fill `inverse_norm` [N] with 1 / |v|, 0 for a zero row, and `extended` [N, K + 1], which `Rows` describes."""
+    """Fill `inverse_norm` [N] with 1 / |v|, 0 for a zero row, and `extended` [N, K + 1], which `Rows` describes.
+
+    A row whose square leaves the middle of the range of numbers is divided by its largest entry first.
+    """
     count, bits = v.shape
+    real = v.dtype.type
     for n in range(count):
-        square = v.dtype.type(0)
+        square = real(0)
         for k in range(bits):
             square += v[n, k] * v[n, k]
-        inverse_norm[n] = 0.0 if square == 0 else 1.0 / np.sqrt(square)
-        bound = v.dtype.type(0)
+        if SMALL_SQUARE < square < LARGE_SQUARE:
+            inverse_norm[n] = real(1) / np.sqrt(square)
+            for k in range(bits):
+                extended[n, k] = real(step) * inverse_norm[n] * v[n, k]
+        else:
+            inverse_norm[n] = _extend_extreme_row(v[n], step, extended[n])
+        bound = real(0)
         for k in range(bits):
-            extended[n, k] = v.dtype.type(step) * inverse_norm[n] * v[n, k]
             bound += abs(extended[n, k])
         extended[n, bits] = -bound
+
+
+@compiled
+def _extend_extreme_row(row, step, extended):
+    """Fill `extended` with step row / |row|, of which very large or very small squares are no obstacle; return 1 / |row|."""
+    real = row.dtype.type
+    largest = real(0)
+    for k in range(row.size):
+        largest = abs(row[k]) if abs(row[k]) > largest else largest
+    unit = real(1) if largest == 0 else largest
+    square = real(0)
+    for k in range(row.size):
+        extended[k] = row[k] / unit  # NaN for infinity
+        square += extended[k] * extended[k]
+    inverse = real(0) if square == 0 else real(1) / np.sqrt(square)
+    for k in range(row.size):
+        extended[k] = real(step) * inverse * extended[k]
+    return inverse / max(unit, real(SHORTEST if row.itemsize == 4 else SHORTEST_DOUBLE))
 
 
 @compiled

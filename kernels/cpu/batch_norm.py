@@ -7,10 +7,29 @@ from torch import Tensor
 def statistics(latent: Tensor, correction: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """Return mean, variance and 1 / deviation of every column of latent [N, K], [K] each, at least in float32.
 
-    The variance has the `correction` of torch.var; 1 / deviation is 1 / sqrt(biased variance + eps).
+    The variance has the `correction` of torch.var; 1 / deviation is 1 / sqrt(biased variance + eps). With a correction of 0 the
+    variance is float64. Otherwise it has the dtype of the mean, and is NaN where that cannot hold it.
     """
-    var, mean = torch.var_mean(_wide(latent), 0, correction=0)
-    return mean, var * (len(latent) / (len(latent) - correction)), (var + eps).rsqrt()
+    wide = _wide(latent)
+    var, mean = torch.var_mean(wide, 0, correction=0)
+    factor = len(latent) / (len(latent) - correction)
+    if not float(var.max()) * factor < torch.finfo(var.dtype).max:
+        return _statistics_of_large(wide, correction, eps)
+    return mean, var * factor if correction else var.double(), (var + eps).rsqrt()
+
+
+def _statistics_of_large(latent: Tensor, correction: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute `statistics` of columns whose squares leave the range of their dtype, or that are not finite."""
+    largest = latent.abs().amax(0)
+    unit = largest.where((largest > 0) & (largest < torch.inf), 1)
+    var, mean = (x.double() for x in torch.var_mean(latent / unit, 0, correction=0))
+    unit = unit.double()
+    rstd = (var + eps / unit.square()).clamp(min=torch.finfo(torch.float64).tiny).rsqrt() / unit
+    var = var * unit.square()
+    if correction:
+        var = (var * (len(latent) / (len(latent) - correction))).to(latent.dtype)
+        var.masked_fill_(var == torch.inf, torch.nan)
+    return (mean * unit).to(latent.dtype), var, rstd.to(latent.dtype)
 
 
 def normalise(latent: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:

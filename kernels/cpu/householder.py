@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+SMALL_NORM, LARGE_NORM = 1e-150, 1e150  # between these, no square leaves float64
+
 
 def multiplies_factors(count: int, bits: int) -> bool:
     """Return whether to multiply by the factors U, W [M, K] of the matrix: 4 N K M operations instead of 2 N K^2."""
@@ -33,8 +35,20 @@ def reflectors(vectors: Tensor) -> tuple[Tensor, Tensor]:
     """Scale vectors [M, K] to length sqrt(2), float64 [M, K]; also return the factors [M]. Both are 0 for a zero vector."""
     vectors = vectors.double()
     norm = torch.linalg.vector_norm(vectors, dim=1)
-    factor = (math.sqrt(2) / norm).masked_fill_(norm == 0, 0)
+    if not bool(((norm > SMALL_NORM) & (norm < LARGE_NORM)).all()):
+        return _reflectors_of_extremes(vectors)
+    factor = math.sqrt(2) / norm
     return vectors * factor[:, None], factor
+
+
+def _reflectors_of_extremes(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute `reflectors` of vectors that may be zero, or whose squares may leave float64."""
+    largest = vectors.abs().amax(1)
+    unit = largest.masked_fill(largest == 0, 1)
+    vectors = vectors / unit[:, None]
+    norm = torch.linalg.vector_norm(vectors, dim=1)
+    factor = (math.sqrt(2) / norm).masked_fill_(norm == 0, 0)
+    return vectors * factor[:, None], factor / unit
 
 
 def vectors_gradient(

@@ -27,6 +27,7 @@ from ._threads import run_all, thread_count
 
 BLOCK = 256
 ROWS_PER_THREAD = 32  # for fewer rows it takes too long to transpose the columns, so threads divide the columns too
+LARGEST_PRODUCT = 1e37  # of codes and alpha; float32 ends at 3e38
 WORK_PER_THREAD = 1 << 18  # multiplications; below these a second thread costs more than it saves
 
 Similarity = Literal["any", "jaccard", "squared_cosine"]
@@ -80,9 +81,9 @@ def loss_and_gradient(
     if balanced or (positive_weight is not None and reduction == "mean"):
         similar = _count_similar(target, bank_target, rows, columns, ignore_index)
         factors = _factors(pairs, similar, positive_weight)
+    z, bank = _swept(_without_ignored(z, target, ignore_index), _without_ignored(bank, bank_target, ignore_index), alpha)
     losses, grad = sweep(
-        _without_ignored(z, target, ignore_index).to(dtype), rows,
-        _without_ignored(bank, bank_target, ignore_index).to(dtype), columns, None,
+        z, rows, bank, columns, None,
         alpha=alpha, weights=_weights(factors, positive_weight), similarity=similarity, ignore_index=ignore_index,
         need_grad=need_grad,
     )  # fmt: skip
@@ -91,7 +92,7 @@ def loss_and_gradient(
     if reduction == "mean":  # without a pair it is NaN, as in torch, and the gradient is zero
         loss = loss / normaliser
     scale = torch.full(() if reduction == "mean" else (0,), 1 / normaliser if normaliser else 0.0, dtype=dtype)
-    return loss.to(dtype), grad.mul_(2) if both_roles else grad, torch.tensor(factors, dtype=dtype), scale
+    return loss.to(dtype), (grad.mul_(2) if both_roles else grad).to(dtype), torch.tensor(factors, dtype=dtype), scale
 
 
 def column_gradient(
@@ -112,12 +113,12 @@ def column_gradient(
     dtype = _wide_dtype(z, bank)
     rows = labels(target)
     columns = rows if bank_target is target else labels(bank_target)
-    z, bank = _without_ignored(z, target, ignore_index), _without_ignored(bank, bank_target, ignore_index)
-    values = None if upstream is None else upstream[:, None] * z
+    z, bank = _swept(_without_ignored(z, target, ignore_index), _without_ignored(bank, bank_target, ignore_index), alpha)
+    values = None if upstream is None else upstream.to(z.dtype)[:, None] * z
     return sweep(
-        bank.to(dtype), columns, z.to(dtype), rows, values, alpha=alpha, weights=_weights(factors.tolist(), positive_weight),
+        bank, columns, z, rows, values, alpha=alpha, weights=_weights(factors.tolist(), positive_weight),
         similarity=similarity, ignore_index=ignore_index, need_grad=True,
-    )[1]  # fmt: skip
+    )[1].to(dtype)  # fmt: skip
 
 
 def _wide_dtype(z: Tensor, bank: Tensor) -> torch.dtype:
@@ -130,6 +131,26 @@ def _without_ignored(codes: Tensor, target: Tensor, ignore_index: int) -> Tensor
     return codes if ignored is None or not ignored.any() else codes.masked_fill(ignored[:, None], 0)
 
 
+def _swept(z: Tensor, bank: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
+    """Return the codes of both sides as they are swept, in float32 or float64.
+
+    Rows that are not finite become NaN, because the loss of an infinite code would be that of a certain one. Codes whose products
+    could leave float32, where they may cancel each other, are swept in float64.
+    """
+    dtype = _wide_dtype(z, bank)
+    largest = [float(side.abs().max()) for side in ((z,) if bank is z else (z, bank))]
+    if not all(found < math.inf for found in largest):
+        z, bank = _finite_or_nan(z), _finite_or_nan(bank)
+        dtype = torch.float64
+    elif alpha * z.shape[1] * max(largest[0], 1.0) * max(largest[-1], 1.0) > LARGEST_PRODUCT:
+        dtype = torch.float64
+    return z.to(dtype), bank.to(dtype)
+
+
+def _finite_or_nan(codes: Tensor) -> Tensor:
+    return codes.masked_fill(~codes.isfinite().all(1, keepdim=True), torch.nan)
+
+
 def _known_rows(target: Tensor, ignore_index: int) -> int:
     return len(target) if target.ndim == 2 else int((target != ignore_index).sum())
 
@@ -137,7 +158,7 @@ def _known_rows(target: Tensor, ignore_index: int) -> int:
 def _count_similar(target: Tensor, bank_target: Tensor, rows: Labels, columns: Labels, ignore_index: int) -> int:
     """Count the pairs that share a class, except ignored ones."""
     if target.ndim == 1:
-        ordered = bank_target.sort().values
+        target, ordered = target.contiguous(), bank_target.contiguous().sort().values  # torch warns of other layouts
         counts = torch.searchsorted(ordered, target, right=True) - torch.searchsorted(ordered, target)
         return int(counts.masked_fill(target == ignore_index, 0).sum())
     shared = np.zeros(rows.words.shape[1], np.int64)

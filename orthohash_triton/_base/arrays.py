@@ -41,12 +41,15 @@ def as_array(value: Any) -> Any:
 
 
 def numpy_friendly(function: F) -> F:
-    """Decorate `function` to accept NumPy arrays instead of tensors. If one argument is an array, its results are arrays too."""
+    """Decorate `function` to accept NumPy arrays instead of tensors. If one argument is an array, its results are arrays too.
+
+    An array without dimensions is a number, which says nothing about the kind of the results.
+    """
 
     @wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         limit_torch_after_fork()
-        arrays = any(isinstance(value, np.ndarray) for value in (*args, *kwargs.values()))
+        arrays = any(isinstance(value, np.ndarray) and value.ndim for value in (*args, *kwargs.values()))
         if not arrays:
             return function(*args, **kwargs)
         return as_array(function(*map(as_tensor, args), **{name: as_tensor(value) for name, value in kwargs.items()}))

@@ -1,5 +1,6 @@
 """Argument checks. Each error message names the op, the argument, the value, what was expected, and what to do."""
 
+import math
 import operator
 import os
 from typing import Any
@@ -7,6 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+
+SMALLEST, LARGEST = 1e-30, 1e30  # of a factor: within these, products with it neither vanish nor overflow in float32
 
 MOST_BITS = 8 * (2**20 - 1)  # bits of a code: kernels keep a distance and a position of 40 bits in one integer of 63 bits
 
@@ -30,11 +34,14 @@ def full_validation() -> bool:
     return os.environ.get("ORTHOHASH_VALIDATE") == "1"
 
 
+def has_values(tensor: Tensor) -> bool:
+    """Return whether `tensor` holds numbers; it does not on the meta device, or while PyTorch traces a graph."""
+    return tensor.device.type != "meta" and not torch.compiler.is_compiling() and not isinstance(tensor, FakeTensor)
+
+
 def may_read_values(tensor: Tensor) -> bool:
     """Return whether the values of `tensor` may be read: on the CPU, or on a GPU if ORTHOHASH_VALIDATE=1 asks for it."""
-    if tensor.device.type == "meta" or torch.compiler.is_compiling():
-        return False
-    return tensor.device.type == "cpu" or full_validation()
+    return has_values(tensor) and (tensor.device.type == "cpu" or full_validation())
 
 
 def tensor(
@@ -116,27 +123,88 @@ def gallery_mask(op: str, mask: Any, gallery: Tensor) -> Tensor | None:
 
 
 def integer(op: str, name: str, value: Any, *, minimum: int, maximum: int | None = None) -> int:
-    """Return `value` as an int if it is an integer (of NumPy too) between `minimum` and `maximum`."""
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        value = operator.index(value)  # int() would truncate a float
-    except TypeError:
-        raise TypeError(f"{op}: {name} must be an integer; got {describe(value)}") from None
+    """Return `value` as an int if it is an integer (of NumPy or PyTorch too) between `minimum` and `maximum`."""
+    if type(value) is not int:
+        try:
+            if _is_no_number(value):
+                raise TypeError
+            value = operator.index(value)  # int() would truncate a float
+        except TypeError:
+            raise TypeError(f"{op}: {name} must be an integer; got {describe(value)}") from None
     if value < minimum or (maximum is not None and value > maximum):
         bounds = f"at least {minimum}" if maximum is None else f"between {minimum} and {maximum}"
         raise ValueError(f"{op}: {name} must be {bounds}; got {value}")
     return value
 
 
-def number(op: str, name: str, value: Any) -> float:
-    """Return `value` as a float if it is a number."""
+def class_id(op: str, name: str, value: Any) -> int:
+    """Return `value` as an int if it is an integer that an int64 tensor of class ids can hold."""
+    return integer(op, name, value, minimum=-(2**63), maximum=2**63 - 1)
+
+
+def number(op: str, name: str, value: Any, *, expected: str = "a number") -> float:
+    """Return `value` as a float if it is a real number: of Python, a NumPy scalar, or a tensor or array without dimensions.
+
+    The number of a tensor on a GPU is read, which waits for the device.
+
+    Raises:
+        TypeError: `value` is no number.
+        ValueError: it is a tensor that requires a gradient, which it would not get.
+    """
+    if type(value) is float or type(value) is int:
+        return float(value)
+    if isinstance(value, Tensor) and value.requires_grad and torch.is_grad_enabled():
+        raise ValueError(f"{op}: {name} gets no gradient, but it requires one. Pass {name}.item()")
     try:
-        if isinstance(value, bool | str):
+        if _is_no_number(value):
             raise TypeError
         return float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{op}: {name} must be a number; got {describe(value)}") from None
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise TypeError(f"{op}: {name} must be {expected}; got {describe(value)}") from None
+
+
+def _is_no_number(value: Any) -> bool:
+    """Return whether `value` is something that Python converts to a number although it is a truth value, a text or an array."""
+    if isinstance(value, bool | str | bytes | np.bool_):
+        return True
+    if isinstance(value, Tensor):
+        return value.ndim > 0 or value.dtype == torch.bool or value.is_complex()
+    return isinstance(value, np.ndarray) and (value.ndim > 0 or value.dtype.kind not in "iuf")
+
+
+def plain(value: Any) -> Any:
+    """Return a NumPy scalar, or an array or tensor without dimensions, as a number of Python. Return anything else unchanged."""
+    if isinstance(value, np.generic) or (isinstance(value, np.ndarray | Tensor) and value.ndim == 0):
+        return value.item()
+    return value
+
+
+def factor(
+    op: str, name: str, value: Any, *, zero: bool = False, largest: float = LARGEST, hint: str = "", alternatives: str = ""
+) -> float:
+    """Return `value` as a float if it is a positive number, or 0 if `zero` allows it, that float32 can multiply by.
+
+    Args:
+        largest: the largest number that is accepted.
+        hint: a sentence that the message about a wrong value ends with.
+        alternatives: other values that the argument takes, such as "None or ", for the message.
+
+    Raises:
+        TypeError: `value` is no number.
+        ValueError: it is negative or not finite, or so large or so small that products with it overflow or vanish.
+    """
+    found = number(op, name, value, expected=f"{alternatives}a {'' if zero else 'positive '}number")
+    hint = hint and f". {hint}"
+    if not (0 <= found < math.inf if zero else 0 < found < math.inf):
+        bounds = "at least 0 and finite" if zero else "positive and finite"
+        raise ValueError(f"{op}: {name} must be {alternatives}{bounds}; got {found}{hint}")
+    if found and not SMALLEST <= found <= largest:
+        outcome = "overflow" if found > largest else "vanish"
+        raise ValueError(
+            f"{op}: {name} must be between {SMALLEST:g} and {largest:g}, because products with it {outcome} in float32; "
+            f"got {found}{hint}"
+        )
+    return found
 
 
 def choice(op: str, name: str, value: Any, options: tuple[str, ...]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._base import checks
 from .._base.choices import check_choices
 from ..nn import HashHead
 
@@ -145,7 +146,7 @@ class Method:
         return self.objective is not None
 
     def make_options(self, values: Mapping[str, Any]) -> Any:
-        """Return the options of the method, with `values` in place of their defaults.
+        """Return the options of the method, with `values` in place of their defaults; scalars of NumPy and PyTorch are numbers.
 
         Raises:
             ValueError: an unknown option or an invalid value.
@@ -161,7 +162,7 @@ class Method:
             raise ValueError(
                 f"method {self.name!r} has no option {', '.join(unknown)}; it has {', '.join(sorted(known)) or 'none'}"
             )
-        options = self.options(**values)
+        options = self.options(**{name: checks.plain(value) for name, value in values.items()})
         check_choices(f"method {self.name!r}", options)
         return options
 

@@ -33,6 +33,7 @@ class HashModel(nn.Module):
         bits: length of the codes.
         sample_shape: shape of one sample: (C, H, W) of an image, or (D,) of a feature vector.
         batch_norm: whether the head ends with batch normalisation.
+        padded: accept a number of bits that is not a multiple of 8, as `nn.HashHead` does.
 
     Raises:
         TypeError, ValueError: inputs that are neither, that have another shape than the model takes, or that cannot be decoded.
@@ -49,10 +50,18 @@ class HashModel(nn.Module):
         torch.Size([1, 2])
     """
 
-    def __init__(self, backbone: nn.Module | str, bits: int, sample_shape: tuple[int, ...], *, batch_norm: bool = True) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module | str,
+        bits: int,
+        sample_shape: tuple[int, ...],
+        *,
+        batch_norm: bool = True,
+        padded: bool = False,
+    ) -> None:
         super().__init__()
         self.backbone = make_backbone(backbone, sample_shape) if isinstance(backbone, str) else backbone
-        self.head = HashHead(out_features(self.backbone, sample_shape), bits, batch_norm=batch_norm)
+        self.head = HashHead(out_features(self.backbone, sample_shape), bits, batch_norm=batch_norm, padded=padded)
         self.bits = bits
         self.sample_shape = sample_shape
 
@@ -222,7 +231,7 @@ def build_pretrained(folder: Path, description: Mapping[str, Any], backbone: nn.
             )
         backbone = make_backbone(description["backbone"], tuple(description["sample_shape"]), pretrained=False)
     sample_shape, batch_norm = tuple(description["sample_shape"]), description["batch_norm"]
-    model = HashModel(backbone, description["bits"], sample_shape, batch_norm=batch_norm)
+    model = HashModel(backbone, description["bits"], sample_shape, batch_norm=batch_norm, padded=True)
     features = model.head.linear.in_features
     if features != description["features"]:
         raise ValueError(
@@ -230,6 +239,6 @@ def build_pretrained(folder: Path, description: Mapping[str, Any], backbone: nn.
             f"Build the backbone ({description['backbone_type']}) exactly as it was when the model was saved"
         )
     if (model.head.linear.bias is not None) != description["head_bias"]:
-        model.head = HashHead(features, model.bits, batch_norm=batch_norm, bias=description["head_bias"])
+        model.head = HashHead(features, model.bits, batch_norm=batch_norm, bias=description["head_bias"], padded=True)
     model.load_state_dict(read_weights(folder, model.state_dict(), model.bits, type(backbone).__name__))
     return model.eval()

@@ -103,7 +103,8 @@ class Original:
             backbone = Standardised(network)
         else:
             load_backbone(backbone, self.backbone, str(self.path))
-        model = HashModel(backbone, self.head.linear.out_features, sample_shape, batch_norm=self.head.batch_norm is not None)
+        bits, normalised = self.head.linear.out_features, self.head.batch_norm is not None
+        model = HashModel(backbone, bits, sample_shape, batch_norm=normalised, padded=True)
         if model.head.linear.in_features != self.head.linear.in_features:
             raise ValueError(
                 f"{self.path}: its head takes {self.head.linear.in_features} features; the backbone returns "
@@ -278,7 +279,7 @@ def _head(file: Path, state: Mapping[str, Tensor]) -> tuple[HashHead, set[str]]:
     if weight.ndim != 2:
         raise ValueError(f"{file}: {weight_key} must be [bits, features]; got {list(weight.shape)}")
     bits, features = weight.shape
-    head = HashHead(features, bits, batch_norm=bool(norm), bias=bias_key is not None)
+    head = HashHead(features, bits, batch_norm=bool(norm), bias=bias_key is not None, padded=True)
     own = {"linear.weight": weight} | {f"batch_norm.{key}": tensor for key, tensor in norm.items()}
     if bias_key is not None:
         own["linear.bias"] = state[bias_key]

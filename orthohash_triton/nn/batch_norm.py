@@ -40,12 +40,13 @@ def reestimate_batch_norm(
 
     Raises:
         TypeError, ValueError: if a layer is not a BatchNorm of `model` or keeps no statistics, if `loader` yields nothing, or if
-            a layer sees fewer than two values per channel in all its processes together.
+            a layer sees fewer than two values per channel in all its processes together, or values whose statistics its dtype
+            cannot hold.
 
     Example:
         >>> import torch
         >>> import orthohash_triton as oht
-        >>> head = oht.nn.HashHead(in_features=2, bits=3)
+        >>> head = oht.nn.HashHead(in_features=2, bits=8)
         >>> data = torch.tensor([[0.0, 1.0], [2.0, 3.0], [4.0, 8.0]])
         >>> oht.reestimate_batch_norm(head, [data[:2], data[2:]], reset_affine=True)
         >>> torch.allclose(head.batch_norm.running_mean, head.latent(data).mean(0))
@@ -59,8 +60,10 @@ def reestimate_batch_norm(
         try:
             for layer in chosen:
                 found = _input_statistics(model, layer, loader, device)
-                layer.running_mean.copy_(found.mean)  # type: ignore[operator]
-                layer.running_var.copy_(found.var * (found.count / (found.count - 1)))  # type: ignore[operator]
+                running = layer.running_mean, layer.running_var
+                var = found.var * (found.count / (found.count - 1))
+                for tensor, statistic in zip(running, batch_norm.held(found.mean, var, *running), strict=True):  # type: ignore[arg-type]
+                    tensor.copy_(statistic)  # type: ignore[operator]
                 if reset_affine and layer.weight is not None:
                     layer.weight.fill_(1.0)  # type: ignore[operator]
                     layer.bias.fill_(0.0)  # type: ignore[operator]

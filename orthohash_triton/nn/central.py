@@ -2,10 +2,11 @@
 
 from torch import Tensor, nn
 
-from ..ops.central_similarity_loss import central_similarity_loss
+from ..ops import central_similarity_loss as central
+from ..ops import minimum_distance_loss as minimum_distance
+from ..ops import quantization_loss as quantization_op
 from ..ops.cosine_codebook_loss import Reduction
-from ..ops.minimum_distance_loss import minimum_distance_loss
-from ..ops.quantization_loss import Kind, quantization_loss
+from ..ops.quantization_loss import Kind
 from ._options import CodebookLoss
 
 
@@ -27,12 +28,13 @@ class QuantizationLoss(nn.Module):
 
     def __init__(self, kind: Kind = "log_cosh", *, reduction: Reduction = "mean") -> None:
         super().__init__()
+        quantization_op.check_options(type(self).__name__, kind, reduction)
         self.kind = kind
         self.reduction = reduction
 
     def forward(self, z: Tensor) -> Tensor:
         """Return the loss of z [N, K]."""
-        return quantization_loss(z, self.kind, reduction=self.reduction)
+        return quantization_op.quantization_loss(z, self.kind, reduction=self.reduction)
 
     def extra_repr(self) -> str:
         return f"kind={self.kind!r}, reduction={self.reduction!r}"
@@ -57,6 +59,8 @@ class CentralSimilarityLoss(CodebookLoss):
         tensor(0.6931)
     """
 
+    check = staticmethod(central.check_options)
+
     def __init__(
         self,
         codebook: Tensor,
@@ -75,7 +79,7 @@ class CentralSimilarityLoss(CodebookLoss):
 
     def forward(self, u: Tensor, target: Tensor) -> Tensor:
         """Return the loss of u [N, K]."""
-        return central_similarity_loss(u, target, self.codebook, **self.keywords)
+        return central.central_similarity_loss(u, target, self.codebook, **self.keywords)
 
 
 class MinimumDistanceLoss(CodebookLoss):
@@ -98,6 +102,8 @@ class MinimumDistanceLoss(CodebookLoss):
         tensor(True)
     """
 
+    check = staticmethod(minimum_distance.check_options)
+
     def __init__(
         self,
         codebook: Tensor,
@@ -112,7 +118,8 @@ class MinimumDistanceLoss(CodebookLoss):
             codebook, scale=scale, pair_weight=pair_weight, quantization_weight=quantization_weight, quantization=quantization,
             ignore_index=ignore_index,
         )  # fmt: skip
+        minimum_distance.require_two_classes(type(self).__name__, self.codebook)
 
     def forward(self, u: Tensor, target: Tensor, bank: Tensor | None = None, bank_target: Tensor | None = None) -> Tensor:
         """Return the loss of u [N, K]."""
-        return minimum_distance_loss(u, target, self.codebook, bank, bank_target, **self.keywords)
+        return minimum_distance.minimum_distance_loss(u, target, self.codebook, bank, bank_target, **self.keywords)

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..ops.cosine_codebook_loss import ImplChoice, MarginType, Precision, Reduction, cosine_codebook_loss
+from ..ops.cosine_codebook_loss import ImplChoice, MarginType, Precision, Reduction, check_options, cosine_codebook_loss
 from ..ops.orthohash_loss import orthohash_loss
 from ._options import CodebookLoss
 from .batch_norm import shared_by
@@ -32,6 +32,8 @@ class CosineCodebookLoss(CodebookLoss):
         >>> criterion(v, torch.tensor([0, 1, 2])) < criterion(v, torch.tensor([3, 4, 5]))
         tensor(True)
     """
+
+    check = staticmethod(check_options)
 
     def __init__(
         self,
@@ -82,6 +84,8 @@ class OrthoHashLoss(CodebookLoss):
         >>> head.linear.weight.grad.shape
         torch.Size([16, 32])
     """
+
+    check = staticmethod(check_options)
 
     def __init__(
         self,

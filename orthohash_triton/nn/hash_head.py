@@ -26,10 +26,15 @@ class HashHead(nn.Module):
     bit is 1 if the continuous code is above 0.
 
     Args:
-        in_features: D.
-        bits: K.
+        in_features: D, at least 1.
+        bits: K, a positive multiple of 8, so that codes fill whole bytes.
         batch_norm: whether BatchNorm1d follows; otherwise `head.batch_norm` is None.
         bias: whether the linear layer has a bias; None is True without batch normalisation, which has a bias of its own.
+        padded: accept any positive number of bits. `encode` then fills the last byte of a code with zeros: they add nothing to a
+            distance, but an index counts them among its bits. `from_linear`, which takes weights that exist, always does.
+
+    Raises:
+        TypeError, ValueError: for a number of features or bits that is not accepted.
 
     Example:
         >>> import torch
@@ -47,8 +52,17 @@ class HashHead(nn.Module):
 
     batch_norm: nn.BatchNorm1d | None
 
-    def __init__(self, in_features: int, bits: int, *, batch_norm: bool = True, bias: bool | None = None) -> None:
+    def __init__(
+        self, in_features: int, bits: int, *, batch_norm: bool = True, bias: bool | None = None, padded: bool = False
+    ) -> None:
         super().__init__()
+        in_features = checks.integer("HashHead", "in_features", in_features, minimum=1)
+        bits = checks.integer("HashHead", "bits", bits, minimum=1)
+        if bits % 8 and not padded:
+            raise ValueError(
+                f"HashHead: bits must be a multiple of 8, so that codes fill whole bytes; got {bits}. Use {bits + 8 - bits % 8}, "
+                "or pass padded=True to fill the last byte of each code with zeros"
+            )
         self.linear = nn.Linear(in_features, bits, bias=not batch_norm if bias is None else bias)
         nn.init.normal_(self.linear.weight, std=0.01 if batch_norm else 0.64 * in_features**-0.5)
         if self.linear.bias is not None:
@@ -57,15 +71,30 @@ class HashHead(nn.Module):
 
     @classmethod
     def from_linear(cls, weight: Tensor, bias: Tensor) -> "HashHead":
-        """Return a head without batch normalisation that computes `features @ weight.T + bias`: weight [K, D], bias [K]."""
+        """Return a head without batch normalisation that computes `features @ weight.T + bias`.
+
+        Args:
+            weight: floating [K, D], K and D at least 1. The head gets a copy.
+            bias: floating [K].
+
+        Raises:
+            TypeError, ValueError: for another dtype or shape.
+        """
+        weight = checks.tensor("HashHead.from_linear", "weight", weight, dtypes=_FLOATS, ndim=2, shape="[K, D]")
         bits, in_features = weight.shape
+        bias = checks.tensor("HashHead.from_linear", "bias", bias, dtypes=_FLOATS, ndim=1, shape="[K]")
+        if len(bias) != bits:
+            raise ValueError(f"HashHead.from_linear: bias must be [{bits}], one per row of weight; got {checks.describe(bias)}")
         with torch.device("meta"):  # no memory and no random numbers for parameters that are replaced below
-            head = cls(in_features, bits, batch_norm=False)
+            head = cls(in_features, bits, batch_norm=False, padded=True)
         head.linear.weight, head.linear.bias = (nn.Parameter(tensor.detach().clone()) for tensor in (weight, bias))
         return head
 
     def latent(self, features: Tensor) -> Tensor:
-        """Return the input of the batch normalisation: float [N, D] -> [N, bits]."""
+        """Return the input of the batch normalisation: float [N, D] -> [N, bits].
+
+        Under PyTorch's FSDP2, `register_fsdp_forward_method(head, "latent")` makes this method gather the sharded weights.
+        """
         return self.linear(features)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -82,14 +111,16 @@ class HashHead(nn.Module):
 
         Raises:
             TypeError: `features` is an array of complex numbers, objects or text.
+            ValueError: continuous codes are NaN, where values may be read: on a CPU, or on a GPU with ORTHOHASH_VALIDATE=1.
         """
         if not isinstance(features, np.ndarray):
-            return pack_codes(self(features))
+            codes = self(features)
+            return pack_codes(codes, refuse_nan=checks.may_read_values(codes))
         if features.dtype.kind not in "fiu":
             raise TypeError(f"HashHead.encode: features must be real numbers [N, D]; got {checks.describe(features)}")
         weight = self.linear.weight
         native = features.astype(features.dtype.newbyteorder("="), copy=False)
-        return pack_codes(self(as_tensor(native).to(weight.device, weight.dtype))).cpu().numpy()
+        return self.encode(as_tensor(native).to(weight.device, weight.dtype)).cpu().numpy()
 
     def folded(self) -> "HashHead":
         """Return a head without batch normalisation that computes what this one does in eval mode, in one matrix product.

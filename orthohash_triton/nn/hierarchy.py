@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..ops.semantic_hierarchy_loss import semantic_hierarchy_loss
+from ..ops.semantic_hierarchy_loss import check_class_distance, check_draws, check_options, semantic_hierarchy_loss
 from ._options import LossModule
 
 
@@ -13,7 +13,8 @@ class SemanticHierarchyLoss(LossModule):
     Args:
         class_distance: distances of the classes [C, C], a buffer of the module. None if every call brings the distances of the
             samples [N, N]: `criterion(z, pair_distance=distances)`.
-        relational_weight, kl_weight, scale, pair_decay, binary_target, draws, distance_floor, generator: options of the function.
+        relational_weight, kl_weight, scale, pair_decay, binary_target, draws, distance_floor, generator, ignore_index: options of
+            the function.
 
     The call takes codes z [N, K] in (-1, 1), and a target of class ids [N] or multi-hot labels [N, C]. It returns and raises what
     the function does.
@@ -28,6 +29,7 @@ class SemanticHierarchyLoss(LossModule):
         tensor(0.)
     """
 
+    check = staticmethod(check_options)
     class_distance: Tensor | None
 
     def __init__(
@@ -42,12 +44,15 @@ class SemanticHierarchyLoss(LossModule):
         draws: int | None = None,
         distance_floor: float = 1e-3,
         generator: torch.Generator | None = None,
+        ignore_index: int = -100,
     ) -> None:
         super().__init__(
-            relational_weight=relational_weight, kl_weight=kl_weight, scale=scale, pair_decay=pair_decay,
-            binary_target=binary_target, draws=draws, distance_floor=distance_floor, generator=generator,
+            relational_weight=relational_weight, kl_weight=kl_weight, scale=scale, pair_decay=pair_decay, draws=draws,
+            distance_floor=distance_floor, ignore_index=ignore_index,
         )  # fmt: skip
-        self.register_buffer("class_distance", class_distance)
+        name = type(self).__name__
+        self.keywords |= dict(binary_target=check_draws(name, binary_target), generator=generator)
+        self.register_buffer("class_distance", None if class_distance is None else check_class_distance(name, class_distance))
 
     def forward(self, z: Tensor, target: Tensor | None = None, *, pair_distance: Tensor | None = None) -> Tensor:
         """Return the loss of z [N, K]."""

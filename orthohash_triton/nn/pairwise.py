@@ -5,7 +5,7 @@ from typing import Literal
 from torch import Tensor
 
 from ..ops.cosine_codebook_loss import ImplChoice, Reduction
-from ..ops.pairwise_likelihood_loss import Similarity, pairwise_likelihood_loss
+from ..ops.pairwise_likelihood_loss import Similarity, check_options, pairwise_likelihood_loss
 from ._options import LossModule
 
 
@@ -26,6 +26,8 @@ class PairwiseLikelihoodLoss(LossModule):
         >>> criterion(z, torch.tensor([0, 0, 1])) < criterion(z, torch.tensor([0, 1, 1]))
         tensor(True)
     """
+
+    check = staticmethod(check_options)
 
     def __init__(
         self,

@@ -19,6 +19,8 @@ Precision = Literal["highest", "high"]
 
 LATENT_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 REDUCTIONS = get_args(Reduction)
+# With larger ones the rounding error of a logit alone overflows in the exponential.
+LARGEST_SCALE = 1e6
 P_TERMS: dict[Precision, int] = {"highest": 2, "high": 1}
 
 
@@ -32,10 +34,18 @@ class Options(NamedTuple):
     ignore_index: int
     p_terms: int  # fp16 numbers that carry a probability through the tensor cores; 0 to follow torch's setting
 
+    @classmethod
+    def of(cls, bits: int, checked: dict[str, Any]) -> "Options":
+        """Convert the options that `check_options` returned."""
+        scale, precision = checked["scale"], checked["precision"]
+        return cls(
+            math.sqrt(bits) if scale is None else scale, checked["margin"], checked["margin_type"] == "angular",
+            checked["label_smoothing"], checked["ignore_index"], 0 if precision is None else P_TERMS[precision],
+        )  # fmt: skip
+
 
 def check_options(
     op: str,
-    bits: int,
     *,
     scale: float | None,
     margin: float,
@@ -44,18 +54,18 @@ def check_options(
     ignore_index: int,
     reduction: Reduction,
     precision: Precision | None,
-) -> Options:
-    """Check the options, and return them in the form that implementations take.
+    impl: dispatch.ImplChoice,
+    return_lse: bool,
+) -> dict[str, Any]:
+    """Check the options, and return them by name, with numbers of NumPy and PyTorch as those of Python.
 
     Raises TypeError or ValueError for an unknown option or an invalid value.
     """
-    scale = math.sqrt(bits) if scale is None else checks.number(op, "scale", scale)
+    if scale is not None:
+        scale = checks.factor(op, "scale", scale, largest=LARGEST_SCALE, hint="None takes sqrt(bits)")
     margin, label_smoothing = (
         checks.number(op, name, value) for name, value in (("margin", margin), ("label_smoothing", label_smoothing))
     )
-    ignore_index = checks.integer(op, "ignore_index", ignore_index, minimum=-(2**63), maximum=2**63 - 1)
-    if not 0 < scale < math.inf:
-        raise ValueError(f"{op}: scale must be positive and finite; got {scale}. None takes sqrt(bits) = {math.sqrt(bits):.4g}")
     if not 0 <= margin <= 2:
         raise ValueError(
             f"{op}: margin must be between 0 and 2; got {margin}. It is subtracted from a cosine, or added to its angle"
@@ -66,8 +76,27 @@ def check_options(
     checks.choice(op, "reduction", reduction, REDUCTIONS)
     if precision is not None:
         checks.choice(op, "precision", precision, tuple(P_TERMS))
-    p_terms = 0 if precision is None else P_TERMS[precision]
-    return Options(scale, margin, margin_type == "angular", label_smoothing, ignore_index, p_terms)
+    dispatch.check_choice(op, impl)
+    return dict(
+        scale=scale, margin=margin, margin_type=margin_type, label_smoothing=label_smoothing,
+        ignore_index=checks.class_id(op, "ignore_index", ignore_index), reduction=reduction, precision=precision, impl=impl,
+        return_lse=return_lse,
+    )  # fmt: skip
+
+
+def check_codebook(op: str, codebook: Any) -> Tensor:
+    """Return a codebook int8 [C, K] for a module to keep, after checking its values too, on whatever device they are.
+
+    Raises:
+        TypeError: `codebook` is no tensor, or not int8.
+        ValueError: it is not [C, K] with at least one class and one bit, or has other values than +1 and -1.
+    """
+    codebook = checks.tensor(op, "codebook", codebook, dtypes=(torch.int8,), ndim=2, shape="[C, K] of +-1")
+    if codebook.numel() == 0:
+        raise ValueError(f"{op}: codebook must have at least one class and one bit; got {checks.describe(codebook)}")
+    if checks.has_values(codebook):
+        _require_signs(op, codebook)
+    return codebook
 
 
 class Target(NamedTuple):
@@ -231,16 +260,19 @@ def evaluate(
 ) -> Any:
     """Compute the loss for `cosine_codebook_loss` and, with batch normalisation by `norm`, for `orthohash_loss`."""
     bits = v.shape[-1] if isinstance(v, Tensor) and v.ndim else 1
-    keywords: dict[str, Any] = dict(scale=scale, margin=margin, margin_type=margin_type, label_smoothing=label_smoothing,
-                                    ignore_index=ignore_index, reduction=reduction)  # fmt: skip
-    options = check_options(op, bits, precision=precision, **keywords)
+    checked = check_options(
+        op, scale=scale, margin=margin, margin_type=margin_type, label_smoothing=label_smoothing, ignore_index=ignore_index,
+        reduction=reduction, precision=precision, impl=impl, return_lse=return_lse,
+    )  # fmt: skip
+    options = Options.of(bits, checked)
     v, positives, codebook = check_inputs(op, name, v, target, codebook, options.ignore_index)
     if norm is not None:
-        norm.check(op, v)
+        norm = norm.checked(op, v)
     chosen = dispatch.choose(op, impl, v)
     if chosen == "reference":
         with torch.autocast(v.device.type, enabled=False):
-            return _evaluate_reference(op, v, positives, codebook, norm, return_lse=return_lse, **keywords)
+            keywords = {key: value for key, value in checked.items() if key not in ("precision", "impl")}
+            return _evaluate_reference(op, v, positives, codebook, norm, **keywords)
     dispatch.refuse_float64(op, chosen, **{name: v})
     wanted = [v] if norm is None else [v, norm.weight, norm.bias]
     need_grad = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in wanted)
@@ -261,12 +293,17 @@ def _evaluate_reference(
     v = v.float() if v.dtype.itemsize < 4 else v
     target, columns, values = positives
     if columns is not None and values is not None:
-        target = torch.sparse_csr_tensor(target, columns, values, (len(v), len(codebook)))
+        target = torch.sparse_csr_tensor(target, columns, values, (len(v), len(codebook)), check_invariants=False)
     if norm is None:
         return dispatch.implementation(OP, "reference").cosine_codebook_loss(v, target, codebook, **keywords)
     if norm.process_group is not None:
         raise ValueError(f'{op}: impl="reference" does not support process_group; use impl="auto"')
-    return dispatch.implementation("orthohash_loss", "reference").orthohash_loss(
-        v, target, codebook, norm.running_mean, norm.running_var, norm.weight, norm.bias,
-        training=norm.training, momentum=norm.momentum, eps=norm.eps, **keywords,
-    )  # fmt: skip
+    module = dispatch.implementation("orthohash_loss", "reference")
+    running = (None, None) if norm.training else (norm.running_mean, norm.running_var)
+    options = dict(training=norm.training, eps=norm.eps, **keywords)
+    result = module.orthohash_loss(v, target, codebook, *running, norm.weight, norm.bias, **options)
+    if norm.training:
+        found = module.statistics(v, norm.eps)
+        mean = found.mean.detach() * found.unit
+        norm.update_running(batch_norm.Found(mean, found.rstd, found.unbiased, len(v)))
+    return result

@@ -28,26 +28,18 @@ def labels(op: str, name: str, u: Any, target: Any, codebook: Any, ignore_index:
     return u, checked.target, codebook
 
 
-def weight(op: str, name: str, value: float) -> float:
-    """Check that the weight `value` of a term is finite and not negative, and return it."""
-    if not 0 <= value < float("inf"):
-        raise ValueError(f"{op}: {name} must be at least 0 and finite; got {value}")
-    return float(value)
-
-
 def widened(values: Tensor) -> Tensor:
     """Convert float16 and bfloat16 to float32; return float32 and float64 unchanged."""
     return values.float() if values.dtype.itemsize < 4 else values
 
 
-def unit_rows(values: Tensor) -> Tensor:
-    """Divide each row of values [N, K] by its length; a zero row stays zero and gets no gradient."""
-    largest = values.detach().abs().amax(1, keepdim=True)
-    values = values / torch.where(
-        (largest > 0) & (largest < torch.inf), largest, 1
-    )  # so that squares neither overflow nor vanish
-    square = values.square().sum(1, keepdim=True)
-    return torch.where(square > 0, values / torch.where(square > 0, square, 1).sqrt(), 0)
+def or_nan(values: Tensor) -> Tensor:
+    """Return values [N, K] with every row that has an entry that is not finite replaced by NaN, and with NaN as its gradient.
+
+    Limits of functions at infinity, such as the loss 0 of a code that is infinitely certain, would hide that a training diverged.
+    """
+    finite = values.detach().isfinite().all(1, keepdim=True)
+    return values * torch.where(finite, 1.0, torch.nan).to(values.dtype)
 
 
 def labelled_rows(target: Tensor, ignore_index: int) -> Tensor:

@@ -1,5 +1,7 @@
 """Binary cross entropy of tanh codes to the centre of their class."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -46,7 +48,8 @@ def central_similarity_loss(
         reduction: "none" | "mean" (over labelled rows; NaN if there are none, as in torch) | "sum" (over the rows).
 
     Returns:
-        The loss, a mean over the bits, in float32 (float64 for float64): a scalar, or [N] for reduction="none".
+        The loss, a mean over the bits, in float32 (float64 for float64): a scalar, or [N] for reduction="none". NaN or infinity
+        in u makes loss and gradient of its row NaN.
 
     Raises:
         TypeError, ValueError: for a wrong dtype, shape, device, option, class id or codebook. On a GPU, where reading values
@@ -61,15 +64,15 @@ def central_similarity_loss(
         tensor([1.5230e-08, 9.0000e+00])
     """
     op = "central_similarity_loss"
-    centre_weight = _plain.weight(op, "centre_weight", centre_weight)
-    quantization_weight = _plain.weight(op, "quantization_weight", quantization_weight)
-    checks.choice(op, "quantization", quantization, KINDS)
-    checks.choice(op, "reduction", reduction, _plain.REDUCTIONS)
-    seed = checks.integer(op, "seed", seed, minimum=0)
+    options = check_options(
+        op, centre_weight=centre_weight, quantization_weight=quantization_weight, quantization=quantization, seed=seed,
+        ignore_index=ignore_index, reduction=reduction,
+    )  # fmt: skip
+    centre_weight, quantization_weight, quantization, seed, ignore_index, reduction = options.values()
     u, target, codebook = _plain.labels(op, "u", u, target, codebook, ignore_index)
 
     labelled = _plain.labelled_rows(target, ignore_index)
-    u = torch.where(labelled[:, None], _plain.widened(u), 0)
+    u = _plain.or_nan(torch.where(labelled[:, None], _plain.widened(u), 0))
     with without_autocast(u):
         centre = _centres(u, target, codebook, ignore_index, seed)
         loss = centre_weight * F.softplus(-2 * centre * u).mean(1)
@@ -77,6 +80,32 @@ def central_similarity_loss(
             loss = loss + quantization_weight * row_penalty(torch.tanh(u), quantization)
     loss = torch.where(labelled, loss, 0)
     return _plain.reduce(loss, labelled, reduction)
+
+
+def check_options(
+    op: str,
+    *,
+    centre_weight: float,
+    quantization_weight: float,
+    quantization: Kind,
+    seed: int,
+    ignore_index: int,
+    reduction: _plain.Reduction,
+) -> dict[str, Any]:
+    """Check the options, and return them by name, with numbers of NumPy and PyTorch as those of Python.
+
+    Raises TypeError or ValueError for an invalid value.
+    """
+    checks.choice(op, "quantization", quantization, KINDS)
+    checks.choice(op, "reduction", reduction, _plain.REDUCTIONS)
+    return dict(
+        centre_weight=checks.factor(op, "centre_weight", centre_weight, zero=True),
+        quantization_weight=checks.factor(op, "quantization_weight", quantization_weight, zero=True),
+        quantization=quantization,
+        seed=checks.integer(op, "seed", seed, minimum=0),
+        ignore_index=checks.class_id(op, "ignore_index", ignore_index),
+        reduction=reduction,
+    )
 
 
 def _centres(u: Tensor, target: Tensor, codebook: Tensor, ignore_index: int, seed: int) -> Tensor:

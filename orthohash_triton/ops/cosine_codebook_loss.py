@@ -5,10 +5,10 @@ from typing import Literal, overload
 from torch import Tensor
 
 from . import _codebook_loss
-from ._codebook_loss import MarginType, Precision, Reduction
+from ._codebook_loss import MarginType, Precision, Reduction, check_codebook, check_options
 from .dispatch import ImplChoice
 
-__all__ = ["ImplChoice", "MarginType", "Precision", "Reduction", "cosine_codebook_loss"]
+__all__ = ["ImplChoice", "MarginType", "Precision", "Reduction", "check_codebook", "check_options", "cosine_codebook_loss"]
 
 
 @overload
@@ -69,7 +69,8 @@ def cosine_codebook_loss(
             the tuple (crow_indices, col_indices, values), which torch.compile accepts where it does not accept sparse tensors.
             A target gets no gradient.
         codebook: int8 +-1 [C, K], one code per class, as from `make_codebook`. It gets no gradient.
-        scale: factor of the cosine. None is sqrt(K), as in the paper; its released code uses 8 for every K.
+        scale: factor of the cosine, between 1e-30 and 1e6, so that logits neither vanish nor overflow. None is sqrt(K), as in the
+            paper; its released code uses 8 for every K.
         margin: in [0, 2]; subtracted from the cosine of every positive class, or added to its angle in radians.
         margin_type: "cosine" (cos(theta) - margin) or "angular" (cos(theta + margin), continued by a straight line where
             theta + margin exceeds pi).
@@ -84,8 +85,9 @@ def cosine_codebook_loss(
 
     Returns:
         The loss, float32 whatever the dtype of v (float64 for float64): a scalar, or [N] for reduction="none". With return_lse
-        a pair (loss, lse). The loss of a zero row is that of all-zero cosines, and it gets no gradient; a NaN in v makes the loss
-        of its row NaN. There is no second derivative except with impl="reference".
+        a pair (loss, lse). Rows of any finite length are normalised without overflow. The loss of a zero row is that of all-zero
+        cosines, and it gets no gradient; an entry of v that is NaN or infinite makes loss and gradient of its row NaN. There is
+        no second derivative except with impl="reference".
 
     Raises:
         TypeError, ValueError: for a wrong dtype, shape, device, option, class id or codebook. On a GPU, where reading values

@@ -37,6 +37,12 @@ def triton_import_error() -> str | None:
     return None
 
 
+def check_choice(op: str, impl: Any) -> None:
+    """Raise ValueError unless `impl` is "auto" or the name of an implementation, available or not."""
+    if impl not in IMPLS:
+        raise ValueError(f"{op}: impl must be one of {', '.join(IMPLS)}; got {impl!r}")
+
+
 def choose(op: str, impl: str, tensor: torch.Tensor) -> Impl:
     """Return the implementation that `op` uses for `tensor`.
 
@@ -48,8 +54,7 @@ def choose(op: str, impl: str, tensor: torch.Tensor) -> Impl:
         RuntimeError: for "triton" where Triton cannot be imported.
     """
     limit_torch_after_fork()
-    if impl not in IMPLS:
-        raise ValueError(f"{op}: impl must be one of {', '.join(IMPLS)}; got {impl!r}")
+    check_choice(op, impl)
     if impl == "auto":
         impl = os.environ.get("ORTHOHASH_IMPL", "auto")
         if impl not in IMPLS:

@@ -65,7 +65,7 @@ def _limits(radius: Any, inclusive: bool, queries: Tensor) -> Tensor:
             "hamming_range: radius must be an integer, or an integer tensor or array [Q], one radius a query; "
             f"got {checks.describe(radius)}. Make it a tensor with torch.tensor(radius)"
         )
-    if not isinstance(radius, Tensor):
+    if not isinstance(radius, Tensor) or radius.ndim == 0:
         radius = checks.integer("hamming_range", "radius", radius, minimum=0)
         return torch.full((len(queries),), min(radius + bool(inclusive), beyond), dtype=torch.int32, device=queries.device)
     radius = checks.tensor("hamming_range", "radius", radius, dtypes=_INTEGERS, ndim=1, shape="[Q], one radius a query,")

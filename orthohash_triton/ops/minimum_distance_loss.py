@@ -10,6 +10,7 @@ from torch import Tensor
 from .._base import checks
 from .._base.labels import flatten_column
 from .._base.modes import without_autocast
+from .._base.rows import unit_rows
 from . import _plain
 from .quantization_loss import KINDS, Kind, row_penalty
 
@@ -54,7 +55,8 @@ def minimum_distance_loss(
         ignore_index: rows with this class id, and rows of a [N, C] target without a class, are ignored.
 
     Returns:
-        The loss, a float32 scalar (float64 for float64); NaN if no row is labelled, as in torch.
+        The loss, a float32 scalar (float64 for float64); NaN if no row is labelled, as in torch, or if a labelled row of u, or a
+        row of the bank that is paired with one, has an entry that is NaN or infinite.
 
     Raises:
         TypeError, ValueError: for a wrong dtype, shape, device, option, class id or codebook, or one of bank and bank_target
@@ -74,15 +76,14 @@ def minimum_distance_loss(
         0.693...
     """
     op = "minimum_distance_loss"
+    options = check_options(
+        op, scale=scale, pair_weight=pair_weight, quantization_weight=quantization_weight, quantization=quantization,
+        ignore_index=ignore_index,
+    )  # fmt: skip
+    scale, pair_weight, quantization_weight, quantization, ignore_index = options.values()
     u, target, codebook = _plain.labels(op, "u", u, target, codebook, ignore_index)
-    if len(codebook) < 2:
-        raise ValueError(f"{op}: codebook must have at least two rows, because the loss compares classes; got one")
-    scale = math.sqrt(u.shape[1]) if scale is None else float(scale)
-    if not 0 < scale < math.inf:
-        raise ValueError(f"{op}: scale must be positive and finite; got {scale}. None takes sqrt(bits)")
-    pair_weight = _plain.weight(op, "pair_weight", pair_weight)
-    quantization_weight = _plain.weight(op, "quantization_weight", quantization_weight)
-    checks.choice(op, "quantization", quantization, KINDS)
+    require_two_classes(op, codebook)
+    scale = math.sqrt(u.shape[1]) if scale is None else scale
     if (bank is None) != (bank_target is None):
         given, missing = ("bank", "bank_target") if bank_target is None else ("bank_target", "bank")
         raise ValueError(f"{op}: {missing} is missing; give {given} and {missing} together, or neither")
@@ -90,9 +91,9 @@ def minimum_distance_loss(
         bank, bank_target = _check_bank(op, u, target, codebook, bank, bank_target, ignore_index)
 
     labelled = _plain.labelled_rows(target, ignore_index)
-    u = torch.where(labelled[:, None], _plain.widened(u), 0)
+    u = _plain.or_nan(torch.where(labelled[:, None], _plain.widened(u), 0))
     with without_autocast(u):
-        direction = _plain.unit_rows(u)
+        direction = unit_rows(u)
         loss = _plain.reduce(_centre_term(direction, target, codebook, labelled, scale, ignore_index), labelled, "mean")
         if bank is not None and bank_target is not None and pair_weight:
             loss = loss + pair_weight * _pair_term(direction, target, bank, bank_target, labelled, ignore_index)
@@ -100,6 +101,29 @@ def minimum_distance_loss(
             penalty = torch.where(labelled, row_penalty(u, quantization), 0)
             loss = loss + quantization_weight * _plain.reduce(penalty, labelled, "mean")
     return loss
+
+
+def check_options(
+    op: str, *, scale: float | None, pair_weight: float, quantization_weight: float, quantization: Kind, ignore_index: int
+) -> dict[str, Any]:
+    """Check the options, and return them by name, with numbers of NumPy and PyTorch as those of Python.
+
+    Raises TypeError or ValueError for an invalid value.
+    """
+    checks.choice(op, "quantization", quantization, KINDS)
+    return dict(
+        scale=None if scale is None else checks.factor(op, "scale", scale, hint="None takes sqrt(bits)"),
+        pair_weight=checks.factor(op, "pair_weight", pair_weight, zero=True),
+        quantization_weight=checks.factor(op, "quantization_weight", quantization_weight, zero=True),
+        quantization=quantization,
+        ignore_index=checks.class_id(op, "ignore_index", ignore_index),
+    )
+
+
+def require_two_classes(op: str, codebook: Tensor) -> None:
+    """Raise ValueError unless `codebook` [C, K] has at least two classes."""
+    if len(codebook) < 2:
+        raise ValueError(f"{op}: codebook must have at least two rows, because the loss compares classes; got one")
 
 
 def _check_bank(
@@ -141,12 +165,12 @@ def _pair_term(
     direction: Tensor, target: Tensor, bank: Tensor, bank_target: Tensor, labelled: Tensor, ignore_index: int
 ) -> Tensor:
     """Return the pair term L_P, a scalar."""
-    bank = bank.to(direction.dtype)
     if target.ndim == 1:
         same = target[:, None] == bank_target  # [N, M]
     else:
         same = (target > 0).to(direction.dtype) @ (bank_target > 0).to(direction.dtype).T > 0
     same = same & labelled[:, None] & bank.any(1)
-    cosine = direction @ _plain.unit_rows(bank).T
+    bank = torch.where(same.any(0)[:, None], bank.to(direction.dtype), 0)  # NaN in other rows would reach every gradient
+    cosine = direction @ unit_rows(bank).T
     loss = torch.where(same, F.softplus((1 - cosine) / 2), 0)
     return loss.sum() / same.sum().clamp(min=1)

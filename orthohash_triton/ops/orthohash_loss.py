@@ -103,8 +103,11 @@ def orthohash_loss(
         As `cosine_codebook_loss`. Gradients go to latent, bn_weight and bn_bias.
 
     Raises:
-        TypeError, ValueError: as `cosine_codebook_loss`; also for one row in training mode, and for eval mode without statistics.
-            The running statistics are unchanged then.
+        TypeError, ValueError: as `cosine_codebook_loss`; also for one row in training mode (in all processes together),
+            for eval mode without statistics, and for a batch whose statistics the dtype of the running ones cannot hold. The
+            running statistics are unchanged then. On a GPU, where reading the number of rows or a variance would stall the
+            stream, one row in all processes leaves the running statistics as they are, and a variance that they cannot hold
+            becomes NaN. Processes that have no rows in all leave them as they are, too.
 
     Example:
         >>> import torch

@@ -1,6 +1,6 @@
 """Packing of codes into one bit per dimension, and unpacking."""
 
-import numbers
+import math
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ _PACKABLE = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.
 
 
 @numpy_friendly
-def pack_codes(x: Any, *, threshold: float = 0.0, impl: str = "auto") -> Tensor:
+def pack_codes(x: Any, *, threshold: float = 0.0, refuse_nan: bool = False, impl: str = "auto") -> Tensor:
     """Pack the signs of `x` into bits, eight dimensions per byte.
 
     The bit order is little: bit j of byte i is dimension 8i + j. NumPy arrays are accepted; the result is then an array.
@@ -23,7 +23,10 @@ def pack_codes(x: Any, *, threshold: float = 0.0, impl: str = "auto") -> Tensor:
     Args:
         x: float, int8 or bool [N, K], on any device: one entry per bit. Binary embeddings of int8, which have eight bits per
             entry, are packed already: see `from_packbits`.
-        threshold: a bit is 1 where x > threshold, compared in the dtype of x; NaN gives 0. For a bool x it is 1 where x is True.
+        threshold: a bit is 1 where x > threshold, compared in the dtype of x. For a bool x it is 1 where x is True.
+        refuse_nan: raise ValueError if x has an entry that is NaN. Otherwise its bit is 0, as NaN is not above the threshold: the
+            codes of a model that diverged look like any others. The check reads x, which waits for a GPU, and is left out while
+            PyTorch traces a graph.
         impl: "auto" | "triton" | "cpu" | "reference".
 
     Returns:
@@ -31,7 +34,7 @@ def pack_codes(x: Any, *, threshold: float = 0.0, impl: str = "auto") -> Tensor:
 
     Raises:
         TypeError: for another dtype.
-        ValueError: for another shape.
+        ValueError: for another shape, a threshold that is NaN, or with `refuse_nan` an entry that is NaN.
 
     Example:
         >>> import torch
@@ -43,9 +46,23 @@ def pack_codes(x: Any, *, threshold: float = 0.0, impl: str = "auto") -> Tensor:
     x = checks.tensor("pack_codes", "x", x, dtypes=_PACKABLE, ndim=2, shape="[N, K]")
     if x.shape[1] == 0:
         raise ValueError(f"pack_codes: x must have at least one dimension to pack; got {checks.describe(x)}")
-    if isinstance(threshold, bool) or not isinstance(threshold, numbers.Real):
-        raise TypeError(f"pack_codes: threshold must be a number; got {checks.describe(threshold)}")
-    return _pack(x.detach(), float(threshold), impl)
+    threshold = checks.number("pack_codes", "threshold", threshold)
+    if math.isnan(threshold):
+        raise ValueError("pack_codes: threshold must be a number; got nan, above which nothing is")
+    x = x.detach()
+    if refuse_nan and x.is_floating_point() and checks.has_values(x):
+        _require_numbers(x)
+    return _pack(x, threshold, impl)
+
+
+def _require_numbers(x: Tensor) -> None:
+    """Raise ValueError if x [N, K] has an entry that is NaN."""
+    found = x.isnan().any(1)
+    if bool(found.any()):
+        raise ValueError(
+            f"pack_codes: x has NaN in {int(found.sum())} of {len(x)} rows, first in row {int(found.int().argmax())}. "
+            "A model that diverged, or features that are NaN, give such rows; with refuse_nan=False their bits are 0"
+        )
 
 
 @numpy_friendly

@@ -1,6 +1,5 @@
 """Weighted pairwise logistic likelihood of a batch with itself or with a bank, without storing the matrix of pairs."""
 
-import math
 from typing import Any, Literal, get_args
 
 import torch
@@ -63,6 +62,8 @@ def pairwise_likelihood_loss(
         reduction: "mean": divide by the number of pairs, or for a positive_weight p by
             p * (similar pairs) + (dissimilar pairs), as in the code of HashNet; NaN if no pair is left, as in torch.
             "sum": no normaliser. "none": the sum of each row [N].
+            z or bank without rows: 0 for all of them, with a gradient of 0, so that a process of a group whose batch is empty
+            takes part in the backward of the others.
         impl: "auto" | "triton" | "cpu" | "reference".
 
     Returns:
@@ -70,7 +71,7 @@ def pairwise_likelihood_loss(
         z gets a gradient, and so does the bank if it requires one.
 
     Raises:
-        TypeError, ValueError: for a wrong dtype, shape, device or option, z or bank without rows, and, in host memory, a
+        TypeError, ValueError: for a wrong dtype, shape, device or option, and, in host memory, a
             multi-hot entry that is neither 0 nor 1; elsewhere any entry but 0 counts as 1 (ORTHOHASH_VALIDATE=1 checks it too).
 
     Memory beyond inputs and gradients is O((N + M) K). theta may have any size. Results are bitwise repeatable. A NaN or infinity
@@ -88,14 +89,15 @@ def pairwise_likelihood_loss(
         >>> oht.pairwise_likelihood_loss(z, target, bank, bank_target, alpha=0.5, reduction="none").detach()
         tensor([2.1269, 2.1269, 2.1269])
     """
+    options = check_options(
+        OP, alpha=alpha, positive_weight=positive_weight, similarity=similarity, ignore_index=ignore_index, reduction=reduction,
+        impl=impl,
+    )  # fmt: skip
+    alpha, positive_weight, similarity, ignore_index, reduction, impl = options.values()
     z, target, bank, bank_target = _check_inputs(z, target, bank, bank_target)
-    alpha = _positive_number("alpha", alpha)
-    if positive_weight is not None and positive_weight != "balanced":
-        positive_weight = _positive_number("positive_weight", positive_weight, 'None, "balanced" or ')
-    checks.choice(OP, "similarity", similarity, SIMILARITIES)
-    checks.choice(OP, "reduction", reduction, REDUCTIONS)
-    ignore_index = checks.integer(OP, "ignore_index", ignore_index, minimum=-(2**63), maximum=2**63 - 1)
     chosen = dispatch.choose(OP, impl, z)
+    if len(z) == 0 or (bank is not None and len(bank) == 0):
+        return _without_pairs(z, bank, reduction)
 
     wide = wide_dtype(z, bank)
     if chosen == "reference":
@@ -108,8 +110,45 @@ def pairwise_likelihood_loss(
     balanced = positive_weight == "balanced"
     weight = None if isinstance(positive_weight, str) else positive_weight
     need_grad = torch.is_grad_enabled() and z.requires_grad
-    options = (alpha, weight, balanced, similarity, ignore_index, chosen, reduction, need_grad)
-    return pairwise_likelihood(z, bank, target, bank_target, *options)[0]
+    arguments = (alpha, weight, balanced, similarity, ignore_index, chosen, reduction, need_grad)
+    return pairwise_likelihood(z, bank, target, bank_target, *arguments)[0]
+
+
+def check_options(
+    op: str,
+    *,
+    alpha: float,
+    positive_weight: float | Literal["balanced"] | None,
+    similarity: Similarity,
+    ignore_index: int,
+    reduction: Reduction,
+    impl: dispatch.ImplChoice,
+) -> dict[str, Any]:
+    """Check the options, and return them by name, with numbers of NumPy and PyTorch as those of Python.
+
+    Raises TypeError or ValueError for an invalid value.
+    """
+    if positive_weight is not None and not (isinstance(positive_weight, str) and positive_weight == "balanced"):
+        positive_weight = checks.factor(op, "positive_weight", positive_weight, alternatives='None, "balanced" or ')
+    checks.choice(op, "similarity", similarity, SIMILARITIES)
+    checks.choice(op, "reduction", reduction, REDUCTIONS)
+    dispatch.check_choice(op, impl)
+    return dict(
+        alpha=checks.factor(op, "alpha", alpha),
+        positive_weight=positive_weight,
+        similarity=similarity,
+        ignore_index=checks.class_id(op, "ignore_index", ignore_index),
+        reduction=reduction,
+        impl=impl,
+    )
+
+
+def _without_pairs(z: Tensor, bank: Tensor | None, reduction: Reduction) -> Tensor:
+    """Return the loss 0, which passes gradients of 0 to z and the bank, so that processes with and without rows stay in step."""
+    rows = z[:, :0].sum(1, dtype=wide_dtype(z, bank))  # [N], whatever the numbers are
+    if bank is not None:
+        rows = rows + bank[:0].sum()
+    return rows if reduction == "none" else rows.sum()
 
 
 def _check_inputs(z: Any, target: Any, bank: Any, bank_target: Any) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
@@ -140,8 +179,8 @@ def _check_inputs(z: Any, target: Any, bank: Any, bank_target: Any) -> tuple[Ten
 
 def _check_codes(name: str, value: Any, shape: str) -> Tensor:
     checked = checks.tensor(OP, name, value, dtypes=LATENT_DTYPES, ndim=2, shape=shape)
-    if 0 in checked.shape:
-        raise ValueError(f"{OP}: {name} must have rows and dimensions; got {checks.describe(checked)}. Skip an empty batch")
+    if checked.shape[1] == 0:
+        raise ValueError(f"{OP}: {name} must have at least one dimension; got {checks.describe(checked)}")
     return checked
 
 
@@ -170,11 +209,3 @@ def _require_zeros_and_ones(name: str, value: Tensor) -> None:
         row, column = other.nonzero()[0].tolist()
         found = value[row, column].item()
         raise ValueError(f"{OP}: {name} must hold 0 and 1 only; got {found} at [{row}, {column}]. Use ({name} > 0)")
-
-
-def _positive_number(name: str, value: Any, alternatives: str = "") -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{OP}: {name} must be {alternatives}a positive number; got {checks.describe(value)}")
-    if not 0 < value < math.inf:
-        raise ValueError(f"{OP}: {name} must be {alternatives}positive and finite; got {value}")
-    return float(value)

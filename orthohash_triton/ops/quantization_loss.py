@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .._base import checks
+from .._base.rows import unit_rows
 from . import _plain
 
 Kind = Literal["log_cosh", "l1", "l2", "cosine"]
@@ -31,7 +32,8 @@ def quantization_loss(z: Tensor, kind: Kind = "log_cosh", *, reduction: _plain.R
 
     Returns:
         float32, or float64 for float64: a scalar, or [N] for reduction="none". Nothing overflows, except "l2"
-        for z above the square root of the largest number. A zero row has the "cosine" loss 1 and no gradient.
+        for z above the square root of the largest number. A zero row has the "cosine" loss 1 and no gradient. A row with NaN has
+        the loss NaN; one with an infinity has an infinite loss, or NaN for "cosine".
 
     Raises:
         TypeError: if z is not a floating tensor.
@@ -46,18 +48,23 @@ def quantization_loss(z: Tensor, kind: Kind = "log_cosh", *, reduction: _plain.R
     """
     op = "quantization_loss"
     z = _plain.latents(op, "z", z)
-    checks.choice(op, "kind", kind, KINDS)
-    checks.choice(op, "reduction", reduction, _plain.REDUCTIONS)
+    check_options(op, kind, reduction)
     loss = row_penalty(_plain.widened(z), kind)
     if reduction == "none":
         return loss
     return loss.mean() if reduction == "mean" else loss.sum()
 
 
+def check_options(op: str, kind: Kind, reduction: _plain.Reduction) -> None:
+    """Raise ValueError for an unknown option."""
+    checks.choice(op, "kind", kind, KINDS)
+    checks.choice(op, "reduction", reduction, _plain.REDUCTIONS)
+
+
 def row_penalty(z: Tensor, kind: Kind) -> Tensor:
     """Return the penalty of each row of z [N, K], without checks.  [N]"""
     if kind == "cosine":
-        return 1 - _plain.unit_rows(z).abs().sum(1) / math.sqrt(z.shape[1])
+        return 1 - unit_rows(z).abs().sum(1) / math.sqrt(z.shape[1])
     gap = (z.abs() - 1).abs()  # [N, K]
     if kind == "log_cosh":  # log cosh(x) = x + log((1 + exp(-2x)) / 2): no overflow, and exact where x is small
         gap = gap + torch.log1p(torch.expm1(-2 * gap) / 2)

@@ -62,7 +62,9 @@ def with_margin(cosine: Tensor, margin: float, margin_type: str) -> Tensor:
 
 
 def _unit(v: Tensor) -> Tensor:
-    """Return v / |v|; a zero row stays zero and gets no gradient."""
+    """Return v / |v|; a zero row stays zero and gets no gradient, and a row that is not finite becomes NaN."""
+    largest = v.detach().abs().amax(1, keepdim=True)
+    v = v / torch.where(largest == 0, 1, largest)  # so that squares stay within the dtype
     square = v.square().sum(1, keepdim=True)
-    norm = torch.where(square > 0, square, 1).sqrt()
+    norm = torch.where(square == 0, 1, square).sqrt()
     return torch.where(square == 0, 0, v / norm)

@@ -13,6 +13,8 @@ def householder_apply(
 ) -> Tensor:
     """Return x H_1 H_2 ... H_M.  [N, K]"""
     for vector in vectors.unbind():
+        largest = vector.detach().abs().amax()
+        vector = vector / torch.where(largest == 0, 1, largest)  # so that squares stay within the dtype
         square = vector.square().sum()
         unit = vector / torch.where(square > 0, square, 1).sqrt()  # a zero vector reflects nothing
         x = x - 2 * (x @ unit)[:, None] * unit

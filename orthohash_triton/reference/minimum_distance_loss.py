@@ -48,4 +48,5 @@ def _multi_hot(target: Tensor, classes: int, ignore_index: int) -> Tensor:
 
 
 def _cosine(a: Tensor, b: Tensor) -> Tensor:
+    a, b = (x / x.detach().abs().amax(1, keepdim=True) for x in (a, b))  # so that squares stay within the dtype
     return a @ b.T / (a.norm(dim=1, keepdim=True) * b.norm(dim=1))

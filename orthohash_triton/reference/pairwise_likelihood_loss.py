@@ -25,7 +25,8 @@ def pairwise_likelihood_loss(
         bank, bank_target = z, target
     if target.ndim == 1:  # ignored rows may hold any numbers, also NaN
         z, bank = (x.masked_fill((ids == ignore_index)[:, None], 0) for x, ids in ((z, target), (bank, bank_target)))
-    theta = alpha * (z @ bank.T)  # [N, M]
+    # Products of large numbers leave float32, and may cancel each other.
+    theta = (alpha * (_or_nan(z).double() @ _or_nan(bank).double().T)).to(z.dtype)  # [N, M]
     overlap = overlap_weight(target, bank_target, similarity, theta.dtype)
     similar = overlap > 0
     kept = torch.ones_like(similar)
@@ -47,6 +48,11 @@ def pairwise_likelihood_loss(
     if reduction == "none":
         return rows
     return rows.sum() / total if reduction == "mean" else rows.sum()
+
+
+def _or_nan(codes: Tensor) -> Tensor:
+    """Return codes [N, K] with NaN in all rows that are not finite, because an infinite code would count as a certain one."""
+    return codes * torch.where(codes.detach().isfinite().all(1, keepdim=True), 1.0, torch.nan).to(codes.dtype)
 
 
 def overlap_weight(target: Tensor, bank_target: Tensor, similarity: str, dtype: torch.dtype) -> Tensor:

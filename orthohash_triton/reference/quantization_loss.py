@@ -18,5 +18,6 @@ def quantization_loss(z: Tensor, kind: str = "log_cosh", *, reduction: str = "me
         loss = gap.square().mean(1)
     else:
         sign = torch.where(z > 0, 1.0, -1.0).to(z.dtype)
+        z = z / z.detach().abs().amax(1, keepdim=True)  # so that squares stay within the dtype
         loss = 1 - (z * sign).sum(1) / (z.norm(dim=1) * sign.norm(dim=1))
     return loss if reduction == "none" else loss.mean() if reduction == "mean" else loss.sum()

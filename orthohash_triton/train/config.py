@@ -1,6 +1,6 @@
 """The settings of a training."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, get_args
 
 from .. import data, methods
@@ -100,7 +100,13 @@ class TrainConfig:
     wandb: str | None = option(None, "project of Weights & Biases to log to; needs wandb")
 
     def __post_init__(self) -> None:
-        """Raise TypeError or ValueError for an invalid value."""
+        """Store scalars of NumPy and PyTorch as numbers; raise TypeError or ValueError for an invalid value."""
+        for item in fields(self):
+            value = checks.plain(getattr(self, item.name))
+            if item.type in (float, float | None) and value is not None:
+                value = checks.number("TrainConfig", item.name, value)
+            object.__setattr__(self, item.name, value)
+        object.__setattr__(self, "options", {name: checks.plain(value) for name, value in self.options.items()})
         for name in ("bits", "epochs", "batch_size", "accumulate", "image_size", "max_pixels"):
             checks.integer("TrainConfig", name, getattr(self, name), minimum=1, maximum=_MOST.get(name))
         for name in ("crop_padding", "checkpoint_every"):

@@ -9,6 +9,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..ops.batch_norm import require_two, unbiased, update_running
+
 _PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
@@ -47,29 +49,35 @@ class SyncBatchNorm(nn.SyncBatchNorm):
         return output
 
     def _train_on_cpu(self, input: Tensor) -> Tensor:
-        """Normalise by the mean and variance of the rows of all processes, in at least float32."""
+        """Normalise by the mean and variance of the rows of all processes, in at least float32.
+
+        Raises:
+            ValueError: all processes together hold one row, as torch raises for one process; or a running statistic cannot hold
+                its new value.
+        """
         values = input.to(torch.promote_types(input.dtype, torch.float32)).movedim(1, -1)  # [N, ..., K]
         rows = values.flatten(0, -2)
         total = SumOverProcesses.apply(torch.cat((rows.sum(0), rows.new_full((1,), len(rows)))))  # [K + 1]
         count = total[-1].detach()
-        mean = total[:-1] / count
+        require_two(count)
+        mean = total[:-1] / count.clamp(min=1)  # without rows in any process there is nothing to divide
         centred = values - mean
-        variance = SumOverProcesses.apply(centred.flatten(0, -2).square().sum(0)) / count
-        self._track(mean.detach(), variance.detach() * (count / (count - 1)))
-        output = centred * (variance + self.eps).rsqrt()
+        variance = SumOverProcesses.apply(centred.flatten(0, -2).square().sum(0)) / count.clamp(min=1)
+        self._track(mean.detach(), unbiased(variance.detach(), count), count)
+        rstd = (variance + self.eps).rsqrt().masked_fill(variance == torch.inf, torch.nan)  # 0 would make all rows equal
+        output = centred * rstd
         if self.weight is not None:
             output = output * self.weight + self.bias
         return output.movedim(-1, 1).to(input.dtype)
 
     @torch.no_grad()
-    def _track(self, mean: Tensor, variance: Tensor) -> None:
+    def _track(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
         """Update the running statistics as nn.BatchNorm does."""
         if not self.track_running_stats:
             return
         self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
         share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum  # type: ignore[arg-type]
-        self.running_mean.lerp_(mean, share)  # type: ignore[union-attr]
-        self.running_var.lerp_(variance, share)  # type: ignore[union-attr]
+        update_running(self.running_mean, self.running_var, mean, variance, count, share)  # type: ignore[arg-type]
 
 
 @contextmanager

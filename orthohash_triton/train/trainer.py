@@ -171,7 +171,8 @@ def _with_validation(config: TrainConfig, data: Dataset) -> tuple[Dataset, Valid
 
 def _class_logits(setting: Setting, data: Dataset, backbone: nn.Module) -> Tensor:
     """Return logits float32 [N, C] of the training set, of a classifier that is trained for as many epochs as the codes."""
-    model = HashModel(backbone, len(data.class_names), data.sample_shape, batch_norm=False).to(setting.processes.device)
+    classes = len(data.class_names)
+    model = HashModel(backbone, classes, data.sample_shape, batch_norm=False, padded=True).to(setting.processes.device)
     weights = setting.checkpoints.result_of("classifier")
     if weights is None:
         _optimise(Loop(setting, model, _Classification(), data, CLASSIFIER_LR, None, "classifier"))

@@ -167,6 +167,82 @@ def test_two_processes_equal_one():
         torch.testing.assert_close(stats, (mean, var))
 
 
+def _shares_of_a_batch(rank, results, latent, target, codebook):
+    """Compute the loss of some rows of a batch in each process: of no rows in all, of one in all, and of the whole batch."""
+    for name, rows in (("none", (0, 0)), ("one", (0, 1)), ("compiled one", (0, 1)), ("all", (0, 37)), ("both one", (1, 1))):
+        first = rows[0] if rank else 0
+        part = slice(first, first + rows[rank])
+        leaf, layer = latent[part].clone().requires_grad_(), torch.nn.SyncBatchNorm(24)
+        criterion = OrthoHashLoss(codebook, reduction="sum")
+        if name == "compiled one":  # there the number of rows in all is not read
+            criterion = torch.compile(criterion, backend="aot_eager")
+        try:
+            loss = criterion(leaf, target[part], layer)
+            loss.backward()
+            results[rank, name] = [loss.detach(), leaf.grad, layer.weight.grad, layer.running_mean, layer.running_var]
+        except ValueError as error:
+            results[rank, name] = str(error)
+
+
+@pytest.mark.slow
+def test_processes_with_few_rows_in_all_keep_the_running_statistics():
+    latent, target, codebook = problem(37, 101, 24)
+    found = in_two_processes(_shares_of_a_batch, latent, target, codebook)
+    for rank in (0, 1):
+        assert found[rank, "one"] == "Expected more than 1 value per channel when training, got one row in all processes together"
+        assert all(part.isfinite().all() for name in ("none", "compiled one", "all", "both one") for part in found[rank, name])
+        for name in ("none", "compiled one"):
+            assert torch.equal(found[rank, name][3], torch.zeros(24))
+            assert torch.equal(found[rank, name][4], torch.ones(24))
+        assert found[rank, "none"][0] == 0
+        torch.testing.assert_close(found[rank, "both one"][4], 0.9 + 0.1 * latent[:2].var(0))
+    mean, var = torch.zeros(24), torch.ones(24)
+    alone = orthohash_loss(latent, target, codebook, mean, var, reduction="sum")
+    torch.testing.assert_close(found[1, "all"][0], alone)
+    assert found[0, "all"][0] == 0
+    for rank in (0, 1):
+        torch.testing.assert_close(found[rank, "all"][3:], [mean, var])
+
+
+def _sharded_training(rank, results):
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+    head = torch.nn.SyncBatchNorm.convert_sync_batchnorm(_head())
+    fully_shard(head, mesh=init_device_mesh("cpu", (2,)))
+    register_fsdp_forward_method(head, "latent")
+    _train(head, lambda step, latent: latent[rank::2])
+    whole = {name: value.full_tensor() if hasattr(value, "full_tensor") else value for name, value in head.state_dict().items()}
+    results[rank] = whole | {"codes": head.eval().encode(problem(37, 101, 12)[0])}
+
+
+def _head():
+    torch.manual_seed(0)
+    return HashHead(12, 24)
+
+
+def _train(head, share):
+    """Train for some steps on a share of each batch."""
+    criterion, optimiser = OrthoHashLoss(problem(36, 101, 24)[2]), torch.optim.SGD(head.parameters(), lr=0.1)
+    for step in range(4):
+        features, target, _ = problem(36 + 4 * step, 101, 12)
+        target = target.clamp(min=0)  # the mean of each process is over as many rows
+        optimiser.zero_grad()
+        criterion(head.latent(share(step, features)), share(step, target), head.batch_norm).backward()
+        optimiser.step()
+
+
+@pytest.mark.slow
+def test_fully_shard_with_latent_as_a_forward_method_trains_as_one_process():
+    found = in_two_processes(_sharded_training)
+    head = _head()
+    _train(head, lambda step, batch: batch)
+    for rank in (0, 1):
+        for name, expected in head.state_dict().items():
+            torch.testing.assert_close(found[rank][name], expected, rtol=1e-5, atol=1e-6)
+        assert torch.equal(found[rank]["codes"], head.eval().encode(problem(37, 101, 12)[0]))
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
@@ -180,6 +256,8 @@ def test_two_processes_equal_one():
         (dict(bn_weight=torch.zeros(8)), ValueError, r"bn_weight must be \[16\], one per bit; got float32 \[8\]"),
         (dict(bn_bias=torch.zeros(16, dtype=torch.int64)), TypeError, r"bn_bias must be.*int64"),
         (dict(eps=0.0), ValueError, r"eps must be positive"),
+        (dict(eps="1e-5"), TypeError, r"eps must be a positive number; got str"),
+        (dict(momentum=1.5), ValueError, r"momentum must be between 0 and 1.*got 1\.5"),
         (dict(latent=torch.zeros(5, 16, dtype=torch.int32)), TypeError, r"latent must be"),
     ],
 )
@@ -205,8 +283,9 @@ def test_module_wants_a_batch_norm():
         )
 
 
-def test_a_training_step_on_a_gpu_is_few_launches_and_waits_for_nothing():
+def test_a_training_step_on_a_gpu_is_few_launches_and_waits_for_nothing(monkeypatch):
     pytest.importorskip("triton")
+    monkeypatch.setattr("orthohash_triton._base.checks.may_read_values", lambda tensor: False)  # as for tensors on a GPU
     latent, target, codebook = problem(37, 101, 24)
     mean, var, weight, bias = normalisation(24, "cpu")
     leaves = [tensor.requires_grad_() for tensor in (latent, weight, bias)]

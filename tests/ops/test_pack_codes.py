@@ -149,6 +149,12 @@ def test_registered_op(op):
         (lambda: pack_codes(torch.ones(8)), ValueError, r"x must be a tensor \[N, K\].*got float32 \[8\]"),
         (lambda: pack_codes(torch.ones(3, 0)), ValueError, "at least one dimension"),
         (lambda: pack_codes(torch.ones(3, 8), threshold="0"), TypeError, "threshold must be a number; got str"),
+        (lambda: pack_codes(torch.ones(3, 8), threshold=float("nan")), ValueError, "threshold must be a number; got nan"),
+        (
+            lambda: pack_codes(torch.tensor([[1.0, 2.0], [float("nan"), 0.0]]), refuse_nan=True),
+            ValueError,
+            "x has NaN in 1 of 2 rows, first in row 1",
+        ),
         (lambda: pack_codes(torch.ones(3, 8), impl="cuda"), ValueError, "impl must be one of auto, triton, cpu, reference"),
         (lambda: unpack_codes(torch.ones(3, 2), 16), TypeError, "packed must be .*uint8; got float32"),
         (lambda: unpack_codes(torch.ones(3, 2, dtype=torch.uint8), 8), ValueError, "8 bits take 1 bytes.*between 9 and 16"),

@@ -336,10 +336,65 @@ def test_a_wrong_id_is_nan_where_values_may_not_be_read(monkeypatch):
     assert semantic_hierarchy_loss(z, target, distance, binary_target=flips).isnan()
 
 
-def test_nan_codes_are_not_hidden():
+@pytest.mark.parametrize("weights", [{"relational_weight": 0.0}, {"kl_weight": 0.0}, {}], ids=str)
+@pytest.mark.parametrize("value", [0.5, torch.nan, torch.inf])
+def test_ignored_rows_take_no_part_whatever_they_hold(value, weights):
+    z, target, distance, flips = case()
+    ignored = torch.tensor([1, 4])
+    kept = torch.tensor([n for n in range(len(z)) if n not in ignored])
+    with torch.no_grad():
+        z[ignored] = value
+    target[ignored] = -7
+    scale = float(distance.mean()) / z.shape[1]
+    options = dict(binary_target=flips, scale=scale, ignore_index=-7, **weights)
+    found = value_and_gradient(semantic_hierarchy_loss(z, target, distance, **options), z)
+    part = z.detach()[kept].requires_grad_()
+    exact = value_and_gradient(semantic_hierarchy_loss(part, target[kept], distance, **options), part)
+    torch.testing.assert_close(found[0], exact[0])
+    torch.testing.assert_close(found[1][kept], exact[1])
+    assert (found[1][ignored] == 0).all()
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+@pytest.mark.parametrize("by", ["class", "pair"])
+def test_without_two_rows_there_is_a_zero_with_a_gradient(rows, by):
+    z = torch.randn(rows, 8).requires_grad_()
+    pairs = {"pair_distance": torch.ones(rows, rows)}
+    given = {"target": IDS[:rows], "class_distance": D} if by == "class" else pairs
+    loss = semantic_hierarchy_loss(z, **given)
+    assert loss == 0
+    loss.backward()
+    assert (z.grad == 0).all()
+
+
+@pytest.mark.parametrize("known", [0, 1])
+def test_without_two_known_rows_the_loss_is_zero_too(known):
+    z, target, distance, _ = case()
+    target[known:] = -100
+    loss, gradient = value_and_gradient(semantic_hierarchy_loss(z, target, distance), z)
+    assert loss == 0
+    assert (gradient == 0).all()
+
+
+def test_codes_of_any_finite_size():
+    """In float32 the squares of these codes overflow; float64 holds them."""
+    z, target, distance, flips = case()
+    large = (z.detach() * 1e25).float()
+    options = dict(scale=1e-25, kl_weight=1.0)
+    found, gradient = value_and_gradient(
+        semantic_hierarchy_loss(large.requires_grad_(), target, distance.float(), binary_target=flips.float(), **options), large
+    )
+    exact = large.detach().double().requires_grad_()
+    expected = value_and_gradient(semantic_hierarchy_loss(exact, target, distance, binary_target=flips, **options), exact)
+    torch.testing.assert_close(found.double(), expected[0], rtol=1e-5, atol=0)
+    torch.testing.assert_close(gradient.double() * 1e25, expected[1] * 1e25, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_codes_that_are_not_finite_are_not_hidden(value):
     z, target, distance, flips = case()
     z = z.detach()
-    z[2, 1] = torch.nan
+    z[2, 1] = value
     for weights in ({"relational_weight": 0.0}, {"kl_weight": 0.0}):
         assert semantic_hierarchy_loss(z, target, distance, binary_target=flips, **weights).isnan()
 
@@ -352,8 +407,7 @@ D = DISTANCE.float()
 @pytest.mark.parametrize(
     ("args", "keywords", "error", "message"),
     [
-        ((ROWS[:1], IDS[:1], D), {}, ValueError, "z must have at least two rows and one bit; got float32 [1, 8]"),
-        ((ROWS[:0], IDS[:0], D), {}, ValueError, "z must have at least two rows"),
+        ((ROWS[:, :0], IDS, D), {}, ValueError, "z must have at least one bit; got float32 [4, 0]"),
         ((ROWS[0], IDS, D), {}, ValueError, "z must be a tensor [N, K]"),
         ((ROWS.int(), IDS, D), {}, TypeError, "z must be a tensor [N, K]"),
         ((ROWS,), {}, ValueError, "give either target and class_distance, or pair_distance; got none of them"),
@@ -374,7 +428,8 @@ D = DISTANCE.float()
         ((ROWS, IDS[:3], D), {}, ValueError, "target must be int64 class ids [4]"),
         ((ROWS, torch.zeros(4, 2), D), {}, ValueError, "multi-hot rows [4, 3] of 0 and 1, as class_distance is [3, 3]"),
         ((ROWS, torch.full((4, 3), 0.5), D), {}, ValueError, "a multi-hot target must hold only 0 and 1"),
-        ((ROWS, IDS + 1, D), {}, ValueError, "target has class 3; expected ids from 0 to 2"),
+        ((ROWS, IDS + 1, D), {}, ValueError, "target has class 3; expected ids from 0 to 2 or ignore_index = -100"),
+        ((ROWS, IDS, D), {"ignore_index": 0.5}, TypeError, "ignore_index must be an integer; got float 0.5"),
         ((ROWS, IDS - 1, D), {}, ValueError, "target has class -1"),
         ((ROWS, IDS, D), {"kl_weight": -1.0}, ValueError, "kl_weight must be at least 0 and finite; got -1.0"),
         ((ROWS, IDS, D), {"relational_weight": math.inf}, ValueError, "relational_weight must be at least 0 and finite"),

@@ -217,6 +217,23 @@ def test_synchronised_batch_norm_is_batch_norm(one_process: None, kind: type, op
     assert not original.training
 
 
+def test_synchronised_batch_norm_of_too_few_rows_keeps_its_statistics(one_process: None) -> None:
+    shared = nn.Sequential(nn.BatchNorm1d(3))
+    with synchronised(shared):
+        output = shared(torch.zeros(0, 3, requires_grad=True))
+        assert output.shape == (0, 3)
+        output.sum().backward()
+        with pytest.raises(
+            ValueError, match="Expected more than 1 value per channel when training, got one row in all processes"
+        ):
+            shared(torch.ones(1, 3))
+        with pytest.raises(ValueError, match=r"batch norm: the values of channel 1 are so large that running_var in float32 .*"):
+            shared(torch.tensor([[1.0, 1e25, 1.0], [2.0, 3e25, 1.0]]))
+    assert torch.equal(shared[0].running_mean, torch.zeros(3))
+    assert torch.equal(shared[0].running_var, torch.ones(3))
+    assert all(torch.equal(parameter.grad, torch.zeros(3)) for parameter in shared.parameters())
+
+
 def test_a_batch_norm_that_nobody_knows() -> None:
     class Strange(nn.BatchNorm1d):
         def forward(self, input: torch.Tensor) -> torch.Tensor:

@@ -2,13 +2,16 @@
 
 import copy
 import dataclasses
+import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from orthohash_triton import methods
 from orthohash_triton.data import UNLABELLED, Dataset, digits
 from orthohash_triton.data.images import ImageFiles
 from orthohash_triton.ops.pack_codes import unpack_codes
@@ -192,6 +195,23 @@ def test_bad_configuration(change: dict, message: str) -> None:
         TrainConfig(**change)
     with pytest.raises(TypeError, match="bits must be an integer"):
         TrainConfig(bits=16.0)
+
+
+def test_scalars_of_numpy_and_torch_are_numbers_in_a_configuration() -> None:
+    given = {
+        "lr": np.float32(0.5),
+        "ema": torch.tensor(0.5),
+        "bits": np.int64(16),
+        "epochs": torch.tensor(2),
+        "flip": np.bool_(True),
+    }
+    config = TrainConfig(**given, options={"margin": np.float32(0.5)})
+    assert config == TrainConfig(lr=0.5, ema=0.5, bits=16, epochs=2, flip=True, options={"margin": 0.5})
+    assert json.loads(json.dumps(dataclasses.asdict(config))) == dataclasses.asdict(config)
+    options = methods.get("hashnet").make_options({"alpha": np.float32(0.5), "stages": np.int64(3)})
+    assert (type(options.alpha), type(options.stages)) == (float, int)
+    with pytest.raises(TypeError, match=r"TrainConfig: lr must be a number; got str"):
+        TrainConfig(lr="0.1")  # type: ignore[arg-type]
 
 
 def test_encoding_streams_and_keeps_the_mode() -> None:
