@@ -26,7 +26,7 @@ from . import methods
 from ._base import formats
 from ._base.environment import environment
 from ._base.files import atomic_write
-from ._base.reading import reader
+from ._base.reading import naming, reader
 from .data import Dataset, Splits
 from .metrics import average_cumulative_gain, evaluate, mean_average_hierarchical_precision, ndcg
 from .models.backbones import FROM_SCRATCH
@@ -47,6 +47,7 @@ CURVE_RANKS = (1, 5, 10, 20, 50, 100, 200, 500, 1000)
 HIERARCHY_RANK = 250  # mAHP@250, as Barz and Denzler (2019) report it
 GAIN_RANK = 100
 _BATCH = 8192
+_LABELS = ("method", "title", "rotation")  # what a row has besides numbers
 SAMPLED_CODES = 2000  # queries in the picture of codes
 
 
@@ -122,7 +123,8 @@ def write_report(out: str | Path) -> list[dict[str, Any]]:
     cells.sort(key=lambda cell: (_rank(cell["rows"][0]["method"]), cell["rows"][0]["bits"], cell["seed"]))
     setting = _read_setting(out / "setting.json")
     measured = [row for cell in cells for row in cell["rows"]]
-    rows = summary(measured)
+    with naming(out, "folder of a comparison", advice="Its cells have different figures; delete it, and compare again"):
+        rows = summary(measured)
     _write_text(out / "results.csv", _csv(measured))
     _write_text(out / "results.md", _markdown(rows, setting))
     _write_json(out / "results.json", {"setting": setting, "environment": environment(), "rows": rows})
@@ -143,7 +145,9 @@ def _read_cell(path: Path) -> dict[str, Any]:
     if type(cell["seed"]) is not int or not cell["rows"]:
         raise ValueError("it must have a seed and rows")
     for row in cell["rows"]:
-        if type(row["bits"]) is not int or not {row["rotation"]} <= set(CHOICES) or not isinstance(row["method"], str):
+        named = all(isinstance(row[name], str) for name in _LABELS) and row["rotation"] in CHOICES
+        figures = [value for name, value in row.items() if name not in _LABELS]
+        if not named or type(row["bits"]) is not int or not all(isinstance(value, int | float) for value in figures):
             raise ValueError(f"it has a row of another form: {row!r:.80}")
     for profile in cell["profiles"]:
         _sampled_codes(profile)

@@ -5,6 +5,7 @@ allocates. Compressed files may expand, but not from little to more than EXPANDE
 run code.
 """
 
+import io
 import json
 import math
 import zipfile
@@ -167,11 +168,12 @@ def read_torch(path: str | Path, kind: str = "file of torch.save", *, advice: st
     with naming(path, kind, advice=advice):
         with path.open("rb") as file:
             zipped = file.read(4) == b"PK\x03\x04"
-        if zipped:  # files of PyTorch before 1.6 are no archives, and have no checksums
-            with zipfile.ZipFile(path) as archive:
-                _check_expansion(archive.infolist(), path.stat().st_size)
-                if (damaged := archive.testzip()) is not None:
-                    raise ValueError(f"its member {damaged!r} does not match its checksum")
+        if not zipped:  # a file of PyTorch before 1.6, which has no checksums; from memory no more can be read than it holds
+            return torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
+        with zipfile.ZipFile(path) as archive:
+            _check_expansion(archive.infolist(), path.stat().st_size)
+            if (damaged := archive.testzip()) is not None:
+                raise ValueError(f"its member {damaged!r} does not match its checksum")
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
@@ -196,7 +198,9 @@ def read_parquet(path: str | Path) -> Any:
     size = path.stat().st_size
     batches, expanded = [], 0
     with path.open("rb") as opened:  # pyarrow's own reader of files reports a missing file and a damaged one alike
-        file = pa.parquet.ParquetFile(opened)
+        file = pa.parquet.ParquetFile(opened, page_checksum_verification=True)
+        groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+        require_expansion(sum(group.total_byte_size for group in groups), size)
         for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
             expanded += batch.nbytes
             require_expansion(expanded, size)

@@ -68,7 +68,10 @@ def load(split: Literal["train", "test"], folder: str | Path | None = None) -> D
         raise ValueError(f'fashion_mnist.load: split must be "train" or "test"; got {split!r}')
     place = find_folder(folder)
     images = _read_idx(place / f"{_FILES[split]}-images-idx3-ubyte.gz", _IMAGES)
-    labels = _read_idx(place / f"{_FILES[split]}-labels-idx1-ubyte.gz", _LABELS)
+    labels_file = place / f"{_FILES[split]}-labels-idx1-ubyte.gz"
+    labels = _read_idx(labels_file, _LABELS)
+    if labels.max(initial=0) >= len(CLASS_NAMES):
+        raise ValueError(f"{labels_file} has labels from {labels.min()} to {labels.max()}; expected 0 to 9. Fetch it again")
     if len(images) != len(labels):
         raise ValueError(f"{place}: {len(images)} {split} images but {len(labels)} labels; the two files do not belong together")
     name, distance = f"Fashion-MNIST {split}", fashion_mnist_distance()

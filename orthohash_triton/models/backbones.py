@@ -147,6 +147,9 @@ BACKBONES: dict[str, Callable[[tuple[int, ...]], nn.Module]] = {
 }
 """Name -> function that builds the backbone for the shape of one sample: (C, H, W) of an image, (D,) of a feature vector."""
 
+SIZED_BY_SAMPLES = ("auto", "small-cnn", "pixels", "features", "mlp")
+"""Backbones whose number of weights, or of features, depends on the shape of a sample."""
+
 _FOR_FEATURES = ("features", "mlp")
 FROM_SCRATCH = ("small-cnn", "mlp")
 """Backbones with random initial weights: their features are useless before training."""

@@ -11,8 +11,8 @@ from .._base.modes import evaluating
 from ..kernels.forks import limit_torch_after_fork
 from ..nn import HashHead
 from ._inputs import as_samples
-from .backbones import backbone_name, make_backbone, out_features
-from .pretrained_files import read_codebook, read_description, read_weights, write_pretrained
+from .backbones import SIZED_BY_SAMPLES, backbone_name, make_backbone, out_features
+from .pretrained_files import read_codebook, read_description, read_weights, require_fitting, write_pretrained
 
 
 class HashModel(nn.Module):
@@ -223,6 +223,19 @@ def build_pretrained(folder: Path, description: Mapping[str, Any], backbone: nn.
 
     `backbone` replaces the one that `description` names.
     """
+    weights = read_weights(folder, description["bits"])
+    if backbone is None and description["backbone"] in SIZED_BY_SAMPLES:
+        with torch.device("meta"):  # absurd sizes in the description are noticed before memory is allocated for them
+            trial = _untrained(folder, description, None)
+        require_fitting(folder, weights, trial.state_dict(), type(trial.backbone).__name__)
+    model = _untrained(folder, description, backbone)
+    require_fitting(folder, weights, model.state_dict(), type(model.backbone).__name__)
+    model.load_state_dict(weights)
+    return model.eval()
+
+
+def _untrained(folder: Path, description: Mapping[str, Any], backbone: nn.Module | None) -> HashModel:
+    """Build the model of `description` with random weights."""
     if backbone is None:
         if description["backbone"] is None:
             raise ValueError(
@@ -240,5 +253,4 @@ def build_pretrained(folder: Path, description: Mapping[str, Any], backbone: nn.
         )
     if (model.head.linear.bias is not None) != description["head_bias"]:
         model.head = HashHead(features, model.bits, batch_norm=batch_norm, bias=description["head_bias"], padded=True)
-    model.load_state_dict(read_weights(folder, model.state_dict(), model.bits, type(backbone).__name__))
-    return model.eval()
+    return model

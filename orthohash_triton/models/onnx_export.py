@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from .. import __version__
 from .._base import checks
 from .._base.files import atomic_write
-from .._base.reading import reader
+from .._base.reading import naming, reader
 from ..data.images import ImageFiles
 from ..ops.pack_codes import pack_codes
 from .model import HashModel
@@ -147,7 +147,7 @@ def export_onnx(
     serialized = graph.SerializeToString()
     if check:
         samples = _noise(model, batch_size or _CHECKED)
-        agreement = _compare(model, _session(serialized), samples, batch_size or _CHECKED, channels_last)
+        agreement = _compare(model, _session(serialized), samples, batch_size or _CHECKED, channels_last, Path(path))
         if not agreement.within_rounding:
             raise ValueError(
                 f"export_onnx: the graph does not compute what the model does: {agreement}. "
@@ -200,7 +200,7 @@ def compare_onnx(
     fixed = session.get_inputs()[0].shape[0]
     if isinstance(fixed, int):
         inputs, batch_size = _whole_batches(inputs, fixed), fixed
-    return _compare(model, session, inputs, batch_size, metadata["channels_last"] == "true")
+    return _compare(model, session, inputs, batch_size, metadata["channels_last"] == "true", path)
 
 
 class _Encoder(nn.Module):
@@ -276,16 +276,24 @@ def _describe(graph: Any, model: HashModel, channels_last: bool, class_names: Se
     onnx.checker.check_model(graph, full_check=True)
 
 
-def _compare(model: HashModel, session: Any, inputs: Tensor | ImageFiles, batch_size: int, channels_last: bool) -> OnnxAgreement:
-    """Compare the codes of the graph in `session` with those of `model`, batch by batch."""
+def _compare(
+    model: HashModel, session: Any, inputs: Tensor | ImageFiles, batch_size: int, channels_last: bool, path: Path
+) -> OnnxAgreement:
+    """Compare the codes of the graph in `session`, which is for the file `path`, with those of `model`, batch by batch."""
     samples = bits = rows = 0
     nearest = apart = squares = 0.0
     for batch in inputs.split(batch_size):
         values = model.continuous_codes(batch, batch_size=batch_size).numpy()  # [n, bits]
-        codes, others = session.run(
-            ["codes", "continuous_codes"], {session.get_inputs()[0].name: _as_graph_input(batch, channels_last).numpy()}
-        )
         expected = pack_codes(values)
+        given = {session.get_inputs()[0].name: _as_graph_input(batch, channels_last).numpy()}
+        with naming(path, "graph of export_onnx"):
+            codes, others = session.run(["codes", "continuous_codes"], given)
+        if codes.shape != expected.shape or codes.dtype != np.uint8 or others.shape != values.shape:
+            found = f"{codes.dtype} {list(codes.shape)} and {list(others.shape)}"
+            raise ValueError(
+                f"{path}: the graph returns codes and values {found}; expected uint8 {list(expected.shape)} and "
+                f"{list(values.shape)}. It was exported from another model"
+            )
         differing = np.unpackbits(codes ^ expected, axis=1, count=model.bits, bitorder="little").astype(bool)  # [n, bits]
         samples += len(values)
         bits += int(differing.sum())
@@ -302,7 +310,7 @@ def _session(graph: bytes, providers: Sequence[str] = ("CPUExecutionProvider",))
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     try:
-        return runtime.InferenceSession(graph, options, providers=list(providers))
+        return runtime.InferenceSession(graph, options, providers=list(providers), enable_fallback=0)
     except Exception as error:  # ONNX Runtime raises many classes of errors, none of them public
         raise ValueError(f"ONNX Runtime {runtime.__version__} cannot open the graph ({error})") from error
 
@@ -311,7 +319,10 @@ def _session(graph: bytes, providers: Sequence[str] = ("CPUExecutionProvider",))
 def _read_session(path: Path, providers: Sequence[str]) -> tuple[Any, dict[str, str]]:
     """Open the graph in a file, and return its session and its metadata."""
     session = _session(path.read_bytes(), providers)
-    return session, session.get_modelmeta().custom_metadata_map
+    metadata = session.get_modelmeta().custom_metadata_map
+    if lacking := sorted({"sample_shape", "bits", "channels_last"} - metadata.keys()):
+        raise ValueError(f"its metadata lack {', '.join(lacking)}")
+    return session, metadata
 
 
 def _as_graph_input(batch: Tensor, channels_last: bool) -> Tensor:

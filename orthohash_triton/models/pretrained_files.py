@@ -98,27 +98,39 @@ def read_description(folder: Path) -> dict[str, Any]:
     return config
 
 
-def read_weights(folder: Path, expected: Mapping[str, Tensor], bits: int, backbone: str) -> dict[str, Tensor]:
-    """Return the weights in `folder`, which have the names and shapes of `expected`.
-
-    Args:
-        expected: state_dict of the model that the weights are for.
-        bits: length of the codes, for error messages.
-        backbone: name of the backbone's class, for error messages.
+def read_weights(folder: Path, bits: int) -> dict[str, Tensor]:
+    """Return the weights in `folder`, whose head has `bits` bits.
 
     Raises:
         FileNotFoundError: the file is missing.
-        ValueError: the file is damaged, is a pickle, or has tensors of other names or shapes.
+        ValueError: the file is damaged, is a pickle, or has a head of another length.
     """
     path = folder / WEIGHTS
     weights = _read_tensors(path)
+    require_bits(path, weights, bits)
+    return weights
+
+
+def require_bits(path: Path, weights: Mapping[str, Tensor], bits: int) -> None:
+    """Raise ValueError if the head in the file `path` has another length than config.json says, which may be absurd."""
+    head = weights.get("head.linear.weight")
+    if head is not None and head.ndim == 2 and len(head) != bits:
+        raise ValueError(f"{path} has a head of {len(head)} bits, config.json says {bits}; the files are not of one model")
+
+
+def require_fitting(folder: Path, weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], backbone: str) -> None:
+    """Raise ValueError unless the weights in `folder` have the names and shapes of `expected`.
+
+    Args:
+        expected: state_dict of the model that the weights are for.
+        backbone: name of the backbone's class, for the message.
+    """
+    path = folder / WEIGHTS
     missing = sorted(expected.keys() - weights.keys())
     unknown = sorted(weights.keys() - expected.keys())
     other = [name for name in sorted(expected.keys() & weights.keys()) if expected[name].shape != weights[name].shape]
     if not missing and not unknown and not other:
-        return weights
-    if "head.linear.weight" in other and (found_bits := len(weights["head.linear.weight"])) != bits:
-        raise ValueError(f"{path} has a head of {found_bits} bits, config.json says {bits}; the files are not of one model")
+        return
     found = [
         f"{what}: {', '.join(names[:_SHOWN])}{' ...' if len(names) > _SHOWN else ''}"
         for what, names in (

@@ -86,7 +86,7 @@ def _write_parquet(contents: Contents, file: BinaryIO) -> None:
     ]
     columns = [column for column in columns if column[2] is not None]
     schema = pa.schema([column[:2] for column in columns])
-    with pa.parquet.ParquetWriter(file, schema) as writer:
+    with pa.parquet.ParquetWriter(file, schema, write_page_checksum=True) as writer:
         for start in range(0, contents.rows, _ROWS):
             stop = min(start + _ROWS, contents.rows)
             raw = contents.codes.read((stop - start) * contents.code_size)

@@ -23,7 +23,8 @@ The names are declared in `_base/run_folder.py`.
 """
 
 import json
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,9 @@ from .._base.files import atomic_write
 from .._base.reading import reader
 from .._base.tensors import write_tensors
 from ..data import Dataset
-from ..models.backbones import make_backbone
+from ..models.backbones import SIZED_BY_SAMPLES, make_backbone
 from ..models.model import HashModel
+from ..models.pretrained_files import require_bits
 from ..search import HammingIndex
 from ..train.config import TrainConfig
 from ..train.trainer import Trained
@@ -203,13 +205,12 @@ def load_run(path: str | Path, *, backbone: nn.Module | None = None) -> Run:
     config = _config(path / run_folder.CONFIG, description["config"])
     sample_shape = tuple(description["sample_shape"])
     learned = methods.get(config.method).learned
-    # The weights are loaded below.
-    backbone = backbone or make_backbone(config.backbone, sample_shape, learned=learned, pretrained=False)
-    model = HashModel(backbone, config.bits, sample_shape, batch_norm=description["batch_norm"])
-    try:
-        model.load_state_dict(formats.read_tensors(_existing(path / run_folder.WEIGHTS)))
-    except RuntimeError as error:
-        raise ValueError(f"{path / run_folder.WEIGHTS} does not fit the model of config.json: {error}") from error
+
+    def untrained() -> HashModel:
+        network = backbone or make_backbone(config.backbone, sample_shape, learned=learned, pretrained=False)
+        return HashModel(network, config.bits, sample_shape, batch_norm=description["batch_norm"])
+
+    model = _with_weights(path / run_folder.WEIGHTS, config, untrained, known=backbone is None)
     index = HammingIndex.load(path / run_folder.INDEX)
     labels = _tensor(path / run_folder.LABELS, "gallery")
     if index.ntotal != len(labels) or index.bits != config.bits:
@@ -223,6 +224,27 @@ def load_run(path: str | Path, *, backbone: nn.Module | None = None) -> Run:
         path, config, model.eval(), codebook, index, labels,
         tuple(description["class_names"]), paths, _read_metrics(path / run_folder.METRICS),
     )  # fmt: skip
+
+
+def _with_weights(path: Path, config: TrainConfig, untrained: Callable[[], HashModel], *, known: bool) -> HashModel:
+    """Return the model that `untrained` builds, with the weights in the file `path`.
+
+    Args:
+        known: whether the backbone is the one that `config` names.
+    """
+    weights = formats.read_tensors(_existing(path))
+    require_bits(path, weights, config.bits)
+    try:
+        if known and config.backbone in SIZED_BY_SAMPLES:
+            # Absurd sizes in config.json are noticed before memory is allocated for them.
+            with torch.device("meta"), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that nothing is copied
+                untrained().load_state_dict(weights)
+        model = untrained()
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not fit the model of config.json: {error}") from error
+    return model
 
 
 @reader("description of a run")
