@@ -13,6 +13,7 @@ import json
 import statistics
 import sys
 import time
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -27,7 +28,8 @@ from ._base import formats
 from ._base.environment import environment
 from ._base.files import atomic_write
 from ._base.reading import naming, reader
-from .data import Dataset, Splits
+from .data import Dataset, Splits, places
+from .data.fingerprint import fingerprint
 from .metrics import average_cumulative_gain, evaluate, mean_average_hierarchical_precision, ndcg
 from .models.backbones import FROM_SCRATCH
 from .nn import HashHead
@@ -96,6 +98,7 @@ def compare(
         "gallery": len(splits.gallery),
         "queries": len(splits.query),
         "class_names": list(splits.gallery.class_names),
+        "samples": [zlib.crc32(json.dumps(fingerprint(part)).encode()) for part in splits],
         "rotations": list(rotations),  # a finished cell has only these rotations
     }
     cells = [  # all are created before the first training, so that a bad value is reported at once
@@ -286,8 +289,13 @@ def _claim(out: Path, setting: dict[str, Any]) -> None:
     if path.is_file():
         # A setting that is newer than the folder had its default value.
         before = _setting(TrainConfig()) | _read_setting(path)
-        if before != setting:
-            changed = sorted(key for key in before.keys() | setting.keys() if before.get(key) != setting.get(key))
+        # The same samples have other paths in another working folder, or after a move.
+        ignored = places.SETTINGS if before.get("samples") == setting["samples"] else ()
+        before.setdefault("samples", setting["samples"])
+        changed = sorted(
+            key for key in before.keys() | setting.keys() if key not in ignored and before.get(key) != setting.get(key)
+        )
+        if changed:
             raise ValueError(f"{out} has a comparison with another {', '.join(changed)}; choose another --out, or delete it")
     else:
         _write_json(path, setting)
@@ -347,7 +355,7 @@ def _with_spread(row: dict[str, Any], key: str) -> str:
 def _markdown(rows: Sequence[dict[str, Any]], setting: dict[str, Any]) -> str:
     """Return the table as Markdown, below a description of the setting."""
     columns, cells = table(rows)
-    usual, hidden = _setting(TrainConfig()), ("class_names", "rotations")
+    usual, hidden = _setting(TrainConfig()), ("class_names", "rotations", "samples")
     lines = [
         f"# {setting['dataset']}: {setting['queries']:,} queries, {setting['gallery']:,} in the gallery",
         "",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ._base import checks
+from ._base.quoting import quoted, short_repr
 
 _OP = "class_distance"
 _KINDS = "a nested dict (leaves by name), a dict child -> parent, or a list of pairs (child, parent)"
@@ -95,7 +96,7 @@ def _parents(hierarchy: Any) -> Parents:
     pairs = list(hierarchy)
     for pair in pairs:
         if not isinstance(pair, tuple | list) or len(pair) != 2:
-            raise TypeError(f"{_OP}: hierarchy must be {_KINDS}; got a list with {pair!r:.80}, which is not a pair")
+            raise TypeError(f"{_OP}: hierarchy must be {_KINDS}; got a list with {short_repr(pair)}, which is not a pair")
     return _from_pairs(pairs)
 
 
@@ -132,13 +133,14 @@ def _edges(group: Any, parent: Any) -> Iterator[tuple[Any, Any]]:
             yield name, parent
             if not _is_group(inner):
                 raise TypeError(
-                    f"{_OP}: hierarchy mixes two forms: {name!r} has {inner!r:.80}, other names have groups. It must be {_KINDS}"
+                    f"{_OP}: hierarchy mixes two forms: {quoted(name)} has {short_repr(inner)}, other names have groups. "
+                    f"It must be {_KINDS}"
                 )
             yield from _edges(inner, name)
     elif group is not None:
         for name in group:
             if _is_group(name):
-                raise TypeError(f"{_OP}: the list of {parent!r} must hold names; got {checks.describe(name)}")
+                raise TypeError(f"{_OP}: the list of {quoted(parent)} must hold names; got {checks.describe(name)}")
             yield name, parent
 
 
@@ -147,7 +149,7 @@ def _check_members(classes: list[Hashable], parents: Parents) -> None:
     if not missing:
         return
     near = difflib.get_close_matches(str(missing[0]), [str(node) for node in parents], n=3)
-    hint = f". Names similar to {missing[0]!r} are {_listed(near)}" if near else ""
+    hint = f". Names similar to {quoted(missing[0])} are {_listed(near)}" if near else ""
     raise ValueError(f"{_OP}: hierarchy must hold every class; it lacks {_listed(missing)}{hint}")
 
 
@@ -184,7 +186,7 @@ def _cycle(parents: Parents, clear: set[Hashable]) -> str:
     path = [next(iter(above))]
     while path[-1] not in path[:-1]:
         path.append(above[path[-1]][0])
-    return " -> ".join(map(repr, path[path.index(path[-1]) :]))
+    return " -> ".join(map(quoted, path[path.index(path[-1]) :]))
 
 
 def _heights(classes: list[Hashable], parents: Parents, order: list[Hashable]) -> dict[Hashable, int]:
@@ -217,4 +219,4 @@ def _repeated(names: list[Any]) -> list[Any]:
 def _listed(names: Iterable[Any]) -> str:
     names = list(names)
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(map(repr, names[:_SHOWN])) + more
+    return ", ".join(map(quoted, names[:_SHOWN])) + more

@@ -98,8 +98,20 @@ def test_done_cells_are_not_done_again(done: tuple[Path, list[dict]], monkeypatc
 
 def test_another_setting_does_not_mix(done: tuple[Path, list[dict]]) -> None:
     out, _ = done
-    with pytest.raises(ValueError, match="has a comparison with another gallery, queries; choose another --out"):
+    with pytest.raises(ValueError, match="has a comparison with another gallery, queries, samples; choose another --out"):
         run(out, splits(n=400), rotations=["none", "itq"])
+
+
+def test_the_same_samples_may_have_another_path(done: tuple[Path, list[dict]]) -> None:
+    out, rows = done
+    path = out / "setting.json"
+    setting = json.loads(path.read_text())
+    path.write_text(json.dumps({**setting, "dataset": "../data"}))
+    assert run(out, splits(), rotations=["none", "itq"]) == rows
+    path.write_text(json.dumps({**setting, "dataset": "../data", "samples": [0, 0, 0]}))
+    with pytest.raises(ValueError, match="another dataset, samples"):
+        run(out, splits(), rotations=["none", "itq"])
+    path.write_text(json.dumps(setting))
 
 
 def test_a_folder_begun_before_a_setting_existed_goes_on(done: tuple[Path, list[dict]]) -> None:

@@ -190,7 +190,7 @@ def test_the_wheel_works_with_its_dependencies_alone(bare: Path, tmp_path: Path)
 @needs_links
 @pytest.mark.slow
 def test_from_a_folder_of_jpegs_to_neighbours(with_train: Path, tmp_path: Path) -> None:
-    """Train and search with two commands after `pip install "orthohash-triton[train]"`."""
+    """Train and search with two commands after an installation with the extra `train`."""
     from PIL import Image
     from sklearn.datasets import load_digits
 
@@ -277,12 +277,14 @@ def test_all_takes_every_extra_of_users() -> None:
     assert wanted <= {each.name for each in requirements("dev")}
 
 
-def test_messages_name_extras_that_exist() -> None:
+def test_pages_name_extras_that_exist() -> None:
+    """The package is in no index: pages say `pip install ".[extra]"`, and `tests/base/test_extras.py` checks the messages."""
     named = {}
-    for path in [*(ROOT / "orthohash_triton").rglob("*.py"), ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
-        for extras in re.findall(r"orthohash-triton\[([\w, -]+)\]", path.read_text(encoding="utf-8")):
+    for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), ROOT / "examples" / "README.md"]:
+        assert "orthohash-triton[" not in path.read_text(encoding="utf-8") or path.name == "changelog.md", path
+        for extras in re.findall(r'pip install "\.\[([\w, -]+)\]"', path.read_text(encoding="utf-8")):
             named |= {extra.strip(): path.name for extra in extras.split(",")}
-    assert {"train", "parquet", "config"} <= set(named)
+    assert {"train", "all", "export"} <= set(named)
     assert {name: place for name, place in named.items() if name not in project()["optional-dependencies"]} == {}
 
 

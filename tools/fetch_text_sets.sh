@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes the data sets debian-packages and wordnet-nouns and writes them into the cache, so that they can be loaded offline.
 # The first needs Debian (apt-cache, debtags), the second WordNet (tools/fetch_wordnet.sh), and both need the optional
-# dependencies `text`: pip install "orthohash-triton[text]". Prints one line about anything that is missing, and then fails.
+# dependencies `text`: pip install ".[text]". Prints one line about anything that is missing, and then fails.
 set -u
 
 cd "$(dirname "$0")/.." || exit 1

@@ -12,6 +12,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 SMALLEST, LARGEST = 1e-30, 1e30  # of a factor: within these, products with it neither vanish nor overflow in float32
 
+from .quoting import quoted, short_repr
+
 MOST_BITS = 8 * (2**20 - 1)  # bits of a code: kernels keep a distance and a position of 40 bits in one integer of 63 bits
 
 
@@ -21,7 +23,7 @@ def describe(value: Any) -> str:
         return f"{dtype_name(value.dtype)} {list(value.shape)} on {value.device}"
     if isinstance(value, np.ndarray):
         return f"ndarray {value.dtype} {list(value.shape)}"
-    return f"{type(value).__name__} {value!r:.80}"
+    return f"{type(value).__name__} {short_repr(value)}"
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -72,7 +74,7 @@ def same_device(op: str, name: str, value: Tensor, other_name: str, other: Tenso
     if value.device != other.device:
         raise ValueError(
             f"{op}: {name} is on {value.device}, {other_name} on {other.device}; "
-            f"both must be on one device. Move {name} with .to({str(other.device)!r})"
+            f"both must be on one device. Move {name} with .to({quoted(str(other.device))})"
         )
 
 
@@ -133,7 +135,7 @@ def integer(op: str, name: str, value: Any, *, minimum: int, maximum: int | None
             raise TypeError(f"{op}: {name} must be an integer; got {describe(value)}") from None
     if value < minimum or (maximum is not None and value > maximum):
         bounds = f"at least {minimum}" if maximum is None else f"between {minimum} and {maximum}"
-        raise ValueError(f"{op}: {name} must be {bounds}; got {value}")
+        raise ValueError(f"{op}: {name} must be {bounds}; got {quoted(value)}")
     return value
 
 
@@ -210,5 +212,5 @@ def factor(
 def choice(op: str, name: str, value: Any, options: tuple[str, ...]) -> str:
     """Return `value` if it is one of `options`."""
     if value not in options:
-        raise ValueError(f"{op}: {name} must be one of {', '.join(map(repr, options))}; got {value!r}")
+        raise ValueError(f"{op}: {name} must be one of {', '.join(map(quoted, options))}; got {quoted(value)}")
     return value

@@ -4,8 +4,6 @@ import types
 from dataclasses import fields
 from typing import Any, Literal, Union, get_args, get_origin
 
-from . import checks
-
 OnTrouble = Literal["skip", "fail"]
 """What the command line does with a file that is damaged or missing."""
 
@@ -31,6 +29,8 @@ def check_choices(owner: str, settings: Any) -> None:
     Raises:
         ValueError: a field has another value. The message begins with `owner` and lists the values.
     """
+    from . import checks  # imports torch, which the declarations of the commands must not do
+
     for field in fields(settings):
         value, choices = getattr(settings, field.name), choices_of(field.type)
         if choices and not (value is None and field.default is None):

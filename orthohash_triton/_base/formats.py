@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .extras import install
+from .quoting import quoted
 from .reading import naming, reader
 from .tensors import safetensors
 
@@ -100,9 +102,9 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
         for member in members:
             name = member.filename.removesuffix(".npy")
             if name == member.filename:
-                raise ValueError(f"its member {name!r} is not an array; expected a name that ends in .npy")
+                raise ValueError(f"its member {quoted(name)} is not an array; expected a name that ends in .npy")
             if name in arrays:
-                raise ValueError(f"it has two members {name!r}")
+                raise ValueError(f"it has two members {quoted(name)}")
             with archive.open(member) as file:
                 _check_npy(file, member.file_size)
             with archive.open(member) as file:
@@ -141,7 +143,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     for name, tensor in tensors.items():
         require_plausible(name, tuple(tensor.shape), size)
         if tensor.dtype == torch.bool and bool((tensor.view(torch.uint8) > 1).any()):
-            raise ValueError(f"the truth values of {name!r} are not all 0 or 1")
+            raise ValueError(f"the truth values of {quoted(name)} are not all 0 or 1")
     return tensors
 
 
@@ -173,7 +175,7 @@ def read_torch(path: str | Path, kind: str = "file of torch.save", *, advice: st
         with zipfile.ZipFile(path) as archive:
             _check_expansion(archive.infolist(), path.stat().st_size)
             if (damaged := archive.testzip()) is not None:
-                raise ValueError(f"its member {damaged!r} does not match its checksum")
+                raise ValueError(f"its member {quoted(damaged)} does not match its checksum")
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
@@ -247,7 +249,7 @@ def pyarrow() -> Any:
         import pyarrow.csv
         import pyarrow.parquet
     except ImportError as error:
-        raise ImportError('manifests and Parquet files need pyarrow: pip install "orthohash-triton[parquet]"') from error
+        raise ImportError(f"manifests and Parquet files need pyarrow: {install('pyarrow', extra='parquet')}") from error
     return pyarrow
 
 
@@ -301,10 +303,12 @@ def _check_expansion(members: list[zipfile.ZipInfo], size: int) -> None:
     """Raise ValueError if a zip archive of `size` bytes claims contents that it cannot have, or that expand too much."""
     for member in members:
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise ValueError(f"its member {member.filename!r} is neither stored nor deflated, as numpy writes members")
+            raise ValueError(f"its member {quoted(member.filename)} is neither stored nor deflated, as numpy writes members")
         ratio = 1 if member.compress_type == zipfile.ZIP_STORED else _DEFLATE_RATIO
         if member.file_size > ratio * member.compress_size:
-            raise ValueError(f"its member {member.filename!r} claims {member.file_size:,} bytes in {member.compress_size:,}")
+            raise ValueError(
+                f"its member {quoted(member.filename)} claims {member.file_size:,} bytes in {member.compress_size:,}"
+            )
     if sum(member.compress_size for member in members) > size:
         raise ValueError("its members overlap")
     require_expansion(sum(member.file_size for member in members), size)

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from .extras import install
+
 Advance = Callable[..., None]
 """Advance a bar by one step. A text as argument replaces the description of the bar."""
 
@@ -26,7 +28,7 @@ def progress_bar(description: str, total: int, *, done: int = 0, enabled: bool =
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     except ImportError as error:
-        raise ImportError('progress bars need rich: pip install "orthohash-triton[train]", or pass progress=False') from error
+        raise ImportError(f"progress bars need rich: {install('rich', extra='train')}, or pass progress=False") from error
     columns = (
         TextColumn("{task.description:<22}"),
         BarColumn(),

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
+from .quoting import quoted
+
 
 class Declaration(Protocol):
     """The protocol of a declaration: an object with a name."""
@@ -57,8 +59,8 @@ class Registry(Generic[T]):
             earlier = self._places.get(entry.name)
             if earlier not in (None, place) and not replace:
                 raise ValueError(
-                    f"{self.package.rpartition('.')[2]}.register: there is a {self.kind} {entry.name!r} already, declared in "
-                    f"{earlier}; the new one is in {place}. Give one of them another name, or pass replace=True"
+                    f"{self.package.rpartition('.')[2]}.register: there is a {self.kind} {quoted(entry.name)} already, "
+                    f"declared in {earlier}; the new one is in {place}. Give one of them another name, or pass replace=True"
                 )
             self._entries[entry.name], self._places[entry.name] = entry, place
         return entry
@@ -71,7 +73,7 @@ class Registry(Generic[T]):
         """
         found = self.find(name)
         if found is None:
-            raise ValueError(f"{self.kind} must be one of {', '.join(self.names())}; got {name!r}")
+            raise ValueError(f"{self.kind} must be one of {', '.join(self.names())}; got {quoted(name)}")
         return found
 
     def find(self, name: object) -> T | None:

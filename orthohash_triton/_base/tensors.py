@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from .extras import install
 from .files import atomic_write
 
 
@@ -13,7 +14,7 @@ def safetensors() -> Any:
     try:
         import safetensors.torch
     except ImportError as error:
-        raise ImportError('runs and pretrained models need safetensors: pip install "orthohash-triton[train]"') from error
+        raise ImportError(f"runs and pretrained models need safetensors: {install('safetensors', extra='train')}") from error
     return safetensors
 
 

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from .._base.quoting import shortened
 from . import _config_files
 from ._suggest import did_you_mean
 
 if TYPE_CHECKING:
     SubParsers = argparse._SubParsersAction["CommandParser"]
 
+NOTHING_WRITTEN = "nothing was written"
 USER_ERRORS = (ValueError, OSError, ImportError)  # reported in one line, without a traceback
 
 
@@ -31,6 +33,8 @@ class Command:
         run: do the work and return the exit status; None means 0.
         help_order: position in the list of commands, ascending.
         prints_figures: the command takes --json, --quiet and --no-progress (`options.progress`).
+        after_interrupt: return what the user can do after Ctrl-C, as the end of a sentence: how to continue, or that nothing
+            was written. It must not import anything that takes long.
     """
 
     name: str
@@ -40,6 +44,7 @@ class Command:
     run: Callable[[argparse.Namespace], int | None]
     help_order: int
     prints_figures: bool = True
+    after_interrupt: Callable[[argparse.Namespace], str] = lambda options: NOTHING_WRITTEN
 
     def add_to(self, commands: "SubParsers") -> None:
         """Add this command to the subcommands of the program."""
@@ -48,7 +53,7 @@ class Command:
             self.name, help=self.summary, description=self.summary[0].upper() + self.summary[1:] + ".",
             add_options=self._add_all_options, epilog="examples:\n  " + "\n  ".join(lines),
         )  # fmt: skip
-        parser.set_defaults(run=self.run, json=False, quiet=False, progress=True)
+        parser.set_defaults(run=self.run, after_interrupt=self.after_interrupt, json=False, quiet=False, progress=True)
 
     def _add_all_options(self, parser: "CommandParser") -> None:
         self.add_options(parser)
@@ -69,7 +74,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print `message` in one line, without argparse's usage, and exit with status 2."""
         stop = "" if message.endswith("?") else "."
-        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}{stop} See `{self.prog} --help`\n")
+        self.exit(2, f"{self.prog}: error: {shortened(message)}{stop} See `{self.prog} --help`\n")
 
 
 class CommandParser(Parser):
@@ -144,6 +149,15 @@ class CommandParser(Parser):
             self.exit()
         values.progress &= not values.quiet
         return values, unknown
+
+
+def add_dataset(parser: CommandParser) -> None:
+    """Add --dataset to a command that reads the data set of a run."""
+    parser.add_argument(
+        "--dataset",
+        metavar="PATH",
+        help="where the data set of the run is now (where it was during the training, or beside the run)",
+    )
 
 
 def _required_in_usage(action: argparse.Action) -> str:

@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from .._base import run_folder
+from .._base.extras import install
+from .._base.quoting import quoted
 from .._base.reading import naming, reader
 from .._base.text_files import read_text
 from ._suggest import did_you_mean
@@ -41,7 +43,7 @@ def read(path: Path) -> dict[str, Any]:
         raise ValueError(f"--config: {path} must end in {', '.join(_PARSERS)}, or be a run folder")
     found = _parsed(path)
     if isinstance(found, dict) and "config" in found and "format" in found:  # the config.json of a run folder
-        found = found["config"]
+        found = _settings_of_run(found, path.parent)
     if not isinstance(found, dict) or not isinstance(found.get("options", {}), dict):
         raise ValueError(f"--config: {path} must hold settings by name, and the options of the method in a table [options]")
     own = found.pop("options", {})
@@ -54,11 +56,12 @@ def read(path: Path) -> dict[str, Any]:
 
 def _parsed(path: Path) -> Any:
     """Return the contents of a file of settings."""
-    if (size := path.stat().st_size) > _LARGEST:
+    is_bounded = path.suffix == ".json"  # JSON has no references; the file of a run names all classes, which can be many
+    if not is_bounded and (size := path.stat().st_size) > _LARGEST:
         raise ValueError(f"--config: {path} has {size:,} bytes; expected a file of settings, of at most {_LARGEST:,}")
     with naming(path, f"{path.suffix[1:].upper()} file"):
         found = _PARSERS[path.suffix](read_text(path))
-        if _count(found, {}) > _LARGEST:
+        if not is_bounded and _count(found, {}) > _LARGEST:
             raise ValueError("its references repeat each other too often")
     return found
 
@@ -74,17 +77,25 @@ def _count(value: Any, known: dict[int, int]) -> int:
     return known[id(value)]
 
 
+def _settings_of_run(description: dict[str, Any], folder: Path) -> Any:
+    """Return the settings in the config.json of a run folder, with the paths of the data set that are valid now."""
+    from ..data import places
+
+    settings, data = description["config"], description.get("data", {})
+    return places.locate(settings, data.get("places", {}), folder).settings if isinstance(settings, dict) else settings
+
+
 def apply(settings: dict[str, Any], parser: argparse.ArgumentParser, path: Path) -> None:
     """Make `settings`, read from `path`, the defaults of the options of `parser`."""
     actions = options_of(parser)
     for name, value in settings.items():
         if name not in actions:
             near = did_you_mean(name, actions)
-            raise ValueError(f"--config: {path} sets {name!r}, which {parser.prog} does not take{near or _hint(parser)}")
+            raise ValueError(f"--config: {path} sets {quoted(name)}, which {parser.prog} does not take{near or _hint(parser)}")
         try:
             converted = _converted(actions[name], value)
         except (ValueError, argparse.ArgumentTypeError) as error:
-            raise ValueError(f"--config: {path}: {name} cannot be {value!r}: {error}") from error
+            raise ValueError(f"--config: {path}: {name} cannot be {quoted(value)}: {error}") from error
         parser.set_defaults(**{name: converted})
         actions[name].required = False
 
@@ -139,10 +150,19 @@ def _one(action: argparse.Action, value: Any) -> Any:
     fitting = {int: (int, str), float: (int, float, str)}.get(kind, (str,))
     if not isinstance(value, fitting) or isinstance(value, bool):
         raise ValueError(f"expected {_in_words(kind)}")
-    converted = kind(value)  # accepts text as the command line does, because YAML reads 5e-4 as text
+    try:
+        converted = kind(value)  # accepts text as the command line does, because YAML reads 5e-4 as text
+    except (ValueError, OverflowError):
+        raise ValueError(f"expected {_in_words(kind)}") from None  # Python's message would repeat the value
     if action.choices is not None and converted not in action.choices:
         raise ValueError(f"expected one of {', '.join(map(str, action.choices))}")
     return converted
+
+
+def _without_contents(error: Exception) -> str:
+    """Return the message of YAML's parser without the lines of the file that it quotes, which may hold a password."""
+    mark = getattr(error, "problem_mark", None)
+    return str(error) if mark is None else f"{getattr(error, 'problem', None) or 'it is not valid'}, line {mark.line + 1}"
 
 
 def _in_words(kind: Any) -> str:
@@ -157,8 +177,11 @@ def _yaml(text: str) -> Any:
     try:
         import yaml
     except ImportError as error:
-        raise ImportError('YAML configuration files need pyyaml: pip install "orthohash-triton[config]", or use TOML') from error
-    return yaml.safe_load(text)
+        raise ImportError(f"YAML configuration files need pyyaml: {install('pyyaml', extra='config')}, or use TOML") from error
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(_without_contents(error)) from error
 
 
 _PARSERS: dict[str, Callable[[str], Any]] = {".toml": _toml, ".yaml": _yaml, ".yml": _yaml, ".json": json.loads}

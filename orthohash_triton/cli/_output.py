@@ -8,7 +8,14 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from .._base.extras import install
+from .._base.files import atomic_write
+
+if TYPE_CHECKING:
+    from ..data import Dataset
 
 _ASCII = {"≤": "<=", "≥": ">=", "±": "+-", "→": "->", "…": "..."}
 
@@ -42,6 +49,18 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2))
 
 
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as JSON to the file `path`."""
+    with atomic_write(path) as file:
+        file.write((json.dumps(value, indent=2) + "\n").encode())
+
+
+def require_writable(run: Path) -> None:
+    """Raise PermissionError before any work if the folder `run` exists and cannot be written to."""
+    if run.is_dir() and not os.access(run, os.W_OK):
+        raise PermissionError(f"{run} cannot be written to; name another place for the result with --out")
+
+
 def print_count(options: argparse.Namespace, figures: dict[str, Any]) -> None:
     """Print which file was written: `figures` has its path as the first entry, and "count" and "bits" of its codes."""
     if options.json:
@@ -55,6 +74,13 @@ _FOOTER = (
     "mAP: ties are ordered by gallery position; average precision is divided by the number of relevant images found, and is 0 if "
     "none is found. Queries per second: the 100 nearest, all queries in one batch, on this machine."
 )
+
+
+def title_of_sets(query: "Dataset", gallery: "Dataset") -> str:
+    """Return the title of a table of figures: which queries were searched in which gallery, and the sizes of both."""
+    if query.name == gallery.name:
+        return f"{query.name}: {len(query):,} queries against {len(gallery):,} gallery items"
+    return f"{len(query):,} queries of {query.name} against {len(gallery):,} gallery items of {gallery.name}"
 
 
 def print_figures(rows: list[dict[str, Any]], title: str) -> None:
@@ -83,7 +109,7 @@ def print_table(
         from rich.console import Console
         from rich.table import Table
     except ImportError as error:
-        raise ImportError('tables need rich: pip install "orthohash-triton[train]", or use --json') from error
+        raise ImportError(f"tables need rich: {install('rich', extra='train')}, or use --json") from error
 
     table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
     for i, column in enumerate(columns):

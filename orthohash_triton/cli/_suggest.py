@@ -4,6 +4,8 @@ import argparse
 import difflib
 from collections.abc import Callable, Iterable, Sequence
 
+from .._base.quoting import quoted
+
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return "; did you mean X?" with the name in `known` that is most similar to `name`, or "" if none is similar."""
@@ -16,7 +18,7 @@ def one_of(names: Sequence[str]) -> Callable[[str], str]:
 
     def choose(text: str) -> str:
         if text not in names:
-            raise argparse.ArgumentTypeError(f"expected {', '.join(names)}; got {text!r}{did_you_mean(text, names)}")
+            raise argparse.ArgumentTypeError(f"expected {', '.join(names)}; got {quoted(text)}{did_you_mean(text, names)}")
         return text
 
     return choose

@@ -3,11 +3,12 @@
 import argparse
 from pathlib import Path
 
-from ._command import Command, CommandParser
+from ._command import Command, CommandParser, add_dataset
 
 
 def _add_options(parser: CommandParser) -> None:
     parser.add_argument("model", type=Path, metavar="RUN", help="run folder")
+    add_dataset(parser)
     parser.add_argument("--port", type=int, default=8765, metavar="N", help="port of 127.0.0.1; 0 picks a free one (%(default)s)")
     parser.add_argument("--open", action="store_true", help="open the page in the default browser")
 
@@ -17,7 +18,7 @@ def _run(options: argparse.Namespace) -> None:
     from ..browse import serve
     from ..runs import load_run
 
-    run = load_run(options.model)
+    run = load_run(options.model, dataset=options.dataset)
     serve(run, port=options.port, open_page=options.open, say=_print_address)
 
 

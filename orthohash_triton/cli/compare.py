@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ._command import Command, CommandParser
 from ._config_options import add_config_options, config_from
-from ._output import print_json, print_table
+from ._output import print_json, print_table, title_of_sets
 from ._suggest import one_of
 
 
@@ -44,8 +44,15 @@ def _run(options: argparse.Namespace) -> None:
         print_json(rows)
         return
     columns, cells = table(rows)
-    print_table(f"{splits.query.name} against {splits.gallery.name}", columns, cells)
+    print_table(title_of_sets(splits.query, splits.gallery), columns, cells)
     print(f"written: {options.out / 'results.md'}, results.csv, results.json and the figures in the same folder")
+
+
+def _after_interrupt(options: argparse.Namespace) -> str:
+    """Return how to continue if the folder holds finished trainings."""
+    if any((options.out / "cells").glob("*.json")):
+        return f"{options.out} keeps the finished trainings; continue with the same command"
+    return "no training was finished; start again with the same command"
 
 
 COMMAND = Command(
@@ -58,4 +65,5 @@ COMMAND = Command(
     add_options=_add_options,
     run=_run,
     help_order=30,
+    after_interrupt=_after_interrupt,
 )

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from .._base.extras import install
 from ._command import Command, CommandParser, command_parsers
 
 _PATHS = ("dataset", "source", "queries", "labels")  # options that accept a path or a name
@@ -18,7 +19,7 @@ def _run(options: argparse.Namespace) -> None:
     try:
         import shtab
     except ImportError as error:
-        raise ImportError('shell completion needs shtab: pip install "orthohash-triton[config]"') from error
+        raise ImportError(f"shell completion needs shtab: {install('shtab', extra='config')}") from error
     from ._registry import make_parser
 
     parser = make_parser()

@@ -38,4 +38,5 @@ COMMAND = Command(
     add_options=_add_options,
     run=_run,
     help_order=130,
+    after_interrupt=lambda options: "start again with the same command",
 )

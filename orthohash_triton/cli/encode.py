@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import get_args
 
 from .._base.choices import ON_TROUBLE, OnTrouble
-from ._command import Command, CommandParser
+from ._command import NOTHING_WRITTEN, Command, CommandParser
 from ._output import print_count
 from ._sources import SOURCES, load_model
 
@@ -70,6 +70,13 @@ def _run(options: argparse.Namespace) -> None:
         print(f"{skipped_file(options.out)}: {len(written.skipped):,} files without a code")
 
 
+def _after_interrupt(options: argparse.Namespace) -> str:
+    """Return how to continue if there are files of an encoding in progress, as `runs.partial_codes` names them."""
+    if options.out.with_name(f"{options.out.name}.partial.json").exists():
+        return "continue with the same command and --resume"
+    return NOTHING_WRITTEN
+
+
 COMMAND = Command(
     name="encode",
     summary="turn images or features into packed codes",
@@ -80,4 +87,5 @@ COMMAND = Command(
     add_options=_add_options,
     run=_run,
     help_order=50,
+    after_interrupt=_after_interrupt,
 )

@@ -3,31 +3,36 @@
 import argparse
 from pathlib import Path
 
-from ._command import Command, CommandParser
+from ._command import Command, CommandParser, add_dataset
 from ._config_options import title_of
-from ._output import print_figures, print_json
+from ._output import print_figures, print_json, require_writable, title_of_sets, write_json
 
 
 def _add_options(parser: CommandParser) -> None:
     parser.add_argument("model", type=Path, metavar="RUN", help="run folder")
+    add_dataset(parser)
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="JSON file for the figures, which are stored in the run folder otherwise"
+    )
 
 
 def _run(options: argparse.Namespace) -> None:
     """Evaluate the run and print its figures."""
     from ..runs import load_run
-    from ..runs.evaluation import evaluate_run, is_gallery_of
+    from ..runs.data_sets import load_data_set
+    from ..runs.evaluation import evaluate_run
 
-    run = load_run(options.model)
-    splits = run.config.load_splits()
-    if not is_gallery_of(run, splits.gallery):
-        raise ValueError(
-            f"the data set {run.config.dataset} has changed: it is not the one that {run.path} was trained on; train again"
-        )
-    figures = evaluate_run(run, splits.query)
+    if options.out is None:
+        require_writable(options.model)
+    run = load_run(options.model, dataset=options.dataset)
+    splits = load_data_set(run)
+    figures = evaluate_run(run, splits.query, store=options.out is None)
+    if options.out is not None:
+        write_json(options.out, figures)
     if options.json:
         print_json(figures)
     else:
-        print_figures([{"method": title_of(run.config), **figures}], f"{splits.query.name} against {splits.gallery.name}")
+        print_figures([{"method": title_of(run.config), **figures}], title_of_sets(splits.query, splits.gallery))
 
 
 COMMAND = Command(
@@ -35,6 +40,7 @@ COMMAND = Command(
     summary="measure mAP and precision of a run on the queries of its data set",
     examples="""
         orthohash evaluate runs/fashion
+        orthohash evaluate runs/photos --dataset /mnt/photos --out figures.json
         orthohash evaluate runs/fashion --json""",
     add_options=_add_options,
     run=_run,

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from ._command import Command, CommandParser
+from ._command import Command, CommandParser, add_dataset
 from ._output import print_json
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def _add_options(parser: CommandParser) -> None:
         help="pretrained: safetensors and JSON for HashModel.from_pretrained; onnx: one graph from images to packed codes "
         "(onnx if PATH ends with .onnx, otherwise pretrained)",
     )  # fmt: skip
+    add_dataset(parser)
     onnx = parser.add_argument_group("options of the format onnx")
     onnx.add_argument("--opset", type=int, metavar="N", help="version of the ONNX operator set, 18 to 23 (18)")
     onnx.add_argument("--batch-size", type=int, metavar="N", help="fixed number of samples per call (any number)")
@@ -51,7 +52,7 @@ def _run(options: argparse.Namespace) -> int:
             raise ValueError(f"--{name.replace('_', '-')} applies to ONNX only; add --format onnx, or end the path with .onnx")
     if options.check is not None and options.check < 1:
         raise ValueError(f"--check must be at least 1; got {options.check}")
-    run = load_run(options.model)
+    run = load_run(options.model, dataset=options.dataset)
     return _export_onnx(options, run) if onnx else _export_pretrained(options, run)
 
 
@@ -100,7 +101,9 @@ def _samples(run: "Run", count: int) -> "Tensor":
     """Return the first `count` samples of the data set of the run: queries, then the gallery."""
     import torch
 
-    splits = run.config.load_splits()
+    from ..runs.data_sets import load_data_set
+
+    splits = load_data_set(run)
     query, gallery = splits.query.inputs[:count], splits.gallery.inputs[: max(count - len(splits.query), 0)]
     found = torch.cat([query, gallery])
     if len(found) < count:

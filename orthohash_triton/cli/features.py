@@ -45,7 +45,8 @@ def _run(options: argparse.Namespace) -> None:
             data.features.save(Path(made) / f"{name}.npz", features)
         for name in ("train", "query", "gallery", "validation"):  # remove parts of another data set
             (options.out / f"{name}.npz").unlink(missing_ok=True)
-        for name in parts:
+        # train.npz makes the folder a data set, so that it is removed first and written last.
+        for name in reversed(parts):
             os.replace(Path(made) / f"{name}.npz", options.out / f"{name}.npz")
     write_skipped(options.out / run_folder.SKIPPED, splits.skipped)
     if options.json:

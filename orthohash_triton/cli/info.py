@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .._base import formats, run_folder
+from .._base import run_folder
 from ._command import Command, CommandParser
 from ._output import cell, print_json
 
@@ -81,6 +81,8 @@ def _describe_unfinished(path: Path) -> dict[str, Any]:
 
 def _describe_pretrained(path: Path) -> dict[str, Any]:
     """Describe a folder written by `HashModel.save_pretrained`."""
+    from .._base import formats
+
     description = formats.read_json(path / run_folder.CONFIG)
     if not isinstance(description, dict) or not {"bits", "backbone", "sample_shape"} <= set(description):
         raise ValueError(f"{path} has a {run_folder.CONFIG}, but is neither a run folder nor a pretrained model")

@@ -3,13 +3,14 @@
 import argparse
 from pathlib import Path
 
-from ._command import Command, CommandParser
+from ._command import Command, CommandParser, add_dataset
 from ._config_options import title_of
-from ._output import cell, print_json, print_table
+from ._output import cell, print_json, print_table, require_writable
 
 
 def _add_options(parser: CommandParser) -> None:
     parser.add_argument("model", type=Path, metavar="RUN", help="run folder")
+    add_dataset(parser)
     parser.add_argument("--out", type=Path, metavar="FILE", help="HTML file to write (RUN/report.html)")
     parser.add_argument(
         "--queries", type=int, default=12, metavar="N", help="number of queries shown with neighbours (%(default)s)"
@@ -21,7 +22,9 @@ def _run(options: argparse.Namespace) -> None:
     from ..report import write_report
     from ..runs import load_run
 
-    run = load_run(options.model)
+    if options.out is None:
+        require_writable(options.model)
+    run = load_run(options.model, dataset=options.dataset)
     out = options.out or options.model / "report.html"
     found = write_report(run, out, queries=options.queries)
     if options.json:
@@ -29,8 +32,9 @@ def _run(options: argparse.Namespace) -> None:
         return
     if found["retrieval"] is not None:
         figures = ("map_at_1000", "map_at_all", "precision_at_radius_2", "separability")
+        sizes = f"{found['run']['queries']:,} queries against {found['run']['gallery']:,} gallery items"
         print_table(
-            f"{title_of(run.config)}, {found['run']['queries']:,} queries against {found['run']['gallery']:,}",
+            f"{title_of(run.config)}, {run.config.dataset}: {sizes}",
             ["bits", "mAP@1000", "mAP@all", "precision, radius ≤ 2", "separability, bits"],
             [[str(found["run"]["bits"]), *(cell(found["retrieval"][name], ".4f") for name in figures)]],
         )
@@ -45,6 +49,7 @@ COMMAND = Command(
     examples="""
         orthohash report runs/fashion
         orthohash report runs/photos --out photos.html --queries 20
+        orthohash report runs/photos --dataset /mnt/photos --out photos.html
         orthohash report runs/fashion --json""",
     add_options=_add_options,
     run=_run,

@@ -1,9 +1,8 @@
 """`orthohash train`: train a model, index its gallery and evaluate it."""
 
 import argparse
-import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 from .._base import run_folder
 from ._command import Command, CommandParser
 from ._config_options import add_config_options, add_method_options, config_from, title_of
-from ._output import cell, print_figures, print_json, print_table
+from ._output import cell, print_figures, print_json, print_table, title_of_sets
 
 if TYPE_CHECKING:
     from ..train import Epoch, TrainConfig
@@ -60,10 +59,9 @@ def _run(options: argparse.Namespace) -> None:
     with torchrun(config.device) as is_leader:
         splits = config.load_splits()
         config = _with_fitting_batch_size(config, len(splits.train), verbose=is_leader)
-        with _hint_at_resume(folder):
-            trained = train(
-                config, splits.train, folder=folder, resume=options.resume is not None, progress=options.progress and is_leader
-            )
+        trained = train(
+            config, splits.train, folder=folder, resume=options.resume is not None, progress=options.progress and is_leader
+        )
     if not is_leader:
         return
     run = save_run(folder, config, trained, splits.gallery)
@@ -77,7 +75,7 @@ def _run(options: argparse.Namespace) -> None:
     if figures is None:
         print(f"{splits.query.name} has no labels: the run was not evaluated")
     else:
-        print_figures([{"method": title_of(config), **figures}], f"{splits.query.name} against {splits.gallery.name}")
+        print_figures([{"method": title_of(config), **figures}], title_of_sets(splits.query, splits.gallery))
     print(f"run folder: {folder}")
 
 
@@ -99,15 +97,14 @@ def _with_fitting_batch_size(config: "TrainConfig", samples: int, *, verbose: bo
     return replace(config, batch_size=size)
 
 
-@contextlib.contextmanager
-def _hint_at_resume(folder: Path) -> Iterator[None]:
-    """Print the command that resumes the training if it is interrupted after a checkpoint was written."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        if (folder / run_folder.CHECKPOINT).is_file():
-            print(f"continue with: orthohash train --resume {folder}", file=sys.stderr)
-        raise
+def _after_interrupt(options: argparse.Namespace) -> str:
+    """Return how to continue from the files in the run folder."""
+    folder = options.resume or options.out
+    if (folder / run_folder.CHECKPOINT).is_file():
+        return f"continue with: orthohash train --resume {folder}"
+    if (folder / run_folder.CONFIG).is_file():
+        return f"{folder} holds a finished run; evaluate it with: orthohash evaluate {folder}"
+    return "no checkpoint was written yet; start again with the same command"
 
 
 COMMAND = Command(
@@ -124,4 +121,5 @@ COMMAND = Command(
     add_options=_add_options,
     run=_run,
     help_order=10,
+    after_interrupt=_after_interrupt,
 )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .._base import checks
+from .._base.quoting import quoted
 from ._drawn import bernoulli, hadamard, hadamard_exists, max_hamming
 from ._minimum_distance import minimum_distance
 from ._semantic import semantic
@@ -96,11 +97,11 @@ def make_codebook(
     if min_distance is not None:
         min_distance = checks.integer(op, "min_distance", min_distance, minimum=1)
         if method not in ("minimum_distance", "semantic"):
-            raise ValueError(f'{op}: min_distance applies to "minimum_distance" and "semantic" only; got method={method!r}')
+            raise ValueError(f'{op}: min_distance applies to "minimum_distance" and "semantic" only; got method={quoted(method)}')
     if method == "semantic":
         return semantic(num_classes, bits, seed, _check_similarity(op, similarity, num_classes), min_distance)
     if similarity is not None:
-        raise ValueError(f'{op}: similarity applies to method="semantic" only; got method={method!r}')
+        raise ValueError(f'{op}: similarity applies to method="semantic" only; got method={quoted(method)}')
     if method == "minimum_distance":
         return minimum_distance(num_classes, bits, seed, min_distance)
     return _MAKERS[_choose(num_classes, bits) if method == "auto" else method](num_classes, bits, seed)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from .._base.labels import class_name_text
+from .._base.quoting import quoted
 from ._spelling import find_similar
 from ._tables import Table
 
@@ -58,7 +59,8 @@ def refuse_similar(table: Table, names: Sequence[str], wanted: tuple[str, ...], 
     """Raise ValueError if one of the columns `names` is probably the column `wanted`, which the table lacks."""
     if (near := find_similar(names, wanted, synonyms)) is not None:
         raise ValueError(
-            f"{table.path} has no column {wanted[-1]!r}, but a column {near!r}. Rename it, or pass {option}={near!r}; "
+            f"{table.path} has no column {quoted(wanted[-1])}, but a column {quoted(near)}. Rename it, "
+            f"or pass {option}={quoted(near)}; "
             f"{option}='' means that the table has no such column"
         )
 
@@ -81,7 +83,7 @@ def _find_columns(table: Table, label_column: str | None, taken: Sequence[str | 
         shown = ",".join(hot[:_SHOWN]) + (",..." if len(hot) > _SHOWN else "")
         raise ValueError(
             f"{table.path} has no column 'label', but columns of zeros and ones: if they are the classes, pass "
-            f"label_column={shown!r}; label_column='' means that the table has no labels"
+            f"label_column={quoted(shown)}; label_column='' means that the table has no labels"
         )
     return hot if len(hot) > 1 else []
 
@@ -103,7 +105,7 @@ def _bits(table: Table, name: str) -> list[int]:
     texts = [text.strip().lower() for text in table.texts(name)]
     if wrong := [number for number, text in enumerate(texts, 1) if text not in _BITS]:
         raise ValueError(
-            f"{table.path}: column {name!r} must hold zeros and ones, as one of several columns of labels; "
+            f"{table.path}: column {quoted(name)} must hold zeros and ones, as one of several columns of labels; "
             f"got {texts[wrong[0] - 1]!r:.40} in row {wrong[0]} (the first is 1)"
         )
     return [_BITS[text] for text in texts]
@@ -127,7 +129,9 @@ def _labels(table: Table, name: str) -> tuple[list[list[str]], bool]:
         return [[_text(table, name, label) for label in row or ()] for row in column.to_pylist()], True
     rows = table.texts(name)
     if rows and all(row.startswith("[") and row.endswith("]") for row in map(str.strip, rows) if row) and any(rows):
-        raise ValueError(f"{table.path}: column {name!r} holds lists as text, such as {rows[0]!r:.60}; separate labels by ;")
+        raise ValueError(
+            f"{table.path}: column {quoted(name)} holds lists as text, such as {rows[0]!r:.60}; separate labels by ;"
+        )
     for separator in SEPARATORS[1:]:
         rows = [row.replace(separator, SEPARATORS[0]) for row in rows]
     return [[label.strip() for label in row.split(SEPARATORS[0]) if label.strip()] for row in rows], False
@@ -141,7 +145,7 @@ def _text(table: Table, name: str, label: Any) -> str:
         return str(int(label))
     if isinstance(label, str | bytes | int):
         return class_name_text(label) if isinstance(label, str | bytes) else str(label)
-    raise ValueError(f"{table.path}: column {name!r} must hold lists of words or integers; got {label!r:.60}")
+    raise ValueError(f"{table.path}: column {quoted(name)} must hold lists of words or integers; got {label!r:.60}")
 
 
 def _are_bits(rows: list[list[str]]) -> bool:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .._base.arrays import as_tensor
 from .._base.labels import class_name_text, flatten_column, is_integer
+from .._base.quoting import quoted
 from .._base.reading import naming
 from ._spelling import find_similar
 from .dataset import UNLABELLED, Dataset
@@ -52,7 +53,7 @@ def make_part(path: Path, features: Tensor, arrays: Mapping[str, Any], labels_pa
     """
     for key, synonyms in KEYS.items():
         if key not in arrays and (near := find_similar(set(arrays) - {"features", "labels", *KEYS}, (key,), synonyms)):
-            raise ValueError(f"{path} has the key {near!r}, which probably is {key!r}. Rename it, or leave it out")
+            raise ValueError(f"{path} has the key {quoted(near)}, which probably is {quoted(key)}. Rename it, or leave it out")
     with naming(labels_path, "file of labels"):  # which may be another file than `path`
         labels = _labels(labels_path, arrays["labels"], len(features)) if "labels" in arrays else None
     return Part(

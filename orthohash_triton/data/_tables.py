@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .._base import formats
+from .._base.quoting import quoted
 from .._base.reading import reader
 from .._base.text_files import read_text
 
@@ -27,7 +28,7 @@ class Table(NamedTuple):
         """Return the only column called `name`. Raise ValueError that ends with `hint` if there are none or several."""
         if self.names.count(name) != 1:
             raise ValueError(
-                f"{self.path} must have one column {name!r}; it has the columns {', '.join(self.names)}. "
+                f"{self.path} must have one column {quoted(name)}; it has the columns {', '.join(self.names)}. "
                 f"Expected path, label (or labels) and perhaps split; pass the names of these columns if they differ{hint}"
             )
         return self.columns[self.names.index(name)]
@@ -42,7 +43,9 @@ class Table(NamedTuple):
                 column = column.cast(pa.int64())
             return [text or "" for text in column.cast(pa.string()).to_pylist()]
         except pa.ArrowException as error:
-            raise ValueError(f"{self.path}: column {name!r} must hold words or integers; got {column.type} ({error})") from error
+            raise ValueError(
+                f"{self.path}: column {quoted(name)} must hold words or integers; got {column.type} ({error})"
+            ) from error
 
 
 @reader("table")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .._base import checks
+from .._base.quoting import quoted
 from .images import ImageFiles, Skipped
 
 UNLABELLED = "unlabelled"
@@ -210,7 +211,7 @@ def split_validation(dataset: Dataset, fraction: float, seed: int) -> tuple[Data
 def _hold_out(dataset: Dataset, argument: str, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
     """Return (kept samples, held-out samples); `argument` is the name of `fraction` in messages."""
     if not 0 < fraction < 1:
-        raise ValueError(f"{argument} must lie between 0 and 1; got {fraction!r}")
+        raise ValueError(f"{argument} must lie between 0 and 1; got {quoted(fraction)}")
     generator = torch.Generator().manual_seed(seed)
     by_group = dataset.is_multilabel or dataset.groups is not None
     held_out = (_draw_by_group if by_group else _draw_by_class)(dataset, fraction, generator)  # bool [N]

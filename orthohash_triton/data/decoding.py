@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from .._base.extras import install
 from .._base.file_names import FileFinder
 from ._budget import MemoryBudget
 
@@ -80,7 +81,7 @@ def pillow() -> Any:
     try:
         from PIL import Image
     except ImportError as error:
-        raise ImportError('reading images needs Pillow: pip install "orthohash-triton[train]"') from error
+        raise ImportError(f"reading images needs Pillow: {install('pillow', extra='train')}") from error
     return Image
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from .._base.extras import install
 from .dataset import Dataset, Splits, split_stratified
 from .named import NamedDataset
 
@@ -23,7 +24,7 @@ def load() -> Dataset:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise ImportError('the digits need scikit-learn: pip install "orthohash-triton[train]"') from error
+        raise ImportError(f"the digits need scikit-learn: {install('scikit-learn', extra='train')}") from error
     bunch = load_digits()
     images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
     labels = bunch.target.astype(np.int64)

@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from .._base.quoting import quoted
 from .._base.reading import reader
 from . import _installed
 from .dataset import Dataset, Splits
@@ -65,7 +66,7 @@ def load(split: Literal["train", "test"], folder: str | Path | None = None) -> D
         torch.Size([10000, 28, 28])
     """
     if split not in _FILES:
-        raise ValueError(f'fashion_mnist.load: split must be "train" or "test"; got {split!r}')
+        raise ValueError(f'fashion_mnist.load: split must be "train" or "test"; got {quoted(split)}')
     place = find_folder(folder)
     images = _read_idx(place / f"{_FILES[split]}-images-idx3-ubyte.gz", _IMAGES)
     labels_file = place / f"{_FILES[split]}-labels-idx1-ubyte.gz"

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .._base import checks, formats
 from .._base.files import atomic_write
+from .._base.quoting import quoted
 from .._base.reading import reader
 from ._parts import Part, make_datasets, make_part
 from .dataset import Dataset, Splits
@@ -185,7 +186,7 @@ def _member_of(path: Path, arrays: dict[str, Any], key: str) -> Any:
     """Return `arrays[key]`. Raise ValueError if there is no such key."""
     if key not in arrays:
         raise ValueError(
-            f"{path} lacks the key {key!r}; it has {', '.join(sorted(arrays)) or 'nothing'}. "
+            f"{path} lacks the key {quoted(key)}; it has {', '.join(sorted(arrays)) or 'nothing'}. "
             "Expected features [N, D] and labels [N] or [N, C]"
         )
     return arrays[key]

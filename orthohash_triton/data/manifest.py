@@ -17,6 +17,7 @@ error, unless the option of that column is set; an empty option says that there 
 
 from pathlib import Path
 
+from .._base.quoting import quoted
 from . import _label_columns
 from ._label_columns import read_classes, refuse_similar, row_numbers
 from ._rows import Rows, listings
@@ -85,7 +86,7 @@ def read(
 def _files(table: Table, path_column: str) -> list[str]:
     """Return the path in each row."""
     near = find_similar(table.names, ("path",), _PATHS) if path_column == "path" and path_column not in table.names else None
-    files = table.texts(path_column, f", for example path_column={near!r}" if near else "")
+    files = table.texts(path_column, f", for example path_column={quoted(near)}" if near else "")
     if empty := [number for number, file in enumerate(files, 1) if not file]:
         raise ValueError(f"{table.path}: rows without a {path_column}: {row_numbers(empty)} (the first is 1). Remove them")
     return files
@@ -104,7 +105,7 @@ def _parts(table: Table, split_column: str | None, taken: tuple[str | None, ...]
     if unknown := sorted({word for word, part in zip(words, parts, strict=True) if part is None}):
         known = ", ".join(name for names in PARTS.values() for name in names)
         shown = ", ".join(map(repr, unknown[:_SHOWN]))
-        raise ValueError(f"{table.path}: column {name!r} must name a part, one of {known}; got {shown}")
+        raise ValueError(f"{table.path}: column {quoted(name)} must name a part, one of {known}; got {shown}")
     return [part for part in parts if part is not None]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .._base.file_names import FileFinder
+from .._base.quoting import quoted
 from . import features, folders, lists, manifest
 from .dataset import Splits
 from .listing import Listing, load_parts
@@ -88,7 +89,7 @@ def find_reader(source: str | Path, given: dict[str, Any], named: Sequence[str])
     understood = "; ".join([*(reader.what for reader in READERS), f"or one of the names {', '.join(named)}"])
     if not path.exists():
         raise FileNotFoundError(
-            f"no data set {str(source)!r}: {source} does not exist{_similar(path, named)}. Expected {understood}"
+            f"no data set {quoted(str(source))}: {source} does not exist{_similar(path, named)}. Expected {understood}"
         )
     reader = next((reader for reader in READERS if reader.recognises(path)), None)
     if reader is None:

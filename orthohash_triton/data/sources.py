@@ -1,6 +1,7 @@
 """Sources of samples in a fixed order, batch by batch, so that a source of any size can be encoded in little memory."""
 
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from .._base import checks
 from .._base.file_names import FileFinder
+from .._base.quoting import quoted
 from . import decoding, features, folders
 from .dataset import UNLABELLED, Dataset
 from .decoding import MAX_PIXELS
@@ -260,7 +262,7 @@ def _chosen(parts: dict[str, Listing], split: str | None, name: str) -> Listing:
     if split is None:
         return joined(list(parts.values()), name)
     if split not in parts:
-        raise ValueError(f"{name} has no part {split!r}; it has {', '.join(parts)}")
+        raise ValueError(f"{name} has no part {quoted(split)}; it has {', '.join(parts)}")
     return parts[split]
 
 
@@ -271,7 +273,7 @@ def _features_file(path: Path, split: str | None) -> Path:
             raise ValueError(f"{path} has several files of features; name one of them, or a split of train, query and gallery")
         return features.member(path, split)
     if split is not None:
-        raise ValueError(f"{path} has no part {split!r}; it is one file of features")
+        raise ValueError(f"{path} has no part {quoted(split)}; it is one file of features")
     return path
 
 
@@ -306,17 +308,18 @@ def _kind(sample_shape: tuple[int, ...]) -> str:
 
 
 def _version(path: Path) -> str:
-    """Return path, size and time of a file, or only the path of a broken link."""
+    """Return the absolute path, size and time of a file, or only the path of a broken link."""
+    place = path.absolute()  # an encoding can be resumed from another working folder
     try:
         status = path.stat()
     except OSError:
-        return f"{path}\0"
-    return f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0"
+        return f"{place}\0"
+    return f"{place}\0{status.st_size}\0{status.st_mtime_ns}\0"
 
 
 def _digest(*parts: str | bytes) -> str:
     """Return a checksum of `parts`."""
     digest = hashlib.sha256()
     for part in parts:
-        digest.update(part if isinstance(part, bytes) else part.encode())
+        digest.update(part if isinstance(part, bytes) else os.fsencode(part))  # names of files need not be Unicode
     return digest.hexdigest()

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from .._base import formats
+from .._base.extras import install
 from .._base.reading import reader
 from . import features
 from .dataset import Dataset
 
 _TOKENIZER = "tokenizers/l2_supercat_tokenizer_config.json"
 _WEIGHTS = "weights/l2_supercat_256.safetensors"
-_INSTALL = 'pip install "orthohash-triton[text]"'
 
 
 def embed(texts: Sequence[str]) -> Tensor:
@@ -40,7 +40,7 @@ def embed(texts: Sequence[str]) -> Tensor:
     return embed_with(*_wordllama_files(), texts)
 
 
-@reader("tokenizer", advice=f"It is not the one of wordllama 0.4.0.post1; {_INSTALL}")
+@reader("tokenizer", advice=f"It is not the one of wordllama 0.4.0.post1; {install('wordllama', extra='text')}")
 def embed_with(tokenizer_file: Path, weights_file: Path, texts: Sequence[str]) -> Tensor:
     """Return what `embed` returns, with a tokenizer and a table [tokens, D] `embedding.weight` from other files.
 
@@ -56,7 +56,8 @@ def embed_with(tokenizer_file: Path, weights_file: Path, texts: Sequence[str]) -
     try:
         from tokenizers import Tokenizer
     except ImportError as error:
-        raise ImportError(f"text features need tokenizers and safetensors: {_INSTALL}") from error
+        command = install("tokenizers", "safetensors", extra="text")
+        raise ImportError(f"text features need tokenizers and safetensors: {command}") from error
     table = formats.read_tensors(weights_file)["embedding.weight"].float()  # [32000, 256]
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
     tokenizer.no_padding()
@@ -73,11 +74,13 @@ def _wordllama_files() -> tuple[Path, Path]:
     """Return the files of the tokenizer and of the embeddings inside the installed wordllama."""
     spec = importlib.util.find_spec("wordllama")  # finds the folder without the cost of importing the package
     if spec is None or spec.origin is None:
-        raise ImportError(f"text features need wordllama: {_INSTALL}")
+        raise ImportError(f"text features need wordllama: {install('wordllama', extra='text')}")
     files = Path(spec.origin).parent / _TOKENIZER, Path(spec.origin).parent / _WEIGHTS
     for file in files:
         if not file.is_file():
-            raise FileNotFoundError(f"{file} is missing: text features need wordllama 0.4.0.post1. Run {_INSTALL}")
+            raise FileNotFoundError(
+                f"{file} is missing: text features need wordllama 0.4.0.post1. Run {install('wordllama', extra='text')}"
+            )
     return files
 
 

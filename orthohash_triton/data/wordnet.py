@@ -10,6 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from .._base.quoting import quoted
 from .._base.reading import naming
 from ..hierarchy import class_distance
 from . import _installed
@@ -154,15 +155,17 @@ class WordNet:
         if synset[:1] == "n" and synset[1:].isdecimal() and len(synset) == 9:
             offset = int(synset[1:])
             if not self._line(offset).startswith(synset[1:].encode()):
-                raise ValueError(f"WordNet in {self.folder} has no noun synset {synset!r}. Its offsets are those of version 3.0")
+                raise ValueError(
+                    f"WordNet in {self.folder} has no noun synset {quoted(synset)}. Its offsets are those of version 3.0"
+                )
             return offset
         word, _, sense = synset.rpartition(".n.")
         if not word or not sense.isdecimal():
-            raise ValueError(f"a noun synset must be {_FORMS}; got {synset!r}")
+            raise ValueError(f"a noun synset must be {_FORMS}; got {quoted(synset)}")
         offsets = self._senses(word)
         if not 1 <= int(sense) <= len(offsets):
-            known = f"{word!r} has {len(offsets)} senses as a noun" if offsets else f"{word!r} is not among its nouns"
-            raise ValueError(f"WordNet in {self.folder} has no synset {synset!r}: {known}")
+            known = f"{quoted(word)} has {len(offsets)} senses as a noun" if offsets else f"{quoted(word)} is not among its nouns"
+            raise ValueError(f"WordNet in {self.folder} has no synset {quoted(synset)}: {known}")
         return offsets[int(sense) - 1]
 
     def name(self, offset: int) -> str:

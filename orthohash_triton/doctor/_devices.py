@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 
 from .._base.environment import cpu_model, cpu_target, gpu_driver, gpu_target, gpu_toolkit
+from .._base.quoting import quoted
 from ..ops.dispatch import IMPLS, triton_import_error
 
 OLDEST_TRITON = (3, 6)  # must equal pyproject.toml
@@ -54,7 +55,7 @@ def devices(wanted: str | None = None) -> list[Device]:
     name = "cuda:0" if wanted == "cuda" else wanted
     chosen = [device for device in found if device.device == name]
     if not chosen:
-        raise ValueError(f"device must be {' or '.join(d.device for d in found)}, or all; got {wanted!r}{_no_gpu(found)}")
+        raise ValueError(f"device must be {' or '.join(d.device for d in found)}, or all; got {quoted(wanted)}{_no_gpu(found)}")
     if chosen[0].obstacle:
         raise ValueError(f"the kernels cannot run on {name}: {chosen[0].obstacle}")
     return chosen

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .._base import checks
 from .._base.choices import check_choices
+from .._base.quoting import quoted
 from ..nn import HashHead
 
 
@@ -160,10 +161,10 @@ class Method:
         unknown = sorted(set(values) - known)
         if unknown:
             raise ValueError(
-                f"method {self.name!r} has no option {', '.join(unknown)}; it has {', '.join(sorted(known)) or 'none'}"
+                f"method {quoted(self.name)} has no option {', '.join(unknown)}; it has {', '.join(sorted(known)) or 'none'}"
             )
         options = self.options(**{name: checks.plain(value) for name, value in values.items()})
-        check_choices(f"method {self.name!r}", options)
+        check_choices(f"method {quoted(self.name)}", options)
         return options
 
 
@@ -198,7 +199,7 @@ def not_negative(method: str, options: Any, *names: str) -> None:
     """
     for name in names:
         if not getattr(options, name) >= 0:
-            raise ValueError(f"method {method!r}: {name} must not be negative; got {getattr(options, name)}")
+            raise ValueError(f"method {quoted(method)}: {name} must not be negative; got {getattr(options, name)}")
 
 
 class Bank(nn.Module):

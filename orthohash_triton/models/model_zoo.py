@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .._base.quoting import quoted
+
 _CLASSES = 1000  # number of ImageNet classes, which are the outputs of the removed classifier
 
 
@@ -96,7 +98,7 @@ def _import(module: str) -> Any:
 def _unknown(library: str, name: str, known: Sequence[str]) -> ValueError:
     close = difflib.get_close_matches(name, known, n=3)
     hint = f"did you mean {' or '.join(close)}?" if close else f"{library} lists its models with list_models()"
-    return ValueError(f"backbone {library}:{name}: {library} has no model {name!r}; {hint}")
+    return ValueError(f"backbone {library}:{name}: {library} has no model {quoted(name)}; {hint}")
 
 
 LIBRARIES: dict[str, Callable[[str, bool], nn.Module]] = {"timm": timm_backbone, "torchvision": torchvision_backbone}

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from .. import __version__
 from .._base import checks
+from .._base.extras import install
 from .._base.files import atomic_write
 from .._base.reading import naming, reader
 from ..data.images import ImageFiles
@@ -240,7 +241,7 @@ def _graph(model: HashModel, opset: int, batch_size: int | None, channels_last: 
     except ImportError as error:
         raise ImportError(
             f"export_onnx: PyTorch {torch.__version__} and the installed onnxscript are not compatible ({error}); upgrade it: "
-            'pip install -U "orthohash-triton[export]"'
+            "pip install -U onnx onnxscript"
         ) from error
     except Exception as error:  # the backbone may be the caller's, so any exception is possible
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
@@ -366,20 +367,21 @@ def _quiet() -> Iterator[None]:
         log.setLevel(before)
 
 
-_INSTALL = 'pip install "orthohash-triton[export]"'
-
-
 def _require_exporter() -> None:
     try:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise ImportError(f"exporting to ONNX needs onnx and onnxscript: {_INSTALL}") from error
+        raise ImportError(
+            f"exporting to ONNX needs onnx and onnxscript: {install('onnx', 'onnxscript', extra='export')}"
+        ) from error
 
 
 def _onnxruntime() -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise ImportError(f"running an ONNX graph needs ONNX Runtime: {_INSTALL} (or export without the check)") from error
+        raise ImportError(
+            f"running an ONNX graph needs ONNX Runtime: {install('onnxruntime', extra='export')}, or export without the check"
+        ) from error
     return onnxruntime

@@ -22,6 +22,7 @@ from torch import Tensor
 from .. import __version__
 from .._base import checks, formats
 from .._base.files import atomic_write
+from .._base.quoting import quoted, short_repr
 from .._base.tensors import write_tensors
 from .model_card import MARK, model_card
 
@@ -191,11 +192,12 @@ def _require_format(folder: Path, config: Any) -> None:
         raise ValueError(f"{folder} is a run folder; open it with load_run, or convert it with `orthohash export`")
     if kind != MODEL_TYPE:
         raise ValueError(
-            f"{folder / CONFIG} describes a model of type {kind!r}, not {MODEL_TYPE!r}; open it with the library that wrote it"
+            f"{folder / CONFIG} describes a model of type {quoted(kind)}, not {quoted(MODEL_TYPE)}; "
+            "open it with the library that wrote it"
         )
     if config.get("format") != FORMAT:
         raise ValueError(
-            f"{folder} has format {config.get('format')!r} of orthohash-triton {config.get('orthohash_triton')}; "
+            f"{folder} has format {quoted(config.get('format'))} of orthohash-triton {config.get('orthohash_triton')}; "
             f"this version, {__version__}, reads {FORMAT}. Update orthohash-triton"
         )
 
@@ -209,7 +211,8 @@ def _require_values(path: Path, config: Mapping[str, Any]) -> None:
     sizes = [config["bits"], *shape] if isinstance(shape, list) and len(shape) in (1, 3) else [None]
     if not all(type(size) is int and size > 0 for size in sizes):
         raise ValueError(
-            f"{path}: bits must be a positive integer and sample_shape [C, H, W] or [D]; got {config['bits']!r} and {shape!r}"
+            f"{path}: bits must be a positive integer and sample_shape [C, H, W] or [D]; "
+            f"got {quoted(config['bits'])} and {short_repr(shape)}"
         )
     names = config["class_names"]
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):

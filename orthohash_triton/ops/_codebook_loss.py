@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .._base import checks
 from .._base.labels import flatten_column, is_integer
+from .._base.quoting import short_repr
 from . import batch_norm, dispatch
 from ._codebook_loss_op import OP, codebook_loss
 from ._derived import derived, shown
@@ -194,7 +195,9 @@ def _check_sparse_target(op: str, target: Any, rows: int, classes: int, latent: 
             raise ValueError(f"{op}: a sparse target must be [{rows}, {classes}]; got {list(target.shape)}")
         target = target.crow_indices(), target.col_indices(), target.values()
     if len(target) != 3 or not all(isinstance(part, Tensor) and part.ndim == 1 for part in target):
-        raise TypeError(f"{op}: a target in parts must be the tensors (crow_indices, col_indices, values); got {target!r:.80}")
+        raise TypeError(
+            f"{op}: a target in parts must be the tensors (crow_indices, col_indices, values); got {short_repr(target)}"
+        )
     starts, columns, values = target
     if starts.dtype not in (torch.int32, torch.int64) or columns.dtype not in (torch.int32, torch.int64):
         raise TypeError(f"{op}: crow_indices and col_indices of target must be int64; got {starts.dtype} and {columns.dtype}")

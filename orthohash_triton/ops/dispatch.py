@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from .._base.quoting import quoted
 from ..kernels.forks import limit_torch_after_fork
 
 Impl = Literal["triton", "cpu", "reference"]
@@ -40,7 +41,7 @@ def triton_import_error() -> str | None:
 def check_choice(op: str, impl: Any) -> None:
     """Raise ValueError unless `impl` is "auto" or the name of an implementation, available or not."""
     if impl not in IMPLS:
-        raise ValueError(f"{op}: impl must be one of {', '.join(IMPLS)}; got {impl!r}")
+        raise ValueError(f"{op}: impl must be one of {', '.join(IMPLS)}; got {quoted(impl)}")
 
 
 def choose(op: str, impl: str, tensor: torch.Tensor) -> Impl:
@@ -58,7 +59,9 @@ def choose(op: str, impl: str, tensor: torch.Tensor) -> Impl:
     if impl == "auto":
         impl = os.environ.get("ORTHOHASH_IMPL", "auto")
         if impl not in IMPLS:
-            raise ValueError(f"{op}: the environment variable ORTHOHASH_IMPL must be one of {', '.join(IMPLS)}; got {impl!r}")
+            raise ValueError(
+                f"{op}: the environment variable ORTHOHASH_IMPL must be one of {', '.join(IMPLS)}; got {quoted(impl)}"
+            )
     if impl == "auto":
         impl = "triton" if tensor.is_cuda else "cpu"
     if impl == "triton":

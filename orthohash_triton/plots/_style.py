@@ -4,6 +4,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .._base.extras import install
 from .._base.files import atomic_write
 from ..data.decoding import open_image
 
@@ -30,7 +31,7 @@ def new_figure(width: float, height: float, *, dpi: int, automatic_layout: bool 
         from matplotlib.figure import Figure
         from matplotlib.layout_engine import ConstrainedLayoutEngine
     except ImportError as error:
-        raise ImportError('the figures need matplotlib: pip install "orthohash-triton[report]"') from error
+        raise ImportError(f"the figures need matplotlib: {install('matplotlib', extra='report')}") from error
     layout = ConstrainedLayoutEngine(h_pad=0.08) if automatic_layout else None  # inches
     return Figure(figsize=(width, height), dpi=dpi, facecolor="white", layout=layout)
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._base.extras import install
 from ..metrics import Evaluation
 from ..ops.pack_codes import unpack_codes
 
@@ -87,7 +88,7 @@ def embed(codes: np.ndarray, bits: int) -> np.ndarray:
     try:
         from sklearn.manifold import TSNE
     except ImportError as error:
-        raise ImportError('the projection of codes needs scikit-learn: pip install "orthohash-triton[report]"') from error
+        raise ImportError(f"the projection of codes needs scikit-learn: {install('scikit-learn', extra='report')}") from error
     if len(codes) == 1:
         return np.zeros((1, 2), np.float32)
     signs = np.unpackbits(codes, axis=1, count=bits, bitorder="little").astype(np.float32)  # [M, K]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._base.environment import environment
+from .._base.extras import install
 from ..plots.profiles import COLOURED_CLASSES, embed, most_common_classes, principal_plane
 from ..runs.samples import Samples
 from . import _charts
@@ -70,17 +71,19 @@ def training_charts(history: Sequence[dict[str, Any]]) -> list[Chart]:
         "Loss", "Mean loss over the batches of each epoch.", epochs, [Series("loss", [e["loss"] for e in history])],
         x_label="epoch", y_label="loss", x_name="epoch", form=lambda value: f"{value:.4f}", whole=True,
     )]  # fmt: skip
-    kept = {"validation mAP": "validation_map", "bit accuracy": "bit_accuracy"}
-    series = [
-        Series(name, [entry.get(key) for entry in history], tone)
-        for tone, (name, key) in enumerate(kept.items())
-        if any(entry.get(key) is not None for entry in history)
-    ]
-    if series:
-        charts.append(_charts.lines(
-            "Validation", "Measured after each epoch, without the queries of this report.", epochs, series,
-            x_label="epoch", y_label="share", x_name="epoch", y_range=(0, 1), whole=True,
-        ))  # fmt: skip
+    shares = (
+        ("Validation", "validation mAP", "validation_map",
+         "Measured after each epoch on samples held out from the training, without the queries of this report."),
+        ("Bit accuracy in training", "bit accuracy", "bit_accuracy",
+         "Share of the bits that equal those of the codeword of the class, after each epoch on a sample of the training set."),
+    )  # fmt: skip
+    for chart, name, key, about in shares:
+        values = [entry.get(key) for entry in history]
+        if any(value is not None for value in values):
+            charts.append(_charts.lines(
+                chart, about, epochs, [Series(name, values)],
+                x_label="epoch", y_label=name, x_name="epoch", y_range=(0, 1), whole=True,
+            ))  # fmt: skip
     return charts
 
 
@@ -206,7 +209,7 @@ def load_template() -> "Template":
     try:
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
     except ImportError as error:
-        raise ImportError('the report needs jinja2: pip install "orthohash-triton[report]"') from error
+        raise ImportError(f"the report needs jinja2: {install('jinja2', extra='report')}") from error
     templates = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )  # fmt: skip

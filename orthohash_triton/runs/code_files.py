@@ -20,6 +20,7 @@ import torch
 
 from .._base import formats
 from .._base.files import atomic_write
+from .._base.quoting import quoted
 from .._base.reading import reader
 from ..data.sources import is_plain_name
 from ..search import HammingIndex, faiss_io
@@ -296,7 +297,7 @@ def with_paths(codes: Path, paths: Sequence[str] | None) -> Iterator[None]:
     for path in paths or ():
         if not is_plain_name(path):
             raise ValueError(
-                f"{place} has one file name per line; the name {path!r} contains a line break or is not valid Unicode"
+                f"{place} has one file name per line; the name {quoted(path)} contains a line break or is not valid Unicode"
             )
     aside = place.with_name(f".{place.name}.old")
     aside.unlink(missing_ok=True)

@@ -1,9 +1,6 @@
 """Retrieval figures of a run: mAP, precision and search speed of its codes."""
 
-import os
 import time
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,21 +8,20 @@ from torch import Tensor
 
 from ..data import Dataset
 from ..metrics import evaluate
-from ..ops.pack_codes import unpack_codes
 from ..search import HammingIndex
 from .run import Run
 
 SEARCH_K = 100  # neighbours in the measurement of speed
 TOP = 1000  # rank limit of mAP@1000
 RADIUS = 2  # Hamming radius of the precision
-COMPARED = 200  # samples whose codes are compared with the index in `is_gallery_of`
-OTHER_BITS = 0.1  # largest share of differing bits; rounding changes fewer bits, other samples more
 
 
-def evaluate_run(run: Run, query: Dataset) -> dict[str, Any]:
+def evaluate_run(run: Run, query: Dataset, *, store: bool = True) -> dict[str, Any]:
     """Search the samples of `query` in the gallery index of `run`, and return the figures of `evaluate_codes`.
 
-    The figures, and the codes, labels and files of the queries, are stored in the run folder.
+    Args:
+        query: labelled samples.
+        store: whether to store the figures, and the codes, labels and files of the queries, in the run folder.
 
     Raises:
         ValueError: `query` has no labels.
@@ -47,28 +43,10 @@ def evaluate_run(run: Run, query: Dataset) -> dict[str, Any]:
         raise ValueError(f"{query.name} has no labels; an evaluation needs the labels of the queries")
     codes = run.model.encode(query.inputs)
     figures = evaluate_codes(run.index, codes, query.labels, run.gallery_labels)
-    run.add_queries(codes, query.labels, query.paths)
-    run.add_evaluation(figures)
+    if store:
+        run.add_queries(codes, query.labels, query.paths)
+        run.add_evaluation(figures)
     return figures
-
-
-def is_gallery_of(run: Run, gallery: Dataset) -> bool:
-    """Return whether the index of `run` has the codes of `gallery`. If not, the index may contain the current queries."""
-    if gallery.labels.tolist() != run.gallery_labels.tolist():
-        return False
-    if gallery.paths is not None and run.gallery_paths is not None:
-        return _below_their_folder(gallery.paths) == _below_their_folder(run.gallery_paths)
-    rows = torch.linspace(0, len(gallery) - 1, min(COMPARED, len(gallery))).round().long().unique()
-    codes, held = (
-        unpack_codes(packed, run.index.bits) for packed in (run.model.encode(gallery.subset(rows).inputs), run.index.codes[rows])
-    )
-    return float((codes != held).float().mean()) < OTHER_BITS
-
-
-def _below_their_folder(paths: Sequence[str | Path]) -> list[str]:
-    """Return `paths` relative to their common folder, because the folder may have been moved."""
-    places = [os.path.abspath(path) for path in paths]
-    return [os.path.relpath(place, os.path.commonpath(places)) for place in places]
 
 
 def evaluate_codes(index: HammingIndex, query_codes: Tensor, query_labels: Tensor, gallery_labels: Tensor) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .._base import formats
 from .._base.files import atomic_write
+from .._base.quoting import quoted
 from .._base.reading import reader
 from ..data import Skipped
 
@@ -118,5 +119,5 @@ def _read_note(path: Path) -> tuple[tuple[str, int], dict[str, str], int, dict[i
     key, done = note["key"], note["done"]
     skipped = {int(row): Skipped(Path(file), reason) for row, (file, reason) in note["skipped"].items()}
     if not isinstance(key, dict) or type(done) is not int or not 0 <= len(skipped) <= done:
-        raise ValueError(f"it says {done!r} samples are done, {len(skipped)} of them skipped, under the key {key!r:.80}")
+        raise ValueError(f"it says {quoted(done)} samples are done, {len(skipped)} of them skipped, under the key {key!r:.80}")
     return (note["format"], note["version"]), key, done, skipped

@@ -1,6 +1,6 @@
 """The run folder: the model, codes and figures of a training, in files that other tools can read.
 
-    config.json           TrainConfig, the shape of a sample, class names, versions
+    config.json           TrainConfig, the shape of a sample, class names, versions, and where the data set was
     metrics.json          one entry per epoch, and the retrieval figures after an evaluation
     model.safetensors     weights of backbone and head
     codebook.safetensors  int8 +-1 [C, bits], for methods that have a codebook
@@ -25,7 +25,7 @@ The names are declared in `_base/run_folder.py`.
 import json
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,11 @@ from torch import Tensor, nn
 from .. import __version__, methods
 from .._base import formats, run_folder
 from .._base.files import atomic_write
+from .._base.quoting import quoted
 from .._base.reading import reader
 from .._base.tensors import write_tensors
-from ..data import Dataset
+from ..data import Dataset, places
+from ..data.fingerprint import fingerprint
 from ..models.backbones import SIZED_BY_SAMPLES, make_backbone
 from ..models.model import HashModel
 from ..models.pretrained_files import require_bits
@@ -54,7 +56,7 @@ class Run:
 
     Attributes:
         path: the folder.
-        config: settings of the training.
+        config: settings of the training. The paths of the data set are those that are valid now, see `load_run`.
         model: in evaluation mode.
         codebook: int8 +-1 [C, bits], or None.
         index: codes of the gallery.
@@ -62,6 +64,8 @@ class Run:
         class_names: C names.
         gallery_paths: image file of each gallery sample, or None.
         metrics: contents of metrics.json.
+        data: where the data set was ("places", see `data.places`), and the "fingerprint" of the gallery (see `data.fingerprint`).
+        located: where the data set is now.
 
     Example:
         >>> import torch
@@ -85,6 +89,8 @@ class Run:
     class_names: tuple[str, ...]
     gallery_paths: tuple[str, ...] | None
     metrics: dict[str, Any]
+    data: dict[str, Any] = field(default_factory=dict)
+    located: places.Located = field(default_factory=lambda: places.Located({}))
 
     def add_evaluation(self, figures: dict[str, Any]) -> None:
         """Store retrieval figures in metrics.json. Earlier figures are replaced."""
@@ -132,6 +138,7 @@ def save_run(path: str | Path, config: TrainConfig, trained: Trained, gallery: D
         "batch_norm": trained.model.head.batch_norm is not None,
         "config": asdict(config),
     }
+    data = {"places": places.record(asdict(config), path), "fingerprint": fingerprint(gallery)}
     metrics: dict[str, Any] = {"epochs": [asdict(epoch) for epoch in trained.history]}
     _write_json(path / run_folder.METRICS, metrics)
     write_tensors(path / run_folder.WEIGHTS, trained.model.state_dict())
@@ -144,11 +151,11 @@ def save_run(path: str | Path, config: TrainConfig, trained: Trained, gallery: D
     for name in (run_folder.QUERIES, run_folder.QUERY_PATHS):  # queries of the run that is replaced
         (path / name).unlink(missing_ok=True)
     index.save(path / run_folder.INDEX)
-    _write_json(path / run_folder.CONFIG, description)
+    _write_json(path / run_folder.CONFIG, {**description, "data": data})
     (path / run_folder.CHECKPOINT).unlink(missing_ok=True)
     paths = None if gallery.paths is None else tuple(map(str, gallery.paths))
     return Run(
-        path, config, trained.model, trained.codebook, index, gallery.labels, gallery.class_names, paths, metrics
+        path, config, trained.model, trained.codebook, index, gallery.labels, gallery.class_names, paths, metrics, data
     )  # fmt: skip
 
 
@@ -175,11 +182,15 @@ def make_way(path: str | Path, *, overwrite: bool = False) -> None:
         raise FileExistsError(f"{path} holds a finished run: choose another folder, or add --overwrite to replace it")
 
 
-def load_run(path: str | Path, *, backbone: nn.Module | None = None) -> Run:
+def load_run(path: str | Path, *, backbone: nn.Module | None = None, dataset: str | Path | None = None) -> Run:
     """Read the run folder at `path`.
+
+    The data set is looked for beside the run, as it was during the training, and where it was. `Run.config` names the place where
+    it is now, and so do the paths of its images.
 
     Args:
         backbone: needed if the run was trained with a module of the caller; its weights are read from the run.
+        dataset: where the data set of the run is now, if it has moved.
 
     Raises:
         FileNotFoundError: the folder or one of its files does not exist, or the training is not finished.
@@ -202,7 +213,9 @@ def load_run(path: str | Path, *, backbone: nn.Module | None = None) -> Run:
     description = _read_description(path / run_folder.CONFIG)
     if description["custom_backbone"] and backbone is None:
         raise ValueError(f"{path} was trained with a backbone of its own; open it in Python with load_run(path, backbone=...)")
-    config = _config(path / run_folder.CONFIG, description["config"])
+    data = description["data"]
+    located = places.locate(description["config"], data.get("places", {}), path, dataset=dataset)
+    config = _config(path / run_folder.CONFIG, located.settings)
     sample_shape = tuple(description["sample_shape"])
     learned = methods.get(config.method).learned
 
@@ -218,11 +231,11 @@ def load_run(path: str | Path, *, backbone: nn.Module | None = None) -> Run:
             f"{path}: index.ibxf has {index.ntotal} codes of {index.bits} bits, labels.safetensors {len(labels)} labels "
             f"and config.json {config.bits} bits; the files are not of one run"
         )
-    paths = read_names(path / run_folder.PATHS) if (path / run_folder.PATHS).is_file() else None
+    paths = tuple(map(located.path, read_names(path / run_folder.PATHS))) if (path / run_folder.PATHS).is_file() else None
     codebook = _tensor(path / run_folder.CODEBOOK, "codebook") if description["codebook"] else None
     return Run(
         path, config, model.eval(), codebook, index, labels,
-        tuple(description["class_names"]), paths, _read_metrics(path / run_folder.METRICS),
+        tuple(description["class_names"]), paths, _read_metrics(path / run_folder.METRICS), data, located,
     )  # fmt: skip
 
 
@@ -250,7 +263,7 @@ def _with_weights(path: Path, config: TrainConfig, untrained: Callable[[], HashM
 @reader("description of a run")
 def _config(path: Path, values: dict[str, Any]) -> TrainConfig:
     """Return the configuration in config.json; raise ValueError for settings that this version does not have."""
-    unknown = set(values) - {field.name for field in fields(TrainConfig)}
+    unknown = set(values) - {item.name for item in fields(TrainConfig)}
     if unknown:
         raise ValueError(f"{path} has settings that this version does not have: {', '.join(sorted(unknown))}")
     return TrainConfig(**values)
@@ -277,7 +290,8 @@ def _read_description(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} was not written by orthohash train: it lacks the keys config and sample_shape")
     if description.get("format") != FORMAT:
         raise ValueError(
-            f"{path.parent} has run format {description.get('format')!r}; this version reads {FORMAT}. Train again, or update"
+            f"{path.parent} has run format {quoted(description.get('format'))}; this version reads {FORMAT}. "
+            "Train again, or update"
         )
     names, shape = description["class_names"], description["sample_shape"]
     flags = [description[name] for name in ("custom_backbone", "codebook", "batch_norm")]
@@ -286,7 +300,10 @@ def _read_description(path: Path) -> dict[str, Any]:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError("class_names must be a list of names")
     if not isinstance(shape, list) or len(shape) not in (1, 3) or not all(type(size) is int and size > 0 for size in shape):
-        raise ValueError(f"sample_shape must be [C, H, W] or [D]; got {shape!r}")
+        raise ValueError(f"sample_shape must be [C, H, W] or [D]; got {quoted(shape)}")
+    data = description.setdefault("data", {})  # runs of earlier versions lack it
+    if not isinstance(data, dict) or not places.is_record(data.get("places", {})):
+        raise ValueError("data must be a table, and its places tables of paths")
     return description
 
 
@@ -322,5 +339,5 @@ def _tensor(path: Path, name: str) -> Tensor:
     """Return one tensor of a safetensors file."""
     tensors = formats.read_tensors(_existing(path))
     if name not in tensors:
-        raise ValueError(f"{path} lacks the tensor {name!r}; it has {', '.join(sorted(tensors)) or 'none'}")
+        raise ValueError(f"{path} lacks the tensor {quoted(name)}; it has {', '.join(sorted(tensors)) or 'none'}")
     return tensors[name]

@@ -14,6 +14,7 @@ from torch import Tensor
 from .. import data
 from .._base import formats, run_folder
 from ..data.decoding import MAX_PIXELS, read_picture
+from .data_sets import load_data_set
 from .run import Run, read_names
 
 _SIDE = 256  # largest side of a picture, in pixels
@@ -175,16 +176,11 @@ class _Splits:
 
 def _load_splits(run: Run, notes: list[str]) -> data.Splits | None:
     """Return the data set of the run, or None with a sentence in `notes` if it cannot be read or has changed."""
-    config = run.config
     try:
-        splits = config.load_splits()
+        return load_data_set(run)
     except (OSError, ValueError, ImportError) as error:
-        notes.append(f"The data set {config.dataset} cannot be read here: {error}.")
+        notes.append(f"The data set cannot be read here: {error}. Its pictures and queries are left out.")
         return None
-    if not torch.equal(splits.gallery.labels, run.gallery_labels):
-        notes.append(f"The data set {config.dataset} has changed since the run was made; its pictures and queries are left out.")
-        return None
-    return splits
 
 
 def _pictures(run: Run, splits: _Splits, part: str, paths: tuple[str, ...] | None) -> Pictures:
@@ -209,7 +205,7 @@ def _kept_queries(run: Run, splits: _Splits) -> Samples | None:
             f"make it again with `orthohash evaluate {run.path}`"
         )
     listed = run.path / run_folder.QUERY_PATHS
-    paths = read_names(listed) if listed.is_file() else None
+    paths = tuple(map(run.located.path, read_names(listed))) if listed.is_file() else None
     return Samples(tensors["codes"], tensors["labels"], run.class_names, _pictures(run, splits, "query", paths), paths)
 
 

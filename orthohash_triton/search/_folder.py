@@ -23,6 +23,7 @@ import torch
 
 from .._base import checks, formats
 from .._base.files import atomic_write
+from .._base.quoting import quoted
 from .._base.reading import reader
 from . import faiss_io
 from ._gallery import Gallery
@@ -140,7 +141,9 @@ def _parsed(path: Path) -> Manifest:
     shards = [ShardFile(**shard) for shard in content.pop("shards")]
     manifest = Manifest(**content, shards=shards)
     if (kind, version) != (_FORMAT, _VERSION):
-        raise ValueError(f"{path} is of format {kind!r}, version {version!r}; expected {_FORMAT!r}, version {_VERSION}")
+        raise ValueError(
+            f"{path} is of format {quoted(kind)}, version {quoted(version)}; expected {quoted(_FORMAT)}, version {_VERSION}"
+        )
     if trouble := _trouble(manifest, ntotal, ranks):
         raise ValueError(f"{path} is damaged: {trouble}. Save the index again")
     return manifest
@@ -150,17 +153,17 @@ def _trouble(manifest: Manifest, ntotal: Any, ranks: Any) -> str | None:
     """Return a description of the first inconsistency in a manifest, or None if there is none."""
     for shard in manifest.shards:
         if not (isinstance(shard.file, str) and _SHARD_NAME.fullmatch(shard.file)):
-            return f"it names {shard.file!r} as a shard"
+            return f"it names {quoted(shard.file)} as a shard"
         if not (_is_count(shard.codes) and _is_count(shard.bytes) and isinstance(shard.checksums, list)):
-            return f"it says {shard.codes!r} codes in {shard.bytes!r} bytes about {shard.file}"
+            return f"it says {quoted(shard.codes)} codes in {quoted(shard.bytes)} bytes about {shard.file}"
         if len(shard.checksums) != -(-shard.codes // _CHECKED_ROWS):
             return f"it has {len(shard.checksums)} checksums for the {shard.codes} codes of {shard.file}"
     if not isinstance(manifest.with_ids, bool):
-        return f"it says {manifest.with_ids!r} about ids"
+        return f"it says {quoted(manifest.with_ids)} about ids"
     if not _is_count(manifest.bits) or manifest.bits == 0 or manifest.bits % 8:
-        return f"it says {manifest.bits!r} bits; expected a positive multiple of 8"
+        return f"it says {quoted(manifest.bits)} bits; expected a positive multiple of 8"
     if len(manifest.shards) != ranks or ranks == 0:
-        return f"it says {ranks!r} shards and names {len(manifest.shards)}"
+        return f"it says {quoted(ranks)} shards and names {len(manifest.shards)}"
     if manifest.bits > checks.MOST_BITS:
         return f"it says {manifest.bits} bits; codes of up to {checks.MOST_BITS} bits can be searched"
     for shard in manifest.shards:
@@ -169,7 +172,7 @@ def _trouble(manifest: Manifest, ntotal: Any, ranks: Any) -> str | None:
             kind = f"{manifest.bits} bits {'with' if manifest.with_ids else 'without'} ids"
             return f"it says {shard.codes} codes of {kind} in {shard.bytes} bytes about {shard.file}; expected {expected} bytes"
     if manifest.ntotal != ntotal:
-        return f"it says {ntotal!r} codes, its shards have {manifest.ntotal}"
+        return f"it says {quoted(ntotal)} codes, its shards have {manifest.ntotal}"
     return None
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from .._base import checks
 from .._base.arrays import as_tensor
 from .._base.locks import ForkSafeLock
+from .._base.quoting import quoted
 from ..kernels.forks import limit_torch_after_fork
 from ..ops.hamming_range import hamming_range
 from ..ops.hamming_topk import nearest
@@ -285,7 +286,7 @@ class Gallery:
         if checked.device != self.device:
             raise ValueError(
                 f"{op}: queries are on {checked.device}, the index searches on {self.device}. "
-                f"Move them with .to({str(self.device)!r})"
+                f"Move them with .to({quoted(str(self.device))})"
             )
         return checked
 
@@ -313,7 +314,9 @@ class Gallery:
         if isinstance(value, np.ndarray):
             return mask.to(self.home)
         if mask.device not in (self.device, self.home):
-            raise ValueError(f"{op}: mask is on {mask.device}, the codes on {self.home}. Move it with .to({str(self.home)!r})")
+            raise ValueError(
+                f"{op}: mask is on {mask.device}, the codes on {self.home}. Move it with .to({quoted(str(self.home))})"
+            )
         return mask
 
     def nearest(self, queries: Tensor, k: int, allowed: Allowed, chunk_bytes: int) -> tuple[Tensor, Tensor]:

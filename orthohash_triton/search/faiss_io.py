@@ -27,6 +27,7 @@ import numpy as np
 
 from .._base import checks
 from .._base.files import atomic_write
+from .._base.quoting import quoted
 from .._base.reading import reader
 
 _HEAD = struct.Struct("<4siiqBi")
@@ -278,13 +279,13 @@ def _foreign(fourcc: bytes, source: str, inner: bool) -> str:
     """Return the error message for a file of another kind, or one whose id map holds one, with advice on how to convert it."""
     name = fourcc.decode("ascii", errors="backslashreplace")
     if fourcc in _FOREIGN:
-        found = f"{_FOREIGN[fourcc]} ({name!r})"
+        found = f"{_FOREIGN[fourcc]} ({quoted(name)})"
     elif fourcc in _ID_MAPS:
-        found = f"another id map ({name!r})"
+        found = f"another id map ({quoted(name)})"
     elif fourcc[:2] == b"Ix":
-        found = f"a FAISS index over float vectors ({name!r})"
+        found = f"a FAISS index over float vectors ({quoted(name)})"
     else:
-        found = f"not a FAISS binary index (it starts with {name!r})"
+        found = f"not a FAISS binary index (it starts with {quoted(name)})"
     return f"{source} is {found}; expected a flat binary index ('IBxF'). {_conversion(fourcc, inner)}"
 
 

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from .._base import checks
 from .._base.arrays import as_tensor
+from .._base.extras import install
 from ..ops.hamming_topk import MISSING_DISTANCE, MISSING_ID
 from . import faiss_io
 from ._arguments import neighbour_count
@@ -456,5 +457,5 @@ def _faiss(method: str) -> Any:
     try:
         import faiss
     except ImportError as error:
-        raise ImportError(f"HammingIndex.{method} needs faiss. Install it with: pip install faiss-cpu") from error
+        raise ImportError(f"HammingIndex.{method} needs faiss. Install it with: {install('faiss-cpu', extra='faiss')}") from error
     return faiss

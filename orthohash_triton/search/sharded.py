@@ -213,7 +213,7 @@ class ShardedHammingIndex(ExactIndex):
             if other is self:
                 raise ValueError(f"{op}: other must be another index")
             if other.bits != self.bits or (other._ranks.rank, other._ranks.size) != (self._ranks.rank, self._ranks.size):
-                raise ValueError(f"{op}: other must hold codes of {self.bits} bits on the same ranks; got {other!r}")
+                raise ValueError(f"{op}: other must hold codes of {self.bits} bits on the same ranks; got {other}")
             if other.ntotal:
                 shards.check_addition(op, other._shard.codes, adds_ids=other._with_ids)
             ids = other._shard.ids

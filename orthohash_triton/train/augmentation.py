@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .._base.extras import install
+
 AugmentationKind = Literal["none", "light", "strong"]
 
 Augmentation = Callable[[Tensor, int, slice], Tensor]
@@ -74,7 +76,7 @@ def _strong_changes(sample_shape: tuple[int, ...]) -> list[Any]:
     try:
         import kornia.augmentation as K
     except ImportError as error:
-        raise ImportError('augment "strong" needs kornia: pip install "orthohash-triton[train]"') from error
+        raise ImportError(f'augment "strong" needs kornia: {install("kornia", extra="train")}') from error
     channels, height, width = sample_shape
     crop = K.RandomResizedCrop((height, width), scale=(0.3, 1.0), ratio=(3 / 4, 4 / 3), p=1.0)
     if channels == 3:

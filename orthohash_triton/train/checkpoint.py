@@ -5,19 +5,19 @@ written completely or not at all: when a stage begins, at the end of every epoch
 steps. `save_run` removes it when the run folder is complete.
 """
 
-import zlib
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from .._base import formats, run_folder
 from .._base.files import atomic_write
+from .._base.quoting import quoted, short_repr
 from .._base.reading import reader
-from ..data import Dataset
+from ..data import Dataset, places
+from ..data.fingerprint import fingerprint
 from .config import WITHOUT_EFFECT, TrainConfig
 
 FORMAT = 1
@@ -49,7 +49,10 @@ class Checkpoints:
         if writes:
             for half in folder.glob(f".{run_folder.CHECKPOINT}.*.tmp"):  # left by a process that was killed while it wrote
                 half.unlink(missing_ok=True)
-        self._description = {"format": FORMAT, "config": asdict(config), "data": fingerprint(data)}
+        settings = asdict(config)
+        self._description = {
+            "format": FORMAT, "config": settings, "data": fingerprint(data), "places": places.record(settings, folder),
+        }  # fmt: skip
         if resume:
             content = read_checkpoint(folder)
             _require_same(folder, content, self._description)
@@ -124,25 +127,31 @@ def _read_content(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else type(content).__name__
         raise ValueError(
-            f"{path} has checkpoint format {found!r}; this version reads {FORMAT}. Delete it to start again, or update"
+            f"{path} has checkpoint format {quoted(found)}; this version reads {FORMAT}. Delete it to start again, or update"
         )
     if not all(isinstance(content[name], dict) for name in ("config", "data", "finished", "state")):
         raise ValueError("its config, data, finished and state must be tables")
+    if not places.is_record(content.get("places", {})):  # checkpoints of earlier versions lack it
+        raise ValueError("its places must be tables of paths")
     return content
 
 
 def checkpoint_settings(folder: Path) -> dict[str, Any]:
-    """Return the settings that the training in `folder` was started with, by the names of TrainConfig's fields."""
-    return read_checkpoint(folder)["config"]
+    """Return the settings that the training in `folder` was started with, by the names of TrainConfig's fields.
+
+    The paths of the data set are those that are valid now (see `data.places`).
+    """
+    content = read_checkpoint(folder)
+    return places.locate(content["config"], content.get("places", {}), folder).settings
 
 
 def _require_same(folder: Path, content: dict[str, Any], now: dict[str, Any]) -> None:
     """Raise ValueError unless the checkpoint `content` has the settings and the data set of the description `now`."""
     then = {**{item.name: item.default for item in fields(TrainConfig)}, **content["config"]}
     changed = [
-        f"{name} was {then.get(name)!r}, now {now['config'].get(name)!r}"
+        f"{name} was {short_repr(then.get(name))}, now {short_repr(now['config'].get(name))}"
         for name in sorted(then.keys() | now["config"].keys())
-        if name not in WITHOUT_EFFECT and then.get(name) != now["config"].get(name)
+        if name not in (*WITHOUT_EFFECT, *places.SETTINGS) and then.get(name) != now["config"].get(name)
     ]
     if changed:
         raise ValueError(
@@ -155,21 +164,3 @@ def _require_same(folder: Path, content: dict[str, Any], now: dict[str, Any]) ->
             f"the data set is not the one that the training in {folder} was started with: it differs in its {', '.join(names)}. "
             "Restore the old data set, or start another training in another folder"
         )
-
-
-def fingerprint(data: Dataset) -> dict[str, Any]:
-    """Return values that differ between data sets. For images in files, the file names are compared, not the contents."""
-    inputs = data.inputs
-    content = _checksum(inputs) if isinstance(inputs, Tensor) else zlib.crc32("\n".join(map(str, inputs.paths)).encode())
-    return {
-        "number of samples": len(data),
-        "shape of a sample": list(data.sample_shape),
-        "class names": list(data.class_names),
-        "labels": _checksum(data.labels),
-        "samples": content,
-        "validation set": None if data.validation is None else fingerprint(data.validation),
-    }
-
-
-def _checksum(tensor: Tensor) -> int:
-    return zlib.crc32(tensor.contiguous().numpy().data)

@@ -6,6 +6,7 @@ from typing import Any, get_args
 from .. import data, methods
 from .._base import checks
 from .._base.choices import ON_TROUBLE, OnTrouble, check_choices
+from .._base.quoting import quoted
 from ..data import Splits, load_splits
 from ..data.decoding import MAX_PIXELS
 from ..methods import option
@@ -115,22 +116,26 @@ class TrainConfig:
             if getattr(self, name) is not None:
                 checks.integer("TrainConfig", name, getattr(self, name), minimum=1, maximum=_MOST.get(name))
         if self.bits % 8:
-            raise ValueError(f"TrainConfig: bits must be a multiple of 8, so that codes fill whole bytes; got {self.bits}")
+            raise ValueError(
+                f"TrainConfig: bits must be a multiple of 8, so that codes fill whole bytes; got {quoted(self.bits)}"
+            )
         if self.batch_size < 2:
             raise ValueError("TrainConfig: batch_size must be at least 2, as batch norm needs two samples; got 1")
         for name in ("lr", "clip_grad_norm"):
             value = getattr(self, name)
             if value is not None and not value > 0:
-                raise ValueError(f"TrainConfig: {name} must be positive; got {value}")
+                raise ValueError(f"TrainConfig: {name} must be positive; got {quoted(value)}")
         for name in ("backbone_lr_scale", "weight_decay", "lr_decay", "warmup"):
             if not getattr(self, name) >= 0:
-                raise ValueError(f"TrainConfig: {name} must not be negative; got {getattr(self, name)}")
+                raise ValueError(f"TrainConfig: {name} must not be negative; got {quoted(getattr(self, name))}")
         if not 0 < self.lr_decay_at <= 1:
-            raise ValueError(f"TrainConfig: lr_decay_at must be a share of the steps, in (0, 1]; got {self.lr_decay_at}")
+            raise ValueError(f"TrainConfig: lr_decay_at must be a share of the steps, in (0, 1]; got {quoted(self.lr_decay_at)}")
         if not 0 <= self.validation < 1:
-            raise ValueError(f"TrainConfig: validation must be a share of the training set, in [0, 1); got {self.validation}")
+            raise ValueError(
+                f"TrainConfig: validation must be a share of the training set, in [0, 1); got {quoted(self.validation)}"
+            )
         if self.ema is not None and not 0 < self.ema < 1:
-            raise ValueError(f"TrainConfig: ema must be the decay of a moving average, in (0, 1); got {self.ema}")
+            raise ValueError(f"TrainConfig: ema must be the decay of a moving average, in (0, 1); got {quoted(self.ema)}")
         check_choices("TrainConfig", self)
         methods.get(self.method).make_options(self.options)
 

@@ -5,6 +5,8 @@ from contextlib import contextmanager
 
 import torch
 
+from .._base.quoting import quoted
+
 
 def require_device(name: str) -> None:
     """Raise ValueError unless tensors can be created on the device `name`.
@@ -20,7 +22,9 @@ def require_device(name: str) -> None:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch raises one of these three
         first_line = str(error).partition("\n")[0]
-        raise ValueError(f"device {name!r} cannot be used ({first_line}); choose cpu, or cuda on a machine with a GPU") from error
+        raise ValueError(
+            f"device {quoted(name)} cannot be used ({first_line}); choose cpu, or cuda on a machine with a GPU"
+        ) from error
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 
 from .._base.progress import progress_bar
+from .._base.quoting import quoted
 from ..data import Dataset
 from ..models.backbones import knows_nothing, make_backbone
 from ..models.model import HashModel
@@ -39,7 +40,7 @@ def compute_features(data: Dataset, config: TrainConfig, *, title: str = "featur
         raise ValueError(f"compute_features: {data.name} has features already; expected images")
     if config.backbone == "auto" or knows_nothing(config.backbone, pretrained=config.pretrained):
         raise ValueError(
-            f"compute_features: backbone {config.backbone!r} has random weights before training; "
+            f"compute_features: backbone {quoted(config.backbone)} has random weights before training; "
             "use efficientnet-lite0, pixels or a pre-trained backbone"
         )
     backbone = make_backbone(config.backbone, data.sample_shape, pretrained=config.pretrained)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .._base import formats, run_folder
+from .._base.extras import install
 from .._base.files import atomic_write
 from .._base.reading import reader
 
@@ -105,7 +106,9 @@ class _TensorBoard:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise ImportError('logging for TensorBoard needs tensorboard: pip install "orthohash-triton[tensorboard]"') from error
+            raise ImportError(
+                f"logging for TensorBoard needs tensorboard: {install('tensorboard', extra='tensorboard')}"
+            ) from error
         if step == 0 and folder.is_dir():  # left by an earlier training in this folder
             for events in folder.glob("events.out.tfevents.*"):
                 events.unlink()

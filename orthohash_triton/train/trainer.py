@@ -21,11 +21,13 @@ from torch import Tensor, nn
 
 from .. import methods
 from .._base.progress import progress_bar
+from .._base.quoting import quoted
 from ..data import Dataset, split_validation
+from ..data.fingerprint import fingerprint
 from ..methods import Objective
 from ..models.backbones import knows_nothing, make_backbone
 from ..models.model import HashModel
-from .checkpoint import Checkpoints, fingerprint
+from .checkpoint import Checkpoints
 from .config import TrainConfig
 from .devices import require_device, use_threads
 from .distributed import Processes
@@ -101,7 +103,8 @@ def train(
     learned = methods.get(config.method).learned
     if resume and not learned:
         raise ValueError(
-            f"train: method {config.method!r} is fitted in one step: there is nothing to resume. Run it again without resume=True"
+            f"train: method {quoted(config.method)} is fitted in one step: there is nothing to resume. "
+            "Run it again without resume=True"
         )
     checkpoints = Checkpoints(folder if learned else None, config, data, resume=resume, writes=processes.leads)
     processes.require_same(lambda: (config, fingerprint(data), checkpoints.position))
@@ -130,7 +133,8 @@ def _fit(setting: Setting, data: Dataset, make: Callable[[], nn.Module]) -> Trai
     method = methods.get(config.method)
     if knows_nothing(config.backbone, pretrained=config.pretrained):
         raise ValueError(
-            f"train: method {method.name!r} trains no backbone, and {config.backbone!r} has random weights before training; "
+            f"train: method {quoted(method.name)} trains no backbone, and {quoted(config.backbone)} has random weights "
+            "before training; "
             'use "auto", which uses the samples without a network, or a pre-trained backbone'
         )
     model = HashModel(make(), config.bits, data.sample_shape, batch_norm=False).to(device)
@@ -221,12 +225,12 @@ def _require_trainable(setting: Setting, data: Dataset) -> None:
     if not data.is_labelled:
         unsupervised = ", ".join(name for name in methods.names() if not methods.get(name).learned)
         raise ValueError(
-            f"train: method {config.method!r} learns from labels, but {data.name} has none; choose one of {unsupervised}"
+            f"train: method {quoted(config.method)} learns from labels, but {data.name} has none; choose one of {unsupervised}"
         )
     if len(data.class_names) < 2:
         raise ValueError(
-            f"train: method {config.method!r} tells classes apart, but all samples of {data.name} belong to one class, "
-            f"{data.class_names[0]!r}; give labels of at least two classes"
+            f"train: method {quoted(config.method)} tells classes apart, but all samples of {data.name} belong to one class, "
+            f"{quoted(data.class_names[0])}; give labels of at least two classes"
         )
     if len(data) < config.batch_size:
         raise ValueError(

@@ -116,6 +116,7 @@ def test_other_commands_take_files(tmp_path: Path, capsys: pytest.CaptureFixture
         ("run.toml", "bits = 8.5", "bits cannot be 8.5: expected an integer"),
         ("run.toml", "bits = true", "bits cannot be True: expected an integer"),
         ("run.toml", "lr = []", "lr cannot be []: expected a number"),
+        ("run.toml", "lr = [1, 2]", "lr cannot be a list of 2 values: expected a number"),
         ("run.toml", "flip = 1", "flip cannot be 1: expected true or false"),
         ("run.toml", "dataset = 5", "dataset cannot be 5: expected text"),
         ("run.toml", 'method = "orthohush"', "got 'orthohush'; did you mean orthohash?"),
@@ -155,7 +156,9 @@ def test_yaml_without_its_package_names_the_extra(
 ) -> None:
     (tmp_path / "run.yaml").write_text("bits: 8")
     monkeypatch.setitem(sys.modules, "yaml", None)
-    assert 'pip install "orthohash-triton[config]"' in refused(capsys, "train", "--config", tmp_path / "run.yaml", "--out", "x")
+    error = refused(capsys, "train", "--config", tmp_path / "run.yaml", "--out", "x")
+    assert 'YAML configuration files need pyyaml: pip install "pyyaml>=' in error
+    assert 'pip install ".[config]"' in error
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
@@ -172,3 +175,45 @@ def test_files_in_another_encoding_are_named(name: str, tmp_path: Path, capsys: 
     (tmp_path / name).write_bytes(b"\xe4")
     error = refused(capsys, "train", "--config", tmp_path / name, "--out", "x")
     assert f"{name} is not a readable text file (it is not text in UTF-8: byte 0xe4 at position 0)" in error
+
+
+SECRET = "hunter2-" * 12
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("run.yaml", f"dataset: {{url: photos, password: {SECRET}}}"),
+        ("run.yaml", f"dataset: [{SECRET}]"),
+        ("run.yaml", f"bits: {SECRET}"),
+        ("run.yaml", f"schedule: {SECRET}"),
+        ("run.yaml", f"flip: {SECRET}"),
+        ("run.yaml", f"a: b\n  password: {SECRET}"),
+        ("run.yaml", f"password: {SECRET}: x"),
+        ("run.yaml", f"{SECRET}: 1"),
+        ("run.toml", f'bits = "{SECRET}"'),
+        ("run.toml", f"password = {SECRET}"),
+        ("run.toml", f'"{SECRET}" = 1'),
+        ("run.json", f'{{"bits": {{"password": "{SECRET}"}}}}'),
+        ("run.json", f'{{"password": {SECRET}}}'),
+        ("run.json", f'{{"method": "{SECRET}"}}'),
+    ],
+)
+def test_a_value_of_the_file_is_not_printed_whole(name: str, text: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """A file that was named by mistake may hold passwords."""
+    (tmp_path / name).write_text(text)
+    assert SECRET not in refused(capsys, "train", "--config", tmp_path / name, "--out", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("run.yaml", "bits: &a [" + "x, " * 9 + "x]\nlr: &b [" + "*a, " * 9 + "*a]\nepochs: [" + "*b, " * 9 + "*b]"),
+        ("run.json", json.dumps({"bits": "x" * 10_000_000})),
+        ("run.json", json.dumps({"x" * 10_000_000: 1})),
+        ("run.toml", f"bits = [{'1, ' * 100_000}]"),
+    ],
+)
+def test_a_large_value_makes_a_short_message(name: str, text: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / name).write_text(text)
+    assert len(refused(capsys, "train", "--config", tmp_path / name, "--out", tmp_path / "out")) < 3000

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from orthohash_triton import cli
-from orthohash_triton.cli import _output, methods
+from orthohash_triton.cli import _output
 from orthohash_triton.cli._command import CommandParser, command_parsers
 
 from . import TRAIN
@@ -153,23 +153,14 @@ def test_progress_bars_can_be_turned_off(options: list[str], tmp_path: Path, cap
     assert ("run folder" in out) == (options != ["--quiet"])
 
 
-def test_an_interrupt_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    def interrupted(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(methods, "print_table", interrupted)
-    assert cli.main(["methods"]) == 130
-    assert capsys.readouterr().err == "interrupted\n"
-
-
 def test_an_extra_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.setitem(sys.modules, "rich.console", None)
     assert cli.main(["methods"]) == 2
-    assert 'pip install "orthohash-triton[train]"' in capsys.readouterr().err
+    assert 'pip install "rich>=' in capsys.readouterr().err
     assert cli.main(["methods", "--json"]) == 0
     monkeypatch.setitem(sys.modules, "shtab", None)
     assert cli.main(["completion", "bash"]) == 2
-    assert 'pip install "orthohash-triton[config]"' in capsys.readouterr().err
+    assert 'pip install "shtab>=' in capsys.readouterr().err
 
 
 def test_names_are_printed_as_they_are(capsys: pytest.CaptureFixture) -> None:
@@ -306,17 +297,6 @@ def test_few_samples_get_a_small_batch(samples: int, given: dict, expected: int,
     assert ("--batch-size sets another" in capsys.readouterr().err) == (not given)
     many = train._with_fitting_batch_size(TrainConfig(), 10_000, verbose=True)
     assert many == TrainConfig()
-
-
-def test_an_interrupt_before_the_first_checkpoint_names_no_way_to_resume(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    from orthohash_triton._base.run_folder import CHECKPOINT
-    from orthohash_triton.cli import train
-
-    for expected in (False, True):
-        with pytest.raises(KeyboardInterrupt), train._hint_at_resume(tmp_path):
-            raise KeyboardInterrupt
-        assert ("orthohash train --resume" in capsys.readouterr().err) == expected
-        (tmp_path / CHECKPOINT).touch()
 
 
 def test_infinite_numbers_are_printed_as_toml() -> None:

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from orthohash_triton import HammingIndex, cli, metrics
 from orthohash_triton.data import digits
-from orthohash_triton.report import _wall, write_report
+from orthohash_triton.report import _page, _wall, write_report
 from orthohash_triton.runs import load_run
 from orthohash_triton.runs.run import Run
 from orthohash_triton.runs.samples import Samples
@@ -94,14 +94,24 @@ def test_every_part_is_there(reported: tuple[dict, Path]) -> None:
     assert {
         "OrthoHash, 16 bits", "Nearest neighbours", "Hardest queries", "Precision and recall", "Classes",
         "Precision at N", "Distances", "Balance of the bits", "Correlation of the bits",
-        "Neighbourhoods (t-SNE)", "Principal components", "Loss", "Validation", "Configuration",
+        "Neighbourhoods (t-SNE)", "Principal components", "Loss", "Validation", "Bit accuracy in training", "Configuration",
     } <= set(headings)  # fmt: skip
     assert found["notes"] == []
     assert "Missing data" not in page.text
-    assert len(page.all("figure", "chart")) == len(page.all("details")) == 10  # a table of figures with every chart
+    assert len(page.all("figure", "chart")) == len(page.all("details")) == 11  # a table of figures with every chart
     assert len(page.all("circle")) > 2 * 359  # the queries, twice
     for number in (found["history"][0]["loss"], found["retrieval"]["classes"][-1]["map"]):
         assert f"{number:.4f}" in page.text
+
+
+def test_figures_of_the_training_set_are_not_called_validation() -> None:
+    measured = [{"epoch": 1, "loss": 2.0, "bit_accuracy": 0.75, "validation_map": None}]
+    assert [chart.title for chart in _page.training_charts(measured)] == ["Loss", "Bit accuracy in training"]
+    measured[0] |= {"bit_accuracy": None, "validation_map": 0.5}
+    assert [chart.title for chart in _page.training_charts(measured)] == ["Loss", "Validation"]
+    measured[0]["bit_accuracy"] = 0.75
+    validation = _page.training_charts(measured)[1]
+    assert [line.name for line in validation.lines] == ["validation mAP"]
 
 
 def test_the_wall_says_right_and_wrong_in_words_marks_and_frames(digits_run: Run, reported: tuple[dict, Path]) -> None:
@@ -237,7 +247,7 @@ def test_a_data_set_that_has_changed(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", folder, method="lsh", bits=8, evaluated=False)
     shutil.move(next((folder / "a").iterdir()), folder / "b" / "moved.png")
     found = write_report(load_run(run.path), tmp_path / "report.html", queries=1)
-    assert any("has changed since the run was made" in note for note in found["notes"])
+    assert any("has changed: it is not the one that" in note for note in found["notes"])
 
 
 def test_a_query_from_the_gallery_does_not_find_itself(tmp_path: Path) -> None:
@@ -291,9 +301,9 @@ def test_mistakes_are_told_in_a_line(
     assert re.search(message, told.err)
 
 
-@pytest.mark.parametrize("module", ["jinja2", "sklearn.manifold"])
-def test_missing_packages(small_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str) -> None:
+@pytest.mark.parametrize(("module", "package"), [("jinja2", "jinja2"), ("sklearn.manifold", "scikit-learn")])
+def test_missing_packages(small_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, package: str) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ImportError, match=r'pip install "orthohash-triton\[report\]"'):
+    with pytest.raises(ImportError, match=f'pip install "{package}>='):
         write_report(small_run, tmp_path / "report.html", queries=1)
     assert not list(tmp_path.iterdir())

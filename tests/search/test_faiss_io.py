@@ -239,7 +239,7 @@ def test_how_to_convert_other_faiss_indexes_with_ids(tmp_path):
 
 def test_without_faiss(monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
-    with pytest.raises(ImportError, match=r"HammingIndex\.to_faiss needs faiss\. Install it with: pip install faiss-cpu"):
+    with pytest.raises(ImportError, match=r"HammingIndex\.to_faiss needs faiss\. Install it with: pip install .faiss-cpu"):
         filled(1).to_faiss()
     with pytest.raises(ImportError, match=r"HammingIndex\.from_faiss needs faiss"):
         HammingIndex.from_faiss(None)

@@ -18,6 +18,7 @@ from torch import nn
 from orthohash_triton import cli
 from orthohash_triton._base.run_folder import CHECKPOINT
 from orthohash_triton.data import Dataset, features
+from orthohash_triton.data.fingerprint import fingerprint
 from orthohash_triton.runs import save_run
 from orthohash_triton.train import TrainConfig, checkpoint, train
 from orthohash_triton.train import trainer as trainer_module
@@ -229,6 +230,24 @@ def test_settings_without_effect_may_change(stopped: Path) -> None:
     assert_same(train(CONFIG, blobs(), progress=False), train(changed, blobs(), folder=stopped, resume=True, progress=False))
 
 
+def test_a_training_is_resumed_from_another_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    features.save(Path("f.npz"), blobs())
+    config = dataclasses.replace(CONFIG, dataset="f.npz")
+    with monkeypatch.context() as patched:
+        stop_after(patched, 3)
+        with pytest.raises(Stopped):
+            train(config, config.load_splits().train, folder=Path("run"), progress=False)
+    monkeypatch.chdir(tmp_path / "there")
+    settings = checkpoint.checkpoint_settings(tmp_path / "here" / "run")
+    assert settings["dataset"] == str(tmp_path / "here" / "f.npz")
+    moved = TrainConfig(**settings)
+    trained = train(moved, moved.load_splits().train, folder=tmp_path / "here" / "run", resume=True, progress=False)
+    assert_same(train(moved, moved.load_splits().train, progress=False), trained)
+
+
 def test_changed_data_are_told(stopped: Path) -> None:
     data = blobs()
     data.inputs[7, 3] += 1
@@ -247,10 +266,10 @@ def test_changed_class_names_and_validation_samples_are_told(tmp_path: Path) -> 
         ({"validation": held_out}, "validation set"),
         ({"validation": None}, "validation set"),
     ]
-    before = checkpoint.fingerprint(data)
-    assert before == checkpoint.fingerprint(dataclasses.replace(data))
+    before = fingerprint(data)
+    assert before == fingerprint(dataclasses.replace(data))
     for change, name in changes:
-        after = checkpoint.fingerprint(dataclasses.replace(data, **change))
+        after = fingerprint(dataclasses.replace(data, **change))
         assert [key for key in before if before[key] != after[key]] == [name]
 
 
