@@ -33,6 +33,8 @@ def orthohash_loss(
                 running_mean.lerp_(found.mean * found.unit, momentum)
                 running_var.lerp_(found.unbiased.to(running_var.dtype), momentum)
     else:
+        assert running_mean is not None  # checked by the caller
+        assert running_var is not None
         v = (latent - running_mean) * (running_var + eps).rsqrt().masked_fill(running_var == torch.inf, torch.nan)
     v = v if bn_weight is None else v * bn_weight
     v = v if bn_bias is None else v + bn_bias

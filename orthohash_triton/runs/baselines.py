@@ -5,9 +5,9 @@ import time
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from .._base.rows import unit_rows
 from ..data import Dataset
 from ..metrics import average_precision_from_scores
 from .evaluation import SEARCH_K, TOP
@@ -30,7 +30,7 @@ def exact_cosine(gallery: Dataset, query: Dataset) -> dict[str, Any]:
         >>> figures["method"], figures["map_at_all"]
         ('exact cosine on features', 1.0)
     """
-    vectors, queries = F.normalize(_vectors(gallery)), F.normalize(_vectors(query))
+    vectors, queries = unit_rows(_vectors(gallery)), unit_rows(_vectors(query))
     chunks = list(zip(queries.split(_CHUNK), query.labels.split(_CHUNK), strict=True))
     precisions = {"map_at_1000": TOP, "map_at_all": None}
     totals = dict.fromkeys(precisions, 0.0)

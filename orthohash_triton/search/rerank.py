@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from .._base import checks
 from .._base.arrays import as_tensor
+from .._base.rows import unit_rows
 from ..ops.hamming_topk import MISSING_ID
 from ..ops.pack_codes import unpack_codes
 
@@ -163,7 +164,7 @@ def scores_of(how: Rerank, positions: Tensor, source: Source) -> Tensor:
     """Return the score of each of `positions` [Q, S], float32; the scores at position -1 are arbitrary."""
     queries = as_tensor(how.queries).detach().to(positions.device, torch.float32)
     if how.metric == "cosine":
-        queries = F.normalize(queries, dim=1)
+        queries = unit_rows(queries)
     width = 4 * max(queries.shape[1], 1)
     columns = max(_FEWEST_COLUMNS, _GATHERED_BYTES // width)
     rows = max(1, _GATHERED_BYTES // (width * max(min(positions.shape[1], columns), 1)))
@@ -259,7 +260,7 @@ def _scores(metric: str, queries: Tensor, vectors: Tensor) -> Tensor:
     if metric == "l2":
         return vectors.sub_(queries[:, None]).square_().sum(2)
     if metric == "cosine":
-        vectors = F.normalize(vectors, dim=2)
+        vectors = unit_rows(vectors)
     return vectors.mul_(queries[:, None]).sum(2)
 
 

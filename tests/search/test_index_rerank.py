@@ -337,3 +337,14 @@ def test_bad_functions(fetch, error, message):
     index, packed, queries, _ = setting()
     with pytest.raises(error, match=f"Rerank: {message}"):
         index.search(packed, 3, rerank=Rerank(queries, fetch))
+
+
+@pytest.mark.parametrize("size", [1e25, 1e-30])
+def test_cosines_of_vectors_of_any_finite_length(size):
+    """In float32 the squares of these vectors overflow or vanish."""
+    index, packed, queries, gallery = setting()
+    expected = index.search(packed, 5, rerank=Rerank(queries, gallery, metric="cosine"))
+    sized = Rerank((queries * size).astype(np.float32), (gallery * size).astype(np.float32), metric="cosine")
+    scores, ids = index.search(packed, 5, rerank=sized)
+    np.testing.assert_array_equal(ids, expected[1])
+    np.testing.assert_allclose(scores, expected[0], rtol=1e-5)
