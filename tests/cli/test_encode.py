@@ -227,3 +227,73 @@ def test_names_of_queries_follow_images_that_are_skipped(
     assert [Path(query).name for query, _ in found] == [f"{i}.png" for i in range(10)]
     assert [neighbours[0]["path"] for _, neighbours in found] == [query for query, _ in found]
     assert len(results(capsys, codes, folder, "--model", run, "--limit", 4)) == 4
+
+
+# ---- folders as people have them -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def album(tmp_path: Path) -> Path:
+    """Return a folder of 11 images with a folder of one thumbnail, a system folder, an empty folder and a link beside them."""
+    folder, noise = tmp_path / "album", np.random.default_rng(0)
+    for place in ("", "thumbs", "@eaDir", "empty", "elsewhere"):
+        (folder / place).mkdir(parents=True)
+    (folder / "elsewhere").rename(tmp_path / "elsewhere")
+    (folder / "linked").symlink_to(tmp_path / "elsewhere")
+    for name in [*(f"{i}.jfif" for i in range(11)), "thumbs/0.png", "@eaDir/0.png", "linked/12.png"]:
+        Image.fromarray(noise.integers(0, 255, (8, 8, 3), np.uint8)).save(folder / name)
+    return folder
+
+
+def test_every_image_is_encoded(run: Path, album: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    figures = json.loads(call(capsys, "encode", run, album, "--out", tmp_path / "x.npy", "--json"))
+    assert (figures["count"], figures["skipped"]) == (13, 1)
+    assert json.loads((tmp_path / "x.npy.skipped.json").read_text()) == [
+        {"path": str(album / "@eaDir"), "reason": "a hidden or system folder with 1 image"}
+    ]
+    assert len(results(capsys, run, album, "--limit", 100)) == 13
+
+
+def test_training_takes_every_image_or_fails(album: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    arguments = ["--dataset", album, "--bits", 8, "--image-size", 8, "--threads", 1, "--batch-size", 4, "--epochs", 1]
+    error = call(capsys, "train", *arguments, "--method", "orthohash", "--out", tmp_path / "labels", status=2)
+    assert "has 11 images next to the class folders (linked, thumbs) and only 2 in them, so that most would be left out" in error
+    assert "such as lsh or pca" in error
+    call(capsys, "train", *arguments, "--method", "pca", "--out", tmp_path / "run")
+    assert len(json.loads((tmp_path / "run" / "paths.json").read_text())) == 13
+
+
+def test_training_without_labels_keeps_the_classes(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder = tmp_path / "photos"
+    shutil.copytree(photos, folder)
+    shutil.copy(folder / "cat" / "1.png", folder / "cover.png")
+    call(capsys, "train", "--dataset", folder, *TRAIN, "--out", tmp_path / "run")
+    files = json.loads((tmp_path / "run" / "paths.json").read_text())
+    assert str(folder / "cover.png") in files
+    assert json.loads(call(capsys, "evaluate", tmp_path / "run", "--json"))["queries"] == 21 - len(files)
+
+
+def test_a_limit_of_pixels(run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder = tmp_path / "photos"
+    shutil.copytree(photos / "cat", folder)
+    Image.new("L", (40, 40)).save(folder / "large.png")
+    figures = json.loads(call(capsys, "encode", run, folder, "--out", tmp_path / "x.npy", "--max-pixels", 100, "--json"))
+    assert (figures["count"], figures["skipped"]) == (10, 1)
+    train = ["train", "--dataset", folder, *TRAIN, "--max-pixels", 100, "--out", tmp_path / "run"]
+    call(capsys, *train)
+    assert "40 x 40 pixels" in json.loads((tmp_path / "run" / "skipped.json").read_text())[0]["reason"]
+
+
+def test_queries_by_any_name(run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    picture = photos / "dog" / "7.png"
+    for name in ("x.jfif", "x", "x.jpg.part"):
+        shutil.copy(picture, tmp_path / name)
+        assert results(capsys, run, tmp_path / name, "-k", 1)[0][0] == str(tmp_path / name)
+    error = call(capsys, "search", run, photos / "dog" / "7.pgn", status=2)
+    assert f"7.pgn does not exist; did you mean {picture}?" in error
+    (tmp_path / "notes").write_text("no image")
+    assert "notes is no data set of a known kind" in call(capsys, "search", run, tmp_path / "notes", status=2)
+    (tmp_path / "x.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    assert "no query of" in call(capsys, "search", run, tmp_path / "x.heic", status=2)
+    (tmp_path / "x.psd").write_bytes(b"8BPS")
+    assert ".psd files are not decoded. Convert it" in call(capsys, "search", run, tmp_path / "x.psd", status=2)
