@@ -128,7 +128,7 @@ def _describe_data_set(path: Path) -> dict[str, Any]:
     reader = find_reader(path, {}, names())
     found: dict[str, Any] = {"kind": reader.what}
     if reader.parts is not None:
-        parts = reader.parts(path)
+        parts = reader.parts(path, every_image=True) if reader.searches else reader.parts(path)
         found |= {name: len(part) for name, part in parts.items()}
         found |= {"classes": len(next(iter(parts.values())).class_names), "skipped": sum(len(p.skipped) for p in parts.values())}
     found["next"] = [f"orthohash train --dataset {path} --out RUN", f"orthohash encode RUN {path} --out codes.npy"]

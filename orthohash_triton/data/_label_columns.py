@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from .._base.file_names import normalized
 from .._base.labels import class_name_text
 from .._base.quoting import quoted
 from ._spelling import find_similar
@@ -155,7 +156,8 @@ def _are_bits(rows: list[list[str]]) -> bool:
 
 
 def _numbered(table: Table, column: str, rows: list[list[str]], may_be_empty: bool) -> Classes:
-    """Return the classes of rows of labels."""
+    """Return the classes of rows of labels, whose names are compared in the Unicode normal form NFC."""
+    rows = [[normalized(label) for label in row] for row in rows]
     names = _ordered({label for row in rows for label in row})
     several = any(len(row) > 1 for row in rows)
     empty = [number for number, row in enumerate(rows, 1) if not row]

@@ -190,8 +190,14 @@ def is_image(file: Path) -> bool:
         return False
 
 
-def decode(file: Path | BinaryIO, size: int, *, grey: bool, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Decode and resize one image: uint8 [size, size] if `grey`, else [3, size, size].
+def decode(file: Path | BinaryIO, size: int | tuple[int, int], *, grey: bool, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Decode and resize one image: uint8 [height, width] if `grey`, else [3, height, width].
+
+    Args:
+        file: see `open_image`.
+        size: height and width of the result in pixels, or one number for both.
+        grey: whether the result is grey.
+        max_pixels: see `open_image`.
 
     Raises:
         TooManyPixels: the image has more than `max_pixels`.
@@ -206,8 +212,9 @@ def decode(file: Path | BinaryIO, size: int, *, grey: bool, max_pixels: int = MA
         >>> decoding.decode(file, 2, grey=True).tolist()
         [[10, 10], [10, 10]]
     """
-    with _drafted(file, "L" if grey else "RGB", 2 * size, max_pixels) as image:
-        return image_array(image, (size, size), grey=grey)
+    size = (size, size) if isinstance(size, int) else size
+    with _drafted(file, "L" if grey else "RGB", 2 * max(size), max_pixels) as image:
+        return image_array(image, size, grey=grey)
 
 
 def read_picture(file: Path | BinaryIO, side: int, *, max_pixels: int = MAX_PIXELS) -> Any:

@@ -49,8 +49,7 @@ class ImageList:
         if not isinstance(image, Path):
             return decoding.image_array(_as_pillow(image, f"inputs[{row}]"), self._size, grey=grey)
         try:
-            with decoding.open_image(image) as opened:
-                return decoding.image_array(opened, self._size, grey=grey)
+            return decoding.decode(image, self._size, grey=grey)
         except Exception as error:  # Pillow documents no common base of the errors of its decoders
             raise unreadable(image, decoding.reason(image, error)) from error
 

@@ -28,6 +28,9 @@ class HashModel(nn.Module):
       uint8 [H, W] or [channels, H, W];
     - for a model of features, a list of vectors [D].
 
+    A large JPEG file is decoded at a fraction of its size, so that single bits of its code can differ from those of the image
+    that Pillow decodes in full.
+
     Args:
         backbone: a module as `backbones` describes, or the name of one in BACKBONES.
         bits: length of the codes.

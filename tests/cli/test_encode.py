@@ -252,6 +252,7 @@ def test_every_image_is_encoded(run: Path, album: Path, tmp_path: Path, capsys: 
         {"path": str(album / "@eaDir"), "reason": "a hidden or system folder with 1 image"}
     ]
     assert len(results(capsys, run, album, "--limit", 100)) == 13
+    assert json.loads(call(capsys, "info", album, "--json"))["all"] == 13
 
 
 def test_training_takes_every_image_or_fails(album: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -279,7 +280,7 @@ def test_a_limit_of_pixels(run: Path, photos: Path, tmp_path: Path, capsys: pyte
     Image.new("L", (40, 40)).save(folder / "large.png")
     figures = json.loads(call(capsys, "encode", run, folder, "--out", tmp_path / "x.npy", "--max-pixels", 100, "--json"))
     assert (figures["count"], figures["skipped"]) == (10, 1)
-    train = ["train", "--dataset", folder, *TRAIN, "--max-pixels", 100, "--out", tmp_path / "run"]
+    train = ["train", "--dataset", folder, *TRAIN, "--method", "lsh", "--max-pixels", 100, "--out", tmp_path / "run"]
     call(capsys, *train)
     assert "40 x 40 pixels" in json.loads((tmp_path / "run" / "skipped.json").read_text())[0]["reason"]
 

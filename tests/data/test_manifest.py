@@ -388,3 +388,9 @@ def test_names_in_another_normal_form(tmp_path: Path, on_disk: str, listed: str)
     (place / unicodedata.normalize(on_disk, "é.jpg")).touch()
     (tmp_path / "m.csv").write_text(unicodedata.normalize(listed, "path,label\nGröße/é.jpg,a\n"), encoding="utf-8")
     assert manifest.read(tmp_path / "m.csv")["all"].paths == (place / unicodedata.normalize(on_disk, "é.jpg"),)
+
+
+def test_labels_in_two_normal_forms_are_one_class(photos: Path) -> None:
+    labels = [unicodedata.normalize(form, "café") for form in ("NFC", "NFD")]
+    listing = manifest.read(write(photos / "m.csv", {"path": files(2), "label": labels}))["all"]
+    assert listing.class_names == (labels[0],)

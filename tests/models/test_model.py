@@ -123,6 +123,9 @@ def test_lists_of_any_size(colour: HashModel, photo: np.ndarray, tmp_path: Path)
         mixed = [str(paths[0]), images[1], Image.fromarray(images[2]), paths[3], torch.from_numpy(images[4]).permute(2, 0, 1)]
         assert torch.equal(colour.encode(mixed, batch_size=batch_size), expected)
     assert colour.encode([]).shape == (0, 3)
+    Image.fromarray(np.tile(photo, (30, 20, 1))).save(tmp_path / "large.jpg")  # a file that is decoded at a fraction of its size
+    alone, among = (as_samples(form, (3, 8, 8)) for form in (tmp_path / "large.jpg", [tmp_path / "large.jpg", photo]))
+    assert torch.equal(next(alone.split(1))[0], next(among.split(2))[0])
 
 
 def test_grey_models_and_grey_images(model: HashModel, colour: HashModel, photo: np.ndarray) -> None:
