@@ -28,7 +28,7 @@ def walk(folder: Path, seen: Iterable[Identity] = ()) -> Found:
     """Return the images in `folder` and below it.
 
     Linked folders are entered, each folder once, whatever number of links lead to it. Broken links to images are among the
-    images, so that they are reported.
+    images, so that they are reported. Folders that cannot be read are among what was left out.
 
     Args:
         folder: an absolute path.
@@ -46,8 +46,6 @@ def walk(folder: Path, seen: Iterable[Identity] = ()) -> Found:
         try:
             inside = list_folder(place)
         except OSError as error:
-            if place == folder:
-                raise
             found.skipped.append(Skipped(place, str(error.strerror).lower()))
             continue
         found.images.extend(inside.images)

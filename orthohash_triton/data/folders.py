@@ -289,13 +289,13 @@ def _outside(folder: Path, parts: Iterable[Path]) -> _Contents:
     """Return the images of `folder` that are in none of its `parts`, all of them without a class."""
     inside = list_folder(folder)
     contents = _Contents(folder, loose=inside.images, skipped=inside.skipped)
-    parts = set(parts)
     seen = {identity(place) for place in (folder, *parts)} | identities_above(folder)
-    for place in inside.folders:
-        if place not in parts:
+    for place in sorted(inside.folders, key=Path.is_symlink):
+        if (own := identity(place)) not in seen:
             found = walk(place, seen)
             contents.loose.extend(found.images)
             contents.skipped.extend(found.skipped)
+            seen.add(own)
     return contents
 
 
@@ -313,9 +313,11 @@ def _list_classes(contents: _Contents, class_names: tuple[str, ...] | None = Non
         )
     names = class_names or found
     rows = [(path, label) for label, name in enumerate(names) for path in contents.classes.get(name, ())]
+    known = {path for path, _ in skipped}
+    empty = [folder / name for name, paths in contents.classes.items() if not paths]
     skipped = [
         *skipped,
-        *(Skipped(folder / name, "a folder without images") for name, paths in contents.classes.items() if not paths),
+        *(Skipped(path, "a folder without images") for path in empty if path not in known),
         *(Skipped(path, "next to the class folders, in none of them") for path in loose),
     ]
     return Listing(

@@ -311,7 +311,15 @@ def test_a_folder_that_cannot_be_listed(photos: Path, monkeypatch: pytest.Monkey
         return listdir(place)
 
     monkeypatch.setattr(os, "listdir", refuse)
-    assert folders.list_images(photos).skipped[0] == (photos / "cat" / "deep", "permission denied")
+    (photos / "mouse" / "deep").mkdir(parents=True)
+    (photos / "deep").mkdir()
+    assert folders.list_images(photos).skipped == (
+        (photos / "cat" / "deep", "permission denied"),
+        (photos / "deep", "permission denied"),
+        (photos / "mouse" / "deep", "permission denied"),
+        (photos / "cat", "a folder without images"),
+        (photos / "mouse", "a folder without images"),
+    )
 
 
 def test_classes_in_two_normal_forms(tmp_path: Path) -> None:
@@ -331,6 +339,8 @@ def test_images_beside_the_parts(tmp_path: Path) -> None:
     picture(tmp_path / "query" / "loose.png", 9)
     picture(tmp_path / "cover.png", 9)
     picture(tmp_path / "extra" / "deep" / "8.png", 9)
+    for link, target in {"old": tmp_path / "train", "more": tmp_path / "extra", "up": tmp_path}.items():
+        (tmp_path / link).symlink_to(target)
     with pytest.raises(ValueError, match="classes that the training set lacks: zebra"):
         folders.list_parts(tmp_path)
     everything = folders.list_everything(tmp_path)
