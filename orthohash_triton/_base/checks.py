@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-SMALLEST, LARGEST = 1e-30, 1e30  # of a factor: within these, products with it neither vanish nor overflow in float32
-
 from .quoting import quoted, short_repr
+
+SMALLEST, LARGEST = 1e-30, 1e30  # of a factor: within these, products with it neither vanish nor overflow in float32
 
 MOST_BITS = 8 * (2**20 - 1)  # bits of a code: kernels keep a distance and a position of 40 bits in one integer of 63 bits
 
