@@ -7,6 +7,8 @@ import triton
 import triton.language as tl
 
 ROW_SCALE = tl.constexpr(256.0)  # |v^| <= 1; with this factor the low half of an entry is a normal fp16 number
+# Rows shorter than 1e-35 get the gradient of a row of this length, because that of a shorter one would overflow.
+MAX_INVERSE_NORM = tl.constexpr(1e35)
 SINE_FLOOR = tl.constexpr(1e-6)  # below this sin^2(theta), the derivative of sin(theta) is taken as 0, as in the reference
 
 
@@ -18,8 +20,26 @@ def load_unit_rows(v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, row, bit, in
     Both are zero outside the input.
     """
     v = load_rows(v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, row, bit, in_rows, n_bits, n_weight, n_bias, HAS_NORM)
+    scale = row_scale(tl.max(tl.abs(v), 1))
+    v *= scale[:, None]
     inverse_norm = inverse_root(tl.sum(v * v, 1))
-    return v * inverse_norm[:, None], inverse_norm
+    return v * inverse_norm[:, None], unscaled(inverse_norm, scale)
+
+
+@triton.jit
+def row_scale(largest):
+    """Return the power of two that brings numbers of at most `largest` to 1 .. 2, so that their squares stay within float32.
+
+    A power of two changes no digit. It is 2^126 for `largest` below 2^-126, and 2^-126 from 2^126 on, for infinity too.
+    """
+    biased = tl.minimum(tl.maximum(largest.to(tl.int32, bitcast=True) >> 23, 1), 253)  # the exponent of `largest`
+    return ((254 - biased) << 23).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def unscaled(inverse_norm, scale):
+    """Return 1 / |v|, given that of the scaled row, but at most MAX_INVERSE_NORM."""
+    return tl.minimum(inverse_norm * scale, MAX_INVERSE_NORM)
 
 
 @triton.jit

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ._codebook_arguments import Options, Outputs, Plan, Prepared, Rows, State, Target
 from ._codebook_finish import finish_rows
-from ._codebook_rows import ROW_SCALE, apply_margin, inverse_root, load_codes, load_rows
+from ._codebook_rows import ROW_SCALE, apply_margin, inverse_root, load_codes, load_rows, row_scale, unscaled
 from ._halves import high_half, low_half
 from ._sizes import cdiv
 from .launch import launch
@@ -119,11 +119,17 @@ def _sweep_kernel(
 
     # 1. Load the rows, and the state that the previous chunk left.
     if not CHUNKED:
-        square = tl.zeros((BLOCK_M,), tl.float32)
-        rows = ()
+        largest = tl.zeros((BLOCK_M,), tl.float32)
+        loaded, rows = (), ()
         for tile in tl.static_range(NUM_TILES):
             bit = tile * TILE_K + tl.arange(0, TILE_K)
             v = load_rows(v_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, row, bit, in_rows, n_bits, n_weight, n_bias, HAS_NORM)
+            largest = tl.maximum(largest, tl.max(tl.abs(v), 1))
+            loaded += (v,)
+        scale = row_scale(largest)
+        square = tl.zeros((BLOCK_M,), tl.float32)
+        for tile in tl.static_range(NUM_TILES):
+            v = loaded[tile] * scale[:, None]
             square += tl.sum(v * v, 1)
             rows += (v,)
         inverse_norm = inverse_root(square)
@@ -228,7 +234,7 @@ def _sweep_kernel(
     # 3. Finish the rows, or store the state of this split.
     if FUSE_EPILOGUE:  # one tile of bits
         finish_rows(
-            rows[0] * inverse_norm[:, None], inverse_norm, m_i, l_i, acc[0] * (1.0 / P_SCALE), target_logit,
+            rows[0] * inverse_norm[:, None], unscaled(inverse_norm, scale), m_i, l_i, acc[0] * (1.0 / P_SCALE), target_logit,
             target_acc[0] * (1.0 / P_SCALE),
             target_ptr, columns_ptr, values_ptr, target_total_ptr, words_ptr, column_sum_ptr,
             loss_ptr, lse_ptr, grad_ptr, lse_grad_ptr, row, tl.arange(0, TILE_K), n_rows, n_classes, n_bits,
