@@ -131,6 +131,8 @@ def parse(archive: str) -> list[Package]:
         if "\nTag:" not in paragraph:
             continue
         fields = _fields(paragraph)
+        if not {"Package", "Tag"} <= fields.keys():  # a paragraph that is cut off
+            continue
         name = fields["Package"]
         synopsis = fields.get("Description", "").partition("\n")[0]
         tags = frozenset(fields["Tag"].replace("\n", " ").replace(",", " ").split())

@@ -244,7 +244,7 @@ def read_wordnet(folder: Path) -> object:
 
 
 DATA_SETS = [
-    Target("images", make_images, read_images, (), check=check_images, inputs=200),
+    Target("images", make_images, read_images, (), check=check_images),
     Target(
         "fashion-mnist",
         make_idx,
@@ -380,6 +380,7 @@ INDEXES = [
         read_shards,
         ("search._folder.read_manifest", "search._folder._parsed", "search._folder.open_shard"),
         check=check_shards,
+        inputs=50,
         words=(b"checksums", b"shard-0-of-1-00000000.ibxf"),
     ),
 ]

@@ -249,6 +249,7 @@ TARGETS = [
         ),
         check=check_run,
         words=RUN_WORDS,
+        inputs=40,
     ),
     Target(
         "checkpoint",
