@@ -17,10 +17,10 @@ def limit_torch_after_fork() -> None:
     """Let PyTorch compute in the calling thread if this process was forked, as the workers of a DataLoader do.
 
     Functions of this package that compute on the CPU call it first. Only the first call in a process has an effect, so that a
-    user can set another number of threads afterwards.
+    user can set another number of threads afterwards. torch.compile cannot trace the change, so a traced call makes none.
     """
     global _is_new, _inherited
-    if _is_new:
+    if not torch.compiler.is_compiling() and _is_new:
         _is_new = False
         _inherited = torch.get_num_threads()
         torch.set_num_threads(1)
