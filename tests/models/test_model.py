@@ -19,7 +19,7 @@ GREY = torch.randint(0, 256, (10, 8, 8), dtype=torch.uint8, generator=torch.Gene
 
 @pytest.fixture
 def model() -> HashModel:
-    model = HashModel("small-cnn", 20, (1, 8, 8))
+    model = HashModel("small-cnn", 20, (1, 8, 8), padded=True)
     with torch.no_grad():
         model.train()(model.prepare(GREY))
     return model
