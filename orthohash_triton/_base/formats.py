@@ -278,7 +278,10 @@ def _check_npy(file: IO[bytes], size: int) -> None:
     version = np.lib.format.read_magic(file)
     if version not in _NPY_HEADERS:
         raise ValueError(f"its format has version {version[0]}.{version[1]}; expected 1.0 or 2.0, which numpy writes for numbers")
-    shape, _, dtype = _NPY_HEADERS[version](file)
+    try:
+        shape, _, dtype = _NPY_HEADERS[version](file)
+    except MemoryError:  # Python's parser raises this too when its stack is full
+        raise ValueError("its header is nested too deeply") from None
     if dtype.hasobject:
         raise ValueError("it pickles Python objects, which could run code. Save an array of numbers or of text")
     if not all(type(length) is int and length >= 0 for length in shape):

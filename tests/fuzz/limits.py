@@ -38,7 +38,7 @@ def out_of_memory(error: BaseException | None) -> bool:
         text = str(error)
         if isinstance(error, MemoryError) or "can't allocate memory" in text or "bad_alloc" in text or "bad allocation" in text:
             return True
-        error = error.__cause__ or error.__context__
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return False
 
 
