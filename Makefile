@@ -23,7 +23,7 @@ PYTEST := $(BIN)/python -m pytest
 # The tests of a file run in one process, because they share fixtures. Files with slow tests start first (tests/conftest.py).
 PARALLEL := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup check test fix lint types test-changed test-cpu test-interpreter test-ptx test-gpu test-cpus fuzz coverage missing \
+.PHONY: setup check test fix lint types selftest types-and-selftest test-changed test-cpu test-interpreter test-ptx test-gpu test-cpus fuzz coverage missing \
   demo docs bench clean compile-matrix compile-matrix-all compat sanitize gpu-report
 
 setup: .venv/installed
@@ -41,7 +41,7 @@ setup: .venv/installed
 check: lint types test-changed
 
 # Everything. CI runs it on main.
-test: lint types test-cpu test-interpreter $(if $(PTXEMU),test-ptx)
+test: lint types-and-selftest test-cpu test-interpreter $(if $(PTXEMU),test-ptx)
 
 fix: setup
 	$(BIN)/ruff check --fix .
@@ -53,6 +53,14 @@ lint: setup
 
 types: setup
 	$(BIN)/mypy
+
+# The self-test compiles most functions of the CPU path. All processes of the tests then find them in Numba's cache.
+selftest: setup
+	@mkdir -p build
+	@OMP_NUM_THREADS=1 $(BIN)/orthohash doctor --selftest --device cpu --json > build/selftest.json || { cat build/selftest.json; exit 1; }
+
+types-and-selftest: setup
+	$(MAKE) --no-print-directory -j2 types selftest
 
 test-changed: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m tools.changed_tests $(if $(BASE),--base $(BASE)) --run -n $(JOBS)

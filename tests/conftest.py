@@ -53,7 +53,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="Triton kernels need a GPU, TRITON_INTERPRET=1 or --executor"))
         if "gpu" in item.keywords and not gpu:
             item.add_marker(pytest.mark.skip(reason="needs a GPU"))
-    items.sort(key=lambda item: "slow" not in item.keywords)  # with --dist loadfile, their files start first
+    items.sort(key=lambda item: not _takes_long(item))  # with --dist loadfile, their files start first
+
+
+def _takes_long(item: pytest.Item) -> bool:
+    """Return whether a test is marked as slow, or shares a fixture, which is shared because it takes long to make."""
+    fixtures = [found[-1] for found in item._fixtureinfo.name2fixturedefs.values()]  # type: ignore[attr-defined]
+    return "slow" in item.keywords or any(fixture.scope in ("module", "package") for fixture in fixtures)
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ def test_it_is_kept_without_outputs(notebook) -> None:
     assert [cell for cell in notebook.cells if cell.cell_type == "code" and (cell.outputs or cell.execution_count)] == []
 
 
+@pytest.mark.slow
 def test_it_runs(notebook, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")

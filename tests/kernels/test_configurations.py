@@ -165,6 +165,7 @@ def test_a_report_keeps_other_targets_of_the_same_subject(tmp_path, capsys):
     assert "--report must be a new file or a report of this tool" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_several_targets_are_listed_in_the_order_asked_for(tmp_path):
     targets = ["gfx942", "sm_80"]
     path = tmp_path / "report.json"

@@ -165,6 +165,7 @@ def test_same_answers_as_faiss():
             assert np.array_equal(ids[found], faiss_ids[found][order])
 
 
+@pytest.mark.slow
 def test_processors_without_a_byte_shuffle():
     """Range search and histograms run with Numba compiling for a generic processor."""
     environment = os.environ | {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}

@@ -176,6 +176,7 @@ def killed(process: subprocess.Popen, folder: Path, at: int, chance: random.Rand
     assert not (folder / "config.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
 @pytest.mark.parametrize(
     ("method", "points"),  # see `position`: 100 per finished epoch, 1,000 per finished stage

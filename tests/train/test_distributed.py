@@ -134,6 +134,7 @@ def test_processes_that_do_not_go_together(pair: list[dict[str, Any]]) -> None:
         assert "batch_size 3 is shared by 2 processes, each of which needs two samples; set it to 4 or more" in batch
 
 
+@pytest.mark.slow
 def test_torchrun(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With the command line under torchrun one process writes the run, which equals the run of a single process."""
     for name in ("train", "query"):
