@@ -219,3 +219,14 @@ def test_as_many_classes_as_samples_are_split_in_memory_of_the_samples(groups: t
     else:
         assert len(data.split_stratified(dataset, 0.1, 0).query) == 2000
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 150_000  # kilobytes
+
+
+@pytest.mark.parametrize("kind", ["class ids", "multi-hot"])
+def test_the_last_group_of_a_class_stays_in_the_gallery(kind: str) -> None:
+    groups = torch.tensor([0, 0, 0, 1, 1, 1])
+    if kind == "multi-hot":
+        dataset = multi_hot([[0]] * 6, classes=1, groups=groups)
+    else:
+        dataset = Dataset(torch.zeros(6, 1), torch.zeros(6, dtype=torch.int64), ("a",), "toy", groups=groups)
+    for seed in range(4):
+        assert len(split_stratified(dataset, 0.99, seed).query) == 3
