@@ -123,10 +123,9 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 
     Example:
         >>> import torch
-        >>> from pathlib import Path
+        >>> from safetensors.torch import save_file
         >>> from orthohash_triton._base.formats import read_tensors
-        >>> from orthohash_triton._base.tensors import write_tensors
-        >>> write_tensors(Path("labels.safetensors"), {"gallery": torch.arange(3)})
+        >>> save_file({"gallery": torch.arange(3)}, "labels.safetensors")
         >>> read_tensors("labels.safetensors")
         {'gallery': tensor([0, 1, 2])}
     """

@@ -1,12 +1,10 @@
-"""Writing of safetensors files."""
+"""The contents of safetensors files."""
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from .extras import install
-from .files import atomic_write
 
 
 def safetensors() -> Any:
@@ -18,8 +16,7 @@ def safetensors() -> Any:
     return safetensors
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write `tensors` by name to a safetensors file, completely or not at all."""
-    save = safetensors().torch.save
-    with atomic_write(path) as file:  # cloned because safetensors refuses tensors that share memory (tied weights)
-        file.write(save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}))
+def pack_tensors(tensors: dict[str, Tensor]) -> bytes:
+    """Return the bytes of a safetensors file with `tensors` by name."""
+    save = safetensors().torch.save  # cloned because safetensors refuses tensors that share memory (tied weights)
+    return save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()})

@@ -17,8 +17,9 @@ SOURCES = (
 def load_model(folder: Path) -> "HashModel":
     """Load the model of a run folder, or of a folder written by `HashModel.save_pretrained`."""
     from ..runs import load_run
+    from ..runs.run import holds_run
     from ..train import HashModel
 
-    if (folder / run_folder.CONFIG).is_file() and not (folder / run_folder.INDEX).is_file():
+    if (folder / run_folder.CONFIG).is_file() and not holds_run(folder):
         return HashModel.from_pretrained(folder)
     return load_run(folder).model

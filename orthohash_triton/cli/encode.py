@@ -20,6 +20,9 @@ def _add_options(parser: CommandParser) -> None:
         "second file next to it",
     )  # fmt: skip
     parser.add_argument("--resume", action="store_true", help="continue an earlier call that was stopped, if there was one")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace FILE if it has codes, and discard an earlier call that was stopped"
+    )
     parser.add_argument("--batch-size", type=int, default=256, metavar="N", help="samples per batch (%(default)s)")
     parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu, cuda, cuda:1, ... (%(default)s)")
     parser.add_argument(
@@ -57,7 +60,8 @@ def _run(options: argparse.Namespace) -> None:
     limits = {} if options.max_pixels is None else {"max_pixels": options.max_pixels}
     written = encode_to(
         load_model(options.model).to(options.device), options.source, options.out,
-        batch_size=options.batch_size, resume=options.resume, split=options.split, progress=options.progress,
+        batch_size=options.batch_size, resume=options.resume, overwrite=options.overwrite, split=options.split,
+        progress=options.progress,
         on_error=ON_TROUBLE[options.on_corrupt], on_missing=ON_TROUBLE.get(options.on_missing), root=options.root,
         path_column=options.path_column, label_column=options.label_column, split_column=options.split_column, **limits,
     )  # fmt: skip

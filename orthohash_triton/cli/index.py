@@ -22,6 +22,7 @@ def _add_options(parser: CommandParser) -> None:
         metavar="FILE",
         help="index file; image paths are listed in a file next to it",
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace FILE if it has codes")
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -34,7 +35,7 @@ def _run(options: argparse.Namespace) -> None:
         codes = CodeFile(found.index, found.gallery_paths, None)
     else:
         codes = read_codes(options.source)
-    save_index(codes, options.out)
+    save_index(codes, options.out, overwrite=options.overwrite)
     print_count(options, {"index": str(options.out), "count": codes.index.ntotal, "bits": codes.index.bits})
 
 

@@ -29,11 +29,12 @@ def _run(options: argparse.Namespace) -> None:
 def _describe(path: Path) -> dict[str, Any]:
     """Return what is at `path`: its "kind", its properties, and as "next" the command lines that accept it."""
     from ..runs.code_files import holds_codes
+    from ..runs.run import holds_run
 
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; name a run folder, a file of codes, an index or a data set")
     if (path / run_folder.CONFIG).is_file():
-        return _describe_run(path) if (path / run_folder.INDEX).is_file() else _describe_pretrained(path)
+        return _describe_run(path) if holds_run(path) else _describe_pretrained(path)
     if (path / run_folder.CHECKPOINT).is_file():
         return _describe_unfinished(path)
     return _describe_codes(path) if holds_codes(path) else _describe_data_set(path)

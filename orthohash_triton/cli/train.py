@@ -43,7 +43,6 @@ def _take_settings(parser: CommandParser, folder: Path) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     """Train, save and evaluate a run, and print its figures."""
-    from ..data.images import write_skipped
     from ..runs import save_run
     from ..runs.evaluation import evaluate_run
     from ..runs.run import make_way
@@ -64,8 +63,7 @@ def _run(options: argparse.Namespace) -> None:
         )
     if not is_leader:
         return
-    run = save_run(folder, config, trained, splits.gallery)
-    write_skipped(folder / run_folder.SKIPPED, splits.skipped)
+    run = save_run(folder, config, trained, splits.gallery, skipped=splits.skipped)
     figures = evaluate_run(run, splits.query) if splits.query.is_labelled else None
     if options.json:
         print_json({"run": str(folder), "epochs": [asdict(epoch) for epoch in trained.history], "evaluation": figures})

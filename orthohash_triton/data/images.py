@@ -323,9 +323,21 @@ def write_skipped(path: str | Path, skipped: Sequence[Skipped]) -> None:
     if not skipped:
         Path(path).unlink(missing_ok=True)
         return
-    listed = [{"path": str(file.path), "reason": file.reason} for file in skipped]
     with atomic_write(path) as file:
-        file.write((json.dumps(listed, indent=2) + "\n").encode())
+        file.write(skipped_as_json(skipped))
+
+
+def skipped_as_json(skipped: Sequence[Skipped]) -> bytes:
+    """Return the JSON that `write_skipped` writes.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from orthohash_triton.data import Skipped, images
+        >>> images.skipped_as_json([])
+        b'[]\\n'
+    """
+    listed = [{"path": str(file.path), "reason": file.reason} for file in skipped]
+    return (json.dumps(listed, indent=2) + "\n").encode()
 
 
 def listed(skipped: Sequence[Skipped]) -> str:

@@ -5,13 +5,13 @@
     codebook.safetensors  int8 +-1 [C, bits], for methods that have a codebook
     README.md             model card
 
-No file is a pickle, so opening a folder from an untrusted source runs no code. Every file is written completely or not at all.
-config.json is written last: a folder without it holds no model.
+No file is a pickle, so opening a folder from an untrusted source runs no code. config.json names the other files with their sizes
+and checksums, which are compared when a model is read. The files change together: after an interruption the folder has the old
+model or the new one (see `_base.file_set`).
 
 This module handles tensors and plain values only. `model` builds a `HashModel` from them.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,9 @@ from torch import Tensor
 
 from .. import __version__
 from .._base import checks, formats
-from .._base.files import atomic_write
+from .._base.file_set import FileSet, replacing
 from .._base.quoting import quoted, short_repr
-from .._base.tensors import write_tensors
+from .._base.tensors import pack_tensors
 from .model_card import MARK, model_card
 
 FORMAT = 1
@@ -71,14 +71,14 @@ def write_pretrained(
         **description,
         "codebook": codebook is not None,
     }
-    (folder / CONFIG).unlink(missing_ok=True)
-    write_tensors(folder / WEIGHTS, dict(weights))
-    if codebook is None:
-        (folder / CODEBOOK).unlink(missing_ok=True)
-    else:
-        write_tensors(folder / CODEBOOK, {"codebook": codebook})
-    _write_text(folder / CARD, model_card(config, figures, trained_on))
-    _write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
+    contents = {WEIGHTS: pack_tensors(dict(weights)), CARD: model_card(config, figures, trained_on).encode()}
+    if codebook is not None:
+        contents[CODEBOOK] = pack_tensors({"codebook": codebook})
+    with replacing(folder / CONFIG, config) as files:
+        files.remove(CODEBOOK)  # an earlier one, unless there is a new one
+        for name, content in contents.items():
+            with files.create(name) as file:
+                file.write(content)
 
 
 def read_description(folder: Path) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def read_description(folder: Path) -> dict[str, Any]:
         raise FileNotFoundError(
             f"{folder} holds no pretrained model: it has no config.json. `orthohash export RUN --out {folder}` writes one"
         )
-    config = formats.read_json(path)
+    config = FileSet(path).content
     _require_format(folder, config)
     _require_values(path, config)
     return config
@@ -107,7 +107,7 @@ def read_weights(folder: Path, bits: int) -> dict[str, Tensor]:
         ValueError: the file is damaged, is a pickle, or has a head of another length.
     """
     path = folder / WEIGHTS
-    weights = _read_tensors(path)
+    weights = _read_tensors(folder, WEIGHTS)
     require_bits(path, weights, bits)
     return weights
 
@@ -157,7 +157,7 @@ def read_codebook(folder: Path, description: Mapping[str, Any]) -> Tensor | None
     if not description["codebook"]:
         return None
     path, bits, class_names = folder / CODEBOOK, description["bits"], description["class_names"]
-    tensors = _read_tensors(path)
+    tensors = _read_tensors(folder, CODEBOOK)
     codebook = tensors.get("codebook")
     if codebook is None or codebook.ndim != 2 or codebook.shape[1] != bits or (class_names and len(class_names) != len(codebook)):
         found = "no tensor codebook" if codebook is None else checks.describe(codebook)
@@ -223,13 +223,10 @@ def _require_values(path: Path, config: Mapping[str, Any]) -> None:
         raise ValueError(f"{path}: backbone must be a name, or null for a backbone of its own; got {config['backbone']!r:.80}")
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
+def _read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
     """Return the tensors of a safetensors file by name."""
+    files = FileSet(folder / CONFIG)
+    path = files.path(name) if name in files else folder / name  # versions of before the checksums name no files
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; the folder is not complete. Get or write it again")
     return formats.read_tensors(path)
-
-
-def _write_text(path: Path, text: str) -> None:
-    with atomic_write(path) as file:
-        file.write(text.encode())

@@ -4,22 +4,29 @@
     X.ibxf     a binary index of FAISS (`faiss.read_index_binary`)
     X.parquet  columns path (of image files), code (bytes of fixed size) and label (a name, or a list of names), if known
 
-The image files of a .npy or .ibxf file are listed in X.npy.paths.txt, one per line in the order of the rows, if they are known.
+Further files are written next to it:
+
+    X.npy.paths.txt     the image file of each row, one per line, if they are known (a Parquet file has them in a column instead)
+    X.npy.skipped.json  the image files that have no row, with the reasons, if there are any
+    X.npy.files.json    sizes and checksums of these files, which are compared when codes are read
+
+The files change together: after an interruption there are all old ones or all new ones. See `_base.file_set`. Codes without a
+.files.json, from other programs, are read without these checks.
 """
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 import torch
 
 from .._base import formats
-from .._base.files import atomic_write
+from .._base.file_set import FileSet, NewFiles, checked, note_of, owning, replacing, settled
+from .._base.files import is_device_or_pipe
 from .._base.quoting import quoted
 from .._base.reading import reader
 from ..data.sources import is_plain_name
@@ -51,10 +58,16 @@ class CodeFile:
     labels: Sequence[str] | None
 
 
+class Readable(Protocol):
+    """The protocol of an open file for reading."""
+
+    def read(self, size: int = -1, /) -> bytes: ...
+
+
 class Contents(NamedTuple):
     """The contents of a file of codes that is to be written: `codes` yields `rows` codes of `code_size` bytes."""
 
-    codes: BinaryIO
+    codes: Readable
     rows: int
     code_size: int
     paths: list[str] | None
@@ -142,7 +155,8 @@ def read_codes(path: str | Path) -> CodeFile:
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: the file is damaged or has no codes, or the list of image files has another length.
+        ValueError: the file is damaged, was replaced by another program or has no codes, or the list of image files does not
+            belong to it.
         ImportError: pyarrow, which Parquet files need, is not installed.
 
     Example:
@@ -155,9 +169,10 @@ def read_codes(path: str | Path) -> CodeFile:
                 [4, 5]], dtype=torch.uint8)
     """
     path = Path(path)
+    place = checked(path)
     if path.suffix == ".parquet":
-        return _read_parquet(path)
-    index = _read_npy(path) if path.suffix == ".npy" else HammingIndex.load(path, mmap=True)
+        return _read_parquet(place)
+    index = _read_npy(place) if path.suffix == ".npy" else HammingIndex.load(place, mmap=True)
     paths = _read_paths(path) if index.ids is None else None
     if paths is not None and len(paths) != len(index):
         raise ValueError(
@@ -181,32 +196,47 @@ def holds_codes(path: str | Path) -> bool:
         >>> holds_codes("codes.npy"), holds_codes("features.npy"), holds_codes("nothing.npy")
         (True, False, False)
     """
-    path = Path(path)
-    if not path.is_file():
+    place = checked(path, check=False)
+    if not place.is_file():
         return False
-    if path.suffix == ".npy":
-        return _open_npy(path).dtype == np.uint8
-    return faiss_io.is_index(path) or (path.suffix == ".parquet" and "code" in formats.read_parquet_columns(path))
+    if Path(path).suffix == ".npy":
+        return _open_npy(place).dtype == np.uint8
+    return faiss_io.is_index(place) or (Path(path).suffix == ".parquet" and "code" in formats.read_parquet_columns(place))
 
 
-def require_replaceable(out: Path) -> None:
-    """Raise FileExistsError if `out` is a file of something else than codes, which writing would destroy."""
+def require_free(out: Path, *, overwrite: bool) -> None:
+    """Raise an error unless codes may be written to `out`: it does not exist, is empty, or has codes and `overwrite` is True.
+
+    Raises:
+        FileExistsError: `out` has codes and `overwrite` is False, or is a file of something else, which is never replaced.
+        ValueError: `out` is a device or a pipe.
+    """
+    if is_device_or_pipe(out):
+        raise ValueError(f"{out} is a device or a pipe; codes are written to a file with others next to it. Choose another name")
+    if not out.is_file() or out.stat().st_size == 0:
+        return
     try:
-        free = not out.is_file() or out.stat().st_size == 0 or holds_codes(out)
+        has_codes = holds_codes(out)
     except ValueError:
-        free = False
-    if not free:
+        has_codes = note_of(out).is_file()  # damaged codes
+    if not has_codes:
         raise FileExistsError(f"{out} is a file without codes. Choose another name, or delete it first")
+    if not overwrite:
+        raise FileExistsError(f"{out} is a finished file of codes: choose another name, or add --overwrite to replace it")
 
 
-def save_index(codes: CodeFile, out: str | Path) -> None:
+def save_index(codes: CodeFile, out: str | Path, *, overwrite: bool = False) -> None:
     """Write codes as a binary FAISS index, and the list of their image files if it is known.
+
+    Args:
+        overwrite: whether `out` is replaced if it has codes.
 
     Raises:
         ValueError: `out` has the extension of another format, or the name of an image file contains a line break or is not
             valid Unicode.
-        FileExistsError: `out` is a file without codes.
+        FileExistsError: `out` has codes and `overwrite` is False, or is a file without codes.
         FileNotFoundError: the folder of `out` does not exist.
+        BlockingIOError: another process writes `out`.
 
     Example:
         >>> import numpy as np
@@ -219,9 +249,14 @@ def save_index(codes: CodeFile, out: str | Path) -> None:
     out = Path(out)
     if out.suffix in (".npy", ".parquet"):
         raise ValueError(f"{out}: an index is not a {out.suffix} file; choose a name with the extension .ibxf")
-    require_replaceable(out)
-    with with_paths(out, codes.paths):
-        codes.index.save(out)
+    require_names(out, codes.paths)
+    with owning(note_of(out), str(out)):
+        settled(note_of(out))
+        require_free(out, overwrite=overwrite)
+        with replacing(note_of(out), {}) as files:
+            with files.create(out.name) as file:
+                codes.index.save(file)
+            add_paths(files, out, codes.paths)
 
 
 def _read_npy(path: Path) -> HammingIndex:
@@ -269,9 +304,22 @@ def _no_codes(path: Path) -> FileNotFoundError:
 
 
 def _read_paths(codes: Path) -> list[str] | None:
-    """Return the list of image files that belongs to the file `codes`, or None."""
-    place = paths_file(codes)
-    return _read_lines(place) if place.exists() else None
+    """Return the list of image files that belongs to the file `codes`, or None.
+
+    Raises:
+        ValueError: the list is damaged, or does not belong to the codes.
+    """
+    listed, note = paths_file(codes), note_of(codes)
+    if os.path.isfile(note):
+        files = FileSet(note)
+        if listed.name in files:
+            listed = files.path(listed.name)
+        elif listed.is_file():
+            raise ValueError(
+                f"{listed} was not written together with {codes}, as {note.name} says. Delete the list, or delete {note.name} if "
+                "you are sure that it belongs to the codes"
+            )
+    return _read_lines(listed) if os.path.isfile(listed) else None
 
 
 @reader("list of image files")
@@ -286,30 +334,21 @@ def _index_of(codes: np.ndarray) -> HammingIndex:
     return index
 
 
-@contextmanager
-def with_paths(codes: Path, paths: Sequence[str] | None) -> Iterator[None]:
-    """Write the list of image files after the block has written `codes`. The file never has the list of other codes.
-
-    The old list is moved away before the block. It is moved back if the block raises; if the process is killed, there may be no
-    list.
-    """
-    place = paths_file(codes)
+def require_names(codes: Path, paths: Sequence[str] | None) -> None:
+    """Raise ValueError if a name in `paths` cannot be written into the list of image files of `codes`."""
     for path in paths or ():
         if not is_plain_name(path):
             raise ValueError(
-                f"{place} has one file name per line; the name {quoted(path)} contains a line break or is not valid Unicode"
+                f"{paths_file(codes)} has one file name per line; the name {quoted(path)} contains a line break or is not valid "
+                "Unicode"
             )
-    aside = place.with_name(f".{place.name}.old")
-    aside.unlink(missing_ok=True)
-    with suppress(FileNotFoundError):
-        os.replace(place, aside)
-    try:
-        yield
-    except BaseException:
-        with suppress(FileNotFoundError):
-            os.replace(aside, place)
-        raise
-    if paths is not None:
-        with atomic_write(place) as file:
-            file.writelines(f"{path}\n".encode() for path in paths)
-    aside.unlink(missing_ok=True)
+
+
+def add_paths(files: NewFiles, codes: Path, paths: Sequence[str] | None) -> None:
+    """Add the list of image files of `codes` to a set, or remove an earlier list if `paths` is None."""
+    name = paths_file(codes).name
+    if paths is None:
+        files.remove(name)
+        return
+    with files.create(name) as file:
+        file.writelines(f"{path}\n".encode() for path in paths)

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..data import Dataset
 from ..metrics import evaluate
 from ..search import HammingIndex
-from .run import Run
+from .run import Queries, Run
 
 SEARCH_K = 100  # neighbours in the measurement of speed
 TOP = 1000  # rank limit of mAP@1000
@@ -44,8 +44,7 @@ def evaluate_run(run: Run, query: Dataset, *, store: bool = True) -> dict[str, A
     codes = run.model.encode(query.inputs)
     figures = evaluate_codes(run.index, codes, query.labels, run.gallery_labels)
     if store:
-        run.add_queries(codes, query.labels, query.paths)
-        run.add_evaluation(figures)
+        run.add_evaluation(figures, Queries(codes, query.labels, query.paths))
     return figures
 
 

@@ -3,9 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from .._base import formats, run_folder
 from ..models.pretrained import save_pretrained
-from .run import Run
+from .run import Run, has_own_backbone
 
 
 def export_run(run: Run, folder: str | Path) -> None:
@@ -25,7 +24,7 @@ def export_run(run: Run, folder: str | Path) -> None:
         >>> HashModel.from_pretrained("model").bits
         16
     """
-    named = None if run.config.backbone == "auto" or _is_custom(run) else run.config.backbone
+    named = None if run.config.backbone == "auto" or has_own_backbone(run) else run.config.backbone
     save_pretrained(
         run.model, folder, codebook=run.codebook, class_names=run.class_names, backbone=named,
         figures=_figures_of(run), trained_on=Path(run.config.dataset).name,
@@ -45,8 +44,3 @@ def _figures_of(run: Run) -> dict[str, Any]:
     """Return the figures of the evaluation for the model card, by their titles."""
     found = run.metrics.get("evaluation") or {}
     return {title: found[name] for name, title in _FIGURES.items() if name in found}
-
-
-def _is_custom(run: Run) -> bool:
-    """Return whether the backbone of `run` is not part of this package."""
-    return bool(formats.read_json(run.path / run_folder.CONFIG)["custom_backbone"])

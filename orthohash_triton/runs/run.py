@@ -11,7 +11,8 @@
     query_paths.json      files of the queries' images, if they were read from files
     skipped.json          image files that could not be read, with the reasons, if there are any
 
-Every file is written completely or not at all. config.json is written last: a folder without it holds no finished run. During a
+config.json names the other files with their sizes and checksums, which are compared when a run is loaded. The files change
+together: after an interruption the folder has the old run or the new one (see `_base.file_set`). During a
 training (see `train(folder=...)`) there are also
 
     checkpoint.pt         the state to resume from; removed when the run is finished
@@ -25,29 +26,29 @@ The names are declared in `_base/run_folder.py`.
 import json
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from .. import __version__, methods
 from .._base import formats, run_folder
-from .._base.files import atomic_write
-from .._base.quoting import quoted
+from .._base.file_set import FileSet, NewFiles, owning, replacing, updating
 from .._base.reading import reader
-from .._base.tensors import write_tensors
-from ..data import Dataset, places
+from .._base.tensors import pack_tensors
+from ..data import Dataset, Skipped, places
 from ..data.fingerprint import fingerprint
+from ..data.images import skipped_as_json
 from ..models.backbones import SIZED_BY_SAMPLES, make_backbone
 from ..models.model import HashModel
 from ..models.pretrained_files import require_bits
 from ..search import HammingIndex
 from ..train.config import TrainConfig
 from ..train.trainer import Trained
-
-FORMAT = 2
+from . import _run_files
 
 
 @dataclass(frozen=True)
@@ -92,23 +93,83 @@ class Run:
     data: dict[str, Any] = field(default_factory=dict)
     located: places.Located = field(default_factory=lambda: places.Located({}))
 
-    def add_evaluation(self, figures: dict[str, Any]) -> None:
-        """Store retrieval figures in metrics.json. Earlier figures are replaced."""
+    def add_evaluation(self, figures: dict[str, Any], queries: "Queries | None" = None) -> None:
+        """Store retrieval figures in metrics.json, and the queries that they are of. Earlier figures and queries are replaced."""
+        metrics = {**self.metrics, "evaluation": figures}
+        with self._updating() as files:
+            _add_json(files, run_folder.METRICS, metrics)
+            if queries is not None:
+                _add_queries(files, queries)
         self.metrics["evaluation"] = figures
-        _write_json(self.path / run_folder.METRICS, self.metrics)
 
-    def add_queries(self, codes: Tensor, labels: Tensor, paths: Sequence[Path] | None) -> None:
+    def add_queries(self, codes: Tensor, labels: Tensor, paths: Sequence[str | Path] | None) -> None:
         """Store the queries of an evaluation: codes uint8 [Q, bits/8], labels [Q] or [Q, C], and the files of their images."""
-        write_tensors(self.path / run_folder.QUERIES, {"codes": codes, "labels": labels})
-        _write_paths(self.path / run_folder.QUERY_PATHS, paths)
+        with self._updating() as files:
+            _add_queries(files, Queries(codes, labels, paths))
+
+    def queries(self) -> "Queries | None":
+        """Return the queries of the last evaluation, or None if there was none.
+
+        Raises:
+            ValueError: the files of the queries are damaged, or do not fit each other or the run.
+        """
+        files = _run_files.open_folder(self.path)
+        try:
+            found = _run_files.find(files, run_folder.QUERIES)
+        except FileNotFoundError:
+            found = None  # it was deleted, and can be made again
+        if found is None:
+            return None
+        place = self.path / run_folder.QUERIES
+        tensors = _run_files.read_tensors(files, run_folder.QUERIES)
+        codes, labels = tensors.get("codes"), tensors.get("labels")
+        if codes is None or labels is None or codes.ndim != 2 or codes.shape[1:] != self.index.codes.shape[1:]:
+            raise ValueError(
+                f"{place} must hold codes uint8 [Q, {self.index.bits // 8}] and labels; "
+                f"make it again with `orthohash evaluate {self.path}`"
+            )
+        _run_files.check_labels(place, labels, len(codes), len(self.class_names))
+        paths = _run_files.read_paths(files, run_folder.QUERY_PATHS, len(codes), run_folder.QUERIES)
+        return Queries(codes, labels, None if paths is None else tuple(map(self.located.path, paths)))
+
+    def _updating(self) -> AbstractContextManager[NewFiles]:
+        return updating(self.path / run_folder.CONFIG, adopting=_MEMBERS)
 
 
-def save_run(path: str | Path, config: TrainConfig, trained: Trained, gallery: Dataset, *, custom_backbone: bool = False) -> Run:
+class Queries(NamedTuple):
+    """The queries of an evaluation: codes uint8 [Q, bits/8], labels [Q] or [Q, C], and the files of their images or None."""
+
+    codes: Tensor
+    labels: Tensor
+    paths: Sequence[str | Path] | None
+
+
+_MEMBERS = (
+    run_folder.METRICS, run_folder.WEIGHTS, run_folder.CODEBOOK, run_folder.INDEX, run_folder.LABELS, run_folder.PATHS,
+    run_folder.QUERIES, run_folder.QUERY_PATHS, run_folder.SKIPPED,
+)  # fmt: skip
+
+
+def save_run(
+    path: str | Path,
+    config: TrainConfig,
+    trained: Trained,
+    gallery: Dataset,
+    *,
+    custom_backbone: bool = False,
+    skipped: Sequence[Skipped] = (),
+) -> Run:
     """Encode `gallery`, write the run folder at `path`, and return its contents. The folder is created if it does not exist.
+
+    A run that is there already is replaced by the new one as a whole.
 
     Args:
         config: the settings that `trained` was trained with.
         custom_backbone: whether the backbone is a module of the caller, which `load_run` will need again.
+        skipped: image files that could not be read.
+
+    Raises:
+        BlockingIOError: another process trains into the folder.
 
     Example:
         >>> import torch
@@ -126,9 +187,8 @@ def save_run(path: str | Path, config: TrainConfig, trained: Trained, gallery: D
     index = HammingIndex(config.bits)
     index.add(trained.model.encode(gallery.inputs))
     path.mkdir(parents=True, exist_ok=True)
-    (path / run_folder.CONFIG).unlink(missing_ok=True)
     description = {
-        "format": FORMAT,
+        "format": _run_files.FORMAT,
         "orthohash_triton": __version__,
         "torch": torch.__version__,
         "sample_shape": list(gallery.sample_shape),
@@ -140,23 +200,54 @@ def save_run(path: str | Path, config: TrainConfig, trained: Trained, gallery: D
     }
     data = {"places": places.record(asdict(config), path), "fingerprint": fingerprint(gallery)}
     metrics: dict[str, Any] = {"epochs": [asdict(epoch) for epoch in trained.history]}
-    _write_json(path / run_folder.METRICS, metrics)
-    write_tensors(path / run_folder.WEIGHTS, trained.model.state_dict())
-    if trained.codebook is None:
-        (path / run_folder.CODEBOOK).unlink(missing_ok=True)
-    else:
-        write_tensors(path / run_folder.CODEBOOK, {"codebook": trained.codebook})
-    write_tensors(path / run_folder.LABELS, {"gallery": gallery.labels})
-    _write_paths(path / run_folder.PATHS, gallery.paths)
-    for name in (run_folder.QUERIES, run_folder.QUERY_PATHS):  # queries of the run that is replaced
-        (path / name).unlink(missing_ok=True)
-    index.save(path / run_folder.INDEX)
-    _write_json(path / run_folder.CONFIG, {**description, "data": data})
-    (path / run_folder.CHECKPOINT).unlink(missing_ok=True)
+    with owning(path / run_folder.CONFIG, str(path)):
+        with replacing(path / run_folder.CONFIG, {**description, "data": data}) as files:
+            for name in _MEMBERS:  # those of an earlier version are not named in its config.json
+                files.remove(name)
+            _add_members(files, trained, metrics, gallery, index, skipped)
+        (path / run_folder.CHECKPOINT).unlink(missing_ok=True)
     paths = None if gallery.paths is None else tuple(map(str, gallery.paths))
     return Run(
         path, config, trained.model, trained.codebook, index, gallery.labels, gallery.class_names, paths, metrics, data
     )  # fmt: skip
+
+
+def _add_members(
+    files: NewFiles, trained: Trained, metrics: Any, gallery: Dataset, index: HammingIndex, skipped: Sequence[Skipped]
+) -> None:
+    """Write all files of a run except config.json."""
+    _add_json(files, run_folder.METRICS, metrics)
+    _add_tensors(files, run_folder.WEIGHTS, trained.model.state_dict())
+    if trained.codebook is not None:
+        _add_tensors(files, run_folder.CODEBOOK, {"codebook": trained.codebook})
+    _add_tensors(files, run_folder.LABELS, {"gallery": gallery.labels})
+    if gallery.paths is not None:
+        _add_json(files, run_folder.PATHS, [str(path) for path in gallery.paths])
+    if skipped:
+        _add(files, run_folder.SKIPPED, skipped_as_json(skipped))
+    with files.create(run_folder.INDEX) as file:
+        index.save(file)
+
+
+def _add_queries(files: NewFiles, queries: Queries) -> None:
+    _add_tensors(files, run_folder.QUERIES, {"codes": queries.codes, "labels": queries.labels})
+    if queries.paths is None:
+        files.remove(run_folder.QUERY_PATHS)
+    else:
+        _add_json(files, run_folder.QUERY_PATHS, [str(path) for path in queries.paths])
+
+
+def _add_json(files: NewFiles, name: str, value: Any) -> None:
+    _add(files, name, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def _add_tensors(files: NewFiles, name: str, tensors: dict[str, Tensor]) -> None:
+    _add(files, name, pack_tensors(tensors))
+
+
+def _add(files: NewFiles, name: str, content: bytes) -> None:
+    with files.create(name) as file:
+        file.write(content)
 
 
 def make_way(path: str | Path, *, overwrite: bool = False) -> None:
@@ -172,7 +263,7 @@ def make_way(path: str | Path, *, overwrite: bool = False) -> None:
     unfinished = path / run_folder.CHECKPOINT
     if overwrite:
         if (path / run_folder.CONFIG).exists():
-            _read_description(path / run_folder.CONFIG)
+            _run_files.open_folder(path)
         unfinished.unlink(missing_ok=True)
     elif unfinished.exists():
         raise FileExistsError(
@@ -210,33 +301,50 @@ def load_run(path: str | Path, *, backbone: nn.Module | None = None, dataset: st
             )
         advice = "Name a folder that" if path.exists() else f"Make one with `orthohash train --out {path}`, or name one that"
         raise FileNotFoundError(f"{path} is not a run folder: it has no config.json. {advice} `orthohash train` has written")
-    description = _read_description(path / run_folder.CONFIG)
+    files = _run_files.open_folder(path)
+    description = files.content
     if description["custom_backbone"] and backbone is None:
         raise ValueError(f"{path} was trained with a backbone of its own; open it in Python with load_run(path, backbone=...)")
     data = description["data"]
     located = places.locate(description["config"], data.get("places", {}), path, dataset=dataset)
     config = _config(path / run_folder.CONFIG, located.settings)
-    sample_shape = tuple(description["sample_shape"])
+    names = tuple(description["class_names"])
+    index, labels = _gallery(files, config.bits, len(names))
+    listed = _run_files.read_paths(files, run_folder.PATHS, index.ntotal, run_folder.INDEX)
+    paths = None if listed is None else tuple(map(located.path, listed))
+    codebook = None
+    if description["codebook"]:
+        codebook = _run_files.read_tensor(files, run_folder.CODEBOOK, "codebook")
+        _run_files.check_codebook(path / run_folder.CODEBOOK, codebook, config.bits, len(names))
+    return Run(
+        path, config, _model(files, config, backbone), codebook, index, labels, names, paths,
+        _run_files.read_metrics(files), data, located,
+    )  # fmt: skip
+
+
+def _gallery(files: FileSet, bits: int, classes: int) -> tuple[HammingIndex, Tensor]:
+    """Return the index and the labels of a run."""
+    index = HammingIndex.load(_run_files.require(files, run_folder.INDEX))
+    labels = _run_files.read_tensor(files, run_folder.LABELS, "gallery")
+    if index.ntotal != len(labels) or index.bits != bits:
+        raise ValueError(
+            f"{files.note.parent}: index.ibxf has {index.ntotal} codes of {index.bits} bits, labels.safetensors {len(labels)} "
+            f"labels and config.json {bits} bits; the files are not of one run"
+        )
+    _run_files.check_labels(files.note.with_name(run_folder.LABELS), labels, index.ntotal, classes)
+    return index, labels
+
+
+def _model(files: FileSet, config: TrainConfig, backbone: nn.Module | None) -> HashModel:
+    """Return the model of a run, in evaluation mode."""
+    sample_shape = tuple(files.content["sample_shape"])
     learned = methods.get(config.method).learned
 
     def untrained() -> HashModel:
         network = backbone or make_backbone(config.backbone, sample_shape, learned=learned, pretrained=False)
-        return HashModel(network, config.bits, sample_shape, batch_norm=description["batch_norm"])
+        return HashModel(network, config.bits, sample_shape, batch_norm=files.content["batch_norm"])
 
-    model = _with_weights(path / run_folder.WEIGHTS, config, untrained, known=backbone is None)
-    index = HammingIndex.load(path / run_folder.INDEX)
-    labels = _tensor(path / run_folder.LABELS, "gallery")
-    if index.ntotal != len(labels) or index.bits != config.bits:
-        raise ValueError(
-            f"{path}: index.ibxf has {index.ntotal} codes of {index.bits} bits, labels.safetensors {len(labels)} labels "
-            f"and config.json {config.bits} bits; the files are not of one run"
-        )
-    paths = tuple(map(located.path, read_names(path / run_folder.PATHS))) if (path / run_folder.PATHS).is_file() else None
-    codebook = _tensor(path / run_folder.CODEBOOK, "codebook") if description["codebook"] else None
-    return Run(
-        path, config, model.eval(), codebook, index, labels,
-        tuple(description["class_names"]), paths, _read_metrics(path / run_folder.METRICS), data, located,
-    )  # fmt: skip
+    return _with_weights(_run_files.require(files, run_folder.WEIGHTS), config, untrained, known=backbone is None).eval()
 
 
 def _with_weights(path: Path, config: TrainConfig, untrained: Callable[[], HashModel], *, known: bool) -> HashModel:
@@ -245,7 +353,7 @@ def _with_weights(path: Path, config: TrainConfig, untrained: Callable[[], HashM
     Args:
         known: whether the backbone is the one that `config` names.
     """
-    weights = formats.read_tensors(_existing(path))
+    weights = formats.read_tensors(path)
     require_bits(path, weights, config.bits)
     try:
         if known and config.backbone in SIZED_BY_SAMPLES:
@@ -269,75 +377,17 @@ def _config(path: Path, values: dict[str, Any]) -> TrainConfig:
     return TrainConfig(**values)
 
 
-def _write_json(path: Path, value: Any) -> None:
-    with atomic_write(path) as file:
-        file.write((json.dumps(value, indent=2) + "\n").encode())
+def holds_run(path: str | Path) -> bool:
+    """Return whether `path` is a folder with a finished run, rather than one with a pretrained model.
+
+    Example:
+        >>> from orthohash_triton.runs.run import holds_run
+        >>> holds_run("nothing")
+        False
+    """
+    return _run_files.is_run(Path(path))
 
 
-def _write_paths(path: Path, paths: Sequence[Path] | None) -> None:
-    """Write a list of paths, or delete the file if there is none."""
-    if paths is None:
-        path.unlink(missing_ok=True)
-    else:
-        _write_json(path, [str(file) for file in paths])
-
-
-@reader("description of a run")
-def _read_description(path: Path) -> dict[str, Any]:
-    """Return the contents of config.json; raise ValueError if it was not written by a training, or lacks something."""
-    description = formats.read_json(_existing(path))
-    if not isinstance(description, dict) or "config" not in description or "sample_shape" not in description:
-        raise ValueError(f"{path} was not written by orthohash train: it lacks the keys config and sample_shape")
-    if description.get("format") != FORMAT:
-        raise ValueError(
-            f"{path.parent} has run format {quoted(description.get('format'))}; this version reads {FORMAT}. "
-            "Train again, or update"
-        )
-    names, shape = description["class_names"], description["sample_shape"]
-    flags = [description[name] for name in ("custom_backbone", "codebook", "batch_norm")]
-    if not isinstance(description["config"], dict) or not all(isinstance(flag, bool) for flag in flags):
-        raise ValueError("config must be a table, and custom_backbone, codebook and batch_norm true or false")
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError("class_names must be a list of names")
-    if not isinstance(shape, list) or len(shape) not in (1, 3) or not all(type(size) is int and size > 0 for size in shape):
-        raise ValueError(f"sample_shape must be [C, H, W] or [D]; got {quoted(shape)}")
-    data = description.setdefault("data", {})  # runs of earlier versions lack it
-    if not isinstance(data, dict) or not places.is_record(data.get("places", {})):
-        raise ValueError("data must be a table, and its places tables of paths")
-    return description
-
-
-@reader("list of file names")
-def read_names(path: Path) -> tuple[str, ...]:
-    """Return the names of files in a JSON list."""
-    names = formats.read_json(path)
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError("it must hold a list of names")
-    return tuple(names)
-
-
-@reader("file of figures")
-def _read_metrics(path: Path) -> dict[str, Any]:
-    """Return the contents of metrics.json."""
-    metrics = formats.read_json(_existing(path))
-    if not isinstance(metrics["epochs"], list) or not isinstance(metrics.get("evaluation", {}), dict):
-        raise ValueError("it must hold a list of epochs, and perhaps the figures of an evaluation by name")
-    for epoch in metrics["epochs"]:
-        if not all(isinstance(value, int | float | None) for value in (epoch["epoch"], epoch["loss"], *epoch.values())):
-            raise ValueError(f"the figures of an epoch must be numbers; got {epoch!r:.80}")
-    return metrics
-
-
-def _existing(path: Path) -> Path:
-    """Return `path`; raise FileNotFoundError if the run folder lacks this file."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: the run folder is not complete")
-    return path
-
-
-def _tensor(path: Path, name: str) -> Tensor:
-    """Return one tensor of a safetensors file."""
-    tensors = formats.read_tensors(_existing(path))
-    if name not in tensors:
-        raise ValueError(f"{path} lacks the tensor {quoted(name)}; it has {', '.join(sorted(tensors)) or 'none'}")
-    return tensors[name]
+def has_own_backbone(run: Run) -> bool:
+    """Return whether the backbone of `run` is not part of this package."""
+    return bool(_run_files.open_folder(run.path).content["custom_backbone"])

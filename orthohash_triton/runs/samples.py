@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from .. import data
-from .._base import formats, run_folder
 from ..data.decoding import MAX_PIXELS, read_picture
 from .data_sets import load_data_set
-from .run import Run, read_names
+from .run import Run
 
 _SIDE = 256  # largest side of a picture, in pixels
 _LOSSLESS_SIDE = 40  # pixels; smaller pictures are stored as PNG, larger ones as JPEG
@@ -194,19 +193,11 @@ def _pictures(run: Run, splits: _Splits, part: str, paths: tuple[str, ...] | Non
 
 def _kept_queries(run: Run, splits: _Splits) -> Samples | None:
     """Return the queries that `orthohash evaluate` stored in the run folder, or None."""
-    file = run.path / run_folder.QUERIES
-    if not file.is_file():
+    queries = run.queries()
+    if queries is None:
         return None
-    tensors = formats.read_tensors(file)
-    missing = {"codes", "labels"} - tensors.keys()
-    if missing or tensors["codes"].shape[1:] != run.index.codes.shape[1:]:
-        raise ValueError(
-            f"{file} must hold codes uint8 [Q, {run.index.bits // 8}] and labels; "
-            f"make it again with `orthohash evaluate {run.path}`"
-        )
-    listed = run.path / run_folder.QUERY_PATHS
-    paths = tuple(map(run.located.path, read_names(listed))) if listed.is_file() else None
-    return Samples(tensors["codes"], tensors["labels"], run.class_names, _pictures(run, splits, "query", paths), paths)
+    paths = None if queries.paths is None else tuple(map(str, queries.paths))
+    return Samples(queries.codes, queries.labels, run.class_names, _pictures(run, splits, "query", paths), paths)
 
 
 def _encoded_queries(run: Run, splits: _Splits) -> Samples | None:

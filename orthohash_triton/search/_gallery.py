@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -167,9 +167,9 @@ class Gallery:
         self.check_file()
         return faiss_io.Contents(self.codes.cpu().numpy(), None if self.ids is None else self.ids.checked().cpu().numpy())
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str] | BinaryIO, *, checksum: bool = False) -> None:
         """Write the gallery to a file that FAISS reads; see `faiss_io.write`."""
-        faiss_io.write(path, *self.exported())
+        faiss_io.write(path, *self.exported(), checksum=checksum)
 
     # ---- changes -----------------------------------------------------------------------------------------------------------
 

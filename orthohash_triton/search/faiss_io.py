@@ -26,7 +26,8 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from .._base import checks
-from .._base.files import atomic_write
+from .._base.file_set import note_of, replacing
+from .._base.files import atomic_write, is_device_or_pipe
 from .._base.quoting import quoted
 from .._base.reading import reader
 
@@ -86,17 +87,35 @@ def size_of(count: int, code_size: int, *, with_ids: bool) -> int:
     return flat + (_HEAD.size + _COUNT.size + 8 * count if with_ids else 0)
 
 
-def write(path: str | os.PathLike[str], codes: np.ndarray, ids: np.ndarray | None = None) -> None:
-    """Write packed codes, uint8 [N, bits/8], and ids, int64 [N], as a flat binary index, atomically (see `atomic_write`)."""
+def write(
+    path: str | os.PathLike[str] | BinaryIO, codes: np.ndarray, ids: np.ndarray | None = None, *, checksum: bool = False
+) -> None:
+    """Write packed codes, uint8 [N, bits/8], and ids, int64 [N], as a flat binary index.
+
+    Args:
+        path: a path, which is written atomically (see `atomic_write`), or an open binary file.
+        checksum: whether to write the checksum of the file into a second one, `<path>.files.json`. If there is such a file, it is
+            always replaced by one for the new index.
+    """
+    if not isinstance(path, str | os.PathLike):
+        _write(path, codes, ids)
+    elif (checksum or os.path.isfile(note_of(path))) and not is_device_or_pipe(path):
+        with replacing(note_of(path), {}, remove_others=False) as files, files.create(Path(path).name) as file:
+            _write(file, codes, ids)
+    else:
+        with atomic_write(path) as file:
+            _write(file, codes, ids)
+
+
+def _write(file: BinaryIO, codes: np.ndarray, ids: np.ndarray | None) -> None:
     count, code_size = codes.shape
-    with atomic_write(path) as file:
-        for fourcc in (_FLAT,) if ids is None else (_WITH_IDS, _FLAT):
-            file.write(_HEAD.pack(fourcc, 8 * code_size, code_size, count, 1, _METRIC_DEFAULT))
-        file.write(_COUNT.pack(codes.nbytes))
-        file.write(np.ascontiguousarray(codes).data)
-        if ids is not None:
-            file.write(_COUNT.pack(count))
-            file.write(np.ascontiguousarray(ids, dtype="<i8").data)
+    for fourcc in (_FLAT,) if ids is None else (_WITH_IDS, _FLAT):
+        file.write(_HEAD.pack(fourcc, 8 * code_size, code_size, count, 1, _METRIC_DEFAULT))
+    file.write(_COUNT.pack(codes.nbytes))
+    file.write(np.ascontiguousarray(codes).data)
+    if ids is not None:
+        file.write(_COUNT.pack(count))
+        file.write(np.ascontiguousarray(ids, dtype="<i8").data)
 
 
 @reader("index file")

@@ -1,7 +1,7 @@
 """An exact Hamming index in one process, stored in files that FAISS reads."""
 
 import os
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from .._base import checks
 from .._base.arrays import as_tensor
 from .._base.extras import install
+from .._base.file_set import checked
 from ..ops.hamming_topk import MISSING_DISTANCE, MISSING_ID
 from . import faiss_io
 from ._arguments import neighbour_count
@@ -313,10 +314,15 @@ class HammingIndex(ExactIndex):
 
     # ---- files and FAISS ---------------------------------------------------------------------------------------------------
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str] | BinaryIO, *, checksum: bool = False) -> None:
         """Write the index to a file that `faiss.read_index_binary` reads: an `IndexBinaryFlat`, with ids an `IndexBinaryIDMap2`.
 
         A save that fails or is killed leaves the old file at `path` unchanged. A mapped index can be saved over its own file.
+
+        Args:
+            path: The file, or a file that is open for writing bytes.
+            checksum: Whether to write a second file, `<path>.files.json`, with the size and checksum of the index, which FAISS's
+                format lacks. `load` compares them, except with `mmap=True`. A save over an index with such a file renews it.
 
         Example:
             >>> import os, tempfile
@@ -326,7 +332,7 @@ class HammingIndex(ExactIndex):
             ...     os.path.getsize(os.path.join(folder, "empty.ibxf"))
             33
         """
-        self._cell.gallery.save(path)
+        self._cell.gallery.save(path, checksum=checksum)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], device: torch.device | str | None = None, mmap: bool = False) -> "HammingIndex":
@@ -345,7 +351,8 @@ class HammingIndex(ExactIndex):
 
         Raises:
             FileNotFoundError: The file does not exist.
-            ValueError: The file is truncated, damaged or another kind of index, or its ids are not unique.
+            ValueError: The file is truncated, damaged or another kind of index, or its ids are not unique; or it does not have
+                the checksum that a file written by `save(..., checksum=True)` names.
 
         Example:
             >>> import os, tempfile
@@ -355,9 +362,10 @@ class HammingIndex(ExactIndex):
             ...     oht.HammingIndex.load(os.path.join(folder, "empty.ibxf"))
             HammingIndex(bits=64, ntotal=0, device='cpu')
         """
+        place = checked(path, check=not mmap)
         if mmap:
-            return index_of(Gallery.mapped(faiss_io.MappedFile(path), device), cls)
-        return index_of(Gallery.of_contents(faiss_io.read(path), device, f"index file {path}"), cls)
+            return index_of(Gallery.mapped(faiss_io.MappedFile(place), device), cls)
+        return index_of(Gallery.of_contents(faiss_io.read(place), device, f"index file {path}"), cls)
 
     @classmethod
     def from_faiss(cls, index: Any, device: torch.device | str | None = None) -> "HammingIndex":

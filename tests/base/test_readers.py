@@ -27,7 +27,6 @@ EXCEPTIONS = {
     "data.decoding._content": "looks at the first bytes for such a reason",
     "models.onnx_export._session": "takes the bytes of a file that a reader has read",
     "models.pretrained_files._require_unused": "looks for a mark in a file that would be replaced, whatever it holds",
-    "runs.encoding._finish": "copies the codes that this encoding has written",
     "runs.partial_codes.__enter__": "appends to the codes of this encoding",
     "search._folder.remove_unnamed": "looks for the names of shards in a manifest, whatever else it holds",
     "search.faiss_io._open": "only opens a file, for readers",

@@ -10,18 +10,20 @@ import torch
 from torch import nn
 
 from orthohash_triton import compare
+from orthohash_triton._base.file_set import FileSet, replacing
 from orthohash_triton.cli import _config_files
-from orthohash_triton.data import Dataset, text
+from orthohash_triton.data import Dataset, Skipped, images, text
 from orthohash_triton.models import HashModel, original
 from orthohash_triton.models.onnx_export import compare_onnx
 from orthohash_triton.models.pretrained import load_pretrained
-from orthohash_triton.runs import load_run, save_run
+from orthohash_triton.runs import encoding, load_run, save_run
 from orthohash_triton.runs.partial_codes import PartialCodes
 from orthohash_triton.runs.samples import open_samples
 from orthohash_triton.train import TrainConfig, train
 from orthohash_triton.train.checkpoint import Checkpoints, checkpoint_settings
 from tests.fuzz.data_targets import ROWS, check_index
 from tests.fuzz.readers import Target
+from tests.notes import edit_note, forget_files
 
 
 def dataset() -> Dataset:
@@ -40,6 +42,7 @@ def make_run(folder: Path) -> None:
     run.add_evaluation({"map_at_all": 0.5, "queries_per_second": 100.0})
     run.add_queries(run.index.codes[:3], data.labels[:3], [Path(f"q{row}.jpg") for row in range(3)])
     (folder / "paths.json").write_text(json.dumps([f"{row}.jpg" for row in range(ROWS)]))
+    forget_files(folder / "config.json")  # with their checksums no damaged file would reach its reader
 
 
 def read_run(folder: Path) -> object:
@@ -135,6 +138,7 @@ def check_original(found: Any) -> None:
 def make_pretrained(folder: Path) -> None:
     model = HashModel("mlp", 16, (4,)).eval()
     model.save_pretrained(folder, codebook=torch.ones(3, 16, dtype=torch.int8), class_names=("cat", "dog", "emu"))
+    forget_files(folder / "config.json")
 
 
 def check_pretrained(found: Any) -> None:
@@ -207,6 +211,23 @@ def make_partial(folder: Path) -> None:
     partial = PartialCodes(folder / "x.npy", KEY, 2, ROWS, resume=False)
     with partial:
         partial.add(torch.zeros(5, 2, dtype=torch.uint8), {})
+    edit_note(folder / "x.npy.partial.json")
+
+
+def make_set(folder: Path) -> None:
+    with replacing(folder / "note.json", {"bits": 8}) as files:
+        for name in ("codes", "skipped.json"):
+            with files.create(name) as file:
+                file.write(images.skipped_as_json([Skipped(Path("1.jpg"), "it is empty")]))
+
+
+def read_set(folder: Path) -> object:
+    files = FileSet(folder / "note.json")
+    return [files.path(name).read_bytes() for name in files]
+
+
+def read_skipped(folder: Path) -> object:
+    return encoding._read_skipped(folder / "skipped.json")
 
 
 def read_partial(folder: Path) -> object:
@@ -248,10 +269,10 @@ TARGETS = [
         make_run,
         read_run,
         (
-            "runs.run._read_description",
+            "runs._run_files._open",
+            "runs._run_files._read_metrics",
+            "runs._run_files._read_names",
             "runs.run._config",
-            "runs.run._read_metrics",
-            "runs.run.read_names",
             "_base.formats.read_tensors",
         ),
         check=check_run,
@@ -291,6 +312,8 @@ TARGETS = [
     ),
     Target("onnx graph", make_onnx, read_onnx, ("models.onnx_export._read_session",)),
     Target("embeddings of words", make_words, read_words, ("data.text.embed_with",), words=(b"WordLevel", b"vocab", b"BPE")),
+    Target("file set", make_set, read_set, ("_base.file_set.checksum_of_file",), words=(b"new-1", b"../", b"removed", b"crc32")),
+    Target("skipped files", make_set, read_skipped, ("runs.encoding._read_skipped",), files=("skipped.json",)),
     Target("encoding in progress", make_partial, read_partial, ("runs.partial_codes._read_note",), check=check_partial),
     *(
         Target(

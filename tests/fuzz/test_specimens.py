@@ -139,6 +139,7 @@ def edited(path: Path, change: Callable[[Any], object]) -> None:
     """Change the contents of a JSON file."""
     content = json.loads(path.read_text())
     change(content)
+    content.pop("crc32", None)
     path.write_text(json.dumps(content))
 
 

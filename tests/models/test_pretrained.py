@@ -1,6 +1,5 @@
 """Tests of pretrained folders: writing, loading, and errors for folders with other contents."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,8 @@ from orthohash_triton.nn import HashHead, OrthoHashLoss
 from orthohash_triton.runs import load_run, save_run
 from orthohash_triton.runs.export import export_run
 from orthohash_triton.train import HashModel, TrainConfig, train
+
+from ..notes import edit_note, forget_files
 
 IMAGES = torch.randint(0, 256, (40, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
@@ -100,15 +101,17 @@ def test_a_second_save_leaves_nothing_of_the_first(folder: Path) -> None:
     assert torch.equal(found.model.encode(IMAGES), model.encode(IMAGES))
 
 
-def test_a_save_that_fails_leaves_no_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_save_that_fails_leaves_the_old_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = HashModel.from_pretrained(folder)
+
     def fail(*arguments: object) -> bytes:
         raise OSError("disk full")
 
     monkeypatch.setattr("safetensors.torch.save", fail)
     with pytest.raises(OSError, match="disk full"):
         HashModel("pixels", 8, (1, 8, 8)).save_pretrained(folder)
-    with pytest.raises(FileNotFoundError, match=r"holds no pretrained model: it has no config\.json"):
-        HashModel.from_pretrained(folder)
+    monkeypatch.undo()
+    assert HashModel.from_pretrained(folder).bits == before.bits  # the old model
 
 
 def test_a_backbone_of_ones_own(tmp_path: Path) -> None:
@@ -163,8 +166,7 @@ def test_heads_of_another_kind(tmp_path: Path) -> None:
 
 
 def change(folder: Path, **changes: object) -> None:
-    path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    edit_note(folder / "config.json", **changes)
 
 
 def test_configurations_of_something_else(folder: Path) -> None:
@@ -177,7 +179,7 @@ def test_configurations_of_something_else(folder: Path) -> None:
     (folder / "config.json").write_text('{"model_type": "orthohash-triton", "format": 1}')
     with pytest.raises(ValueError, match="lacks backbone, backbone_type, sample_shape"):
         HashModel.from_pretrained(folder)
-    for text, message in (("{", "is not a readable JSON file"), ("[]", "of type None")):
+    for text, message in (("{", "is not a readable JSON file"), ("[]", "must have a JSON object; got list")):
         (folder / "config.json").write_text(text)
         with pytest.raises(ValueError, match=message):
             HashModel.from_pretrained(folder)
@@ -212,6 +214,9 @@ def test_missing_and_damaged_files(folder: Path, name: str) -> None:
     path = folder / name
     whole = path.read_bytes()
     path.write_bytes(whole[:20])
+    with pytest.raises(ValueError, match=rf"{name} is not the file that .*config\.json names: it has 20 bytes"):
+        HashModel.from_pretrained(folder)
+    forget_files(folder / "config.json")
     with pytest.raises(ValueError, match=f"{name} is not a readable"):
         HashModel.from_pretrained(folder)
     path.unlink()
@@ -224,12 +229,14 @@ def test_a_pickle_is_not_opened(folder: Path, zipped: bool) -> None:
     path = folder / "model.safetensors"
     state = {name: tensor.clone() for name, tensor in load_file(path).items()}  # cloned, as they are mapped from the file
     torch.save(state, path, _use_new_zipfile_serialization=zipped)
+    forget_files(folder / "config.json")
     with pytest.raises(ValueError, match=r"is a pickle of torch\.save, not safetensors, and is not opened"):
         HashModel.from_pretrained(folder)
 
 
 def test_a_codebook_that_does_not_fit(folder: Path) -> None:
     save_file({"codebook": make_codebook(4, 16)}, folder / "codebook.safetensors")
+    forget_files(folder / "config.json")
     with pytest.raises(ValueError, match=r"must hold the codebook \[3, 16\]; got int8 \[4, 16\]"):
         HashModel.from_pretrained(folder)
     model = HashModel("pixels", 16, (1, 8, 8))

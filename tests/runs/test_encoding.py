@@ -1,9 +1,12 @@
+import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -15,12 +18,16 @@ import torch
 from PIL import Image
 
 from orthohash_triton import data
-from orthohash_triton.data import Dataset
+from orthohash_triton._base.file_set import checked, note_of
+from orthohash_triton.data import Dataset, Skipped
 from orthohash_triton.models.backbones import Identity, Pixels
 from orthohash_triton.runs.code_files import CodeFile, holds_codes, paths_file, read_codes, save_index, skipped_file
 from orthohash_triton.runs.encoding import encode_to
+from orthohash_triton.runs.partial_codes import PartialCodes
 from orthohash_triton.search import HammingIndex
 from orthohash_triton.train import HashModel
+
+from ..kills import kill_at_every_call, needs_fork
 
 SIZE = 8
 FORMATS = ("npy", "ibxf", "parquet")
@@ -80,7 +87,7 @@ def test_images(photos: Path, tmp_path: Path, extension: str) -> None:
         {"path": str(photos / "dog" / "2.jpg"), "reason": "not an image of a known format"},
         {"path": str(photos / "dog" / "4.jpg"), "reason": "the file is empty"},
     ]
-    beside = {out.name, skipped_file(out).name} | ({paths_file(out).name} if extension != "parquet" else set())
+    beside = {out.name, note_of(out).name, skipped_file(out).name} | ({paths_file(out).name} if extension != "parquet" else set())
     assert set(contents(tmp_path)) == beside
 
 
@@ -125,7 +132,7 @@ def test_features_stay_in_their_file(tmp_path: Path, batch_size: int) -> None:
     encode(model, tmp_path / "rows.npy", tmp_path / "x.npy", batch_size=batch_size)
     assert torch.equal(read_codes(tmp_path / "x.npy").index.codes, model.encode(torch.from_numpy(rows).float()))
     assert read_codes(tmp_path / "x.npy").paths is None
-    assert set(contents(tmp_path)) == {"rows.npy", "x.npy"}
+    assert set(contents(tmp_path)) == {"rows.npy", "x.npy", "x.npy.files.json"}
 
 
 def test_sources(photos: Path, tmp_path: Path) -> None:
@@ -142,20 +149,20 @@ def test_sources(photos: Path, tmp_path: Path) -> None:
         (dataset, {}, [str(path.relative_to(photos)) for path in dataset.paths]),
     )
     for source, options, expected in cases:
-        encode(of_images(), source, tmp_path / "x.npy", **options)
+        encode(of_images(), source, tmp_path / "x.npy", overwrite=True, **options)
         assert read_codes(tmp_path / "x.npy").paths == [str(photos / name) for name in expected]
     np.savez(tmp_path / "train.npz", features=np.ones((3, 6)))
-    assert encode(of_features(), tmp_path / "train.npz", tmp_path / "x.npy").count == 3
+    assert encode(of_features(), tmp_path / "train.npz", tmp_path / "x.npy", overwrite=True).count == 3
     np.savez(tmp_path / "query.npz", features=np.ones((2, 6)))
-    assert encode(of_features(), tmp_path, tmp_path / "x.npy", split="query").count == 2
+    assert encode(of_features(), tmp_path, tmp_path / "x.npy", split="query", overwrite=True).count == 2
 
 
 def test_what_an_earlier_encoding_left_beside_the_file_goes(photos: Path, tmp_path: Path) -> None:
     encode(of_images(), photos, tmp_path / "x.npy")
     assert skipped_file(tmp_path / "x.npy").exists()
     np.save(tmp_path / "rows.npy", np.ones((2, 6)))
-    encode(of_features(), tmp_path / "rows.npy", tmp_path / "x.npy")
-    assert set(contents(tmp_path)) == {"rows.npy", "x.npy"}
+    encode(of_features(), tmp_path / "rows.npy", tmp_path / "x.npy", overwrite=True)
+    assert set(contents(tmp_path)) == {"rows.npy", "x.npy", "x.npy.files.json"}
 
 
 def test_names_that_a_list_of_names_cannot_hold(photos: Path, tmp_path: Path) -> None:
@@ -293,7 +300,7 @@ def test_resume_where_nothing_was_left_behind(photos: Path, tmp_path: Path) -> N
 def test_a_finished_file_stays_until_the_next_is_complete(photos: Path, tmp_path: Path) -> None:
     encode(of_images(), photos, tmp_path / "x.npy")
     before = contents(tmp_path)
-    stop(of_images(), photos, tmp_path / "x.npy", after=1)
+    stop(of_images(), photos, tmp_path / "x.npy", after=1, overwrite=True)
     after = contents(tmp_path)
     assert {name: after[name] for name in before} == before
 
@@ -375,6 +382,174 @@ def test_killed_and_resumed(tmp_path: Path, extension: str) -> None:
     assert torch.equal(read_codes(out).index.codes, of_features().encode(torch.from_numpy(rows)))
 
 
+# ---- owners, finished files, interruptions -----------------------------------------------------------------------------------
+
+
+def test_two_encodings_into_one_file(tmp_path: Path) -> None:
+    """The second is refused from the first one's first to last moment, with and without --resume, and the first is right."""
+    source, out = tmp_path / "rows.npy", tmp_path / "x.npy"
+    np.save(source, np.random.default_rng(0).standard_normal((12, 6)).astype(np.float32))
+    refused: list[str] = []
+
+    class Meanwhile(Stopping):
+        def encode(self, inputs: torch.Tensor, **options) -> torch.Tensor:
+            def second() -> None:
+                for how in ({"resume": True}, {"overwrite": True}, {}):
+                    try:
+                        encode(of_features(), source, out, **how)
+                    except BlockingIOError as error:
+                        refused.append(str(error))
+
+            thread = threading.Thread(target=second)
+            thread.start(), thread.join()
+            return super().encode(inputs, **options)
+
+    encode(Meanwhile(of_features(), 10), source, out)
+    assert len(refused) == 3 * 3
+    assert f"x.npy is being written by process {os.getpid()} on " in refused[0]
+    encode(of_features(), source, tmp_path / "y.npy")
+    assert out.read_bytes() == (tmp_path / "y.npy").read_bytes()
+    assert set(contents(tmp_path)) == {source.name, out.name, note_of(out).name, "y.npy", "y.npy.files.json"}
+
+
+def test_a_working_file_that_another_program_changes(tmp_path: Path) -> None:
+    """Its bytes are compared with those that were written, so that no row of zeros gets into the finished file."""
+    source, out = tmp_path / "rows.npy", tmp_path / "x.npy"
+    np.save(source, np.ones((12, 6), np.float32))
+
+    class Cutting(Stopping):
+        def encode(self, inputs: torch.Tensor, **options) -> torch.Tensor:
+            if self.left == 8:  # the third batch
+                os.truncate(f"{out}.partial", 8)
+            return super().encode(inputs, **options)
+
+    with pytest.raises(ValueError, match=r"x\.npy\.partial does not have the 12 codes that were written to it"):
+        encode(Cutting(of_features(), 10), source, out, save_every=0.0)
+    assert not out.exists()
+    with pytest.raises(ValueError, match=r"x\.npy\.partial is damaged: its codes do not have the checksum that"):
+        encode(of_features(), source, out, resume=True)
+
+
+def test_a_finished_file_is_replaced_only_on_request(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "x.npy"
+    first = encode(of_images(), photos, out)
+    before = contents(tmp_path)
+    expected = r"x\.npy is a finished file of codes: choose another name, or add --overwrite to replace it"
+    for model, how in ((of_images(), {}), (of_images(seed=1), {}), (of_images(seed=1), {"resume": True})):
+        with pytest.raises(FileExistsError, match=expected):
+            encode(model, photos, out, **how)
+    with pytest.raises(FileExistsError, match=r"x\.ibxf is a finished file of codes"):
+        save_index(codes_of(2), tmp_path / "x.ibxf"), save_index(codes_of(2), tmp_path / "x.ibxf")
+    save_index(codes_of(3), tmp_path / "x.ibxf", overwrite=True)
+    for name in ("x.ibxf", "x.ibxf.files.json"):
+        (tmp_path / name).unlink()
+    again = encode(Stopping(of_images(), 0), photos, out, resume=True)  # complete: nothing is encoded again
+    assert again == first
+    assert contents(tmp_path) == before
+    encode(of_images(seed=1), photos, out, overwrite=True)
+    assert contents(tmp_path) != before
+
+
+def test_what_was_allowed_to_be_replaced_may_be_when_it_is_resumed(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "x.npy"
+    encode(of_images(seed=1), photos, out)
+    stop(of_images(), photos, out, after=1, overwrite=True)
+    encode(of_images(), photos, out, resume=True)
+    encode(of_images(), photos, tmp_path / "whole.npy")
+    assert out.read_bytes() == (tmp_path / "whole.npy").read_bytes()
+    stop(of_images(), photos, out, after=1, overwrite=True)
+    encode(of_images(), photos, out, overwrite=True)  # begins again
+    assert not (tmp_path / "x.npy.partial").exists()
+
+
+def test_an_interruption_between_two_values_of_the_note(photos: Path, tmp_path: Path) -> None:
+    """Ctrl-C while the samples without a code are noted must not shift the codes that follow."""
+
+    class Interrupting(dict):
+        def __or__(self, other):
+            raise KeyboardInterrupt
+
+    partial = PartialCodes(tmp_path / "x.npy", {}, 3, 13, resume=False)
+    with partial:
+        partial.add(torch.zeros(4, 3, dtype=torch.uint8), {})
+    partial = PartialCodes(tmp_path / "x.npy", {}, 3, 13, resume=True)
+    partial._progress = dataclasses.replace(partial._progress, skipped=Interrupting())
+    with pytest.raises(KeyboardInterrupt), partial:
+        partial.add(torch.ones(2, 3, dtype=torch.uint8), {5: Skipped(Path("5.jpg"), "empty")})
+    resumed = PartialCodes(tmp_path / "x.npy", {}, 3, 13, resume=True)
+    assert (resumed.done, resumed.count, resumed.skipped) == (4, 4, {})
+
+
+def test_a_pipe_gets_no_codes(photos: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.npy")
+    with pytest.raises(ValueError, match=r"x\.npy is a device or a pipe; codes are written to a file"):
+        encode(of_images(), photos, tmp_path / "x.npy")
+
+
+class Known:
+    """A model whose codes are known, because a forked child cannot use OpenMP."""
+
+    def __init__(self, model: HashModel, inputs: torch.Tensor) -> None:
+        self.backbone, self.bits, self.sample_shape, self.state_dict = (
+            model.backbone,
+            model.bits,
+            model.sample_shape,
+            model.state_dict,
+        )
+        self._codes = {bytes(row.numpy()): code for row, code in zip(inputs, model.encode(inputs), strict=True)}
+
+    def encode(self, inputs: torch.Tensor, **_: Any) -> torch.Tensor:
+        return torch.stack([self._codes[bytes(row.numpy())] for row in inputs])
+
+
+@needs_fork
+@pytest.mark.parametrize("extension", ["npy", "ibxf"])
+@pytest.mark.parametrize("replaces", [False, True])
+def test_killed_at_every_call(tmp_path: Path, extension: str, replaces: bool) -> None:
+    """Afterwards there are the old codes, or none, or the new codes; --resume completes them in any case."""
+    rows = torch.randn(10, 6)
+    new, old = of_features(), of_features(bits=24)
+    data = Dataset(rows, torch.zeros(10, dtype=torch.int64), ("any",), "toy", paths=tuple(Path(f"{i}.png") for i in range(10)))
+    model, folder, out = Known(new, rows), tmp_path / "out", tmp_path / "out" / f"x.{extension}"
+    expected, before = new.encode(rows), old.encode(rows[:4])
+    names = [str(path) for path in data.paths]
+
+    def act() -> None:
+        encode_to(model, data, out, batch_size=4, save_every=0.0, overwrite=replaces, progress=False)
+
+    def prepare() -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        if replaces:
+            shutil.copytree(tmp_path / "old", folder, dirs_exist_ok=True)
+
+    def check() -> None:
+        if checked(out).exists():
+            found = read_codes(out)
+            if found.index.bits == 24:
+                assert replaces
+                assert torch.equal(found.index.codes, before)
+                assert found.paths == names[:4]
+            else:
+                assert torch.equal(found.index.codes, expected)
+                assert found.paths == names
+        else:
+            assert not replaces
+        try:
+            assert encode_to(model, data, out, batch_size=4, resume=True, progress=False).count == 10
+        except FileExistsError as error:  # killed before it noted that it may replace the old file
+            assert "finished file of codes" in str(error)  # noqa: PT017
+            assert found.index.bits == 24
+            act()
+        assert torch.equal(read_codes(out).index.codes, expected)
+        assert read_codes(out).paths == names
+        assert set(contents(folder)) == {out.name, note_of(out).name, paths_file(out).name}
+
+    (tmp_path / "old").mkdir()
+    encode_to(old, data.subset(torch.arange(4)), tmp_path / "old" / out.name, progress=False)
+    assert kill_at_every_call(act, prepare, check) > 30
+
+
 # ---- bad input -------------------------------------------------------------------------------------------------------------
 
 
@@ -438,36 +613,80 @@ def test_features_that_are_no_numbers(tmp_path: Path) -> None:
 
 
 def test_files_beside_other_codes(photos: Path, tmp_path: Path) -> None:
-    encode(of_images(), photos, tmp_path / "x.npy")
-    np.save(tmp_path / "x.npy", np.zeros((3, 3), np.uint8))
+    out = tmp_path / "x.npy"
+    encode(of_images(), photos, out)
+    np.save(out, np.zeros((3, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"x\.npy is not the file that .*x\.npy\.files\.json names: it has .* bytes, expected"):
+        read_codes(out)
+    note_of(out).unlink()
     with pytest.raises(ValueError, match=r"x\.npy has 3 codes, .*x\.npy\.paths\.txt 11 files: they are not of one encoding"):
-        read_codes(tmp_path / "x.npy")
+        read_codes(out)
+
+
+def codes_of(count: int, names: str | None = None) -> CodeFile:
+    index = HammingIndex(8)
+    index.add(np.full((count, 1), count, np.uint8))
+    return CodeFile(index, None if names is None else [f"{names}{row}" for row in range(count)], None)
 
 
 def test_a_list_of_files_never_stands_beside_other_codes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def codes_of(count: int, names: str) -> CodeFile:
-        index = HammingIndex(8)
-        index.add(np.full((count, 1), count, np.uint8))
-        return CodeFile(index, [f"{names}{row}" for row in range(count)], None)
-
     def fails(*_: Any) -> None:
         raise OSError("disk full")
 
     out = tmp_path / "x.ibxf"
     save_index(codes_of(3, "old"), out)
-    monkeypatch.setattr(HammingIndex, "save", fails)
-    with pytest.raises(OSError, match="disk full"):
-        save_index(codes_of(3, "new"), out)
-    assert read_codes(out).paths == ["old0", "old1", "old2"]
-    monkeypatch.undo()
-    monkeypatch.setattr("orthohash_triton.runs.code_files.atomic_write", fails)  # fails for the list, after the codes
-    with pytest.raises(OSError, match="disk full"):
-        save_index(codes_of(3, "new"), out)
-    assert read_codes(out).paths is None
-    monkeypatch.undo()
-    save_index(codes_of(2, "new"), out)
+    before = contents(tmp_path)
+    for place in ("orthohash_triton.search.HammingIndex.save", "orthohash_triton.runs.code_files.add_paths"):
+        with monkeypatch.context() as patched:
+            patched.setattr(place, fails)
+            with pytest.raises(OSError, match="disk full"):
+                save_index(codes_of(3, "new"), out, overwrite=True)
+        assert contents(tmp_path) == before
+    save_index(codes_of(2, "new"), out, overwrite=True)
     assert read_codes(out).paths == ["new0", "new1"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == [out.name, paths_file(out).name]
+    assert set(contents(tmp_path)) == {out.name, paths_file(out).name, note_of(out).name}
+    save_index(codes_of(2), out, overwrite=True)
+    assert set(contents(tmp_path)) == {out.name, note_of(out).name}
+
+
+def test_names_of_an_index_that_was_changed_are_not_used(tmp_path: Path) -> None:
+    """As many codes as before, but not the same ones: the list would give every code the name of another image."""
+    out = tmp_path / "x.ibxf"
+    save_index(codes_of(3, "old"), out)
+    index = HammingIndex.load(out)
+    index.remove_ids([0])
+    index.add(np.zeros((1, 1), np.uint8))
+    index.save(out)
+    assert HammingIndex.load(out).codes.tolist() == [[3], [3], [0]]
+    with pytest.raises(
+        ValueError, match=r"x\.ibxf\.paths\.txt was not written together with .*x\.ibxf, as x\.ibxf\.files\.json says"
+    ):
+        read_codes(out)
+    paths_file(out).unlink()
+    assert read_codes(out).paths is None
+
+
+@pytest.mark.parametrize("extension", FORMATS)
+def test_every_flipped_bit_is_refused(photos: Path, tmp_path: Path, extension: str) -> None:
+    out = tmp_path / f"x.{extension}"
+    encode(of_images(), photos, out)
+    for path in (out, *([] if extension == "parquet" else [paths_file(out)])):
+        whole = path.read_bytes()
+        for bit in range(0, 8 * len(whole), 1 + 8 * len(whole) // 200):
+            damaged = bytearray(whole)
+            damaged[bit // 8] ^= 1 << bit % 8
+            path.write_bytes(damaged)
+            with pytest.raises(ValueError, match="its checksum is"):
+                read_codes(out)
+        path.write_bytes(whole)
+    assert len(read_codes(out).index) == 11
+
+
+def test_a_list_that_is_gone_is_missed(tmp_path: Path) -> None:
+    save_index(codes_of(3, "old"), tmp_path / "x.ibxf")
+    paths_file(tmp_path / "x.ibxf").unlink()
+    with pytest.raises(FileNotFoundError, match=r"x\.ibxf\.paths\.txt is missing; .*x\.ibxf\.files\.json names it"):
+        read_codes(tmp_path / "x.ibxf")
 
 
 def test_files_that_hold_codes(photos: Path, tmp_path: Path) -> None:

@@ -4,15 +4,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from orthohash_triton.data import UNLABELLED, Dataset, Splits, digits
 from orthohash_triton.runs import Run, load_run, save_run
 from orthohash_triton.runs.data_sets import is_gallery_of
 from orthohash_triton.runs.evaluation import evaluate_codes, evaluate_run
-from orthohash_triton.runs.run import make_way
+from orthohash_triton.runs.run import Queries, make_way
 from orthohash_triton.train import TrainConfig, train
+
+from ..kills import kill_at_every_call, needs_fork
+from ..notes import edit_note, forget_files
 
 CONFIG = TrainConfig(dataset="digits", bits=16, epochs=1, batch_size=64, flip=False, threads=1)
 
@@ -103,8 +106,7 @@ def test_a_backbone_of_ones_own_is_asked_for(tmp_path: Path, splits: Splits) -> 
 
 
 def edit_config(run: Run, **changes) -> None:
-    path = run.path / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    edit_note(run.path / "config.json", **changes)
 
 
 def test_no_run_folder(tmp_path: Path) -> None:
@@ -143,7 +145,10 @@ def test_a_missing_file_is_named(run: Run, name: str) -> None:
 @pytest.mark.parametrize("name", ["model.safetensors", "index.ibxf"])
 def test_a_truncated_file_is_named(run: Run, name: str) -> None:
     (run.path / name).write_bytes((run.path / name).read_bytes()[:20])
-    with pytest.raises(ValueError, match=name):
+    with pytest.raises(ValueError, match=rf"{name} is not the file that .*config\.json names: it has 20 bytes"):
+        load_run(run.path)
+    forget_files(run.path / "config.json")  # a run of before the checksums
+    with pytest.raises(ValueError, match=rf"{name} is (not a readable|truncated)"):
         load_run(run.path)
 
 
@@ -186,20 +191,25 @@ def test_a_gallery_that_cannot_be_encoded_leaves_the_run(
     assert load_run(run.path).config == CONFIG
 
 
-def test_a_save_that_fails_half_way_leaves_no_run(run: Run, trained, splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_save_that_fails_half_way_leaves_the_old_run(
+    run: Run, trained, splits: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*arguments: object) -> None:
         raise OSError("disk full")
 
+    before = {path.name: path.read_bytes() for path in run.path.iterdir()}
     monkeypatch.setattr("orthohash_triton.search.HammingIndex.save", fail)
     with pytest.raises(OSError, match="disk full"):
         save_run(run.path, CONFIG, trained, splits.gallery)
-    with pytest.raises(FileNotFoundError, match="is not a run folder"):
-        load_run(run.path)
+    assert {path.name: path.read_bytes() for path in run.path.iterdir()} == before
 
 
 def test_files_of_two_runs(run: Run, splits: Splits) -> None:
     run.index.add(run.index.codes[:1].clone())
     run.index.save(run.path / "index.ibxf")
+    with pytest.raises(ValueError, match=r"index\.ibxf is not the file that .*config\.json names: it has .* bytes, expected"):
+        load_run(run.path)
+    forget_files(run.path / "config.json")
     with pytest.raises(ValueError, match="the files are not of one run"):
         load_run(run.path)
 
@@ -227,3 +237,128 @@ def test_a_gallery_that_is_another_is_told(run: Run, splits: Splits) -> None:
     assert is_gallery_of(run, dataclasses.replace(splits.gallery, paths=moved))
     assert not is_gallery_of(run, dataclasses.replace(noise, paths=moved))  # other images with the same names
     assert not is_gallery_of(run, dataclasses.replace(splits.gallery, paths=other))
+
+
+# ---- files that fit each other, and interruptions --------------------------------------------------------------------------
+
+
+def with_pictures(splits: Splits) -> Dataset:
+    return dataclasses.replace(splits.gallery, paths=tuple(Path(f"{i}.png") for i in range(len(splits.gallery))))
+
+
+@pytest.mark.parametrize("checksums", [True, False])
+def test_names_of_images_that_are_not_those_of_the_index(tmp_path: Path, trained, splits: Splits, checksums: bool) -> None:
+    """One name less, and every hit would have the name of its neighbour."""
+    run = save_run(tmp_path, CONFIG, trained, with_pictures(splits))
+    run.add_queries(run.index.codes[:3], run.gallery_labels[:3], ["a.png", "b.png", "c.png"])
+    (tmp_path / "paths.json").write_text(json.dumps(run.gallery_paths[1:]))
+    (tmp_path / "query_paths.json").write_text(json.dumps(["b.png", "c.png"]))
+    if checksums:
+        with pytest.raises(ValueError, match=r"paths\.json is not the file that .*config\.json names"):
+            load_run(tmp_path)
+        with pytest.raises(ValueError, match=r"query_paths\.json is not the file that .*config\.json names"):
+            run.queries()
+        return
+    forget_files(tmp_path / "config.json")
+    with pytest.raises(
+        ValueError, match=r"paths\.json has 1,437 file names, index\.ibxf 1,438 codes; the files are not of one run"
+    ):
+        load_run(tmp_path)
+    with pytest.raises(ValueError, match=r"query_paths\.json has 2 file names, queries\.safetensors 3 codes"):
+        run.queries()
+    for damaged in ({"a": 1}, [1] * run.index.ntotal):
+        (tmp_path / "paths.json").write_text(json.dumps(damaged))
+        with pytest.raises(
+            ValueError, match=r"paths\.json is not a readable list of file names \(it must hold a list of names\)"
+        ):
+            load_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["0"] * 9, r"labels\.safetensors has class ids from 0 to 9, config\.json the names of 9 classes"),
+        (["0"] * 11, r"codebook\.safetensors has a codebook int8 \[10, 16\]; config\.json says 11 classes and 16 bits"),
+        ("0123456789", "class_names must be a list of names; got 0123456789"),
+        ([], "class_names must be a list of names"),
+        ([*range(10)], "class_names must be a list of names"),
+    ],
+)
+def test_class_names_that_are_not_those_of_the_labels(run: Run, names: object, message: str) -> None:
+    edit_config(run, class_names=names)
+    with pytest.raises(ValueError, match=message):
+        load_run(run.path)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (torch.zeros(1438, 9, dtype=torch.bool), r"must hold class ids int64 \[N\] or bool \[N, 10\].*; got bool \[1438, 9\]"),
+        (torch.zeros(1438, 10), r"must hold class ids int64 \[N\] or bool \[N, 10\].*; got float32 \[1438, 10\]"),
+        (torch.full((1438,), -1), "has class ids from -1 to -1"),
+    ],
+)
+def test_labels_that_are_none_of_the_classes(run: Run, labels: torch.Tensor, message: str) -> None:
+    forget_files(run.path / "config.json")
+    save_file({"gallery": labels}, run.path / "labels.safetensors")
+    with pytest.raises(ValueError, match=rf"labels\.safetensors {message}"):
+        load_run(run.path)
+
+
+def test_flipped_bits_are_refused(run: Run) -> None:
+    """A flipped bit of a weight, a code, a label or a figure changes results without any other sign."""
+    for name in ("model.safetensors", "codebook.safetensors", "labels.safetensors", "index.ibxf", "metrics.json", "config.json"):
+        whole = (run.path / name).read_bytes()
+        damaged = bytearray(whole)
+        damaged[-7] ^= 4
+        (run.path / name).write_bytes(damaged)
+        with pytest.raises(ValueError, match=name):
+            load_run(run.path)
+        (run.path / name).write_bytes(whole)
+    load_run(run.path)
+
+
+@needs_fork
+@pytest.mark.parametrize("what", ["save", "evaluate"])
+def test_killed_at_every_call(tmp_path: Path, splits: Splits, what: str) -> None:
+    """A run is the old or the new one, and the figures of an evaluation belong to its queries."""
+    labels = torch.arange(6) % 2
+    data = Dataset(torch.eye(6, 8), labels, ("cat", "dog"), "toy")
+    config = TrainConfig(dataset="digits", method="lsh", bits=16, threads=1)
+    first, second = (train(dataclasses.replace(config, seed=seed), data, progress=False) for seed in (0, 1))
+    listed = dataclasses.replace(data, paths=tuple(Path(f"{i}.png") for i in range(6)))
+    old = save_run(tmp_path, config, first, listed)
+    new_codes = second.model.encode(data.inputs)
+    old_codes = old.index.codes.clone()
+    assert not torch.equal(old_codes, new_codes)
+    second.model.encode = lambda inputs: new_codes  # type: ignore[method-assign]  # a forked child cannot use OpenMP
+
+    def act() -> None:
+        if what == "save":
+            save_run(tmp_path, config, second, data)
+        else:
+            old.add_evaluation({"map": 2}, Queries(new_codes, labels, None))
+
+    def prepare() -> None:
+        if what == "save":
+            save_run(tmp_path, config, first, listed)
+        else:
+            old.add_evaluation({"map": 1}, Queries(old_codes, labels, ["a"] * 6))
+
+    def check() -> None:
+        found = load_run(tmp_path)
+        if what == "save":
+            is_old = torch.equal(found.index.codes, old_codes)
+            assert is_old or torch.equal(found.index.codes, new_codes)
+            assert (found.gallery_paths is not None) == is_old
+            weights = (first if is_old else second).model.state_dict()
+            assert all(map(torch.equal, found.model.state_dict().values(), weights.values()))
+        else:
+            queries = found.queries()
+            is_old = found.metrics["evaluation"] == {"map": 1}
+            assert torch.equal(queries.codes, old_codes if is_old else new_codes)
+            assert (queries.paths is not None) == is_old
+        act()
+        assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+    assert kill_at_every_call(act, prepare, check) > 15
