@@ -13,6 +13,7 @@ from .locks import is_at, try_lock
 from .reading import naming_in_system_errors
 
 _LONG_NAME = 150  # bytes of a name that stays readable in the name of a hidden file next to it; file systems allow 255 at most
+_WRITERS = 4  # writers of one file at the same time whose temporary files are found in any case
 _BINARY = getattr(os, "O_BINARY", 0)  # Windows translates line ends without it
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 
@@ -40,6 +41,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
                 yield file
             return
         target = target_of(path)
+        remove_temporary_files(target)
         with temporary_file(target) as (temporary, file):
             yield file
             file.flush()
@@ -135,6 +137,16 @@ def _create(target: Path, slots: Iterator[str]) -> tuple[Path, int]:
             raise
         os.close(descriptor)  # another process took it for a dead one before it was locked
     raise FileExistsError(f"cannot write {target}: another process is writing it. Wait until that has finished")
+
+
+def remove_temporary_files(path: Path) -> None:
+    """Remove the temporary files that dead processes have left next to `path`. The next `atomic_write` does so, too."""
+    for number in itertools.count():
+        temporary = hidden_beside(path, f"{number}.tmp")
+        if os.path.lexists(temporary):
+            remove_if_dead(temporary)
+        elif number >= _WRITERS:
+            return
 
 
 def remove_if_dead(temporary: Path) -> None:

@@ -43,16 +43,25 @@ def _take_settings(parser: CommandParser, folder: Path) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     """Train, save and evaluate a run, and print its figures."""
+    from ..train.checkpoint import owning_run
+    from ..train.distributed import leads_torchrun
+
+    config = config_from(options, method_options=True)
+    folder = options.resume or options.out
+    if options.resume and options.out not in (None, options.resume):
+        raise ValueError(f"--resume {options.resume} continues in that folder; remove --out")
+    with owning_run(folder if leads_torchrun() else None):
+        _train_into(folder, config, options)
+
+
+def _train_into(folder: Path, config: "TrainConfig", options: argparse.Namespace) -> None:
+    """Train, save and evaluate a run in `folder`, which belongs to this process, and print its figures."""
     from ..runs import save_run
     from ..runs.evaluation import evaluate_run
     from ..runs.run import make_way
     from ..train import train
     from ..train.distributed import torchrun
 
-    config = config_from(options, method_options=True)
-    folder = options.resume or options.out
-    if options.resume and options.out not in (None, options.resume):
-        raise ValueError(f"--resume {options.resume} continues in that folder; remove --out")
     if not options.resume:
         make_way(folder, overwrite=options.overwrite)
     with torchrun(config.device) as is_leader:

@@ -8,11 +8,10 @@ Each save gives its shards new names, and replaces the manifest atomically at th
 new one at any time. A shard that the manifest does not name belongs to neither.
 """
 
-import json
 import os
 import re
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,9 @@ from zlib import crc32
 import numpy as np
 import torch
 
-from .._base import checks, formats
-from .._base.files import atomic_write
+from .._base import checks
+from .._base.file_set import owning, read_note, write_note
+from .._base.files import remove_if_dead
 from .._base.quoting import quoted
 from .._base.reading import reader
 from . import faiss_io
@@ -32,6 +32,7 @@ _FORMAT = "orthohash sharded index"
 _VERSION = 1
 _MANIFEST = "manifest.json"
 _SHARD_NAME = re.compile(r"shard-\d+-of-\d+-[0-9a-f]+\.ibxf")
+_HALF_SHARD = re.compile(rf"\.{_SHARD_NAME.pattern}\.\d+\.tmp")  # of a process that was killed while it wrote
 _CHECKED_ROWS = 2**20  # codes per checksum: a rank that reads a part of a shard checks little more than its part
 
 
@@ -88,7 +89,7 @@ def check_seen(folder: Path, manifest: Manifest) -> None:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write `manifest` atomically, which makes its shards the index of this folder."""
+    """Write `manifest` atomically and with a checksum of its own, which makes its shards the index of this folder."""
     content = {
         "format": _FORMAT,
         "version": _VERSION,
@@ -96,8 +97,12 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         "ranks": len(manifest.shards),
         **asdict(manifest),
     }
-    with atomic_write(folder / _MANIFEST) as file:
-        file.write(json.dumps(content, indent=1).encode())
+    write_note(folder / _MANIFEST, content)
+
+
+def owning_folder(folder: Path) -> AbstractContextManager[None]:
+    """Be the only process that saves an index into `folder` during the block."""
+    return owning(folder / _MANIFEST, str(folder))
 
 
 def remove_unnamed(folder: Path) -> None:
@@ -108,6 +113,8 @@ def remove_unnamed(folder: Path) -> None:
         if _SHARD_NAME.fullmatch(path.name) and path.name not in named:
             with suppress(FileNotFoundError):
                 path.unlink()
+        elif _HALF_SHARD.fullmatch(path.name):
+            remove_if_dead(path)
 
 
 @reader("folder of a sharded index")
@@ -135,7 +142,7 @@ def read_manifest(folder: Path) -> Manifest:
 @reader("manifest of a sharded index", advice="Save the index again")
 def _parsed(path: Path) -> Manifest:
     """Return the manifest in the file `path` after checking its format and consistency."""
-    content = formats.read_json(path, "manifest of a sharded index", advice="Save the index again")
+    content = read_note(path, "manifest of a sharded index", advice="Save the index again")
     kind, version = content.pop("format"), content.pop("version")
     ntotal, ranks = content.pop("ntotal"), content.pop("ranks")
     shards = [ShardFile(**shard) for shard in content.pop("shards")]

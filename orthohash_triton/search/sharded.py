@@ -3,6 +3,7 @@
 import os
 import secrets
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
@@ -304,10 +305,17 @@ class ShardedHammingIndex(ExactIndex):
         complete, and is then removed. A save that fails or is killed leaves it unchanged. FAISS can read the files of the shards.
 
         Raises:
-            OSError: The folder cannot be written to, or is not shared by all ranks.
+            OSError: The folder cannot be written to, or is not shared by all ranks; or another index is being saved into it.
         """
         op, shards = "ShardedHammingIndex.save", self._shards
         home = shards.agree(op, lambda: _folder.folder_at(folder))
+        with ExitStack() as stack:  # the first rank owns the folder for all of them
+            shards.agree(op, lambda: stack.enter_context(_folder.owning_folder(home)) if self._ranks.rank == 0 else None)
+            self._save_into(home)
+
+    def _save_into(self, home: Path) -> None:
+        """Write the files of all shards and the manifest into the folder `home`, which no other index is saved into."""
+        op, shards = "ShardedHammingIndex.save", self._shards
         token = self._ranks.objects(secrets.token_hex(4))[0]
         path = home / _folder.shard_name(self._ranks.rank, self._ranks.size, token)
         try:

@@ -5,7 +5,8 @@ written completely or not at all: when a stage begins, at the end of every epoch
 steps. `save_run` removes it when the run folder is complete.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from typing import Any
 import torch
 
 from .._base import formats, run_folder
-from .._base.files import atomic_write
+from .._base.file_set import owning
+from .._base.files import atomic_write, remove_temporary_files
 from .._base.quoting import quoted, short_repr
 from .._base.reading import reader
 from ..data import Dataset, places
@@ -47,8 +49,7 @@ class Checkpoints:
                 raise ValueError("train: resume=True needs the folder that holds the checkpoint; give folder=...")
             return
         if writes:
-            for half in folder.glob(f".{run_folder.CHECKPOINT}.*.tmp"):  # left by a process that was killed while it wrote
-                half.unlink(missing_ok=True)
+            remove_temporary_files(folder / run_folder.CHECKPOINT)
         settings = asdict(config)
         self._description = {
             "format": FORMAT, "config": settings, "data": fingerprint(data), "places": places.record(settings, folder),
@@ -92,13 +93,46 @@ class Checkpoints:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         content = {**self._description, "finished": self._finished, "stage": stage, "state": state()}
-        with atomic_write(self.folder / run_folder.CHECKPOINT) as file:
+        with atomic_write(self.folder / run_folder.CHECKPOINT) as file, _with_checksums():
             try:
                 torch.save(content, file)
             except RuntimeError as error:  # torch.save raises this if the disk is full
                 if isinstance(error.__context__, OSError):
                     raise error.__context__ from None
                 raise
+
+
+@contextmanager
+def _with_checksums() -> Iterator[None]:
+    """Let torch.save write checksums, which `read_checkpoint` compares, even if the caller has switched them off."""
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(True)
+    try:
+        yield
+    finally:
+        torch.serialization.set_crc32_options(before)
+
+
+@contextmanager
+def owning_run(folder: Path | None) -> Iterator[None]:
+    """Be the only process that trains into `folder` during the block. The folder is created if it does not exist.
+
+    Raises:
+        BlockingIOError: another process trains into the folder.
+    """
+    if folder is None:
+        yield
+        return
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with owning(folder / run_folder.CONFIG, str(folder)):
+            yield
+    except BaseException:
+        if is_new:
+            with suppress(OSError):  # it has a checkpoint
+                folder.rmdir()
+        raise
 
 
 def read_checkpoint(folder: Path) -> dict[str, Any]:

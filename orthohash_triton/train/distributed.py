@@ -62,6 +62,11 @@ def _own_device(device: str, rank: int) -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", rank % max(torch.cuda.device_count(), 1))))
 
 
+def leads_torchrun() -> bool:
+    """Return whether this process will write the results after it has joined the group of torchrun, or is alone."""
+    return not all(os.environ.get(name) for name in _TORCHRUN) or os.environ["RANK"] == "0"
+
+
 @dataclass(frozen=True)
 class Processes:
     """The processes that train together: one, or all of torch.distributed's default group.

@@ -27,7 +27,7 @@ from ..data.fingerprint import fingerprint
 from ..methods import Objective
 from ..models.backbones import knows_nothing, make_backbone
 from ..models.model import HashModel
-from .checkpoint import Checkpoints
+from .checkpoint import Checkpoints, owning_run
 from .config import TrainConfig
 from .devices import require_device, use_threads
 from .distributed import Processes
@@ -84,6 +84,7 @@ def train(
     Raises:
         ValueError: the settings do not fit the data; the loss is not finite; or the checkpoint has other settings or data.
         FileExistsError: `folder` has an unfinished training, and `resume` is False.
+        BlockingIOError: another process trains into `folder`.
         FileNotFoundError: `folder` has no checkpoint to resume from.
         ImportError: an optional package is missing.
 
@@ -106,12 +107,18 @@ def train(
             f"train: method {quoted(config.method)} is fitted in one step: there is nothing to resume. "
             "Run it again without resume=True"
         )
-    checkpoints = Checkpoints(folder if learned else None, config, data, resume=resume, writes=processes.leads)
-    processes.require_same(lambda: (config, fingerprint(data), checkpoints.position))
-    setting = Setting(config, processes, checkpoints, folder, progress and processes.leads)
+    with owning_run(folder if learned and processes.leads else None):
+        checkpoints = Checkpoints(folder if learned else None, config, data, resume=resume, writes=processes.leads)
+        processes.require_same(lambda: (config, fingerprint(data), checkpoints.position))
+        return _train(Setting(config, processes, checkpoints, folder, progress and processes.leads), data, backbone)
+
+
+def _train(setting: Setting, data: Dataset, backbone: nn.Module | None) -> Trained:
+    """Train the model of `setting`, from the beginning or from its checkpoint."""
+    config, processes = setting.config, setting.processes
     with seeded(config.seed), use_threads(config.threads):
         make = _backbone_maker(config, data, backbone)
-        trained = (_learn if learned else _fit)(setting, data, make)
+        trained = (_learn if methods.get(config.method).learned else _fit)(setting, data, make)
         if config.rotate != "none":
             rotate(trained.model, data.inputs, config.rotate, seed=config.seed)
         processes.require_same(lambda: None)  # no process continues before the last checkpoint is written

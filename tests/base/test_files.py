@@ -192,9 +192,10 @@ def test_long_names(tmp_path):
 
 
 def test_what_killed_processes_have_left_is_removed(tmp_path):
-    """The first and third place were left by dead processes; a live one, this test, writes in the second."""
+    """Dead processes have left files in three places, and a live one, this test, writes in the first."""
     path = tmp_path / "file"
-    (tmp_path / ".file.0.tmp").write_bytes(b"half")
+    for place in (0, 1, 3):
+        (tmp_path / f".file.{place}.tmp").write_bytes(b"half")
     with atomic_write(path):
         (tmp_path / ".file.1.tmp").write_bytes(b"half")
         with atomic_write(path) as second:

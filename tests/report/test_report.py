@@ -17,12 +17,14 @@ pytest.importorskip("PIL")
 
 from safetensors.torch import load_file, save_file
 
-from orthohash_triton import HammingIndex, cli, metrics
+from orthohash_triton import HammingIndex, cli, metrics, report
 from orthohash_triton.data import digits
 from orthohash_triton.report import _page, _wall, write_report
 from orthohash_triton.runs import load_run
 from orthohash_triton.runs.run import Run
 from orthohash_triton.runs.samples import Samples
+from tests.kills import kill_at_every_call, needs_fork
+from tests.notes import forget_files
 from tests.pages import features_file, image_folder, make_run
 
 
@@ -161,8 +163,24 @@ def test_queries_of_another_length_are_an_error(small_run: Run, tmp_path: Path) 
     copy = tmp_path / "run"
     shutil.copytree(small_run.path, copy)
     save_file({"codes": torch.zeros(3, 4, dtype=torch.uint8), "labels": torch.zeros(3).long()}, copy / "queries.safetensors")
+    with pytest.raises(ValueError, match=r"queries\.safetensors is not the file that .*config\.json names"):
+        write_report(load_run(copy), tmp_path / "report.html")
+    forget_files(copy / "config.json")
     with pytest.raises(ValueError, match=r"must hold codes uint8 \[Q, 2\] and labels; make it again with `orthohash evaluate"):
         write_report(load_run(copy), tmp_path / "report.html")
+
+
+@needs_fork
+def test_killed_at_every_call(small_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, page = tmp_path / "report.html", "<p>new</p>" * 5000
+    monkeypatch.setattr(report, "_make", lambda *arguments: ({}, page))
+
+    def check() -> None:
+        assert path.read_text() in ("old", page)
+        write_report(small_run, path)
+        assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+    assert kill_at_every_call(lambda: write_report(small_run, path), lambda: path.write_text("old"), check) > 6
 
 
 def test_features_with_several_classes_each(tmp_path: Path) -> None:

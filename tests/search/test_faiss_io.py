@@ -1,16 +1,15 @@
 import gc
 import os
-import signal
 import stat
 import struct
 import sys
-import time
 
 import numpy as np
 import pytest
 
-from orthohash_triton.search import HammingIndex, faiss_io
-from tests.processes import fresh_processes
+from orthohash_triton.search import HammingIndex, _folder, faiss_io
+from orthohash_triton.search.index import cell_of
+from tests.kills import kill_at_every_call, needs_fork
 from tests.search.galleries import codes, filled
 
 HEADER = struct.Struct("<4siiqBiQ")
@@ -354,53 +353,89 @@ def test_save_that_fails_half_way_keeps_the_old_file(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["index"]
 
 
-def _save_and_stop_before_the_end(path, connection):
-    def wait(descriptor):  # the payload is written, the new file is not yet in place
-        connection.send("written")
-        time.sleep(60)
-
-    os.fsync = wait
-    filled(100_000).save(path)
-
-
-def _save_for_ever(path, connection):
-    versions = [np.full((200_000, 8), value, np.uint8) for value in (1, 2)]
-    faiss_io.write(path, versions[0])
-    connection.send("ready")
-    while True:
-        for each in versions:
-            faiss_io.write(path, each)
-
-
-def _kill_after_message(work, path, delay):
-    context = fresh_processes()
-    here, there = context.Pipe()
-    process = context.Process(target=work, args=(path, there))
-    process.start()
-    assert here.poll(30)
-    time.sleep(delay)
-    process.kill()
-    process.join(timeout=10)
-    assert process.exitcode == -signal.SIGKILL
-
-
-@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
-def test_killed_save_keeps_the_old_file(tmp_path):
+@needs_fork
+@pytest.mark.parametrize("checksum", [False, True])
+def test_killed_at_every_call(tmp_path, checksum):
+    """The file is the old or the new one, and the next save leaves nothing else behind."""
     path = tmp_path / "index"
-    filled(3).save(path)
-    before = path.read_bytes()
-    _kill_after_message(_save_and_stop_before_the_end, path, 0)
-    assert path.read_bytes() == before
-    assert HammingIndex.load(path).ntotal == 3
+    old, new = filled(3), filled(500)
+
+    def check():
+        assert HammingIndex.load(path).ntotal in (3, 500)
+        new.save(path, checksum=checksum)
+        assert HammingIndex.load(path).ntotal == 500
+        assert set(os.listdir(tmp_path)) == {"index", *(["index.files.json"] if checksum else [])}
+
+    assert kill_at_every_call(lambda: new.save(path, checksum=checksum), lambda: old.save(path, checksum=checksum), check) > 6
 
 
-@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
-def test_save_killed_at_any_time_leaves_a_whole_file(tmp_path):
+@needs_fork
+def test_a_sharded_save_killed_at_every_call(tmp_path):
+    """The folder has the old or the new index, and the next save removes the shards of the killed one."""
+
+    def save(token, counts):
+        with _folder.owning_folder(tmp_path):
+            shards = [
+                _folder.write_shard(tmp_path / _folder.shard_name(rank, 2, f"{token:08x}"), cell_of(filled(count)).gallery)
+                for rank, count in enumerate(counts)
+            ]
+            _folder.write_manifest(tmp_path, _folder.Manifest(64, False, shards))
+            _folder.remove_unnamed(tmp_path)
+
+    def check():
+        manifest = _folder.read_manifest(tmp_path)
+        counts = [shard.codes for shard in manifest.shards]
+        assert counts in ([3, 5], [30, 50])
+        rows = [block.codes for block in _folder.read_part(tmp_path, manifest, 0, sum(counts))]
+        np.testing.assert_array_equal(np.concatenate(rows), np.concatenate([codes(count, 64) for count in counts]))
+        save(3, (4, 6))
+        assert len(os.listdir(tmp_path)) == 3
+
+    assert kill_at_every_call(lambda: save(2, (30, 50)), lambda: save(1, (3, 5)), check) > 15
+
+
+def test_every_flipped_bit_is_refused(tmp_path):
+    """FAISS's format has no checksum; the second file has one."""
     path = tmp_path / "index"
-    _kill_after_message(_save_for_ever, path, 0.02)
-    loaded = HammingIndex.load(path)
-    assert loaded.ntotal == 200_000
-    assert len(loaded.codes.unique()) == 1
+    filled(20).save(path, checksum=True)
+    whole = path.read_bytes()
+    for bit in range(8 * len(whole)):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"index is not the file that .* names: its checksum is"):
+            HammingIndex.load(path)
+    path.write_bytes(whole)
+    filled(30).save(path)  # renews the second file
+    assert HammingIndex.load(path).ntotal == 30
+    path.write_bytes(whole)
+    with pytest.raises(ValueError, match=r"it has .* bytes, expected"):
+        HammingIndex.load(path, mmap=True)
+    (tmp_path / "index.files.json").unlink()
+    assert HammingIndex.load(path).ntotal == 20
+
+
+def test_every_flipped_bit_of_a_manifest_is_refused_or_harmless(tmp_path):
+    shards = [_folder.write_shard(tmp_path / _folder.shard_name(0, 1, "0a"), cell_of(filled(20)).gallery)]
+    _folder.write_manifest(tmp_path, _folder.Manifest(64, False, shards))
+    path = tmp_path / "manifest.json"
+    manifest, whole = _folder.read_manifest(tmp_path), path.read_bytes()
+    for bit in range(8 * len(whole)):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        try:
+            found = _folder.read_manifest(tmp_path)
+        except ValueError as error:
+            assert "manifest.json" in str(error)  # noqa: PT017
+        else:
+            assert found == manifest
+
+
+def test_an_index_goes_into_an_open_file(tmp_path):
+    with open(tmp_path / "index", "wb") as file:
+        filled(3).save(file)
+    assert HammingIndex.load(tmp_path / "index").ntotal == 3
 
 
 @pytest.mark.skipif(os.name != "posix", reason="folders cannot be synchronised")

@@ -733,6 +733,7 @@ def _disk_full(*arguments):
 def _edited(path, change):
     content = json.loads(path.read_text())
     change(content)
+    content.pop("crc32", None)
     path.write_text(json.dumps(content))
 
 

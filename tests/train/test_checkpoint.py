@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from orthohash_triton.train.loop import Loop
 from orthohash_triton.train.trainer import Trained
 from orthohash_triton.train.validation import Validation
 
+from ..kills import kill_at_every_call, needs_fork
 from .data import blobs, pictures, weights
 
 CONFIG = TrainConfig(dataset="x", bits=16, epochs=3, batch_size=32, threads=1, checkpoint_every=2)
@@ -210,7 +212,7 @@ def stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_half_a_checkpoint_is_swept_away(stopped: Path) -> None:
-    (stopped / f".{CHECKPOINT}.0a1b2c3d.tmp").write_bytes(b"half")
+    (stopped / f".{CHECKPOINT}.0.tmp").write_bytes(b"half")
     train(CONFIG, blobs(), folder=stopped, resume=True, progress=False)
     assert sorted(path.name for path in stopped.iterdir()) == [CHECKPOINT, "metrics.jsonl"]
 
@@ -306,6 +308,88 @@ def test_a_checkpoint_that_cannot_be_read(stopped: Path) -> None:
     torch.save({"format": 99}, stopped / CHECKPOINT)
     with pytest.raises(ValueError, match="has checkpoint format 99; this version reads 1"):
         train(CONFIG, blobs(), folder=stopped, resume=True, progress=False)
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["checksums", "switched off"])
+def test_every_flipped_bit_is_refused_or_harmless(stopped: Path, legacy: bool) -> None:
+    """Flips are spread over the file; torch.load itself accepts four of five."""
+
+    def equal(first: object, second: object) -> bool:
+        if isinstance(first, torch.Tensor):
+            return isinstance(second, torch.Tensor) and torch.equal(first, second)
+        if isinstance(first, dict):
+            return isinstance(second, dict) and first.keys() == second.keys() and all(equal(first[k], second[k]) for k in first)
+        if isinstance(first, list | tuple):
+            return type(first) is type(second) and len(first) == len(second) and all(map(equal, first, second))
+        return first == second
+
+    if legacy:
+        torch.serialization.set_crc32_options(False)
+        try:
+            train(CONFIG, blobs(), folder=stopped, resume=True, progress=False)
+        finally:
+            torch.serialization.set_crc32_options(True)
+    path, content = stopped / CHECKPOINT, read_checkpoint(stopped)
+    whole, refused = path.read_bytes(), 0
+    flips = random.Random(0)
+    for _ in range(300):
+        damaged = bytearray(whole)
+        damaged[flips.randrange(len(whole))] ^= 1 << flips.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            found = read_checkpoint(stopped)
+        except ValueError as error:
+            assert CHECKPOINT in str(error)  # noqa: PT017
+            refused += 1
+        else:
+            assert equal(found, content)
+    assert refused > 100
+
+
+def test_two_trainings_into_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = []
+
+    def second(resume: bool) -> None:
+        try:
+            train(CONFIG, blobs(), folder=tmp_path, resume=resume, progress=False)
+        except BlockingIOError as error:
+            refused.append(str(error))
+
+    def meanwhile(loop: Loop, *arguments: object) -> object:
+        monkeypatch.setattr(Loop, "_learn_from", learn)
+        for resume in (False, True):
+            thread = threading.Thread(target=second, args=(resume,))
+            thread.start(), thread.join()
+        return learn(loop, *arguments)
+
+    learn = Loop._learn_from
+    monkeypatch.setattr(Loop, "_learn_from", meanwhile)
+    trained = train(CONFIG, blobs(), folder=tmp_path, progress=False)
+    assert len(refused) == 2
+    assert f"{tmp_path} is being written by process {os.getpid()} on " in refused[0]
+    assert_same(trained, train(CONFIG, blobs(), progress=False))
+
+
+@needs_fork
+def test_killed_at_every_call(tmp_path: Path) -> None:
+    """The checkpoint is the one before or the new one, and the next one can be written."""
+    config = dataclasses.replace(CONFIG, dataset="toy")
+
+    def save(epoch: int) -> None:
+        path = tmp_path / CHECKPOINT
+        if path.exists() and epoch == 1:
+            path.unlink()
+        checkpoints = checkpoint.Checkpoints(tmp_path, config, blobs(), resume=path.exists())
+        checkpoints.save("codes", lambda: {"history": [epoch], "batch": 0, "weights": torch.full((1000,), float(epoch))})
+
+    def check() -> None:
+        state = read_checkpoint(tmp_path)["state"]
+        assert state["history"] in ([1], [2])
+        assert state["weights"].tolist() == [state["history"][0]] * 1000
+        save(2)
+        assert os.listdir(tmp_path) == [CHECKPOINT]
+
+    assert kill_at_every_call(lambda: save(2), lambda: save(1), check) > 8
 
 
 def test_a_write_that_fails_leaves_the_checkpoint_before_it(stopped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
