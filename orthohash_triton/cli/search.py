@@ -89,11 +89,20 @@ def _queries(options: argparse.Namespace, model: "HashModel | None") -> "tuple[l
     if model is None and not Path(options.queries).exists():
         raise FileNotFoundError(f"{options.queries} does not exist; expected a file of codes like those of {options.index}")
     if model is None:
+        if _holds_integers(options.queries):
+            read_codes(options.queries)  # raises an error that says how they differ from codes
         raise ValueError(
             f"an index file alone cannot encode {options.queries}; name the run folder that computed its codes with --model, "
             "or use a file of codes as queries"
         )
     return _encode(model, options.queries, options.limit)
+
+
+def _holds_integers(path: str) -> bool:
+    """Return whether `path` is a .npy file of integers, which are codes of another kind rather than samples to encode."""
+    from .._base.formats import read_npy
+
+    return Path(path).suffix == ".npy" and read_npy(path, mmap=True).dtype.kind in "iu"
 
 
 def _encode(model: "HashModel", queries: str, limit: int) -> "tuple[list[str], Tensor, int]":

@@ -24,7 +24,7 @@ from typing import Any, BinaryIO, NamedTuple, Protocol
 import numpy as np
 import torch
 
-from .._base import formats
+from .._base import checks, formats
 from .._base.file_set import FileSet, NewFiles, checked, note_of, owning, replacing, settled
 from .._base.files import is_device_or_pipe
 from .._base.quoting import quoted
@@ -264,7 +264,8 @@ def _read_npy(path: Path) -> HammingIndex:
     codes = _open_npy(path)
     if codes.dtype != np.uint8 or codes.ndim != 2 or codes.shape[1] == 0:
         came = f"{codes.dtype} {list(codes.shape)}"
-        raise ValueError(f"{path} must hold packed codes, uint8 [N, bits/8]; got {came}. Make them with `orthohash encode`")
+        advice = checks.code_advice("int8") if codes.dtype == np.int8 else "Make them with `orthohash encode`"
+        raise ValueError(f"{path} must hold packed codes, uint8 [N, bits/8]; got {came}. {advice}")
     return _index_of(np.array(codes))
 
 

@@ -247,6 +247,9 @@ def test_demo_says_that_it_falls_back_to_digits(
         (["index", "missing.npy", "--out", "x.ibxf"], r"missing\.npy"),
         (["index", "FLOATS", "--out", "x.ibxf"], r"must hold packed codes, uint8 \[N, bits/8\]; got float64 \[3, 2\]"),
         (["index", "TEXT", "--out", "x.ibxf"], "is not a readable .npy file"),
+        (["index", "SIGNED", "--out", "x.ibxf"], r"signed.npy must hold .*; got int8 .*from_packbits\(codes, signed=True\)"),
+        (["search", "CODES", "SIGNED"], r"signed.npy must hold .*; got int8 \[3, 4\].*from_packbits\(codes, signed=True\)"),
+        (["search", "CODES", "FLOATS"], "an index file alone cannot encode floats.npy; name the run folder"),
         (["search", "TEXT", "CODES"], r"text\.npy"),
         (["search", "RUN", "CODES"], "16 bits"),
         (["search", "RUN", "digits", "-k", "0"], "k must be .*got 0"),
@@ -260,12 +263,22 @@ def test_mistakes_get_one_line(
     monkeypatch.chdir(tmp_path)
     np.save("floats.npy", np.zeros((3, 2)))
     np.save("codes.npy", np.zeros((3, 4), np.uint8))
+    np.save("signed.npy", np.zeros((3, 4), np.int8))
     Path("text.npy").write_text("not an array")
-    names = {"RUN": str(run), "FLOATS": "floats.npy", "CODES": "codes.npy", "TEXT": "text.npy"}
+    names = {"RUN": str(run), "FLOATS": "floats.npy", "CODES": "codes.npy", "SIGNED": "signed.npy", "TEXT": "text.npy"}
     error = call(capsys, *(names.get(argument, argument) for argument in arguments), status=2)
     assert error.startswith(f"orthohash {arguments[0]}: error: ")
 
     assert re.search(message, error), error
+
+
+def test_a_search_for_more_neighbours_than_there_are(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """The largest k would take 24 GiB for each query."""
+    np.save(tmp_path / "codes.npy", np.array([[0], [1], [3]], np.uint8))
+    found = json.loads(
+        call(capsys, "search", str(tmp_path / "codes.npy"), str(tmp_path / "codes.npy"), "-k", "2147483647", "--json")
+    )
+    assert [[n["id"] for n in answer["neighbours"]] for answer in found["results"]] == [[0, 1, 2], [1, 0, 2], [2, 1, 0]]
 
 
 def test_the_installed_script() -> None:

@@ -467,10 +467,9 @@ def explore(machine: type[Machine], examples: int) -> None:
     """Run `machine` for about `examples` times 25 steps, and again until FUZZ_SECONDS have passed."""
     global steps
     steps, end = 0, time.monotonic() + SECONDS
-    # Under pytest in CI, Hypothesis would choose the same steps again and again.
     chosen = settings(
         max_examples=examples, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck),
-        **({"derandomize": False, "database": None} if SECONDS else {}),
+        derandomize=not SECONDS, database=None,
     )  # fmt: skip
     while True:
         run_state_machine_as_test(machine, settings=chosen)
