@@ -45,7 +45,8 @@ class ExactIndex(ABC):
 
         Args:
             queries: uint8 [Q, bits/8]. Arrays may be searched on any device; tensors must be on the device of the index.
-            k: Any number; places that cannot be filled have distance 2**31 - 1 and id -1.
+            k: Any number; places that cannot be filled have distance 2**31 - 1 and id -1. A result in which such places would
+                take more than 1 GiB is refused.
             mask: bool [ntotal], True for the positions that may be found. In a sharded index each rank gives the mask of its own
                 shard, bool [codes in this rank's shard].
             ids: The only ids that may be found. A short list is fast, because only its codes are read.

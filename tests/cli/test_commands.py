@@ -274,10 +274,9 @@ def test_mistakes_get_one_line(
 
 def test_a_search_for_more_neighbours_than_there_are(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """The largest k would take 24 GiB for each query."""
-    np.save(tmp_path / "codes.npy", np.array([[0], [1], [3]], np.uint8))
-    found = json.loads(
-        call(capsys, "search", str(tmp_path / "codes.npy"), str(tmp_path / "codes.npy"), "-k", "2147483647", "--json")
-    )
+    codes = tmp_path / "codes.npy"
+    np.save(codes, np.array([[0], [1], [3]], np.uint8))
+    found = json.loads(call(capsys, "search", codes, codes, "-k", 2147483647, "--json"))
     assert [[n["id"] for n in answer["neighbours"]] for answer in found["results"]] == [[0, 1, 2], [1, 0, 2], [2, 1, 0]]
 
 
