@@ -218,7 +218,8 @@ def open_shard(folder: Path, manifest: Manifest, shard: ShardFile, device: torch
     """
     path = folder / shard.file
     mapped = Gallery.mapped(faiss_io.MappedFile(path), device)
-    found = (mapped.bits, mapped.count, mapped.ids is not None)
+    has_ids = mapped.ids is not None if mapped.count else manifest.with_ids  # a shard without codes is of either kind
+    found = (mapped.bits, mapped.count, has_ids)
     if found != (manifest.bits, shard.codes, manifest.with_ids):
         kinds = {True: "with ids", False: "without ids"}
         raise ValueError(

@@ -699,6 +699,24 @@ def check_mapped_shards(world):
         ShardedHammingIndex.load(folder, world.group, mmap=True)
 
 
+def check_mapped_shards_without_codes(world):
+    """A shard without codes may have been saved with ids or without, whatever the others have."""
+    for count in (0, 5):
+        for with_ids in (False, True):
+            shard = HammingIndex(16)
+            if world.rank == 0 or with_ids:
+                own = count if world.rank == 0 else 0
+                shard.add_with_ids(codes(own, 16), range(70, 70 + own))
+            index = ShardedHammingIndex.from_shard(shard, world.group)
+            folder = world.folder / f"{count}{with_ids}"
+            index.save(folder)
+            dist.barrier(group=world.group)
+            for mmap in (False, True):
+                loaded = ShardedHammingIndex.load(folder, world.group, mmap=mmap)
+                assert loaded.shard_sizes == index.shard_sizes
+                same(loaded.search(codes(3, 16, 1), 6), index.search(codes(3, 16, 1), 6))
+
+
 def check_a_save_that_fails_keeps_the_old_index(world):
     index, one = filled(world, codes(60))
     folder = world.folder / "index"
