@@ -26,6 +26,7 @@ from torch import Tensor
 from . import methods
 from ._base import formats
 from ._base.environment import environment
+from ._base.file_names import printable
 from ._base.files import atomic_write
 from ._base.reading import naming, reader
 from .data import Dataset, Splits, places
@@ -391,4 +392,4 @@ def _write_json(path: Path, value: Any) -> None:
 
 def _write_text(path: Path, text: str) -> None:
     with atomic_write(path) as file:
-        file.write(text.encode())
+        file.write(printable(text).encode())

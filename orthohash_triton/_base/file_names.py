@@ -1,10 +1,11 @@
-"""File names in different Unicode normal forms.
+"""File names that are not plain Unicode, or are in different Unicode normal forms.
 
 macOS writes "é" as "e" and a combining accent (NFD), other systems as one character (NFC). Linux treats the two as different
 names, so that a list made on one system does not name the files that were copied from the other.
 """
 
 import os
+import re
 import unicodedata
 from pathlib import Path
 
@@ -18,6 +19,25 @@ def normalized(name: str) -> str:
         (2, 1)
     """
     return unicodedata.normalize("NFC", name)
+
+
+def printable(text: str) -> str:
+    """Return `text` with a backslash escape in place of every byte of a file name that is not UTF-8.
+
+    Python keeps such bytes as lone surrogates. JSON stores these as escapes and loses nothing; pages and tables cannot show them.
+
+    Example:
+        >>> import os
+        >>> from orthohash_triton._base.file_names import printable
+        >>> print(printable(os.fsdecode(b"caf\xe9.jpg")))  # in Latin-1
+        caf\xe9.jpg
+    """
+    return re.sub("[\ud800-\udfff]", _escape, text)
+
+
+def _escape(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
 
 
 class FileFinder:

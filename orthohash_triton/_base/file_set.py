@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 from . import formats
 from .files import atomic_write, hidden_beside, sync_folder, target_of, temporary_file
 from .locks import owned
+from .quoting import quoted
 from .reading import reader
 
 _CHECKSUM = "crc32"  # key of a note's own checksum
@@ -56,7 +57,7 @@ def read_note(path: Path, kind: str = "JSON file", *, advice: str = "") -> dict[
     said = content.pop(_CHECKSUM, None)
     if said is not None and said != (found := _checksum_of(content)):
         raise ValueError(
-            f"{path} is damaged or was edited: its checksum is {found}, its entry {_CHECKSUM!r} says {said!r}. "
+            f"{path} is damaged or was edited: its checksum is {found}, its entry {quoted(_CHECKSUM)} says {quoted(said)}. "
             f"If you have edited it, remove that entry{ending}"
         )
     return content
@@ -146,7 +147,7 @@ class FileSet:
     def _other(self, path: Path, difference: str) -> ValueError:
         return ValueError(
             f"{path} is not the file that {self.note} names: {difference}. It is damaged, or was replaced by another program. "
-            f"Write it again; if you have replaced it yourself, remove its entry and {_CHECKSUM!r} from {self.note.name}"
+            f"Write it again; if you have replaced it yourself, remove its entry and {quoted(_CHECKSUM)} from {self.note.name}"
         )
 
     def settle(self) -> None:
@@ -163,15 +164,15 @@ class FileSet:
 def _trouble(files: Any, removed: Any) -> str | None:
     """Return what is wrong with the entries about the files, or None."""
     if not isinstance(files, dict) or not isinstance(removed, list):
-        return f"its entries {_FILES!r} and {_REMOVED!r} must be an object and a list"
+        return f"its entries {quoted(_FILES)} and {quoted(_REMOVED)} must be an object and a list"
     for name in (*files, *removed):
         if not isinstance(name, str) or name in ("", ".", "..") or Path(name).name != name:
-            return f"{name!r} is not the name of a file in its folder"
+            return f"{quoted(name)} is not the name of a file in its folder"
     for name, entry in files.items():
         if not isinstance(entry, dict) or not isinstance(entry.get("bytes"), int) or not isinstance(entry.get(_CHECKSUM), str):
-            return f"the entry of {name!r} lacks its size or checksum"
+            return f"the entry of {quoted(name)} lacks its size or checksum"
         if entry.get("pending") not in _PENDING:
-            return f"the entry of {name!r} must have one of {', '.join(_PENDING)} as 'pending'; got {entry.get('pending')!r}"
+            return f"the entry of {quoted(name)} must have one of {', '.join(_PENDING)} as 'pending'; got {quoted(entry.get('pending'))}"
     return None
 
 

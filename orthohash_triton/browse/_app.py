@@ -9,6 +9,7 @@
 The optional `class` restricts the results to one class. Errors have a 4xx status and the body {"error": sentence}.
 """
 
+import json
 import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -29,7 +30,7 @@ from .. import report
 from ..runs.run import Run
 from ..runs.samples import open_samples
 from ._engine import Engine
-from ._uploads import MAX_BYTES, Refused, decode_upload, read_body
+from ._uploads import BODY_BYTES, MAX_BYTES, Refused, decode_upload, read_body
 
 HOSTS = ("127.0.0.1", "localhost")
 _HERE = Path(__file__).parent / "static"
@@ -79,34 +80,43 @@ def make_app(run: Run) -> Starlette:
     )
 
 
+class _Json(JSONResponse):
+    """A JSON response in ASCII, which can hold names that are not Unicode."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
+
+
 class _Api:
     """The handlers of the JSON interface."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._decoders = anyio.CapacityLimiter(_DECODERS)
+        self._bodies = anyio.CapacityLimiter(BODY_BYTES // MAX_BYTES)  # further uploads wait for their turn, unread
 
     async def info(self, request: Request) -> Response:
-        return JSONResponse({**self._engine.description, "max_bytes": MAX_BYTES})
+        return _Json({**self._engine.description, "max_bytes": MAX_BYTES})
 
     async def random(self, request: Request) -> Response:
         count = _integer(request, "count", _DEFAULT_COUNT, 1, self._engine.largest_k)
-        return JSONResponse({"items": await run_in_threadpool(self._engine.random, count, self._class(request))})
+        return _Json({"items": await run_in_threadpool(self._engine.random, count, self._class(request))})
 
     async def search(self, request: Request) -> Response:
         position = _integer(request, "id", None, 0, len(self._engine) - 1)
-        return JSONResponse(await run_in_threadpool(self._engine.search_id, position, *self._arguments(request)))
+        return _Json(await run_in_threadpool(self._engine.search_id, position, *self._arguments(request)))
 
     async def upload(self, request: Request) -> Response:
         if not self._engine.takes_images:
             raise Refused(422, "this run was trained on features, not on images: search by a gallery item")
         arguments = self._arguments(request)
-        content = await read_body(request)
+        async with self._bodies:
+            content = await read_body(request)
 
-        def answer() -> dict[str, Any]:
-            return self._engine.search_image(decode_upload(content, self._engine.sample_shape), *arguments)
+            def answer() -> dict[str, Any]:
+                return self._engine.search_image(decode_upload(content, self._engine.sample_shape), *arguments)
 
-        return JSONResponse(await anyio.to_thread.run_sync(answer, limiter=self._decoders))
+            return _Json(await anyio.to_thread.run_sync(answer, limiter=self._decoders))
 
     async def image(self, request: Request) -> Response:
         position = _checked("id", request.path_params["id"], 0, len(self._engine) - 1)
@@ -144,16 +154,16 @@ def _file(path: Path, media_type: str) -> Callable[[Request], Awaitable[Response
 
 
 def _refused(request: Request, error: Exception) -> Response:
-    return JSONResponse({"error": str(error)}, getattr(error, "status", 400))
+    return _Json({"error": str(error)}, getattr(error, "status", 400))
 
 
 def _http_error(request: Request, error: Exception) -> Response:
     status = getattr(error, "status_code", 400)
-    return JSONResponse({"error": f"{request.method} {request.url.path}: {getattr(error, 'detail', error)}"}, status)
+    return _Json({"error": f"{request.method} {request.url.path}: {getattr(error, 'detail', error)}"}, status)
 
 
 def _own_error(request: Request, error: Exception) -> Response:
-    return JSONResponse({"error": "the server failed to process this request; see the output of orthohash browse"}, 500)
+    return _Json({"error": "the server failed to process this request; see the output of orthohash browse"}, 500)
 
 
 class _Headers:
@@ -182,6 +192,6 @@ class _SameOrigin:
             headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
             origin = headers.get("origin")
             if origin is not None and origin != f"{scope['scheme']}://{headers.get('host', '')}":
-                await JSONResponse({"error": "requests from other pages are refused"}, 403)(scope, receive, send)
+                await _Json({"error": "requests from other pages are refused"}, 403)(scope, receive, send)
                 return
         await self._app(scope, receive, send)

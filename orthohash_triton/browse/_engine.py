@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import methods
+from .._base.file_names import printable
 from ..runs.run import Run
 from ..runs.samples import Encoded, RunSamples, Samples, relevant
 
@@ -58,9 +59,9 @@ class Engine:
         run, gallery = self._run, self._gallery
         config = run.config
         rotation = "" if config.rotate == "none" else f" + {config.rotate}"
-        names = gallery.class_names if self._labelled else ()
+        names = map(printable, gallery.class_names if self._labelled else ())
         return {
-            "title": f"{methods.get(config.method).title}{rotation}, {config.bits} bits", "dataset": config.dataset,
+            "title": f"{methods.get(config.method).title}{rotation}, {config.bits} bits", "dataset": printable(config.dataset),
             "bits": config.bits, "gallery": len(gallery), "max_k": self.largest_k,
             "classes": [{"id": i, "name": name, "count": int(gallery.members(i).sum())} for i, name in enumerate(names)],
             "pictures": bool(gallery.pictures),
@@ -70,7 +71,8 @@ class Engine:
     def item(self, position: int) -> dict[str, Any]:
         """Return id, classes and file of a gallery item."""
         classes = self._gallery.classes(position) if self._labelled else []
-        return {"id": position, "classes": classes, "file": self._gallery.file_name(position)}
+        file = self._gallery.file_name(position)
+        return {"id": position, "classes": list(map(printable, classes)), "file": None if file is None else printable(file)}
 
     def random(self, count: int, class_id: int | None) -> list[dict[str, Any]]:
         """Return `count` random gallery items, or all if there are fewer; only items of `class_id` unless that is None."""

@@ -13,6 +13,7 @@ from ..data.decoding import TooManyPixels, decode, open_image
 MAX_BYTES = 20 * 2**20
 MAX_PIXELS = 50_000_000
 SECONDS = 30.0
+BODY_BYTES = 128 * 2**20  # memory for the bodies of all requests; `data.decoding` limits the memory of decoded images
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # formats that every Pillow decodes, for messages
 
 
@@ -61,22 +62,18 @@ def decode_upload(content: bytes, sample_shape: tuple[int, ...]) -> Tensor:
     """
     from PIL import Image
 
+    channels, _, side = sample_shape
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our limit is lower than Pillow's
         try:
-            with open_image(io.BytesIO(content)) as image:
-                width, height = image.size
+            with open_image(io.BytesIO(content), max_pixels=MAX_PIXELS):
+                pass
         except TooManyPixels as error:
             raise Refused(413, f"the image is too large: {error}. Send a smaller image") from error
         except Exception as error:  # every decoder of Pillow raises its own types
             raise Refused(422, f"the upload is not a readable image ({_kind(content)}); send {', '.join(_FORMATS)}") from error
-        if width * height > MAX_PIXELS:
-            raise Refused(
-                413, f"the image has {width:,} x {height:,} pixels; at most {MAX_PIXELS:,} are accepted. Send a smaller image"
-            )
-        channels, _, side = sample_shape
         try:
-            array = decode(io.BytesIO(content), side, grey=channels == 1)
+            array = decode(io.BytesIO(content), side, grey=channels == 1, max_pixels=MAX_PIXELS)
         except Exception as error:
             raise Refused(422, "the image is damaged and cannot be decoded; save it again and retry") from error
     return torch.from_numpy(array.copy())[None]

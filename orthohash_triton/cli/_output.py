@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from .._base.extras import install
+from .._base.file_names import printable
 from .._base.files import atomic_write
 
 if TYPE_CHECKING:
@@ -30,8 +31,8 @@ def replace_unsupported_symbols() -> None:
 
 def _as_ascii(error: UnicodeError) -> tuple[str, int]:
     assert isinstance(error, UnicodeEncodeError)
-    unsupported = error.object[error.start : error.end]
-    return "".join(_ASCII.get(character, "?") for character in unsupported), error.end
+    unsupported = printable(error.object[error.start : error.end])
+    return "".join(letter if letter.isascii() else _ASCII.get(letter, "?") for letter in unsupported), error.end
 
 
 @contextlib.contextmanager
@@ -111,11 +112,11 @@ def print_table(
     except ImportError as error:
         raise ImportError(f"tables need rich: {install('rich', extra='train')}, or use --json") from error
 
-    table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
+    table = Table(title=printable(title), caption=caption, title_justify="left", caption_justify="left")
     for i, column in enumerate(columns):
         table.add_column(column, justify="left" if i == 0 else justify)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(printable, row))
     # A file or a pipe has no width, so that the table gets as much as it needs.
     width = None if sys.stdout.isatty() else 140
     # Names come from the user and must not be interpreted as markup or emoji codes.

@@ -282,21 +282,23 @@ def _with_plain_names(listing: Listing) -> Listing:
     plain = torch.tensor([is_plain_name(str(path)) for path in listing.paths], dtype=torch.bool)
     if plain.all():
         return listing
-    odd = tuple(
-        Skipped(listing.paths[i], "its name holds a line break or is not Unicode") for i in (~plain).nonzero().flatten().tolist()
-    )
+    odd = tuple(Skipped(listing.paths[i], "its name holds a line break") for i in (~plain).nonzero().flatten().tolist())
     return replace(listing.subset(plain.nonzero().flatten()), skipped=(*listing.skipped, *odd))
 
 
 def is_plain_name(name: str) -> bool:
-    """Return True if `name` has no line break and can be encoded as UTF-8.
+    """Return True if `name` has no line break and is the name of a file that can exist. It need not be UTF-8, see `os.fsencode`.
 
     Example:
         >>> from orthohash_triton.data import sources
         >>> sources.is_plain_name("a b.jpg"), sources.is_plain_name("two\\nlines.jpg")
         (True, False)
     """
-    return "\n" not in name and not any("\ud800" <= letter <= "\udfff" for letter in name)
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    return "\n" not in name
 
 
 def _kind(sample_shape: tuple[int, ...]) -> str:

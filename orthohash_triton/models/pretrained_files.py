@@ -21,6 +21,7 @@ from torch import Tensor
 
 from .. import __version__
 from .._base import checks, formats
+from .._base.file_names import printable
 from .._base.file_set import FileSet, replacing
 from .._base.quoting import quoted, short_repr
 from .._base.tensors import pack_tensors
@@ -71,7 +72,7 @@ def write_pretrained(
         **description,
         "codebook": codebook is not None,
     }
-    contents = {WEIGHTS: pack_tensors(dict(weights)), CARD: model_card(config, figures, trained_on).encode()}
+    contents = {WEIGHTS: pack_tensors(dict(weights)), CARD: printable(model_card(config, figures, trained_on)).encode()}
     if codebook is not None:
         contents[CODEBOOK] = pack_tensors({"codebook": codebook})
     with replacing(folder / CONFIG, config) as files:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._base import checks
+from .._base.file_names import printable
 from .._base.files import atomic_write
 from ..plots.profiles import EMBEDDED_CODES
 from ..runs.run import Run
@@ -63,7 +64,7 @@ def write_report(run: Run, path: str | Path, *, queries: int = QUERIES) -> dict[
     template = _page.load_template()
     with atomic_write(path) as file:  # opened first, so that a missing folder is reported before the work
         found, page = _make(run, template, count)
-        file.write(page.encode())
+        file.write(printable(page).encode())
     return {"report": str(path), **found}
 
 

@@ -2,7 +2,8 @@
 
     X.npy      uint8 [N, bits/8]
     X.ibxf     a binary index of FAISS (`faiss.read_index_binary`)
-    X.parquet  columns path (of image files), code (bytes of fixed size) and label (a name, or a list of names), if known
+    X.parquet  columns path (of image files), code (bytes of fixed size) and label (a name, or a list of names), if known; the
+               paths are text, or bytes if one of them is not UTF-8
 
 Further files are written next to it:
 
@@ -25,6 +26,7 @@ import numpy as np
 import torch
 
 from .._base import checks, formats
+from .._base.file_names import printable
 from .._base.file_set import FileSet, NewFiles, checked, note_of, owning, replacing, settled
 from .._base.files import is_device_or_pipe
 from .._base.quoting import quoted
@@ -93,10 +95,13 @@ def _write_parquet(contents: Contents, file: BinaryIO) -> None:
     pa = formats.pyarrow()
     several = bool(contents.labels) and isinstance(contents.labels[0], list)  # type: ignore[index]
     code = pa.binary(contents.code_size)
+    paths: Sequence[str | bytes] | None = contents.paths
+    if not all(map(_is_unicode, contents.paths or ())):  # Parquet has no other lossless type for such names
+        paths = [os.fsencode(path) for path in contents.paths or ()]
     columns: list[tuple[str, Any, Any]] = [
-        ("path", pa.string(), contents.paths),
+        ("path", pa.string() if paths is contents.paths else pa.binary(), paths),
         ("code", code, ()),
-        ("label", pa.list_(pa.string()) if several else pa.string(), contents.labels),
+        ("label", pa.list_(pa.string()) if several else pa.string(), _printable_labels(contents.labels)),
     ]
     columns = [column for column in columns if column[2] is not None]
     schema = pa.schema([column[:2] for column in columns])
@@ -107,6 +112,16 @@ def _write_parquet(contents: Contents, file: BinaryIO) -> None:
             codes = pa.FixedSizeBinaryArray.from_buffers(code, stop - start, [None, pa.py_buffer(raw)])
             arrays = [codes if name == "code" else pa.array(values[start:stop], kind) for name, kind, values in columns]
             writer.write_table(pa.table(arrays, schema=schema))
+
+
+def _printable_labels(labels: list[str] | list[list[str]] | None) -> list[Any] | None:
+    if labels is None:
+        return None
+    return [printable(label) if isinstance(label, str) else list(map(printable, label)) for label in labels]
+
+
+def _is_unicode(name: str) -> bool:
+    return printable(name) == name
 
 
 _WRITERS: dict[str, Write] = {".npy": _write_npy, ".ibxf": _write_ibxf, ".parquet": _write_parquet}
@@ -232,8 +247,7 @@ def save_index(codes: CodeFile, out: str | Path, *, overwrite: bool = False) -> 
         overwrite: whether `out` is replaced if it has codes.
 
     Raises:
-        ValueError: `out` has the extension of another format, or the name of an image file contains a line break or is not
-            valid Unicode.
+        ValueError: `out` has the extension of another format, or the name of an image file contains a line break.
         FileExistsError: `out` has codes and `overwrite` is False, or is a file without codes.
         FileNotFoundError: the folder of `out` does not exist.
         BlockingIOError: another process writes `out`.
@@ -293,9 +307,10 @@ def _read_parquet(path: Path) -> CodeFile:
         raise ValueError(f"{path} lacks the code of {column.null_count:,} rows. Make it again with `orthohash encode`")
     codes = np.frombuffer(bytearray(b"".join(column.to_pylist())), np.uint8).reshape(len(column), column.type.byte_width)
     labels = table["label"].to_pylist() if "label" in table.column_names else None
+    paths = table["path"].to_pylist() if "path" in table.column_names else None
     return CodeFile(
         _index_of(codes),
-        table["path"].to_pylist() if "path" in table.column_names else None,
+        paths if paths is None else [os.fsdecode(path) if isinstance(path, bytes) else path for path in paths],
         labels if labels is None else [", ".join(label) if isinstance(label, list) else str(label) for label in labels],
     )
 
@@ -325,7 +340,7 @@ def _read_paths(codes: Path) -> list[str] | None:
 
 @reader("list of image files")
 def _read_lines(path: Path) -> list[str]:
-    with open(path, encoding="utf-8", newline="\n") as file:
+    with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
         return [line.removesuffix("\n") for line in file]
 
 
@@ -340,8 +355,7 @@ def require_names(codes: Path, paths: Sequence[str] | None) -> None:
     for path in paths or ():
         if not is_plain_name(path):
             raise ValueError(
-                f"{paths_file(codes)} has one file name per line; the name {quoted(path)} contains a line break or is not valid "
-                "Unicode"
+                f"{paths_file(codes)} has one file name per line; the name {quoted(path)} contains a line break or cannot exist"
             )
 
 
@@ -352,4 +366,4 @@ def add_paths(files: NewFiles, codes: Path, paths: Sequence[str] | None) -> None
         files.remove(name)
         return
     with files.create(name) as file:
-        file.writelines(f"{path}\n".encode() for path in paths)
+        file.writelines(os.fsencode(f"{path}\n") for path in paths)

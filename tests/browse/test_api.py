@@ -17,9 +17,10 @@ pytest.importorskip("PIL")
 pytest.importorskip("sklearn")
 
 from PIL import Image
+from starlette.requests import Request
 from starlette.testclient import TestClient
 
-from orthohash_triton.browse import _uploads
+from orthohash_triton.browse import _app, _uploads
 from orthohash_triton.browse._app import make_app
 from orthohash_triton.browse._engine import Engine
 from orthohash_triton.data import digits
@@ -167,7 +168,48 @@ def test_a_bomb_is_refused_before_it_is_decoded(client: TestClient, monkeypatch:
     monkeypatch.setattr(_uploads, "decode", lambda *_, **__: pytest.fail("decoded"))
     answer = client.post("/api/search", content=small_file, headers=PNG)
     assert answer.status_code == 413
-    assert "8,000 x 8,000 pixels; at most 50,000,000 are accepted" in answer.json()["error"]
+    assert "8,000 x 8,000 pixels" in answer.json()["error"]
+    assert "50,000,000" in answer.json()["error"]
+
+
+def test_bodies_are_read_within_a_budget_of_memory(digits_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Uploads beyond the budget wait, unread, until another one is answered."""
+    import anyio
+
+    monkeypatch.setattr(_app, "BODY_BYTES", 2 * _uploads.MAX_BYTES)
+    reading: list[None] = []
+    most: list[int] = []
+
+    async def body(request: Request) -> bytes:
+        reading.append(None)
+        most.append(len(reading))
+        await anyio.sleep(0.01)
+        reading.pop()
+        return encoded(np.zeros((8, 8), np.uint8))
+
+    monkeypatch.setattr(_app, "read_body", body)
+    app = make_app(digits_run)
+    statuses: list[int] = []
+
+    async def receive() -> dict[str, Any]:
+        raise AssertionError
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+
+    async def upload_several() -> None:
+        scope = {
+            "type": "http", "method": "POST", "path": "/api/search", "raw_path": b"/api/search", "query_string": b"k=1",
+            "scheme": "http", "headers": [(b"host", b"127.0.0.1:8765"), (b"content-type", b"image/png")], "http_version": "1.1",
+        }  # fmt: skip
+        async with anyio.create_task_group() as group:
+            for _ in range(6):
+                group.start_soon(app, dict(scope), receive, send)
+
+    anyio.run(upload_several)
+    assert statuses == [200] * 6
+    assert max(most) == 2
 
 
 def test_a_body_of_unknown_length_is_cut_off(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
