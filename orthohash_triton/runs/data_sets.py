@@ -1,5 +1,7 @@
 """The data set of a run: where it is now, and whether it is still the one that the run was trained on."""
 
+from pathlib import Path
+
 import torch
 
 from ..data import Dataset, Splits, places
@@ -28,15 +30,10 @@ def load_data_set(run: Run) -> Splits:
         >>> len(load_data_set(run).query)
         359
     """
-    try:
-        splits = run.config.load_splits()
-    except FileNotFoundError as error:
-        if looked := places.tried(run.data.get("places", {}), run.path):
-            raise FileNotFoundError(
-                f"{error}. The data set of {run.path} was looked for at {' and '.join(looked)}. "
-                "Say where it is now with --dataset"
-            ) from error
-        raise
+    looked = places.tried(run.data.get("places", {}), run.path)
+    if looked and not Path(run.config.dataset).exists():
+        raise FileNotFoundError(f"the data set of {run.path} is not at {' or '.join(looked)}. Say where it is now with --dataset")
+    splits = run.config.load_splits()
     if not is_gallery_of(run, splits.gallery):
         raise ValueError(
             f"the data set {run.config.dataset} has changed: it is not the one that {run.path} was trained on. "

@@ -65,7 +65,7 @@ def test_the_option_says_where_the_data_set_is(project: Path, tmp_path: Path, ca
     run = project / "runs" / "1"
     shutil.move(project / "photos", tmp_path / "new")
     error = call(capsys, "evaluate", run, status=2)
-    assert f"was looked for at {project / 'photos'}. Say where it is now with --dataset" in error
+    assert f"the data set of {run} is not at {project / 'photos'}. Say where it is now with --dataset" in error
     assert "queries" in json.loads(call(capsys, "evaluate", run, "--dataset", tmp_path / "new", "--json"))
     opened = load_run(run, dataset=tmp_path / "new")
     assert opened.gallery_paths is not None
