@@ -172,8 +172,10 @@ def _trouble(files: Any, removed: Any) -> str | None:
         if not isinstance(entry, dict) or not isinstance(entry.get("bytes"), int) or not isinstance(entry.get(_CHECKSUM), str):
             return f"the entry of {quoted(name)} lacks its size or checksum"
         if entry.get("pending") not in _PENDING:
-            return f"the entry of {quoted(name)} must have one of {', '.join(_PENDING)} as 'pending'; "
-            f"got {quoted(entry.get('pending'))}"
+            return (
+                f"the entry of {quoted(name)} must have one of {', '.join(_PENDING)} as 'pending'; "
+                f"got {quoted(entry.get('pending'))}"
+            )
     return None
 
 
