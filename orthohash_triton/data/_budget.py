@@ -1,9 +1,13 @@
-"""A number of bytes that the threads of the process share."""
+"""A number of bytes that the threads of the process share, and the return of freed memory to the system."""
 
+import ctypes
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
 
 
 class MemoryBudget:
@@ -39,3 +43,20 @@ class MemoryBudget:
             with self._returned:
                 self._taken -= size
                 self._returned.notify_all()
+
+
+def return_memory() -> None:
+    """Return freed memory to the system, where the allocator is that of the GNU C library.
+
+    It keeps the memory that each thread has freed for that thread, so that eight threads that decode one large image after the
+    other would hold the memory of eight.
+    """
+    trim = _malloc_trim()
+    if trim is not None:
+        trim(0)
+
+
+@lru_cache(maxsize=1)
+def _malloc_trim() -> Any:
+    """Return the function malloc_trim of the C library, or None if it has none."""
+    return getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None

@@ -18,7 +18,7 @@ import numpy as np
 
 from .._base.extras import install
 from .._base.file_names import FileFinder
-from ._budget import MemoryBudget
+from ._budget import MemoryBudget, return_memory
 
 FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "JXL", "PNG", "PPM", "QOI", "TIFF", "WEBP")
 """The formats that are decoded, as Pillow names them, if this Pillow or an installed plug-in can."""
@@ -45,6 +45,7 @@ _PLUGINS = {"pillow_heif": "register_heif_opener", "pillow_jxl": None, "pillow_a
 _PIXEL_BYTES = {"AVIF": 16, "HEIF": 16, "JPEG2000": 24, "JXL": 16, "WEBP": 16}  # of the decoder's buffers and the result
 _OTHER_PIXEL_BYTES = 8
 _COEFFICIENT_BYTES = 6  # a progressive JPEG is kept as coefficients of all its pixels, whatever the size that is decoded
+_LARGE = 2**26  # bytes above which memory is returned to the system after decoding
 _STRIP_PIXELS = 2**22  # pixels that are converted at a time
 _TURNS = {
     2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270", 7: "TRANSVERSE", 8: "ROTATE_90",
@@ -277,7 +278,13 @@ def _drafted(file: Path | BinaryIO, mode: str, side: int, max_pixels: int) -> It
         if image.info.get("progressive"):
             size += width * height * _COEFFICIENT_BYTES
         with _budget.share(size):
-            yield image
+            try:
+                yield image
+            finally:
+                if isinstance(file, Path):  # closing would close the file of a caller too
+                    image.close()  # frees the pixels before another thread takes the share
+                if size > _LARGE:
+                    return_memory()
 
 
 def _upright(image: Any) -> Any:

@@ -4,6 +4,9 @@ import ast
 import io
 import os
 import struct
+import subprocess
+import sys
+import textwrap
 import threading
 import zlib
 from pathlib import Path
@@ -315,3 +318,26 @@ def test_memory_is_reserved_for_what_is_decoded(tmp_path: Path, monkeypatch: pyt
         Image.new("RGB", (800, 800)).save(tmp_path / name, **settings)
         decoding.decode(tmp_path / name, 50, grey=False)
     assert shares == [8 * 800**2, 8 * 100**2, 8 * 100**2 + 6 * 800**2, 16 * 800**2]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
+def test_large_images_take_the_memory_of_one(tmp_path: Path) -> None:
+    """Threads that decode one large image after the other do not keep the memory of each."""
+    pixels, count = 6000 * 6000, 6
+    Image.new("RGBA", (6000, 6000)).save(tmp_path / "0.png", compress_level=1)
+    for i in range(1, count):
+        (tmp_path / f"{i}.png").hardlink_to(tmp_path / "0.png")
+    script = f"""
+        import pathlib, re
+        from orthohash_triton.data import decoding, images
+        def peak():
+            return 1024 * int(re.search(r"VmHWM:\\s*(\\d+)", pathlib.Path("/proc/self/status").read_text())[1])
+        decoding._budget.total, images._THREADS = 1, {count}
+        paths = sorted(pathlib.Path({str(tmp_path)!r}).glob("*.png"))
+        before = peak()
+        images.open_images(paths, size=8)
+        print(peak() - before)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, cwd=ROOT, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 1.5 * 8 * pixels  # two images of 4 bytes per pixel, and half as much for everything else
