@@ -149,7 +149,7 @@ def _packbits_advice(packed: Any, signed: bool) -> str:
     if dtype == torch.int8:
         return (
             "Pass signed=True if 128 was subtracted from each byte (binary embeddings of sentence-transformers and others), "
-            "or view(torch.uint8) if the bytes are merely read as int8"
+            "or view the bytes as uint8 if they are merely read as int8"
         )
     return "Pack real numbers, signs or bools with pack_codes"
 
