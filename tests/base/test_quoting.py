@@ -45,7 +45,7 @@ def test_integers_that_python_refuses_to_write() -> None:
 
 
 def test_a_large_integer_makes_a_short_message() -> None:
-    with pytest.raises(ValueError, match="bits must be between .*; got an integer of 5,001 digits"):
+    with pytest.raises(ValueError, match=r"bits must be between .*; got an integer of 5,001 digits"):
         TrainConfig(bits=10**5000)
     with pytest.raises(ValueError, match="epochs must be at least 1; got an integer of 5,001 digits"):
         TrainConfig(epochs=-(10**5000))
