@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from .._base.modes import evaluating
+from .._base.reading import naming
 from ..kernels.forks import limit_torch_after_fork
 from ..nn import HashHead
 from ._inputs import as_samples
 from .backbones import SIZED_BY_SAMPLES, backbone_name, make_backbone, out_features
-from .pretrained_files import read_codebook, read_description, read_weights, require_fitting, write_pretrained
+from .pretrained_files import CONFIG, read_codebook, read_description, read_weights, require_fitting, write_pretrained
 
 
 class HashModel(nn.Module):
@@ -245,7 +246,8 @@ def _untrained(folder: Path, description: Mapping[str, Any], backbone: nn.Module
                 f"{folder} was saved with a backbone of its own ({description['backbone_type']}), which is code and not in the "
                 "folder; build it and pass it: from_pretrained(folder, backbone=...)"
             )
-        backbone = make_backbone(description["backbone"], tuple(description["sample_shape"]), pretrained=False)
+        with naming(folder / CONFIG, "description of a model"):
+            backbone = make_backbone(description["backbone"], tuple(description["sample_shape"]), pretrained=False)
     sample_shape, batch_norm = tuple(description["sample_shape"]), description["batch_norm"]
     model = HashModel(backbone, description["bits"], sample_shape, batch_norm=batch_norm, padded=True)
     features = model.head.linear.in_features

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from .. import __version__, methods
 from .._base import formats, run_folder
 from .._base.file_set import FileSet, NewFiles, owning, replacing, updating
-from .._base.reading import reader
+from .._base.reading import naming, reader
 from .._base.tensors import pack_tensors
 from ..data import Dataset, Skipped, places
 from ..data.fingerprint import fingerprint
@@ -341,7 +341,8 @@ def _model(files: FileSet, config: TrainConfig, backbone: nn.Module | None) -> H
     learned = methods.get(config.method).learned
 
     def untrained() -> HashModel:
-        network = backbone or make_backbone(config.backbone, sample_shape, learned=learned, pretrained=False)
+        with naming(files.note, "description of a run"):
+            network = backbone or make_backbone(config.backbone, sample_shape, learned=learned, pretrained=False)
         return HashModel(network, config.bits, sample_shape, batch_norm=files.content["batch_norm"])
 
     return _with_weights(_run_files.require(files, run_folder.WEIGHTS), config, untrained, known=backbone is None).eval()

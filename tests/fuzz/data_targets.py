@@ -340,7 +340,10 @@ def process_group() -> Any:
 
 
 def check_shards(index: Any) -> None:
+    """Check that nothing has changed, because codes and ids have checksums."""
     assert (index.ntotal, index.bits) == (ROWS, 16)
+    assert np.array_equal(index.shard.codes, codes())
+    assert index.shard.ids.tolist() == list(range(0, 7 * ROWS, 7))
 
 
 HEADER_WORDS = (b"IBxF", b"IBM2", b"IBMp", b"IBwF", b"IxF2")

@@ -169,12 +169,19 @@ def test_a_run_of_absurd_size(tmp_path: Path, change: dict[str, Any]) -> None:
     """The sizes in config.json are compared with the weights before a model of that size is built."""
     model_targets.make_run(tmp_path)
     edited(tmp_path / "config.json", lambda content: (content if "sample_shape" in change else content["config"]).update(change))
-    with pytest.raises(ValueError, match=r"model\.safetensors"):
+    with pytest.raises(ValueError, match=r"model\.safetensors|config\.json"):
+        load_run(tmp_path)
+
+
+def test_a_run_with_an_unknown_backbone(tmp_path: Path) -> None:
+    model_targets.make_run(tmp_path)
+    edited(tmp_path / "config.json", lambda content: content["config"].update(backbone="resnet-of-tomorrow"))
+    with pytest.raises(ValueError, match=r"config\.json .*backbone must be"):
         load_run(tmp_path)
 
 
 @pytest.mark.parametrize(
-    "change", [dict(class_names=5), dict(bits=2**40), dict(sample_shape=[2**40]), dict(backbone=[1])], ids=str
+    "change", [dict(class_names=5), dict(bits=2**40), dict(sample_shape=[2**40]), dict(backbone=[1]), dict(backbone="x")], ids=str
 )
 def test_pretrained_folders(tmp_path: Path, change: dict[str, Any]) -> None:
     model_targets.make_pretrained(tmp_path)
@@ -200,6 +207,6 @@ def test_settings_whose_references_multiply(tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text("bits: &a [*a]")
     with pytest.raises(ValueError, match=r"s\.yaml is not a readable YAML file"):
         _config_files.read(tmp_path / "s.yaml")
-    (tmp_path / "s.json").write_text("{}" + " " * 2**17)
-    with pytest.raises(ValueError, match=r"s\.json has 131,074 bytes; expected a file of settings"):
-        _config_files.read(tmp_path / "s.json")
+    (tmp_path / "s.yaml").write_text("#" * 2**17)
+    with pytest.raises(ValueError, match=r"s\.yaml has 131,072 bytes; expected a file of settings"):
+        _config_files.read(tmp_path / "s.yaml")
