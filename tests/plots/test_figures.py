@@ -77,6 +77,7 @@ def test_by_bits_shows_mean_and_sample_deviation_over_seeds() -> None:
     ]
     axes = figures.draw_by_bits(rows, ["A", "B"], "x", "the figure").axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["A", "B"]
+    assert axes.get_ylim() == (1.5, -0.5)  # the first method is at the top
     assert axes.get_xlabel() == "the figure (mean ± deviation over 3 seeds)"
     drawn = {}
     for container in axes.containers:
@@ -88,6 +89,15 @@ def test_by_bits_shows_mean_and_sample_deviation_over_seeds() -> None:
         ("A", "32 bits"): pytest.approx((0.5, 0)),
         ("B", "32 bits"): pytest.approx((0.8, 2 * np.std([0.7, 0.9], ddof=1))),
     }
+
+
+def test_lengths_are_light_to_dark() -> None:
+    """A single length has a dark colour, which is easier to see on white."""
+    light, *_, darkest = figures.LENGTH_COLOURS
+    assert figures._spread_out(figures.LENGTH_COLOURS, 2) == list(figures.LENGTH_COLOURS[:2])
+    assert figures._spread_out(figures.LENGTH_COLOURS, 6) == [*figures.LENGTH_COLOURS, darkest, darkest]
+    (alone,) = figures._spread_out(figures.LENGTH_COLOURS, 1)
+    assert sum(bytes.fromhex(alone[1:])) < sum(bytes.fromhex(light[1:])) / 2
 
 
 def test_curves() -> None:

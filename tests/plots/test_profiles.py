@@ -43,6 +43,17 @@ def test_embedding_keeps_classes_apart_and_does_not_collapse() -> None:
     assert np.array_equal(spread, profiles.embed(noise, 32))
 
 
+def test_only_the_bits_of_the_code_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The codes have two bits, the first two of each byte."""
+    manifold = pytest.importorskip("sklearn.manifold")
+    seen = []
+    monkeypatch.setattr(manifold.TSNE, "fit_transform", lambda self, distances: seen.append(distances))
+    codes = np.array([[0b00], [0b01], [0b11]], np.uint8)
+    profiles.embed(codes, 2)
+    assert seen[0].tolist() == [[0, 1, 2], [1, 0, 1], [2, 1, 0]]
+    assert profiles.principal_plane(codes, 2)[1] == pytest.approx(1)
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
 def test_few_codes_have_a_place_too(count: int) -> None:
     pytest.importorskip("sklearn")
