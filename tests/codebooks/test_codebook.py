@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orthohash_triton.codebooks import codebook_min_distance, make_codebook
+from orthohash_triton.codebooks import _drawn, codebook_min_distance, make_codebook
 
 
 def naive_min_distance(codebook: torch.Tensor) -> int:
@@ -84,6 +84,12 @@ def test_repeated_bernoulli_rows_are_drawn_again():
     # 20,000 draws of 24 bits repeat about twelve codes.
     codebook = make_codebook(20_000, 24, method="bernoulli")
     assert len(codebook.unique(dim=0)) == 20_000
+
+
+def test_rows_are_drawn_until_no_two_are_equal(monkeypatch):
+    draws = iter([[5, 5, 7], [5], [9]])  # the second draw repeats a row again
+    monkeypatch.setattr(_drawn, "draw", lambda rng, count, bits: np.array(next(draws), dtype=np.uint64)[:, None])
+    assert torch.equal(_drawn.bernoulli(3, 24, 0), _drawn.signs(np.array([[5], [9], [7]], dtype=np.uint64), 24))
 
 
 @pytest.mark.parametrize("bits", [8, 16, 24, 64, 72])

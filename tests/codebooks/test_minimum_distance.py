@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from orthohash_triton.codebooks import _algebraic, codebook_min_distance, make_codebook
+from orthohash_triton.codebooks import _algebraic, _minimum_distance, codebook_min_distance, make_codebook
 from orthohash_triton.codebooks._minimum_distance import largest_possible_distance, published_distance, spread
 
 BITS = (16, 32, 48, 64, 128)
@@ -74,6 +74,21 @@ def test_few_and_many_classes(num_classes, bits):
     assert num_classes == 1 or codebook_min_distance(codebook) == {2: bits, 3: 2 * bits // 3}.get(num_classes, 1)
 
 
+def test_of_equally_far_codebooks_the_most_even_one_is_the_start(monkeypatch):
+    uneven, even = torch.ones(2, 3, 8, dtype=torch.int8)
+    uneven[1, :4] = uneven[2, 2:6] = even[1, :4] = even[2, 4:] = -1
+    assert codebook_min_distance(uneven) == codebook_min_distance(even) == 4
+    for better in (0, 1):
+        made = [uneven, even] if better else [even, uneven]
+        for name, codebook in zip(("quadratic", "simplex"), made, strict=True):
+            monkeypatch.setattr(_algebraic, name, lambda *_, codebook=codebook: codebook)
+        monkeypatch.setattr(_algebraic, "linear", lambda *_: None)
+        monkeypatch.setattr(_minimum_distance, "max_hamming", lambda *_: uneven)
+        best, reached = _minimum_distance._best_start(3, 8, seed=0, bound=8)
+        assert torch.equal(best, even)
+        assert reached == 4
+
+
 # Dual codes of BCH codes and Kerdock codes: all their words, [words, distance].
 @pytest.mark.parametrize(
     ("bits", "words", "distance"), [(8, 128, 2), (16, 256, 6), (32, 2048, 12), (64, 4096, 28), (128, 8192, 56), (256, 4096, 120)]
@@ -81,6 +96,13 @@ def test_few_and_many_classes(num_classes, bits):
 def test_quadratic_codes(bits, words, distance):
     codebook = _algebraic.quadratic(words, bits, np.random.default_rng(0))
     assert codebook_min_distance(codebook) == distance
+
+
+def test_rows_and_their_complements_come_in_random_order():
+    codebook = _algebraic.quadratic(20, 32, np.random.default_rng(0))
+    place = (codebook.float() @ codebook.float().T).argmin(1)  # of the complement of each row
+    assert torch.equal(codebook[place], -codebook)
+    assert len({(int(other) - row) % 20 for row, other in enumerate(place)}) > 2
 
 
 def test_quadratic_codes_of_two_parts_add_up():

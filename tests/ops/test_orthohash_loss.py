@@ -13,6 +13,7 @@ from tests.implementations import BOTH
 from tests.operators import operators_and_launches
 from tests.ops.test_cosine_codebook_loss import problem, relative_error
 from tests.processes import in_two_processes
+from tests.tolerances import sum_error
 
 
 def normalisation(bits, device):
@@ -46,14 +47,17 @@ def test_loss_gradients_and_running_statistics(rows, classes, bits, training, im
     )
     found = gradients(orthohash_loss, latent, weight, bias, upstream, *inputs, training=training, impl=impl)
     for name, ours, true in zip(("loss", "latent", "weight", "bias", "mean", "var"), found, exact, strict=True):
-        assert relative_error(ours, true) < 4e-6, name
+        # Statistics, logits, softmax and the way back are four sums in a row.
+        assert relative_error(ours, true) < 4 * sum_error(max(rows, classes, bits)), name
 
 
 @pytest.mark.parametrize("impl", BOTH)
 def test_without_affine_and_running_statistics(impl, device):
     latent, target, codebook = problem(37, 101, 24, device=device)
     exact = reference.orthohash_loss(latent.double(), target, codebook)
-    torch.testing.assert_close(orthohash_loss(latent, target, codebook, impl=impl).double(), exact, rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        orthohash_loss(latent, target, codebook, impl=impl).double(), exact, rtol=3 * sum_error(101), atol=0
+    )
 
 
 @pytest.mark.parametrize("impl", BOTH)
@@ -96,6 +100,18 @@ def test_module_follows_the_batch_norm():
     torch.testing.assert_close(loss, reference.cosine_codebook_loss(head(features), target, criterion.codebook, margin=0.3))
     torch.testing.assert_close(head.batch_norm.state_dict(), before)
     assert "margin=0.3" in repr(criterion)
+
+
+def test_module_leaves_statistics_alone_that_are_not_tracked():
+    """As in torch, a layer whose `track_running_stats` was switched off does not change its statistics in training."""
+    latent, target, codebook = problem(37, 101, 24)
+    layer = torch.nn.BatchNorm1d(24)
+    layer.track_running_stats = False
+    loss = OrthoHashLoss(codebook)(latent, target, layer)
+    assert (layer.running_mean == 0).all()
+    assert (layer.running_var == 1).all()
+    assert layer.num_batches_tracked == 0
+    assert torch.equal(loss, orthohash_loss(latent, target, codebook, None, None, layer.weight, layer.bias))
 
 
 def test_module_with_a_cumulative_average():

@@ -8,6 +8,7 @@ import torch
 
 from orthohash_triton import pack_codes, unpack_codes
 from orthohash_triton.search import HammingIndex, Rerank
+from tests.tolerances import tolerance
 
 GALLERY, QUERIES, DIMENSIONS = 200, 7, 24
 
@@ -33,6 +34,16 @@ def scores_of(metric, query, gallery):
     return product
 
 
+def bounds(metric, queries, gallery, sides=1):
+    """Return the bounds of float32 scores. A squared distance is |q|^2 + |g|^2 - 2 <q, g>, whose terms are larger than it is."""
+    size = np.abs(queries) @ np.abs(gallery).T
+    if metric == "l2":
+        size = (np.linalg.norm(queries, axis=1).max() + np.linalg.norm(gallery, axis=1).max()) ** 2
+    if metric == "cosine":
+        size = 1.0
+    return tolerance(queries.shape[1], float(np.max(size)), sums=2, sides=sides)
+
+
 def expected(index, packed, queries, gallery, k, metric, k_factor, **filters):
     """Return (scores, positions), computed by sorting the whole shortlist."""
     _, shortlist = index.search(packed, min(math.ceil(k * k_factor), index.ntotal), **filters)
@@ -51,7 +62,7 @@ def test_ranks_the_shortlist_by_vectors(metric, k, k_factor):
     index, packed, queries, gallery = setting()
     right_scores, right_ids = expected(index, packed, queries, gallery, k, metric, k_factor)
     scores, ids = index.search(packed, k, rerank=Rerank(queries, gallery, metric=metric, k_factor=k_factor))
-    np.testing.assert_allclose(scores, right_scores, rtol=2e-5, atol=1e-5)
+    np.testing.assert_allclose(scores, right_scores, **bounds(metric, queries, gallery))
     np.testing.assert_array_equal(ids, right_ids)
     assert (scores.dtype, ids.dtype) == (np.float32, np.int64)
 
@@ -65,7 +76,7 @@ def test_asymmetric_ranking_needs_no_vectors(metric, dimensions):
     packed, signs = pack_codes(queries), unpack_codes(index.codes, dimensions).numpy()
     right_scores, right_ids = expected(index, packed, queries, signs, 6, metric, 5)
     scores, ids = index.search(packed, 6, rerank=Rerank(queries, metric=metric, k_factor=5))
-    np.testing.assert_allclose(scores, right_scores, rtol=2e-5, atol=1e-5)
+    np.testing.assert_allclose(scores, right_scores, **bounds(metric, queries, signs))
     np.testing.assert_array_equal(ids, right_ids)
 
 
@@ -86,7 +97,7 @@ def test_as_faiss_refines():
         flat.add(gallery)
         right_scores, right_ids = flat.search(queries, 5)
         scores, ids = index.search(packed, 5, rerank=Rerank(queries, gallery, metric=metric, k_factor=GALLERY))
-        np.testing.assert_allclose(scores, right_scores, rtol=2e-5, atol=1e-5)
+        np.testing.assert_allclose(scores, right_scores, **bounds(metric, queries, gallery, sides=2))
         np.testing.assert_array_equal(ids, right_ids)
 
 
@@ -224,7 +235,7 @@ def test_filters_and_padding():
         right_scores, right_ids = expected(index, packed, queries, gallery, 5, metric, 4, mask=mask)
         for filters in ({"mask": mask}, {"ids": [3, 50, 120]}):
             scores, ids = index.search(packed, 5, rerank=Rerank(queries, gallery, metric=metric), **filters)
-            np.testing.assert_allclose(scores[:, :3], right_scores, rtol=2e-5, atol=1e-5)
+            np.testing.assert_allclose(scores[:, :3], right_scores, **bounds(metric, queries, gallery))
             np.testing.assert_array_equal(ids[:, :3], right_ids)
             assert (scores[:, 3:] == worst).all()
             assert (ids[:, 3:] == -1).all()
@@ -264,7 +275,7 @@ def test_gpu(device, storage):
         right_scores, right_ids = index.search(packed, 5, rerank=how)
         scores, ids = on_gpu.search(packed, 5, rerank=how)
         np.testing.assert_array_equal(ids, right_ids)
-        np.testing.assert_allclose(scores, right_scores, rtol=2e-5, atol=1e-5)
+        np.testing.assert_allclose(scores, right_scores, **bounds("l2", queries, gallery, sides=2))
 
 
 @pytest.mark.parametrize(
