@@ -74,6 +74,20 @@ def test_folded_computes_what_the_head_does(keywords):
     assert all(torch.equal(tensor, before[name]) for name, tensor in head.state_dict().items())
 
 
+@pytest.mark.parametrize("batch_norm", [True, False])
+@pytest.mark.parametrize("training", [True, False])
+def test_folded_and_rotated_heads_are_independent_copies(batch_norm, training):
+    """In float64 no conversion copies the weights. The mode is that of the head."""
+    head = trained_head(batch_norm=batch_norm).double().train(training)
+    before = {name: tensor.clone() for name, tensor in head.state_dict().items()}
+    for other in (head.folded(), head.rotated(torch.eye(20)), HashHead.from_linear(head.linear.weight, head.linear.weight[:, 0])):
+        with torch.no_grad():
+            for parameter in other.parameters():
+                parameter.zero_()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in head.state_dict().items())
+    assert head.folded().training == head.rotated(torch.eye(20)).training == training
+
+
 def test_folded_is_exact_in_float64():
     """Worked out by hand: w x = 3, mean 1, variance 4 - eps, weight 5, bias 7: (3 - 1) / 2 * 5 + 7 = 12."""
     head = HashHead(1, 1, padded=True).double()

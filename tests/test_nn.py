@@ -114,7 +114,15 @@ def test_training_flags_come_back():
     assert [module.training for module in model.modules()] == flags
 
 
-def test_nothing_is_half_changed_when_the_loader_raises():
+def test_reset_affine_of_a_layer_without_weights():
+    model = nn.Sequential(nn.BatchNorm1d(6, affine=False))
+    x = data()
+    reestimate_batch_norm(model, [x], layers=[model[0]], reset_affine=True)
+    assert_mean(model[0].running_mean, x.double())
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_nothing_is_half_changed_when_the_loader_raises(error):
     model, x = Model(), data()
     layers = [model.backbone[1], model.head.batch_norm]
     before, flags = state(model), [module.training for module in model.modules()]
@@ -125,9 +133,9 @@ def test_nothing_is_half_changed_when_the_loader_raises():
             passes.append(1)
             yield x
             if len(passes) == 2:
-                raise OSError("unplugged")
+                raise error("unplugged")
 
-    with pytest.raises(OSError, match="unplugged"):
+    with pytest.raises(error, match="unplugged"):
         reestimate_batch_norm(model, BreaksInItsSecondPass(), layers=layers, reset_affine=True)
     assert changed(before, model) == set()
     assert [module.training for module in model.modules()] == flags
