@@ -195,7 +195,11 @@ def test_reductions_leave_unlabelled_rows_out(reduction, impl, device):
 def test_mean_without_any_label_is_nan_as_in_torch(impl, device):
     v, _, codebook = problem(3, 5, 16, device=device)
     target = torch.full((3,), -100, device=device)
-    assert cosine_codebook_loss(v, target, codebook, impl=impl).isnan()
+    v.requires_grad_()
+    loss = cosine_codebook_loss(v, target, codebook, impl=impl)
+    loss.backward()
+    assert loss.isnan()
+    assert (v.grad == 0).all()
     assert cosine_codebook_loss(v, target, codebook, reduction="sum", impl=impl) == 0
 
 
@@ -313,6 +317,22 @@ def test_rows_far_from_every_class_keep_their_digits(dense):
     loss, lse = cosine_codebook_loss(v, target, codebook, scale=500.0, reduction="none", return_lse=True, impl="cpu")
     loss.sum().backward()
     codebook_bounds(v, codebook, scale=500.0).check(lse, exact[1], v.grad, exact[2])
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("dense", [False, True])
+def test_rows_far_from_every_class_count_in_reductions(dense, reduction):
+    """The rows that are swept a second time change the sum of the losses, and their gradients are divided as all others are."""
+    v, target, codebook = problem(37, 101, 24, dense)
+    found, exact = v.clone().requires_grad_(), v.double().requires_grad_()
+    loss = cosine_codebook_loss(found, target, codebook, scale=500.0, reduction=reduction, impl="cpu")
+    true = reference.cosine_codebook_loss(exact, target.double() if dense else target, codebook, scale=500.0, reduction=reduction)
+    loss.backward()
+    true.backward()
+    labelled = int((target.sum(1) > 0).sum() if dense else (target != -100).sum())
+    bounds = codebook_bounds(v, codebook, 1 / labelled if reduction == "mean" else 1.0, scale=500.0)
+    check(loss, true, (1 if reduction == "mean" else 37) * bounds.loss + sum_error(37) * true.item())
+    check(found.grad, exact.grad, bounds.gradient)
 
 
 @pytest.mark.parametrize("dense", [False, True])
