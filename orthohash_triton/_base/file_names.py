@@ -29,8 +29,8 @@ def printable(text: str) -> str:
     Example:
         >>> import os
         >>> from orthohash_triton._base.file_names import printable
-        >>> print(printable(os.fsdecode(b"caf\xe9.jpg")))  # in Latin-1
-        caf\xe9.jpg
+        >>> print(printable(os.fsdecode(b"caf\\xe9.jpg")))  # in Latin-1
+        caf\\xe9.jpg
     """
     return re.sub("[\ud800-\udfff]", _escape, text)
 

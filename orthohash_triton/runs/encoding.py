@@ -108,9 +108,9 @@ def encode_to(
         >>> from orthohash_triton.models import HashModel
         >>> from orthohash_triton.runs import encode_to
         >>> np.save("features.npy", np.ones((5, 8), np.float32))
-        >>> encode_to(HashModel("features", 16, (8,)), "features.npy", "codes.npy", progress=False).count
+        >>> encode_to(HashModel("features", 16, (8,)), "features.npy", "encoded.npy", progress=False).count
         5
-        >>> np.load("codes.npy").shape
+        >>> np.load("encoded.npy").shape
         (5, 2)
     """
     out = Path(out)
