@@ -371,3 +371,12 @@ def test_most_images_cannot_be_read(photos: Path) -> None:
         folders.load(photos, size=4)
     (photos / "cat" / "x0.jpg").unlink()
     assert len(folders.load(photos, size=4)) == 12
+
+
+def test_parts_in_capitals_are_no_classes(tmp_path: Path) -> None:
+    for part in ("Train", "TEST"):
+        for name in ("cat", "dog"):
+            (tmp_path / part / name).mkdir(parents=True)
+            (tmp_path / part / name / "1.png").touch()
+    parts = folders.list_parts(tmp_path)
+    assert {part: listing.class_names for part, listing in parts.items()} == dict.fromkeys(("train", "query"), ("cat", "dog"))
