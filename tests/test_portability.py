@@ -172,8 +172,9 @@ def unnamed_encodings(source: str, name: str) -> list[str]:
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, ast.Call):
             continue
+        is_method = isinstance(node.func, ast.Attribute)  # `text_files.read_text`, a function, finds the encoding itself
         called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-        text = called in ("read_text", "write_text") or (isinstance(node.func, ast.Name) and called == "open" and in_text(node))
+        text = called in ("read_text", "write_text") if is_method else called == "open" and in_text(node)
         if text and "encoding" not in {keyword.arg for keyword in node.keywords}:
             found.append(f"{name}:{node.lineno}")
     return found

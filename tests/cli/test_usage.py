@@ -124,7 +124,8 @@ def invocations(run: Path, tmp_path: Path) -> dict[str, list[object]]:
 
 @pytest.mark.parametrize("name", [name for name in COMMANDS if name not in NO_FIGURES | IN_OTHER_TESTS])
 def test_json_and_quiet(name: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    assert cli.main(["index", str(run.parent / "codes.npy"), "--out", str(run.parent / "codes.ibxf"), "--quiet"]) == 0
+    codes = run.parent / "codes.npy"
+    assert cli.main(["index", str(codes), "--out", str(codes.with_suffix(".ibxf")), "--overwrite", "--quiet"]) == 0
     assert capsys.readouterr() == ("", "")
     arguments = list(map(str, invocations(run, tmp_path)[name]))
     assert cli.main([name, *arguments, "--json", "--quiet"]) == 0
