@@ -323,6 +323,8 @@ def _read_session(path: Path, providers: Sequence[str]) -> tuple[Any, dict[str, 
     metadata = session.get_modelmeta().custom_metadata_map
     if lacking := sorted({"sample_shape", "bits", "channels_last"} - metadata.keys()):
         raise ValueError(f"its metadata lack {', '.join(lacking)}")
+    if len(inputs := session.get_inputs()) != 1 or not inputs[0].shape:
+        raise ValueError(f"it has {len(inputs)} inputs; expected one, a batch of samples")
     return session, metadata
 
 

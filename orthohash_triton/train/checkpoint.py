@@ -17,7 +17,7 @@ from .._base import formats, run_folder
 from .._base.file_set import owning
 from .._base.files import atomic_write, remove_temporary_files
 from .._base.quoting import quoted, short_repr
-from .._base.reading import reader
+from .._base.reading import naming, reader
 from ..data import Dataset, places
 from ..data.fingerprint import fingerprint
 from .config import WITHOUT_EFFECT, TrainConfig
@@ -67,10 +67,11 @@ class Checkpoints:
     @property
     def position(self) -> tuple[str, int, int] | None:
         """Position of the checkpoint: stage, finished epochs, batches of the next epoch. None without a checkpoint."""
-        if self._resumed is None:
+        if self._resumed is None or self.folder is None:
             return None
-        state = self._resumed["state"]
-        return self._resumed["stage"], len(state["history"]), state["batch"]
+        with naming(self.folder / run_folder.CHECKPOINT, "checkpoint", advice="Delete it to start again"):
+            state = self._resumed["state"]
+            return self._resumed["stage"], len(state["history"]), state["batch"]
 
     def result_of(self, stage: str) -> Any:
         """Return the result that `finish` was given for a finished stage, else None."""
