@@ -19,7 +19,7 @@ import uvicorn
 from PIL import Image
 
 from orthohash_triton.browse._app import make_app
-from orthohash_triton.browse._server import _listen
+from orthohash_triton.browse._server import listen
 from orthohash_triton.data import digits
 from orthohash_triton.runs.run import Run
 from tests.pages import Watched, until
@@ -28,7 +28,7 @@ from tests.pages import Watched, until
 @pytest.fixture(scope="module")
 def address(digits_run: Run) -> Iterator[str]:
     """Yield the address of a server that runs in a thread of this process."""
-    with _listen(0) as listening:
+    with listen(0) as listening:
         server = uvicorn.Server(uvicorn.Config(make_app(digits_run), log_level="warning", lifespan="off"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()

@@ -41,7 +41,7 @@ def test_it_shows_everything_and_fetches_nothing(browser: Any, report: Path) -> 
     widths = page.eval_on_selector_all("img", "images => images.map(image => image.naturalWidth)")
     assert len(widths) == 11 * (3 + 3) + 1  # and the sheet of small pictures for the map
     assert min(widths) > 0
-    assert page.locator("svg[role=img]").count() == 10
+    assert page.locator("svg[role=img]").count() == 11
     assert page.evaluate("[...document.querySelectorAll('svg[role=img]')].every(svg => svg.getBoundingClientRect().height > 100)")
     assert len(np.unique(pixels(page).reshape(-1, 3), axis=0)) > 200  # the page is not blank
     page.keyboard.press("End")
