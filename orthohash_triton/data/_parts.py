@@ -109,7 +109,7 @@ def _zeros(part: Part) -> Tensor:
 
 
 def _require_one_kind(parts: Sequence[Part]) -> None:
-    """Raise ValueError if some parts have labels of another kind, or none."""
+    """Raise ValueError if some parts have labels of another kind than the others, or have no labels."""
     folder = parts[0].path.parent
     if len({None if part.labels is None else part.labels.shape[1:] for part in parts}) > 1:
         shapes = ", ".join(f"{part.path} {'none' if part.labels is None else list(part.labels.shape)}" for part in parts)

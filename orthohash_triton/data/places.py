@@ -1,4 +1,4 @@
-"""Where a data set is, so that a run can be used from another folder, and after its data set has moved.
+"""The place of a data set, so that a run can be used from another folder, and after its data set has moved.
 
 A data set is named as the user typed it, often by a path relative to the folder that the training was started in. `record` stores
 the absolute path, and the path relative to the run folder; `locate` finds the data set again:

@@ -98,9 +98,10 @@ def read_paths(files: FileSet, name: str, count: int, whose: str) -> tuple[str, 
     Args:
         whose: the file with the codes, for messages.
     """
-    if find(files, name) is None:
+    path = find(files, name)
+    if path is None:
         return None
-    paths = _read_names(require(files, name))
+    paths = _read_names(path)
     if len(paths) != count:
         place = files.note.with_name(name)
         raise ValueError(f"{place} has {len(paths):,} file names, {whose} {count:,} codes; the files are not of one run")

@@ -26,7 +26,7 @@ _BLOCK = 2**20  # bytes that are read at a time to check them
 
 @dataclass(frozen=True)
 class _Progress:
-    """What has been encoded. One assignment replaces it, so that an interruption finds all values of one moment."""
+    """The progress of an encoding. One assignment replaces it, so that an interruption finds all values of one moment."""
 
     done: int = 0  # samples that were encoded or skipped
     checksum: int = 0  # CRC-32 of the codes

@@ -121,7 +121,7 @@ class Run:
         if found is None:
             return None
         place = self.path / run_folder.QUERIES
-        tensors = _run_files.read_tensors(files, run_folder.QUERIES)
+        tensors = formats.read_tensors(found)
         codes, labels = tensors.get("codes"), tensors.get("labels")
         if codes is None or labels is None or codes.ndim != 2 or codes.shape[1:] != self.index.codes.shape[1:]:
             raise ValueError(

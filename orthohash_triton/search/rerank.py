@@ -25,10 +25,8 @@ _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _GATHERED_BYTES = 2**26  # bytes of vectors that are scored at a time
 _FEWEST_COLUMNS = 1024  # of a shortlist that are scored at a time
 _COMPARED_ROWS = 256  # rows whose signs are compared with their codes
-_OF_CODES, _FOREIGN = (
-    0.9,
-    0.7,
-)  # vectors were packed into codes if this share of the signs are their bits, and were not below that
+# Vectors count as packed into their codes if the first share of their signs are the bits or more, and as others below the second.
+_OF_CODES, _FOREIGN = 0.9, 0.7
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +140,7 @@ Gather = Callable[[Tensor], Tensor]  # positions int64 [M] -> codes uint8 [M, bi
 
 
 class Source(NamedTuple):
-    """What a second ranking reads of a search and its index."""
+    """The parts of a search and its index that a second ranking reads."""
 
     op: str  # the name of the call in errors
     queries: Tensor  # uint8 [Q, bits/8], the packed queries
