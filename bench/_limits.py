@@ -30,7 +30,7 @@ def _score(codes, words, rows, query, repeats):
 
 
 def memory_seconds(words: np.ndarray) -> float:
-    """Return the seconds to read uint64 `words` once with all threads: the best of five tries of a sum and a compiled loop."""
+    """Return the shortest time in seconds in which all threads together read uint64 `words` once."""
     parts = thread_count()
     bounds = [len(words) * part // parts for part in range(parts + 1)]
     tasks = [(words, *bounds[part : part + 2]) for part in range(parts)]

@@ -143,7 +143,7 @@ def main(description: str | None, microbenchmark: Microbenchmark) -> None:
 
 
 def compare(microbenchmark: Microbenchmark, shape: tuple[int, ...], device: str, repeats: int) -> list[dict[str, Any]]:
-    """Return one row for each peer: the shape, 20th, 50th and 80th percentile in milliseconds, and the median over ours."""
+    """Return one row for each peer: the shape, percentiles of its time in milliseconds, and the ratio of its median to ours."""
     calls: dict[str, Call] = {}
     notes: dict[str, str] = {}
     for peer in microbenchmark.peers:

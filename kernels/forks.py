@@ -1,4 +1,4 @@
-"""The number of threads in a process that was forked, in which those of the parent do not exist.
+"""Limits of PyTorch's threads in forked processes, in which the threads of the parent do not exist.
 
 The threads of PyTorch wait for one another in a library (OpenMP) that does not notice a fork. In a forked process, the first
 operation of PyTorch that is large enough for several threads would therefore never end if the parent has used them. The threads

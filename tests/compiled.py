@@ -142,7 +142,7 @@ class Launch:
         return {"num_warps": self.warps, "num_stages": self.stages, **limit}
 
     def add_size(self, size: Size) -> None:
-        """Add a size unless a larger one is known, and remove smaller ones."""
+        """Remember `size` unless it is within a known size, and forget the known sizes that are within it."""
         if size not in self.sizes and not any(_within(size, known) for known in self.sizes):
             self.sizes = {known for known in self.sizes if not _within(known, size)} | {size}
 

@@ -92,7 +92,10 @@ def cycles(instructions: Counter[str], target: str) -> dict[str, float]:
 
 
 def mix(part: Stretch) -> Counter[str]:
-    """Return the instructions of `part` by pipe; memory in 32-bit accesses, matrix products in multiply-adds, all as "issue"."""
+    """Count the instructions of `part` by pipe.
+
+    "issue" counts all instructions, "memory" accesses of 32 bits, and "multiply-adds" those of matrix products.
+    """
     counts: Counter[str] = Counter(issue=len(part.instructions))
     for instruction in part.instructions:
         name = _name(instruction)

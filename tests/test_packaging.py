@@ -9,6 +9,7 @@ import sys
 import tarfile
 import venv
 import zipfile
+from contextlib import suppress
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
@@ -148,7 +149,24 @@ def bare_environment(folder: Path, wheel: Path, extra: str | None) -> Path:
                 (site / top).symlink_to(target)
     options = ["--quiet", "--no-index", "--no-deps", "--disable-pip-version-check"]
     subprocess.run([sys.executable, "-m", "pip", "--python", folder / "bin" / "python", "install", *options, wheel], check=True)
+    copy_machine_code(site / "orthohash_triton" / "kernels" / "cpu")
     return folder / "bin"
+
+
+def copy_machine_code(installed: Path) -> None:
+    """Copy what Numba has compiled for this checkout, because the same functions would otherwise be compiled anew for a minute.
+
+    Numba uses it if name, time of change, and size of the source are the same; the contents are compared here.
+    """
+    source = ROOT / "kernels" / "cpu"
+    for path in source.glob("*.py"):
+        assert path.read_bytes() == (installed / path.name).read_bytes()
+        shutil.copystat(path, installed / path.name)
+    cache = installed / "__pycache__"
+    cache.mkdir(exist_ok=True)
+    for path in (source / "__pycache__").glob("*.nb[ic]"):
+        with suppress(FileNotFoundError):  # another test process has replaced it
+            shutil.copy(path, cache / path.name)
 
 
 @pytest.fixture(scope="module")

@@ -118,7 +118,7 @@ def word_hits(typing, planes, stride, words, first, stop, query, limit):
         planes, stride, words, first, stop, query, limit = args
 
         def score(code):
-            """Return the distances of a step's codes from the query, a list with one entry."""
+            """Return a list whose one entry holds the distances of the codes of a step from the query, as vectors."""
             sums = []
             for vector in range(VECTORS):  # vectors are processed one by one, because the sums of one take half the registers
                 (total,) = zeroed(builder, WORDS, 1)

@@ -173,9 +173,10 @@ def sum_lanes(counters, distance):
 
 @inlined
 def fill_nearer(counts, relevant, nearer):
-    """Fill `nearer`: for each counter, the number of items ranked before its items and, 32 bits higher, of relevant ones.
+    """Fill `nearer` with the number of items that rank before the items of each counter.
 
-    These are the items that are nearer, or at the same distance in an earlier lane.
+    The upper 32 bits count the relevant ones among them. An item ranks before others if it is nearer, or at the same distance in
+    an earlier lane.
     """
     ahead = np.uint64(0)
     for place in range(nearer.size):

@@ -41,7 +41,7 @@ def write_note(path: Path, content: dict[str, Any]) -> None:
 
 
 def read_note(path: Path, kind: str = "JSON file", *, advice: str = "") -> dict[str, Any]:
-    """Return the content of a note, whose checksum is compared if it has one.
+    """Return the content of a note after comparing it with its checksum, if the note contains one.
 
     Args:
         kind, advice: see `reading.reader`.

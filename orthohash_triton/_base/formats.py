@@ -272,7 +272,7 @@ def require_plausible(name: str, shape: tuple[int, ...], size: int) -> None:
 
 
 def _check_npy(file: IO[bytes], size: int) -> None:
-    """Raise ValueError unless the header of the .npy file says as many bytes as the `size` of the file or member has."""
+    """Raise ValueError unless the array that the header of a .npy file declares fills exactly `size` bytes with the header."""
     file.seek(0)
     version = np.lib.format.read_magic(file)
     if version not in _NPY_HEADERS:

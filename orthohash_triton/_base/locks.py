@@ -1,4 +1,4 @@
-"""Locks: one that does not stay locked in a forked process, and locks on files, which the system releases when a process ends."""
+"""A lock that is open in every forked process, and locks on files, which the system releases when a process ends."""
 
 import json
 import os

@@ -15,7 +15,7 @@ _MESSAGE = 2_000  # characters of a message that is shown whole
 
 
 class _Short(reprlib.Repr):
-    """Short representations, which also exist of integers that Python refuses to write."""
+    """Shortened representations of values, also of integers that are too long for Python's `repr`."""
 
     def repr_int(self, value: int, level: int) -> str:
         return quoted(value)

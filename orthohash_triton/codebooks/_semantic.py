@@ -64,7 +64,7 @@ class _Search:
         self.others = 1 - torch.eye(len(start), dtype=start.dtype, device=start.device)
 
     def follow_lagrangian(self) -> None:
-        """Apply the optimisation of the paper: a proxy M of H, slacks and multipliers for the distances, projected gradients.
+        """Optimise H as the paper does: by projected gradients, with a proxy M of H, and slacks and multipliers for distances.
 
         It differs from the released code in two corrections: all multipliers of the distances are updated, as floating-point
         numbers, and the gradient of their penalty is h_j (h_j . h_i) instead of h_i (h_j . h_j). As in the released code, a row

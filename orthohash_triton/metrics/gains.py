@@ -24,7 +24,7 @@ def ndcg(
     gain: Gain = "exponential",
     ties: Ties = "stable",
 ) -> float:
-    """Return the normalised discounted cumulative gain at `k`, mean over the queries (Järvelin and Kekäläinen, 2002).
+    """Return the normalised discounted cumulative gain at `k`, averaged over the queries (Järvelin and Kekäläinen, 2002).
 
     DCG@k is the sum of gain(r) / log2(1 + rank) over the first `k` items. The grade r of an item is the number of classes that it
     shares with the query for multi-hot labels, and 1 or 0 for class ids. NDCG divides by the DCG@k of the best order of the

@@ -18,7 +18,7 @@ _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 def hierarchical_precision(
     query_codes: Any, gallery_codes: Any, query_labels: Any, gallery_labels: Any, class_distance: Any, *, k: int
 ) -> float:
-    """Return the hierarchical precision HP@k, mean over the queries.
+    """Return the hierarchical precision HP@k, averaged over the queries.
 
     HP@k is the sum of the similarities 1 - d(class of the query, class of the item) over the first `k` items by (Hamming
     distance, position), divided by the largest such sum of any `k` items of the gallery (Deng, Berg and Fei-Fei, CVPR 2011; Barz
@@ -64,7 +64,7 @@ def mean_average_hierarchical_precision(
     k: int | None = None,
     area: Area = "trapezoid",
 ) -> float:
-    """Return mAHP@k, the area under the curve of HP@1 .. HP@k (see `hierarchical_precision`), mean over the queries.
+    """Return mAHP@k, the area under the curve of HP@1 .. HP@k (see `hierarchical_precision`), averaged over the queries.
 
     Args:
         query_codes, gallery_codes, query_labels, gallery_labels, class_distance: see `hierarchical_precision`.

@@ -33,7 +33,7 @@ class PrecisionRecallCurve(NamedTuple):
 
 @_ranking.metric
 def precision_at_k(query_codes: Any, gallery_codes: Any, query_labels: Any, gallery_labels: Any, *, k: int) -> float:
-    """Return the fraction of relevant items among the first `k` by (distance, position), mean over the queries.
+    """Return the fraction of relevant items among the first `k` by (distance, position), averaged over the queries.
 
     Args:
         query_codes, gallery_codes, query_labels, gallery_labels: see `average_precision`.
@@ -58,7 +58,7 @@ def precision_at_k(query_codes: Any, gallery_codes: Any, query_labels: Any, gall
 
 @_ranking.metric
 def recall_at_k(query_codes: Any, gallery_codes: Any, query_labels: Any, gallery_labels: Any, *, k: int) -> float:
-    """Return the fraction of the relevant items that are among the first `k` by (distance, position), mean over the queries.
+    """Return the fraction of the relevant items that are among the first `k` by (distance, position), averaged over the queries.
 
     Args:
         query_codes, gallery_codes, query_labels, gallery_labels: see `average_precision`. A query without relevant items counts
@@ -83,7 +83,7 @@ def recall_at_k(query_codes: Any, gallery_codes: Any, query_labels: Any, gallery
 
 @_ranking.metric
 def precision_at_radius(query_codes: Any, gallery_codes: Any, query_labels: Any, gallery_labels: Any, *, radius: int) -> float:
-    """Return the fraction of relevant items among those within Hamming distance `radius`, mean over the queries.
+    """Return the fraction of relevant items among those within Hamming distance `radius`, averaged over the queries.
 
     A query without items inside the radius counts as 0 (as in HashNet and DHN), which lowers the value of long codes.
 
@@ -109,7 +109,7 @@ def precision_at_radius(query_codes: Any, gallery_codes: Any, query_labels: Any,
 
 @_ranking.metric
 def precision_recall_curve(query_codes: Any, gallery_codes: Any, query_labels: Any, gallery_labels: Any) -> PrecisionRecallCurve:
-    """Return precision and recall within every Hamming radius from 0 to K, means over the queries.
+    """Return precision and recall within every Hamming radius from 0 to K, averaged over the queries.
 
     A query without items inside a radius has precision 0 there, and a query without relevant items has recall 0 everywhere. The
     curve depends only on distances, so ties do not matter.

@@ -55,7 +55,7 @@ class CosineCodebookLoss(CodebookLoss):
         )  # fmt: skip
 
     def forward(self, v: Tensor, target: Tensor) -> Any:
-        """Return the loss of v [N, K]; a pair with the log-sum-exp [N] for return_lse."""
+        """Return the loss of v [N, K]; with `return_lse`, return (loss, log-sum-exp [N])."""
         return cosine_codebook_loss(v, target, self.codebook, **self.keywords)
 
 
@@ -107,7 +107,7 @@ class OrthoHashLoss(CodebookLoss):
         )  # fmt: skip
 
     def forward(self, latent: Tensor, target: Tensor, batch_norm: nn.BatchNorm1d) -> Any:
-        """Return the loss of latent [N, K]; a pair with the log-sum-exp [N] for return_lse."""
+        """Return the loss of latent [N, K]; with `return_lse`, return (loss, log-sum-exp [N])."""
         if not isinstance(batch_norm, nn.BatchNorm1d | nn.SyncBatchNorm):
             raise TypeError(
                 f"OrthoHashLoss: batch_norm must be the BatchNorm1d behind the hash layer; got {type(batch_norm).__name__}"

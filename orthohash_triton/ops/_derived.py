@@ -33,7 +33,7 @@ def shown(tensor: Tensor) -> None:
 
 
 def derived(tensor: Tensor, what: str, make: Callable[[], T]) -> T:
-    """Return `make()`, cached under the name `what` if `tensor` was passed to `shown` and not written to since."""
+    """Return `make()`, or its earlier result `what` if `tensor` has not been written to since it was passed to `shown`."""
     values = None if tensor.is_inference() else _values(tensor)
     if values is None:
         return make()

@@ -101,7 +101,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def owning_folder(folder: Path) -> AbstractContextManager[None]:
-    """Be the only process that saves an index into `folder` during the block."""
+    """Lock `folder` during the block, so that no other process saves an index into it."""
     return owning(folder / _MANIFEST, str(folder))
 
 

@@ -51,7 +51,7 @@ class Rows:
         return Rows(grown, total)
 
     def _reserve(self, count: int, total: int) -> bool:
-        """Reserve the rows from `count` to `total - 1` for one writer; return whether they were spare."""
+        """Reserve the rows from `count` to `total - 1` for the caller; return False if they are taken or do not exist."""
         with self._lock:
             spare = self._written == count and total <= len(self.memory)
             if spare:

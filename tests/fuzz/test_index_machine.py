@@ -442,7 +442,7 @@ def asking(index, reads: list[Read]) -> Iterator[list[list[Any]]]:
 
 
 def check_order(given: list[Any], expected: list[Any]) -> None:
-    """Assert that each of the outcomes `given` is one of `expected`, that of the states in their order, and none is outdated."""
+    """Assert that the outcomes `given` occur in `expected` in the same order, from the first to the last state."""
     state = 0
     for place, each in enumerate(given):
         while state < len(expected) and each != expected[state]:
