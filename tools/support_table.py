@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tools.compile_matrix import sources
+from tools.family_sources import sources
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tools import compile_matrix
+from tools import family_sources
 from tools import support_table as tool
-from tools.compile_matrix import sources
+from tools.family_sources import sources
 
 ROOT = Path(__file__).parents[2]
 
@@ -102,13 +102,13 @@ def first(): a.a(SIZES)
 def second(): b.b()
 FAMILIES = {"training": [first], "search": [second]}
 """
-    for name in compile_matrix.CHECKS:
+    for name in family_sources.CHECKS:
         write(name, "x = 1\n")
-    write(compile_matrix.CONFIGURATIONS, configurations)
+    write(family_sources.CONFIGURATIONS, configurations)
     write("kernels/a.py", "from ._shared import y\nx = 1\n")
     write("kernels/b.py", "x = 1\n")
     write("kernels/_shared.py", "y = 1\n")
-    monkeypatch.setattr(compile_matrix, "ROOT", tmp_path)
+    monkeypatch.setattr(family_sources, "ROOT", tmp_path)
     before = sources()
     assert list(before) == ["first", "second"]
 
@@ -124,14 +124,14 @@ FAMILIES = {"training": [first], "search": [second]}
     write("kernels/b.py", "x = 2\n")
     assert changed() == {"second"}
     write("kernels/b.py", "x = 1\n")
-    write(compile_matrix.CONFIGURATIONS, configurations.replace("[1]", "[2]"))
+    write(family_sources.CONFIGURATIONS, configurations.replace("[1]", "[2]"))
     assert changed() == {"first"}
     third = configurations.replace("second]}", "second, third]}") + "from orthohash_triton.kernels import c\ndef third(): c.c()\n"
-    write(compile_matrix.CONFIGURATIONS, third)
+    write(family_sources.CONFIGURATIONS, third)
     write("kernels/c.py", "x = 1\n")
     assert changed() == {"third"}
-    write(compile_matrix.CONFIGURATIONS, configurations)
-    write(compile_matrix.CHECKS[0], "x = 2\n")
+    write(family_sources.CONFIGURATIONS, configurations)
+    write(family_sources.CHECKS[0], "x = 2\n")
     assert changed() == {"first", "second"}
 
 
