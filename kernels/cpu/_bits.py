@@ -5,6 +5,7 @@ import numpy as np
 from llvmlite import binding as llvm
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from ._compiler import compiler
@@ -118,6 +119,22 @@ def lowest_bit(typing, word):
     return types.int64(types.uint64), codegen
 
 
+@intrinsic
+def prefetch(typing, address):
+    """Start to load the cache line at an address."""
+
+    def codegen(context, builder, signature, args):
+        byte = ir.IntType(8).as_pointer()
+        function = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(ir.VoidType(), [byte, I32, I32, I32]), "llvm.prefetch.p0i8"
+        )
+        read, keep, data = ir.Constant(I32, 0), ir.Constant(I32, 3), ir.Constant(I32, 1)
+        builder.call(function, [builder.inttoptr(args[0], byte), read, keep, data])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), codegen
+
+
 @inlined
 def row_distance(codes, words, row, query):
     """Return the distance between row `row` of `words` words at the address `codes` and the uint64 array `query`."""
@@ -125,6 +142,31 @@ def row_distance(codes, words, row, query):
     for word in range(words):
         distance += popcount(_word_at(codes + (row * words + word) * 8) ^ query[word])
     return distance
+
+
+@inlined
+def code_distance(codes, row, query):
+    """Return the distance between row `row` of uint8 `codes` [N, B], of any width, and the uint64 array `query` [ceil(B/8)]."""
+    width = codes.shape[1]
+    start = np.int64(codes.ctypes.data) + row * width
+    whole, rest = width // 8, width % 8
+    distance = np.int64(0)
+    for word in range(whole):
+        distance += popcount(_word_at(start + 8 * word) ^ query[word])
+    if rest:
+        distance += popcount(_last_word(codes, row, start + width, rest) ^ query[whole])
+    return distance
+
+
+@inlined
+def _last_word(codes, row, end, rest):
+    """Return the last `rest` bytes of a row that ends at the address `end`; the other bytes of the word are zero."""
+    if (row + 1) * codes.shape[1] >= 8:  # the word that ends with the row begins inside of the array
+        return _word_at(end - 8) >> np.uint64(64 - 8 * rest)
+    value = np.uint64(0)
+    for byte in range(rest):
+        value |= np.uint64(codes[row, codes.shape[1] - rest + byte]) << np.uint64(8 * byte)
+    return value
 
 
 @compiled
