@@ -1,6 +1,7 @@
 """Messages between the processes of a torch.distributed group. They are collective: all ranks call them in the same order."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 from zlib import crc32
 
@@ -27,6 +28,9 @@ _KINDS: tuple[type[Exception], ...] = (
 class Ranks:
     """The processes of a torch.distributed group, with the rank of this process and the messages between them.
 
+    Every message raises RuntimeError if another process has ended, or does not answer within the timeout of the group. The group
+    cannot be used after that.
+
     Args:
         op: The name of the call in errors.
         group: The processes; None for all.
@@ -47,6 +51,7 @@ class Ranks:
         if self.rank < 0:
             raise ValueError(f"{op}: rank {dist.get_rank()} is not in the process group. Call it in the group's processes only")
         self.size = dist.get_world_size(group)
+        self._call = op  # the call that the errors of messages name
 
     def device(self, near: torch.device | None = None) -> torch.device:
         """Return the device on which the group exchanges tensors.
@@ -69,6 +74,7 @@ class Ranks:
             work: The local work.
             facts: Returns what must be equal on all ranks, by name, for the result of `work`.
         """
+        self._call = call
         error, result = None, None
         texts: dict[str, str] = {}
         try:
@@ -108,7 +114,8 @@ class Ranks:
         value = value.contiguous()
         values = [torch.empty_like(value) for _ in range(self.size)]
         if value.numel():
-            dist.all_gather(values, value, group=self.group)
+            with self._naming_silence():
+                dist.all_gather(values, value, group=self.group)
         return torch.stack(values)
 
     def integers(self, value: int) -> list[int]:
@@ -117,7 +124,8 @@ class Ranks:
 
     def objects(self, value: Any) -> list[Any]:
         """Return the `value` of each rank, which is pickled; for small and rare messages."""
-        return gather_objects(value, self.group)
+        with self._naming_silence():
+            return gather_objects(value, self.group)
 
     def share(self, count: int) -> slice:
         """Return this rank's rows when all ranks split `count` rows evenly."""
@@ -133,8 +141,23 @@ class Ranks:
 
     def _reduced(self, value: Tensor, operation: Any) -> Tensor:
         if value.numel():
-            dist.all_reduce(value, operation, group=self.group)
+            with self._naming_silence():
+                dist.all_reduce(value, operation, group=self.group)
         return value
+
+    @contextmanager
+    def _naming_silence(self) -> Iterator[None]:
+        """Explain the error of a message that did not reach all ranks; that of torch names neither the call nor a remedy."""
+        try:
+            yield
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"{self._call}: rank {self.rank} of {self.size} lost contact with the other ranks. One of them has ended, is "
+                "stopped, or did not answer within the timeout of the process group (the argument timeout of "
+                "torch.distributed.init_process_group), or the network between the machines is broken. The group sends no more "
+                "messages: end all processes, look for the cause in the output of the other ranks, and start them again. "
+                f"torch.distributed reports: {error}"
+            ) from error
 
 
 def _by_rank(values: Sequence[str | None]) -> str:
