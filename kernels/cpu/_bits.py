@@ -9,7 +9,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from ._compiler import compiler
-from ._ir import BYTES, I32, I64, LANES, byte_constant, call, constant, opaque, pointer
+from ._ir import BYTES, I8, I32, I64, LANES, byte_constant, call, constant, opaque, pointer
 
 VECTORS = 4  # vectors that are compared together, so that their latencies overlap and there are few branches
 STEP = LANES * VECTORS
@@ -90,13 +90,36 @@ def _parts(builder: ir.IRBuilder, values: ir.Value) -> list[ir.Value]:
 
 
 @intrinsic
-def _word_at(typing, address):
+def word_at(typing, address):
     """Load a 64-bit word at any alignment."""
 
     def codegen(context, builder, signature, args):
         return builder.load(builder.inttoptr(args[0], I64.as_pointer()), align=1)
 
     return types.uint64(types.int64), codegen
+
+
+@intrinsic
+def byte_at(typing, address):
+    """Load a byte."""
+
+    def codegen(context, builder, signature, args):
+        return builder.zext(builder.load(builder.inttoptr(args[0], I8.as_pointer())), I64)
+
+    return types.uint64(types.int64), codegen
+
+
+@intrinsic
+def prefetch(typing, address):
+    """Ask for the cache line at `address`, which may be any, without waiting for it."""
+
+    def codegen(context, builder, signature, args):
+        place = builder.inttoptr(args[0], I8.as_pointer())
+        hints = [ir.Constant(I32, hint) for hint in (0, 3, 1)]  # for reading, into all caches, data
+        call(builder, "llvm.prefetch.p0", ir.VoidType(), place, *hints)
+        return context.get_dummy_value()
+
+    return types.void(types.int64), codegen
 
 
 @intrinsic
@@ -140,7 +163,7 @@ def row_distance(codes, words, row, query):
     """Return the distance between row `row` of `words` words at the address `codes` and the uint64 array `query`."""
     distance = np.int64(0)
     for word in range(words):
-        distance += popcount(_word_at(codes + (row * words + word) * 8) ^ query[word])
+        distance += popcount(word_at(codes + (row * words + word) * 8) ^ query[word])
     return distance
 
 
@@ -177,7 +200,7 @@ def load_block(codes, first, count, planes):
     start = np.int64(codes.ctypes.data) + first * width
     for word in range(whole):
         for i in range(count):
-            planes[word, i] = _word_at(start + i * width + 8 * word)
+            planes[word, i] = word_at(start + i * width + 8 * word)
     if width % 8:
         for i in range(count):
             value = np.uint64(0)
