@@ -110,19 +110,6 @@ def byte_at(typing, address):
 
 
 @intrinsic
-def prefetch(typing, address):
-    """Ask for the cache line at `address`, which may be any, without waiting for it."""
-
-    def codegen(context, builder, signature, args):
-        place = builder.inttoptr(args[0], I8.as_pointer())
-        hints = [ir.Constant(I32, hint) for hint in (0, 3, 1)]  # for reading, into all caches, data
-        call(builder, "llvm.prefetch.p0", ir.VoidType(), place, *hints)
-        return context.get_dummy_value()
-
-    return types.void(types.int64), codegen
-
-
-@intrinsic
 def popcount(typing, word):
     """Return the number of set bits of a uint64."""
 
@@ -175,7 +162,7 @@ def code_distance(codes, row, query):
     whole, rest = width // 8, width % 8
     distance = np.int64(0)
     for word in range(whole):
-        distance += popcount(_word_at(start + 8 * word) ^ query[word])
+        distance += popcount(word_at(start + 8 * word) ^ query[word])
     if rest:
         distance += popcount(_last_word(codes, row, start + width, rest) ^ query[whole])
     return distance
@@ -185,7 +172,7 @@ def code_distance(codes, row, query):
 def _last_word(codes, row, end, rest):
     """Return the last `rest` bytes of a row that ends at the address `end`; the other bytes of the word are zero."""
     if (row + 1) * codes.shape[1] >= 8:  # the word that ends with the row begins inside of the array
-        return _word_at(end - 8) >> np.uint64(64 - 8 * rest)
+        return word_at(end - 8) >> np.uint64(64 - 8 * rest)
     value = np.uint64(0)
     for byte in range(rest):
         value |= np.uint64(codes[row, codes.shape[1] - rest + byte]) << np.uint64(8 * byte)
