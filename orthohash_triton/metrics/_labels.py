@@ -1,6 +1,6 @@
 """Labels of queries and gallery, and the relevance that follows from them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,14 @@ class Labels:
     def highest_grade(self) -> int:
         """Largest number of classes that two items can share."""
         return self.queries.shape[1] if self.shared else 1
+
+    def of_queries(self, rows: Tensor) -> "Labels":
+        """Return the labels of some queries, and of the whole gallery."""
+        return replace(self, queries=self.queries[rows])
+
+    def query_words(self) -> Tensor:
+        """Return the words of the queries; see `words`."""
+        return _words(self.queries)
 
     def words(self) -> tuple[Tensor, Tensor]:
         """Return queries and gallery as int64 [rows, L] on their device: a word per class id, a bit per class of a row."""

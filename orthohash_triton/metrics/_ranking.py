@@ -1,5 +1,7 @@
 """Sums along rankings, and counts at each distance, for consecutive chunks of queries. All metrics derive from them.
 
+Queries that are equal in code and labels are ranked once (_equal_queries.py).
+
 They are computed from packed codes without sorting, on a CPU in Numba (kernels/cpu/average_precision.py, gains.py) and on a GPU
 in Triton (kernels/average_precision.py). Gains on a GPU, and all of them with ORTHOHASH_IMPL=reference, are computed in PyTorch
 (reference/average_precision.py), which sorts the distances of chunks of queries.
@@ -19,6 +21,7 @@ from ..ops.dispatch import ImplChoice, choose, implementation
 from ..ops.hamming_distance import hamming_distance
 from ..reference.average_precision import counts_at, sum_precisions
 from . import _labels
+from ._equal_queries import equal_queries
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -39,6 +42,7 @@ class Ranked(NamedTuple):
     sums: Sums
     counts: Tensor  # int64 [q, K+1]: items at each distance
     relevant: Tensor  # int64 [q, K+1]: relevant items at each distance
+    copies: Tensor  # int64 [q]: number of the caller's queries that each of these stands for
 
 
 class Gained(NamedTuple):
@@ -53,11 +57,25 @@ class Gained(NamedTuple):
 
 @dataclass(frozen=True)
 class Ranking:
-    """Checked codes and labels on one device, and the computation of sums and counts from them."""
+    """Checked codes and labels on one device, and the computation of sums and counts from them.
+
+    Attributes:
+        queries: uint8 [D, B], the caller's queries; of those that are equal in code and labels only the first.
+        gallery: uint8 [N, B].
+        labels: labels of `queries` and `gallery`.
+        copies: int64 [D] in host memory, number of the caller's queries that each query stands for.
+        group: int64 [Q] in host memory, the row of `queries` that stands for each of the caller's queries; None for the same row.
+    """
 
     queries: Tensor
     gallery: Tensor
     labels: _labels.Labels
+    copies: Tensor
+    group: Tensor | None = None
+
+    def for_each(self, values: Tensor) -> Tensor:
+        """Return the values of all queries of the caller, [Q], from those of `queries`, [D]; both in host memory."""
+        return values if self.group is None else values[self.group]
 
     @property
     def bins(self) -> int:
@@ -78,7 +96,8 @@ class Ranking:
             counts, relevant = torch.empty(2, stop - start, self.bins, dtype=torch.int64, device=device)
             rankings.rank(self.queries[start:stop], query_labels[start:stop], precisions, hits, counts, relevant)
             sums = Sums(precisions.cpu(), hits.cpu(), relevant.sum(dim=1).cpu())
-            yield Ranked(sums, _counts_in_host_memory(counts), _counts_in_host_memory(relevant))
+            in_host_memory = (_counts_in_host_memory(counts), _counts_in_host_memory(relevant))
+            yield Ranked(sums, *in_host_memory, self.copies[start:stop])
 
     def gained(self, ks: Sequence[int | None], gains: Tensor, discounts: Tensor) -> Iterator[Gained]:
         """Iterate over the chunks of queries: gains of the first k items by (distance, position) for each k of `ks`.
@@ -154,7 +173,7 @@ def metric(function: F) -> F:
 
 
 def check(op: str, query_codes: Any, gallery_codes: Any, query_labels: Any, gallery_labels: Any) -> Ranking:
-    """Check the arguments that all metrics of codes have in common.
+    """Check the arguments that all metrics of codes have in common, and find equal queries.
 
     Raises:
         TypeError, ValueError: see `average_precision`.
@@ -167,7 +186,11 @@ def check(op: str, query_codes: Any, gallery_codes: Any, query_labels: Any, gall
         raise ValueError(f"{op}: gallery_codes must hold fewer than 2**31 rows; got {checks.describe(gallery)}")
     rows = [(f"rows of {name}", len(codes)) for name, codes in zip(names, (queries, gallery), strict=True)]
     labels = _labels.check(op, query_labels, gallery_labels, queries, *rows)
-    return Ranking(queries, gallery, labels)
+    groups = equal_queries(queries, labels.query_words(), len(gallery))
+    if groups is None:
+        return Ranking(queries, gallery, labels, torch.ones(len(queries), dtype=torch.int64))
+    first = groups.first.to(queries.device)
+    return Ranking(queries[first], gallery, labels.of_queries(first), groups.copies, groups.group)
 
 
 def check_k(op: str, k: Any) -> int | None:

@@ -193,7 +193,8 @@ def _average_precision(
     k = _ranking.check_k(op, k)
     ranking = _ranking.check(op, query_codes, gallery_codes, query_labels, gallery_labels)
     chunks = ranking.ranked([k] if ties == "stable" else [])
-    return torch.cat([from_ranked(ranked, 0, ranking, k, ties, denominator) for ranked in chunks]).to(ranking.queries.device)
+    values = torch.cat([from_ranked(ranked, 0, ranking, k, ties, denominator) for ranked in chunks])
+    return ranking.for_each(values).to(ranking.queries.device)
 
 
 def from_ranked(ranked: Ranked, index: int, ranking: Ranking, k: int | None, ties: Ties, denominator: Denominator) -> Tensor:

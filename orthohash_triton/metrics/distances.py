@@ -84,7 +84,7 @@ def distance_histograms(query_codes: Any, gallery_codes: Any, query_labels: Any,
 
 def total_histograms(chunks: Iterable[_ranking.Ranked]) -> DistanceHistograms:
     """Sum the counts at each distance over all queries."""
-    totals = [torch.stack([chunk.relevant.sum(dim=0), chunk.counts.sum(dim=0)]) for chunk in chunks]
+    totals = [torch.stack([chunk.copies @ chunk.relevant, chunk.copies @ chunk.counts]) for chunk in chunks]
     intra, pairs = torch.stack(totals).sum(dim=0)
     return DistanceHistograms(torch.arange(len(intra)), intra, pairs - intra)
 

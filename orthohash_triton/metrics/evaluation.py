@@ -1,6 +1,6 @@
 """The usual retrieval metrics of a set of codes, from one pass over the gallery."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,12 +107,16 @@ def evaluate(
     chunks = list(ranking.ranked(ks if ties == "stable" else []))
     curve, distances = mean_curve(chunks), total_histograms(chunks)
     limits = ranking.limits(ks).tolist()
-    precisions = [torch.cat([from_ranked(c, i, ranking, value, ties, denominator) for c in chunks]) for i, value in enumerate(ks)]
-    hits = [torch.cat([_hits(c, i, limit, ties) for c in chunks]) for i, limit in enumerate(limits)]
-    totals = torch.cat([c.sums.totals for c in chunks])
+
+    def of_each_query(value_of: Callable[..., Tensor], *arguments: Any) -> Tensor:
+        return ranking.for_each(torch.cat([value_of(chunk, *arguments) for chunk in chunks]))
+
+    precisions = [of_each_query(from_ranked, i, ranking, value, ties, denominator) for i, value in enumerate(ks)]
+    hits = [of_each_query(_hits, i, limit, ties) for i, limit in enumerate(limits)]
+    totals = of_each_query(lambda chunk: chunk.sums.totals)
     as_given = as_array if not isinstance(query_codes, Tensor) else lambda values: values
     return Evaluation(
-        queries=len(ranking.queries),
+        queries=int(ranking.copies.sum()),
         gallery=len(ranking.gallery),
         bits=ranking.bins - 1,
         mean_average_precision={value: mean(found, zero_hits) for value, found in zip(ks, precisions, strict=True)},

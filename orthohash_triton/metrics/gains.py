@@ -65,7 +65,7 @@ def ndcg(
         total = gained.discounted[0] if ties == "stable" else _expected(gained, limit, lambda ranks: _sums(discounts)[ranks])
         ideal = _ideal(gained.grades, gains, discounts)
         values.append(torch.where(ideal > 0, total / ideal.where(ideal > 0, 1.0), 0.0))
-    return float(torch.cat(values).mean())
+    return float(ranking.for_each(torch.cat(values)).mean())
 
 
 @_ranking.metric
@@ -104,7 +104,7 @@ def average_cumulative_gain(
     gains = torch.arange(ranking.labels.highest_grade + 1, dtype=torch.float64)
     chunks = ranking.gained([k], gains, torch.ones(limit, dtype=torch.float64))
     sums = [gained.gained[0] if ties == "stable" else _expected(gained, limit, Tensor.double) for gained in chunks]
-    return float(torch.cat(sums).mean()) / limit
+    return float(ranking.for_each(torch.cat(sums)).mean()) / limit
 
 
 def _expected(gained: _ranking.Gained, limit: int, weight: Callable[[Tensor], Tensor]) -> Tensor:

@@ -1,6 +1,6 @@
 """Metrics for classes in a hierarchy, in which the distance between the classes of an item and the query matters."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import torch
@@ -49,8 +49,8 @@ def hierarchical_precision(
     """
     op = "hierarchical_precision"
     limit = checks.integer(op, "k", k, minimum=1)
-    curves = _precisions(op, query_codes, gallery_codes, query_labels, gallery_labels, class_distance, limit)
-    return float(torch.cat([precisions[:, -1] for precisions in curves]).mean())
+    given = (query_codes, gallery_codes, query_labels, gallery_labels, class_distance)
+    return _mean(op, *given, limit, lambda precisions: precisions[:, -1])
 
 
 @_ranking.metric
@@ -91,8 +91,8 @@ def mean_average_hierarchical_precision(
     op = "mean_average_hierarchical_precision"
     checks.choice(op, "area", area, get_args(Area))
     limit = _ranking.check_k(op, k)
-    curves = _precisions(op, query_codes, gallery_codes, query_labels, gallery_labels, class_distance, limit)
-    return float(torch.cat([_area(op, precisions, area) for precisions in curves]).mean())
+    given = (query_codes, gallery_codes, query_labels, gallery_labels, class_distance)
+    return _mean(op, *given, limit, lambda precisions: _area(op, precisions, area))
 
 
 def _area(op: str, precisions: Tensor, area: Area) -> Tensor:
@@ -105,23 +105,32 @@ def _area(op: str, precisions: Tensor, area: Area) -> Tensor:
     return (precisions.sum(dim=1) - (precisions[:, 0] + precisions[:, -1]) / 2) / ranks
 
 
-def _precisions(
-    op: str, query_codes: Any, gallery_codes: Any, query_labels: Any, gallery_labels: Any, class_distance: Any, k: int | None
-) -> Iterator[Tensor]:
-    """Iterate over HP@1 .. HP@k of consecutive chunks of queries, float64 [q, k] in host memory."""
+def _mean(
+    op: str,
+    query_codes: Any,
+    gallery_codes: Any,
+    query_labels: Any,
+    gallery_labels: Any,
+    class_distance: Any,
+    k: int | None,
+    value_of: Callable[[Tensor], Tensor],
+) -> float:
+    """Return the mean over the queries of `value_of`, a function of the HP@1 .. HP@k of a chunk of queries: [q, k] -> [q]."""
     ranking = _ranking.check(op, query_codes, gallery_codes, query_labels, gallery_labels)
     similarity = _check_similarity(op, class_distance, ranking)
     queries, gallery = ranking.labels.queries, ranking.labels.gallery
     counts = torch.bincount(gallery, minlength=len(similarity))
     limit = int(ranking.limits([k]))
     step = max(1, _ranking._CHUNK // max(limit, len(similarity)))
+    values = []
     for start in range(0, len(queries), step):
         labels = queries[start : start + step]
         _, ids = nearest(ranking.queries[start : start + step], ranking.gallery, limit)
         found = similarity[labels[:, None], gallery[ids]].cumsum(dim=1)
         classes, which = labels.unique(return_inverse=True)
         best = _best(similarity[classes], counts, limit)[which]
-        yield torch.where(best > 0, found / best.where(best > 0, 1), 0).cpu()
+        values.append(value_of(torch.where(best > 0, found / best.where(best > 0, 1), 0)).cpu())
+    return float(ranking.for_each(torch.cat(values)).mean())
 
 
 def _check_similarity(op: str, class_distance: Any, ranking: _ranking.Ranking) -> Tensor:

@@ -53,7 +53,7 @@ def precision_at_k(query_codes: Any, gallery_codes: Any, query_labels: Any, gall
     k = checks.integer(op, "k", k, minimum=1)
     ranking = _ranking.check(op, query_codes, gallery_codes, query_labels, gallery_labels)
     hits = torch.cat([ranked.sums.hits[0] for ranked in ranking.ranked([k])])
-    return float(hits.double().mean()) / min(k, len(ranking.gallery))
+    return float(ranking.for_each(hits).double().mean()) / min(k, len(ranking.gallery))
 
 
 @_ranking.metric
@@ -78,7 +78,8 @@ def recall_at_k(query_codes: Any, gallery_codes: Any, query_labels: Any, gallery
     op = "recall_at_k"
     k = checks.integer(op, "k", k, minimum=1)
     ranking = _ranking.check(op, query_codes, gallery_codes, query_labels, gallery_labels)
-    return float(torch.cat([shares(ranked.sums.hits[0], ranked.sums.totals) for ranked in ranking.ranked([k])]).mean())
+    recalls = torch.cat([shares(ranked.sums.hits[0], ranked.sums.totals) for ranked in ranking.ranked([k])])
+    return float(ranking.for_each(recalls).mean())
 
 
 @_ranking.metric
@@ -140,8 +141,9 @@ def mean_curve(chunks: Iterable[_ranking.Ranked]) -> PrecisionRecallCurve:
     queries, sums = 0, torch.zeros(2, 1, dtype=torch.float64)
     for ranked in chunks:
         inside, hits = ranked.counts.cumsum(dim=1), ranked.relevant.cumsum(dim=1)
-        sums = sums + torch.stack([shares(hits, inside).sum(dim=0), shares(hits, hits[:, -1:]).sum(dim=0)])
-        queries += len(inside)
+        both = torch.stack([shares(hits, inside), shares(hits, hits[:, -1:])])
+        sums = sums + (both * ranked.copies[:, None]).sum(dim=1)
+        queries += int(ranked.copies.sum())
     precision, recall = sums / queries
     return PrecisionRecallCurve(torch.arange(len(precision)), precision, recall)
 
