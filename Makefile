@@ -18,6 +18,9 @@ VARIANTS ?=
 # The oldest supported version, which PyTorch 2.10 and 2.11 bring, and the newest.
 TRITONS := 3.6.0 3.9.0
 
+# Hundreds of test processes import PyTorch. Each of them would compile its sources, for five seconds, if none may keep the result.
+export PYTHONDONTWRITEBYTECODE :=
+
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 # The tests of a file run in one process, because they share fixtures. Files with slow tests start first (tests/conftest.py).

@@ -49,7 +49,7 @@ def fresh_processes() -> Any:
     if "forkserver" not in mp.get_all_start_methods():
         return mp.get_context("spawn")
     context = mp.get_context("forkserver")
-    context.set_forkserver_preload(["torch.distributed", "orthohash_triton.search"])
+    context.set_forkserver_preload(["torch.distributed", "orthohash_triton.search", "orthohash_triton.runs"])
     return context
 
 

@@ -226,18 +226,18 @@ def test_triton_with_few_distances(gallery, device):
     check_triton(ranking_on(device, codes, labels), [1, 7, 41, 255, None])  # more limits than one launch accepts
 
 
-# Distances in one block and a counter for the farthest; in two blocks, which hold that too.
+# Distances in one block and a counter for the farthest, with three splits of the gallery; in two blocks, which hold that too.
 @pytest.mark.kernel
-@pytest.mark.parametrize(("bits", "multi_hot"), [(64, False), (136, True)])
-def test_triton_across_parts_and_chunks(bits, multi_hot, device, monkeypatch):
+@pytest.mark.parametrize(("bits", "multi_hot", "gallery"), [(64, False, 530), (136, True, 300)])
+def test_triton_across_parts_and_chunks(bits, multi_hot, gallery, device, monkeypatch):
     from orthohash_triton.kernels import average_precision as kernels
 
     monkeypatch.setattr(kernels, "_FEWEST_BATCHES", 1)
     monkeypatch.setattr(kernels, "_TABLE_BYTES", 1)
     codes, labels, _, _ = random_case(
-        bits, queries=2, gallery=530, bits=bits, classes=70 if multi_hot else 2, multi_hot=multi_hot
+        bits, queries=2, gallery=gallery, bits=bits, classes=70 if multi_hot else 2, multi_hot=multi_hot
     )
-    codes[1][100::100], codes[1][200::100] = codes[0][0], ~codes[0][0]  # the nearest and the farthest, in several parts
+    codes[1][90::100], codes[1][80::100] = codes[0][0], ~codes[0][0]  # the nearest and the farthest, in several parts
     if multi_hot:
         labels[1][:, :68] = 0  # classes of the second word alone, which not all items share
     ranking = ranking_on(device, codes, labels)

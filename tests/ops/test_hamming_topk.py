@@ -214,9 +214,9 @@ def test_kernel_orders_and_limits(ordered, masked, device, monkeypatch):
 
     monkeypatch.setattr(_smallest, "ORDERED", ordered)
     monkeypatch.setattr(kernels, "plan", lambda *_: kernels.Plan("popcount", 64, 2, 32, 3))
-    gallery = near_codes(3001, 8, device)
+    gallery = near_codes(1501, 8, device)
     queries = gallery[:3] ^ 1
-    mask = torch.rand(3001, device=device) < 0.4 if masked else None
+    mask = torch.rand(1501, device=device) < 0.4 if masked else None
     check(queries, gallery, 20, mask, impl="triton")
     limits = torch.tensor([65, 12, 0], dtype=torch.int32, device=device)
     limits[1] = hamming_topk(queries, gallery, 20, mask=mask, impl="reference")[0][1, -1]

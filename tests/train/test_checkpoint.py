@@ -1,15 +1,16 @@
 """Tests that a training that is stopped and resumed equals an uninterrupted one bit for bit."""
 
+import contextlib
 import dataclasses
 import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from orthohash_triton.train.trainer import Trained
 from orthohash_triton.train.validation import Validation
 
 from ..kills import kill_at_every_call, needs_fork
+from ..processes import fresh_processes
 from .data import blobs, pictures, weights
 
 CONFIG = TrainConfig(dataset="x", bits=16, epochs=3, batch_size=32, threads=1, checkpoint_every=2)
@@ -148,12 +150,16 @@ def test_the_last_moment_of_every_stage_can_be_resumed(tmp_path: Path, monkeypat
         assert_same(whole, train(config, blobs(), folder=tmp_path, resume=True, progress=False))
 
 
-def started(*arguments: object) -> subprocess.Popen:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "orthohash_triton", "train", *map(str, arguments), "--no-progress"],
-        env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+def started(output: Path, *arguments: object) -> Any:
+    """Start `orthohash train` in a process of its own, which writes to the file `output`."""
+    process = fresh_processes().Process(target=_train, args=(output, [*map(str, arguments), "--no-progress"]))
+    process.start()
+    return process
+
+
+def _train(output: Path, arguments: list[str]) -> None:
+    with output.open("w") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        sys.exit(cli.main(["train", *arguments]))
 
 
 def position(folder: Path) -> int:
@@ -166,16 +172,26 @@ def position(folder: Path) -> int:
     return 1000 * len(content["finished"]) + 100 * len(state["history"]) + state["batch"]
 
 
-def killed(process: subprocess.Popen, folder: Path, at: int, chance: random.Random) -> None:
-    deadline = time.monotonic() + 120
-    while position(folder) < at:
-        assert process.poll() is None, process.communicate()[0]
+def killed(process: Any, output: Path, folder: Path, at: int, chance: random.Random) -> None:
+    deadline, seen = time.monotonic() + 120, None
+    while (changed := changed_at(folder)) == seen or position(folder) < at:
+        seen = changed
+        assert process.is_alive(), output.read_text()
         assert time.monotonic() < deadline
-        time.sleep(0.002)
+        time.sleep(0.001)
     time.sleep(0.03 * chance.random())
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert not (folder / "config.json").exists()
+
+
+def changed_at(folder: Path) -> int:
+    """Return when the checkpoint was written, because reading it anew would take the time of a core from the training."""
+    try:
+        return (folder / CHECKPOINT).stat().st_mtime_ns
+    except FileNotFoundError:
+        return -1
 
 
 @pytest.mark.slow
@@ -193,9 +209,10 @@ def test_killed_at_random_points(tmp_path: Path, method: str, points: list[tuple
     assert cli.main([*map(str, ["train", *settings, "--out", tmp_path / "whole", "--quiet"])]) == 0
     chance = random.Random(time.time_ns())
     run = tmp_path / "killed"
-    killed(started(*settings, "--out", run), run, chance.randrange(*points[0]), chance)
+    output = tmp_path / "output"
+    killed(started(output, *settings, "--out", run), output, run, chance.randrange(*points[0]), chance)
     for first, last in points[1:]:
-        killed(started("--resume", run), run, chance.randrange(first, last), chance)
+        killed(started(output, "--resume", run), output, run, chance.randrange(first, last), chance)
     assert cli.main(["train", "--resume", str(run), "--quiet"]) == 0
     for name in ("model.safetensors", "codebook.safetensors", "index.ibxf", "queries.safetensors"):
         assert (run / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name

@@ -20,6 +20,7 @@ from orthohash_triton.data import Dataset, features
 from orthohash_triton.train import TrainConfig, train
 from orthohash_triton.train.distributed import Processes, _own_device
 from orthohash_triton.train.sync_batch_norm import SyncBatchNorm, synchronised
+from tests.processes import fresh_processes
 from tests.tolerances import tolerance
 
 from ..methods.learned_centres import learned_centres
@@ -99,7 +100,7 @@ def work(rank: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("pair")
-    mp.spawn(work, (str(folder),), 2)
+    mp.start_processes(work, (str(folder),), nprocs=2, start_method=fresh_processes().get_start_method())
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
 
 
