@@ -47,25 +47,30 @@ def _forget_stale_machine_code() -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     gpu = torch.cuda.is_available()
     for item in items:
-        if "kernel" in item.keywords and gpu and not launch.accepts_any_device():
+        if _has(item, "kernel") and gpu and not launch.accepts_any_device():
             item.add_marker(pytest.mark.gpu)
-        if "kernel" in item.keywords and not (gpu or launch.accepts_any_device()):
+        if _has(item, "kernel") and not (gpu or launch.accepts_any_device()):
             item.add_marker(pytest.mark.skip(reason="Triton kernels need a GPU, TRITON_INTERPRET=1 or --executor"))
-        if "gpu" in item.keywords and not gpu:
+        if _has(item, "gpu") and not gpu:
             item.add_marker(pytest.mark.skip(reason="needs a GPU"))
     items.sort(key=lambda item: not _takes_long(item))  # with --dist loadfile, their files start first
+
+
+def _has(item: pytest.Item, marker: str) -> bool:
+    """Return whether a test has a marker. `item.keywords` also has the names of the folders that the test is in."""
+    return item.get_closest_marker(marker) is not None
 
 
 def _takes_long(item: pytest.Item) -> bool:
     """Return whether a test is marked as slow, or shares a fixture, which is shared because it takes long to make."""
     fixtures = [found[-1] for found in item._fixtureinfo.name2fixturedefs.values()]  # type: ignore[attr-defined]
-    return "slow" in item.keywords or any(fixture.scope in ("module", "package") for fixture in fixtures)
+    return _has(item, "slow") or any(fixture.scope in ("module", "package") for fixture in fixtures)
 
 
 @pytest.fixture
 def device(request: pytest.FixtureRequest) -> torch.device:
-    on_gpu = "kernel" in request.keywords and torch.cuda.is_available() and not launch.accepts_any_device()
-    return torch.device("cuda" if on_gpu or "gpu" in request.keywords else "cpu")
+    on_gpu = _has(request.node, "kernel") and torch.cuda.is_available() and not launch.accepts_any_device()
+    return torch.device("cuda" if on_gpu or _has(request.node, "gpu") else "cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -85,7 +90,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def poisoned(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fill fresh memory with NaN or a sentinel in kernel tests, so that an element that a kernel did not write is noticed."""
-    if "kernel" in request.keywords and not os.environ.get("ORTHOHASH_TEST_UNPOISONED"):
+    if _has(request.node, "kernel") and not os.environ.get("ORTHOHASH_TEST_UNPOISONED"):
         for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
             monkeypatch.setattr(owner, name, _poisoning(getattr(owner, name)))
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from orthohash_triton.kernels import (
+    _filed,
     average_precision,
     batch_norm,
     cosine_codebook_loss,
@@ -30,6 +31,7 @@ from orthohash_triton.kernels import (
 )
 from orthohash_triton.kernels._distances import UNROLLED_WORDS
 from orthohash_triton.kernels._scan import Scan
+from orthohash_triton.kernels.filing import Filing
 
 from orthohash_triton import kernels as package
 from tests.compiled import DEVICES, Launch, collect_launches
@@ -190,6 +192,34 @@ def ranges() -> None:
         limits = meta(queries, dtype=torch.int32)
         lims, slots = hamming_range.places(scan, limits)
         hamming_range.in_order(scan, limits, lims, slots, RANGE_ANSWER, 32 * words)
+
+
+# Queries, centres and codes: one query, a batch with more centres than a program takes at a time, and the largest ones.
+FILED = [(1, 10, 10**5), (1_000, 10_000, 10**8), (2**15, 512, 10**6), (1, 2**24, 2**33)]
+
+
+def filed() -> None:
+    """Run the steps of both searches of filed codes; a query meets and finds all codes."""
+    for words, (queries, centres, codes) in itertools.product((1, 2, 3, 128), FILED):
+        search = _filed.Search(_codes(queries, words), filing(codes, centres, words))
+        radii = meta(queries, dtype=torch.int32)
+        search.bounds(radii, 100)
+        search.count(radii)
+        runs = search.runs(radii)
+        one, all_queries = _filed.Part(queries - 1, queries, 0, codes), _filed.Part(0, queries, 0, codes)
+        for part in (one, all_queries):
+            found = search.measure(runs, part, radii)
+            search.keep_nearest(found, runs, part, radii, radii, 100)
+            search.keys(found, found.counts, part)  # their sums have the same shape
+
+
+def filing(codes: int, centres: int, words: int) -> Filing:
+    """Return a filing of distinct codes on the meta device."""
+    numbers = functools.partial(meta, dtype=torch.int64)
+    rings = (32 * words + 1) * centres
+    positions = meta(codes, dtype=torch.int32 if codes < 2**31 else torch.int64)
+    return Filing(_codes(codes, words), numbers(codes + 1), positions, _codes(centres, words), numbers(rings + 1),
+                  meta(rings, dtype=torch.int32), numbers(centres + 1))  # fmt: skip
 
 
 BYTES = [1, 2, 3, 6, 8, 11, 12, 14, 15, 16, 19, 20, 23, 24, 27, 28, 30, 32, 62, 64, 126, 128, 250, 255, 256, 510, 512]
@@ -369,5 +399,5 @@ def _pairwise_target(rows: int, kind: str, dtype: torch.dtype) -> torch.Tensor:
 
 FAMILIES = {
     "training": [losses, normalisation, means, pairwise, rotations, reflections],
-    "search": [searches, ranges, histograms, rankings, distances, packing],
+    "search": [searches, ranges, filed, histograms, rankings, distances, packing],
 }
