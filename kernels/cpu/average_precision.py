@@ -11,6 +11,7 @@ from torch import Tensor
 from ._bits import compiled, inlined
 from ._blocks import as_array
 from ._compiler import compiler
+from ._crowded import count_crowd, crowd_of
 from ._ranges import over_ranges
 from ._ranks import (
     ITEMS,
@@ -35,7 +36,10 @@ class Rankings:
     def __init__(self, queries: int, gallery: Tensor, labels: Tensor, limits: Tensor, *, shared: bool) -> None:
         """Lay out the gallery uint8 [N, B], not empty, and its labels int64 words [N, L], for up to `queries` queries."""
         self.most_queries, self.limits = max(1, queries), limits.numpy()
-        self.gallery = lay_out_gallery(as_array(gallery), as_array(labels).view(np.uint64), shared)
+        arrays = as_array(gallery), as_array(labels).view(np.uint64), shared
+        self.crowd = None if len(limits) else crowd_of(*arrays, queries)
+        if self.crowd is None:
+            self.gallery = lay_out_gallery(*arrays)
 
     def rank(self, queries: Tensor, labels: Tensor, precisions: Tensor, hits: Tensor, counts: Tensor, relevant: Tensor) -> None:
         """Compute the sums from which all metrics are derived, for queries uint8 [Q, B] with labels int64 words [Q, L].
@@ -43,8 +47,15 @@ class Rankings:
         precisions: float64 [M, Q], the sum of the precisions at the relevant items among the first ranks, for each limit; hits:
         int64 [M, Q], the number of these items; counts, relevant: int64 [Q, K+1], all and relevant items at each distance.
         """
-        laid_queries = lay_out_queries(as_array(queries), as_array(labels).view(np.uint64))
-        results = [tensor.numpy() for tensor in (precisions, hits, counts, relevant)]
+        arrays = as_array(queries), as_array(labels).view(np.uint64)
+        if self.crowd is not None:
+            count_crowd(self.crowd, *arrays, counts.numpy(), relevant.numpy())
+        else:
+            self._rank(*arrays, *(tensor.numpy() for tensor in (precisions, hits, counts, relevant)))
+
+    def _rank(self, queries: np.ndarray, labels: np.ndarray, *results: np.ndarray) -> None:
+        """Compute `rank` from the ranks of _ranks.py."""
+        laid_queries = lay_out_queries(queries, labels)
 
         def run(start: int, stop: int) -> None:
             for batch in ranked_batches(laid_queries, self.gallery, start, stop):
