@@ -18,6 +18,7 @@ STEP = LANES * VECTORS
 # in this file, delete kernels/cpu/__pycache__/*.nb[ic].
 compiled = compiler(boundscheck=False)
 inlined = compiler(boundscheck=False, forceinline=True)
+borrowing = compiler(boundscheck=False, forceinline=True, _nrt=False)  # counts no references to arrays; may not allocate memory
 
 
 def _cpu_features() -> set[str]:
@@ -154,7 +155,7 @@ def row_distance(codes, words, row, query):
     return distance
 
 
-@inlined
+@borrowing
 def code_distance(codes, row, query):
     """Return the distance between row `row` of uint8 `codes` [N, B], of any width, and the uint64 array `query` [ceil(B/8)]."""
     width = codes.shape[1]
@@ -168,7 +169,7 @@ def code_distance(codes, row, query):
     return distance
 
 
-@inlined
+@borrowing
 def _last_word(codes, row, end, rest):
     """Return the last `rest` bytes of a row that ends at the address `end`; the other bytes of the word are zero."""
     if (row + 1) * codes.shape[1] >= 8:  # the word that ends with the row begins inside of the array

@@ -4,7 +4,7 @@ import numpy as np
 from torch import Tensor
 
 from ..filing import Filing
-from ._bits import code_distance, compiled, inlined
+from ._bits import borrowing, code_distance, compiled
 from ._blocks import as_array
 from ._radix import sort_numbers
 
@@ -60,7 +60,7 @@ def first_equal(queries, farthest):
     return first
 
 
-@inlined
+@borrowing
 def measure_centres(filing, query, centre_distances, ring_offsets, nearest_rings, farthest_rings, bounds):
     """Fill the arrays [C] for a query, and return nothing.
 
@@ -78,7 +78,7 @@ def measure_centres(filing, query, centre_distances, ring_offsets, nearest_rings
         bounds[centre] = max(distance - farthest, nearest - distance, 0)
 
 
-@inlined
+@borrowing
 def entries_between(filing, offset, nearest, farthest, first_distance, last_distance):
     """Return the first entry of a centre's rings from one distance to another, and the entry after the last; or (0, 0)."""
     low, high = max(nearest, first_distance), min(farthest, last_distance)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..filing import Filing
 from ..missing import MISSING_DISTANCE, MISSING_ID
-from ._bits import code_distance, compiled, inlined, lowest_bit
+from ._bits import borrowing, code_distance, compiled, lowest_bit
 from ._blocks import as_array, in_words
 from ._filed import (
     GAVE_UP,
@@ -71,6 +71,7 @@ class _Held(NamedTuple):
 
     entries: np.ndarray  # int64 [capacity]
     distances: np.ndarray  # int32 [capacity]
+    firsts: np.ndarray  # int64 [capacity], memory to work in
     histogram: np.ndarray  # int64 [bits + 1]: number of positions met at each distance, at most k of each entry
     state: np.ndarray  # int64 [5]: the largest distance of the answer so far, the number of positions within it, the entries in
     # use, the largest position that can still be in the answer at that distance, and the positions tested against the mask
@@ -89,9 +90,16 @@ def _search(which, queries, filing, allowed, all_farthest, budget, distances, id
     most = min(k, filing.positions.shape[0])
     capacity = min(2 * most, filing.entries.shape[0]) + 1024
     room = min(4 * most, filing.positions.shape[0]) + 1024
-    held = _Held(np.empty(capacity, np.int64), np.empty(capacity, np.int32), np.empty(bits + 1, np.int64), np.empty(5, np.int64))
+    held = _Held(
+        np.empty(capacity, np.int64),
+        np.empty(capacity, np.int32),
+        np.empty(capacity, np.int64),
+        np.empty(bits + 1, np.int64),
+        np.empty(5, np.int64),
+    )
     by_distance, starts = np.empty(capacity, np.int64), np.empty(bits + 2, np.int64)
     gathered, spare = np.empty(room, np.int64), np.empty(room, np.int64)
+    near = np.empty(64, np.int64)  # distances of a step
     for q in which:
         for word in range(pattern.shape[0]):
             pattern[word] = queries[q, word % queries.shape[1]]
@@ -118,7 +126,7 @@ def _search(which, queries, filing, allowed, all_farthest, budget, distances, id
                 level = GAVE_UP
                 break
             for run in range(count):
-                _visit(runs[run, 0], runs[run, 1], pattern, k, filing, allowed, budget, held)
+                _visit(runs[run, 0], runs[run, 1], pattern, k, filing, allowed, budget, held, near)
             compared += size
             spent = compared + held.state[_TESTED] // TESTS_PER_ENTRY
             if _PROBED_SHARE * spent > budget:
@@ -134,7 +142,7 @@ def _search(which, queries, filing, allowed, all_farthest, budget, distances, id
             _emit(k, filing, allowed, held, by_distance, starts, gathered, spare, distances[q], ids[q])
 
 
-@inlined
+@borrowing
 def _sort_by_bound(bounds, order, level_stops):
     """Write the centres to `order` by their bounds, and to level_stops[b] how many have a bound of b or less."""
     level_stops[:] = 0
@@ -147,7 +155,7 @@ def _sort_by_bound(bounds, order, level_stops):
         level_stops[bounds[centre]] += 1
 
 
-@inlined
+@borrowing
 def _entries_ahead(filing, centre_distances, ring_offsets, nearest_rings, farthest_rings, level, limit):
     """Return how many entries are in rings whose bound is above `level` and not above `limit`."""
     total = 0
@@ -160,14 +168,13 @@ def _entries_ahead(filing, centre_distances, ring_offsets, nearest_rings, farthe
     return total
 
 
-@compiled
-def _visit(first, last, query, k, filing, allowed, budget, held):
+@borrowing
+def _visit(first, last, query, k, filing, allowed, budget, held, near):
     """Compare the entries first .. last - 1 with a query, uint64 [>= W], and hold those that can be in its answer."""
     width, row = filing.entries.shape[1], first
     words = width // 8
     step = rows_per_step(words)
     if width % 8 == 0 and last - first >= 2 * step:
-        near = np.empty(64, np.int64)  # distances of a step
         address, query_address = np.int64(filing.entries.ctypes.data), np.int64(query.ctypes.data)
         row = next_near_rows(address, words, row, last, query_address, held.state[_LIMIT] + 1)
         while row + step <= last:
@@ -184,7 +191,7 @@ def _visit(first, last, query, k, filing, allowed, budget, held):
             _meet(entry, distance, k, filing, allowed, budget, held)
 
 
-@compiled
+@borrowing
 def _meet(entry, distance, k, filing, allowed, budget, held):
     """Hold an entry within the limit, and lower the limit as far as possible."""
     state, histogram = held.state, held.histogram
@@ -214,7 +221,7 @@ def _meet(entry, distance, k, filing, allowed, budget, held):
     state[_LIMIT], state[_WITHIN] = limit, within
 
 
-@inlined
+@borrowing
 def _first_position(filing, allowed, entry):
     """Return the smallest position of an entry that may be found."""
     i = filing.entry_starts[entry]
@@ -223,7 +230,7 @@ def _first_position(filing, allowed, entry):
     return np.int64(filing.positions[i])
 
 
-@compiled
+@borrowing
 def _drop_worse(k, filing, allowed, held):
     """Keep the entries nearer than the limit and, of those at the limit, the ones that can have a position of the answer.
 
@@ -232,8 +239,7 @@ def _drop_worse(k, filing, allowed, held):
     """
     limit, fill = held.state[_LIMIT], 0
     need = k - (held.state[_WITHIN] - held.histogram[limit])
-    firsts = np.empty(held.state[_FILL], np.int64)
-    ties = 0
+    firsts, ties = held.firsts, 0
     for i in range(held.state[_FILL]):
         if held.distances[i] == limit:
             firsts[ties] = _first_position(filing, allowed, held.entries[i])
@@ -247,7 +253,7 @@ def _drop_worse(k, filing, allowed, held):
     held.state[_FILL], held.state[_CUT] = fill, cut
 
 
-@compiled
+@borrowing
 def _smallest(numbers, rank):
     """Return the number of rank `rank`, from 0 on, of `numbers` in ascending order, by quickselect; changes their order."""
     low, high = 0, numbers.shape[0] - 1
@@ -303,7 +309,7 @@ def _emit(k, filing, allowed, held, by_distance, starts, gathered, spare, distan
     ids[place:] = MISSING_ID
 
 
-@inlined
+@borrowing
 def _write_entry(entry, place, k, filing, allowed, ids):
     """Write the positions of an entry that may be found from `place` on, as far as there is room; return the next place."""
     start, stop = filing.entry_starts[entry], filing.entry_starts[entry + 1]
