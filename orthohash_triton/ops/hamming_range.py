@@ -53,11 +53,11 @@ def hamming_range(
     """
     queries, gallery = checks.code_pair("hamming_range", queries, gallery)
     mask = checks.gallery_mask("hamming_range", mask, gallery)
-    limits = _limits(radius, inclusive, queries)
+    limits = limits_of(radius, inclusive, queries)
     return _range(queries, gallery, mask, limits, impl)
 
 
-def _limits(radius: Any, inclusive: bool, queries: Tensor) -> Tensor:
+def limits_of(radius: Any, inclusive: bool, queries: Tensor) -> Tensor:
     """Return the distances below which codes are found, int32 [Q], at most bits + 1."""
     beyond = 8 * queries.shape[1] + 1
     if isinstance(radius, list | tuple):

@@ -10,6 +10,7 @@ from torch import Tensor
 from .._base import checks
 from .._base.arrays import as_array, as_tensor
 from ..ops.hamming_topk import MISSING_DISTANCE, check_missing
+from ..ops.pack_codes import pack_codes
 
 
 def integers(op: str, name: str, value: Any, *, ntotal: int) -> np.ndarray:
@@ -106,6 +107,25 @@ def ids_of_codes(op: str, ids: Any, count: int) -> np.ndarray:
     if len(numbers) != count:
         raise ValueError(f"{op}: ids must be one for each of the {count} codes; got {len(numbers)}")
     return numbers
+
+
+def centres_of(op: str, centres: Any, bits: int) -> Tensor:
+    """Return centres of codes of `bits` bits, given packed or as +-1 [C, bits], as packed codes uint8 [C, bits/8] on the CPU."""
+    given = as_tensor(centres) if isinstance(centres, np.ndarray) else centres
+    if not isinstance(given, Tensor):
+        raise TypeError(f"{op}: centres must be a tensor or an array; got {checks.describe(centres)}")
+    width = bits // 8 if given.dtype == torch.uint8 else bits
+    if given.ndim != 2 or given.shape[1] != width or len(given) == 0:
+        raise ValueError(
+            f"{op}: centres must be packed codes, uint8 [C, {bits // 8}], or +-1 [C, {bits}], with C of 1 or more; "
+            f"got {checks.describe(centres)}"
+        )
+    given = given.detach().cpu()
+    if given.dtype != torch.uint8:
+        if not bool((given.abs() == 1).all()):
+            raise ValueError(f"{op}: centres that are not packed must be +-1; got {checks.describe(centres)} with other values")
+        given = pack_codes(given)
+    return given.clone()
 
 
 def in_kind(queries: Any, *answer: Tensor) -> tuple[Any, ...]:

@@ -2,13 +2,16 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from torch import Tensor
 
-from ._arguments import consecutive_ids, in_kind, integers
+from ._arguments import centres_of, consecutive_ids, in_kind, integers
+from ._explanation import Explanation
 from ._gallery import Filters
+from ._plan import check_mode
+from ._planner import Planner
 from .rerank import Rerank
 
 ChooseIds = Callable[[int, bool], np.ndarray]  # (ntotal, whether the index has ids of its own) -> ids int64 [M]
@@ -22,6 +25,8 @@ class ExactIndex(ABC):
     """
 
     _name: ClassVar[str]  # the name of the class in errors
+
+    bits: int
 
     @property
     @abstractmethod
@@ -112,6 +117,104 @@ class ExactIndex(ABC):
         """
         return in_kind(queries, *self._range_search(queries, radius, inclusive, Filters(mask, ids, exclude_ids)))
 
+    def build(self, centres: Any = None) -> None:
+        """File the codes, so that searches meet only those that can be near to their queries. The answers stay the same.
+
+        Equal codes become one entry, and each entry is filed under its nearest centre and its distance from it. The triangle
+        inequality then excludes most entries from a search if the codes form groups, as trained codes do. `explain` shows how
+        much this helps; where it does not help, searches compare all codes as before.
+
+        An index on the CPU calls this by itself when searches since the last change have cost several times as much as filing,
+        or one large search does, and a sample of codes and queries shows that it helps. Codes that are added later are compared
+        with each query until they are worth filing, too.
+
+        Args:
+            centres: The centres, for this and later calls: packed codes, uint8 [C, bits/8], or +-1 [C, bits], such as the
+                codebook that the codes were trained for. None: the property `centres`, or else centres found in a sample.
+
+        Raises:
+            TypeError, ValueError: `centres` are neither codes of this width nor +-1 [C, bits].
+            RuntimeError: The codes are in host memory and searched on a GPU.
+
+        Example:
+            >>> import numpy as np
+            >>> import orthohash_triton as oht
+            >>> index = oht.HammingIndex(8)
+            >>> index.add(np.array([[5], [7], [5]], np.uint8))
+            >>> index.build()
+            >>> index.explain(np.array([[7]], np.uint8), 1).structures
+            ('filing of 3 codes: 2 distinct ones in 2 rings around 1 centres',)
+        """
+        op = f"{self._name}.build"
+        if centres is not None:
+            self._planner.centres = centres_of(op, centres, self.bits)
+        self._build(op)
+
+    def explain(
+        self,
+        queries: Tensor | np.ndarray,
+        k: int | None = None,
+        mask: Tensor | np.ndarray | None = None,
+        *,
+        radius: Any = None,
+        inclusive: bool = False,
+        ids: Any = None,
+        exclude_ids: Any = None,
+    ) -> Explanation:
+        """Return how the index answers a search now: the plan, what it expects of each plan, and what the queries meet.
+
+        The queries are searched, but nothing is built or remembered, so that a search of its own may choose another plan.
+
+        Args:
+            queries, k, mask, ids, exclude_ids: As for `search`.
+            radius, inclusive: As for `range_search`, in place of `k`.
+
+        Raises:
+            TypeError: Both `k` and `radius` are given, or none of them.
+            IndexError, TypeError, ValueError: As `search`.
+
+        Example:
+            >>> import numpy as np
+            >>> import orthohash_triton as oht
+            >>> index = oht.HammingIndex(8)
+            >>> index.add(np.array([[5], [7]], np.uint8))
+            >>> index.explain(np.array([[7]], np.uint8), 1).plan
+            'scan'
+        """
+        op = f"{self._name}.explain"
+        if (k is None) == (radius is None):
+            raise TypeError(f"{op}: give either k or radius; got k={k} and radius={radius}")
+        return self._explained(op, queries, k, radius, inclusive, Filters(mask, ids, exclude_ids))
+
+    @property
+    def plan(self) -> Literal["auto", "scan"]:
+        """"auto" if searches choose the cheapest plan, "scan" if they compare each query with all codes; it can be set.
+
+        Raises:
+            ValueError: It is set to something else.
+        """
+        return self._planner.mode
+
+    @plan.setter
+    def plan(self, value: Literal["auto", "scan"]) -> None:
+        self._planner.mode = check_mode(self._name, value)
+
+    @property
+    def centres(self) -> Tensor | None:
+        """The centres under which codes are filed, uint8 [C, bits/8]; None if they are chosen from the codes. It can be set.
+
+        A good choice is the codebook that the codes were trained for, as for `build`. Codes that are filed already stay where
+        they are.
+
+        Raises:
+            TypeError, ValueError: It is set to something that is neither codes of this width nor +-1 [C, bits].
+        """
+        return self._planner.centres
+
+    @centres.setter
+    def centres(self, value: Any) -> None:
+        self._planner.centres = None if value is None else centres_of(f"{self._name}.centres", value, self.bits)
+
     def reconstruct(self, id: int) -> Tensor:
         """Return a copy of the code of `id`, uint8 [bits/8].
 
@@ -174,6 +277,19 @@ class ExactIndex(ABC):
     @abstractmethod
     def _range_search(self, queries: Any, radius: Any, inclusive: bool, filters: Filters) -> tuple[Tensor, Tensor, Tensor]:
         """Return the answer of `range_search` as tensors."""
+
+    @abstractmethod
+    def _build(self, op: str) -> None:
+        """Build structures of all codes under the planner's centres."""
+
+    @abstractmethod
+    def _explained(self, op: str, queries: Any, k: int | None, radius: Any, inclusive: bool, filters: Filters) -> Explanation:
+        """Return how a search is answered for the nearest `k` codes, or within `radius` if `k` is None."""
+
+    @property
+    @abstractmethod
+    def _planner(self) -> Planner:
+        """What the index knows beside its codes in order to choose plans."""
 
     @abstractmethod
     def _codes_of(self, op: str, numbers: ChooseIds) -> Tensor:

@@ -1,9 +1,7 @@
-"""The storage and the searches of both indexes: an immutable gallery, and the cell that holds an index's current one."""
+"""The storage of both indexes: an immutable gallery of codes with their ids and the structures over them."""
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
@@ -12,17 +10,13 @@ from torch import Tensor
 
 from .._base import checks
 from .._base.arrays import as_tensor
-from .._base.locks import ForkSafeLock
 from .._base.quoting import quoted
-from ..kernels.forks import limit_torch_after_fork
-from ..ops.hamming_range import hamming_range
-from ..ops.hamming_topk import nearest
-from . import faiss_io
+from . import _structures, faiss_io
 from ._arguments import check_kind_of_ids, ids_of_codes, integers, is_mask, position_mask
 from ._external_ids import ExternalIds, MappedIds, check_ids, ids_missing
 from ._rows import Rows, copy_kept_rows
+from ._structures import Structures
 from .rerank import Rerank, Source, reranked
-from .streaming import nearest_streamed, range_streamed
 
 Placement = Literal["device", "host"]
 Storage = Literal["device", "host", "file"]
@@ -65,6 +59,8 @@ class Gallery:
     count: int
     ids: ExternalIds | None = None  # None: the ids are the positions
     file: faiss_io.MappedFile | None = None
+    structures: Structures | None = None  # over the first codes
+    origin: object = field(default_factory=object)  # shared by the galleries that begin with the same codes
 
     # ---- construction ------------------------------------------------------------------------------------------------------
 
@@ -241,7 +237,14 @@ class Gallery:
             return self
         memory = self._allocate(count)
         copy_kept_rows(self.codes, keep, memory)
-        return replace(self, rows=Rows(memory), count=count, ids=None if self.ids is None else self.ids.kept(keep))
+        return replace(
+            self,
+            rows=Rows(memory),
+            count=count,
+            ids=None if self.ids is None else self.ids.kept(keep),
+            structures=None if self.structures is None else self.structures.kept(keep),
+            origin=object(),
+        )
 
     def cleared(self) -> "Gallery":
         """Return an empty gallery in memory, of the same bits, device and placement."""
@@ -254,7 +257,8 @@ class Gallery:
     def copied(self, device: torch.device, placement: Placement) -> "Gallery":
         """Return a copy in memory that shares nothing with this gallery."""
         self.check_file()
-        return Gallery.empty(self.bits, device, placement).filled(self.codes, self.ids)
+        copied = Gallery.empty(self.bits, device, placement).filled(self.codes, self.ids)
+        return replace(copied, structures=None if self.structures is None else self.structures.to(copied.home))
 
     def moved(self, device: torch.device | str, placement: Placement) -> "Gallery":
         """Return this gallery if it has this device and placement already, otherwise a copy that has them."""
@@ -266,6 +270,22 @@ class Gallery:
     def reserved(self, count: int) -> "Gallery":
         """Return an empty gallery with memory for `count` codes."""
         return replace(self.cleared(), rows=Rows(self._allocate(count), 0))
+
+    def built(self, op: str, centres: Tensor | None) -> "Gallery":
+        """Return this gallery with new structures of all its codes, filed under `centres`, uint8 [C, B], or under found ones."""
+        self.check_file()
+        if self.home != self.device:
+            raise RuntimeError(
+                f"{op}: the codes are kept in host memory and searched on {self.device}, so that a search compares all of them. "
+                f"Move them to one device with .to({quoted(str(self.device))}) or .to('cpu') first"
+            )
+        if self.count == 0:
+            return replace(self, structures=None)
+        return replace(self, structures=_structures.built(self.codes, centres))
+
+    def continues(self, other: "Gallery") -> bool:
+        """Return whether this gallery begins with the codes of `other`, because only additions were made since."""
+        return self.origin is other.origin and self.count >= other.count
 
     def _own_ids(self) -> ExternalIds:
         return self.ids if self.ids is not None else ExternalIds.of(torch.empty(0, dtype=torch.int64, device=self.home))
@@ -319,38 +339,6 @@ class Gallery:
             )
         return mask
 
-    def nearest(self, queries: Tensor, k: int, allowed: Allowed, chunk_bytes: int) -> tuple[Tensor, Tensor]:
-        """Return the distances, int32, and the positions, int64, of the nearest allowed codes of each query.
-
-        The results are [Q, min(k, allowed codes)], but at least [Q, 1], so that a large `k` costs no memory.
-        """
-        k = min(k, max(len(allowed.codes), 1))
-        if self.is_streamed:
-            distances, positions = nearest_streamed(
-                queries, allowed.codes, k, mask=allowed.mask, chunk_bytes=chunk_bytes, check=self.check_file
-            )
-        else:
-            distances, positions = nearest(queries, allowed.codes, k, mask=allowed.mask)
-        return distances, allowed.in_gallery(positions)
-
-    def within(
-        self, queries: Tensor, radius: Any, inclusive: bool, allowed: Allowed, chunk_bytes: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return (lims [Q+1], distances, positions) of the allowed codes within `radius`, as `hamming_range` does."""
-        if self.is_streamed:
-            lims, distances, positions = range_streamed(
-                queries,
-                allowed.codes,
-                radius,
-                inclusive=inclusive,
-                mask=allowed.mask,
-                chunk_bytes=chunk_bytes,
-                check=self.check_file,
-            )
-        else:
-            lims, distances, positions = hamming_range(queries, allowed.codes, radius, inclusive=inclusive, mask=allowed.mask)
-        return lims, distances, allowed.in_gallery(positions)
-
     def reranked(self, op: str, rerank: Rerank, queries: Tensor, positions: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Return the scores, float32, and positions of the best `k` of `positions` [Q, S] by `rerank`."""
         return reranked(rerank, positions, k, Source(op, queries, self.codes_at, self.ids_at))
@@ -362,36 +350,3 @@ def _allocated(count: int, bits: int, device: torch.device, placement: Placement
     home = torch.device("cpu") if pinned else device
     with torch.inference_mode(False):  # a tensor made in inference mode cannot be written to outside of it
         return torch.empty(count, bits // 8, dtype=torch.uint8, device=home, pin_memory=pinned)
-
-
-class Cell:
-    """The current gallery of an index.
-
-    A reader takes `gallery` once and works on that snapshot. A writer makes another gallery and puts it in place with one
-    assignment. Writers take turns.
-    """
-
-    def __init__(self, gallery: Gallery) -> None:
-        self._gallery = gallery
-        self._writers = ForkSafeLock()
-
-    @property
-    def gallery(self) -> Gallery:
-        """The gallery at this moment."""
-        limit_torch_after_fork()
-        return self._gallery
-
-    def change(self, make: Callable[[Gallery], Gallery]) -> tuple[Gallery, Gallery]:
-        """Replace the gallery by the result of `make(gallery)`; return the old and the new gallery."""
-        limit_torch_after_fork()
-        with self._writers:
-            before = self._gallery
-            self._gallery = make(before)
-            return before, self._gallery
-
-    @contextmanager
-    def changing_with(self, other: "Cell") -> Iterator[None]:
-        """Hold the locks of this cell and of `other`, in the same order in all threads, so that two threads cannot deadlock."""
-        first, second = sorted((self, other), key=id)
-        with first._writers, second._writers:
-            yield

@@ -13,8 +13,9 @@ from torch.nn import functional as F
 from .._base import checks
 from .._base.arrays import as_tensor
 from ..ops.hamming_topk import MISSING_DISTANCE, MISSING_ID
-from . import _selection
+from . import _planned, _selection
 from ._arguments import check_kind_of_ids, integers, position_mask
+from ._cell import Cell
 from ._external_ids import check_ids, ids_exist, ids_missing, listed
 from ._gallery import Allowed, Filters, Gallery
 from ._ranks import Ranks
@@ -196,15 +197,15 @@ class Shards:
 
     # ---- searches ----------------------------------------------------------------------------------------------------------
 
-    def nearest(self, op: str, ask: Callable[[], "Question"], chunk_bytes: int) -> tuple[Tensor, Tensor]:
-        """Return (distances int32, positions int64) [Q, depth] of the nearest codes on all ranks."""
+    def nearest(self, op: str, cell: Cell, ask: Callable[[], "Question"], chunk_bytes: int) -> tuple[Tensor, Tensor]:
+        """Return (distances int32, positions int64) [Q, depth] of the nearest codes on all ranks; `cell` holds the shard."""
 
         def searched() -> tuple[Question, Tensor]:
             question = ask()
             depth = min(question.depth, len(question.allowed.codes))
             if depth == 0:
                 return question, torch.empty(len(question.queries), 0, dtype=torch.int64, device=self.link)
-            distances, positions = self.gallery.nearest(question.queries, depth, question.allowed, chunk_bytes)
+            distances, positions = _planned.nearest(cell, self.gallery, question.queries, depth, question.allowed, chunk_bytes)
             keys = self.keys(distances, positions)
             return question, keys.masked_fill_((positions < 0).to(keys.device), _selection.MISSING)
 

@@ -9,15 +9,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .._base import checks
-from .._base.arrays import as_tensor
 from .._base.extras import install
 from .._base.file_set import checked
+from ..ops.hamming_range import limits_of
 from ..ops.hamming_topk import MISSING_DISTANCE, MISSING_ID
-from . import faiss_io
+from . import _pickling, _planned, faiss_io
 from ._arguments import neighbour_count
+from ._building import learn_from_codes
+from ._cell import Cell
 from ._exact_index import ChooseIds, ExactIndex
-from ._external_ids import ExternalIds
-from ._gallery import Cell, Filters, Gallery, Storage
+from ._explanation import Explanation
+from ._gallery import Filters, Gallery, Storage
+from ._plan import check_mode
+from ._planner import Planner
+from ._questions import question
 from .rerank import Rerank, check_rerank
 from .streaming import CHUNK_BYTES
 
@@ -25,7 +30,7 @@ _PLACEMENTS = ("device", "host")
 
 
 class HammingIndex(ExactIndex):
-    """An index that compares each query with all packed codes, so that its answers are exact.
+    """An index of packed codes, whose answers are exact: those of a comparison of each query with all codes.
 
     Codes and queries are uint8 [N, bits/8] as `pack_codes` makes them, torch tensors or numpy arrays; answers are of the kind of
     the queries. The id of a code is its position in the order of `add`, or the number that `add_with_ids` gave it. All ids of one
@@ -37,16 +42,21 @@ class HammingIndex(ExactIndex):
     use one CUDA stream, as they do by default. A forked process may go on using its copy of an index on the CPU; its first
     call sets the number of threads of PyTorch to 1 there, because those of the parent do not exist.
 
+    A large index at rest files its codes when that makes searches faster (see `build`), so that a search meets only those that
+    can be near to its queries. The answers stay the same.
+
     Args:
         bits: The number of bits of a code, a positive multiple of 8. Pad shorter codes with a constant bit: it adds no distance.
         device: Where searches run; by default torch's default device, which is the CPU unless it was changed.
         storage: Where the codes are kept: "device", or "host" for a gallery that does not fit the memory of the GPU. With "host"
             the codes stay in (pinned) host memory, and each search copies them to the GPU in chunks of `chunk_bytes`; the answers
             are the same. On the CPU the two options are equal. The third storage, "file", comes from `load(..., mmap=True)`.
+        plan: "auto", or "scan" for an index that compares each query with all codes, whatever `build` has made. The environment
+            variable ORTHOHASH_PLAN=scan has this effect on all indexes.
 
     Raises:
         TypeError: `bits` is not an integer.
-        ValueError: `bits` is not a positive multiple of 8, or `storage` is not one of the options.
+        ValueError: `bits` is not a positive multiple of 8, or `storage` or `plan` is not one of the options.
 
     Example:
         >>> import torch
@@ -63,7 +73,12 @@ class HammingIndex(ExactIndex):
     _chunk_bytes: int = CHUNK_BYTES
 
     def __init__(
-        self, bits: int, device: torch.device | str | None = None, *, storage: Literal["device", "host"] = "device"
+        self,
+        bits: int,
+        device: torch.device | str | None = None,
+        *,
+        storage: Literal["device", "host"] = "device",
+        plan: Literal["auto", "scan"] = "auto",
     ) -> None:
         self.bits = checks.integer("HammingIndex", "bits", bits, minimum=1, maximum=checks.MOST_BITS)
         if self.bits % 8:
@@ -72,7 +87,7 @@ class HammingIndex(ExactIndex):
                 f"Pad the codes to {self.bits + 8 - self.bits % 8} bits: equal bits add no distance"
             )
         checks.choice("HammingIndex", "storage", storage, _PLACEMENTS)
-        self._cell = Cell(Gallery.empty(self.bits, device, storage))
+        self._cell = Cell(Gallery.empty(self.bits, device, storage), Planner(check_mode("HammingIndex", plan)))
 
     @property
     def ntotal(self) -> int:
@@ -273,6 +288,7 @@ class HammingIndex(ExactIndex):
         gallery = self._cell.gallery
         copied = index_of(gallery.copied(gallery.device, gallery.placement if gallery.file is None else "host"))
         copied.chunk_bytes = self.chunk_bytes
+        copied._cell.planner = self._cell.planner.copy()
         return copied
 
     def __copy__(self) -> "HammingIndex":
@@ -292,7 +308,7 @@ class HammingIndex(ExactIndex):
             check_rerank(op, rerank, checked, gallery.count)
         allowed = gallery.allowed(op, filters)
         depth = k if rerank is None else rerank.shortlist(k, gallery.count)
-        values, positions = gallery.nearest(checked, depth, allowed, self.chunk_bytes)
+        values, positions = _planned.nearest(self._cell, gallery, checked, depth, allowed, self.chunk_bytes)
         if rerank is not None:
             values, positions = gallery.reranked(op, rerank, checked, positions, k)
         ids = gallery.ids_at(positions)
@@ -302,10 +318,27 @@ class HammingIndex(ExactIndex):
 
     def _range_search(self, queries: Any, radius: Any, inclusive: bool, filters: Filters) -> tuple[Tensor, Tensor, Tensor]:
         op, gallery = "HammingIndex.range_search", self._cell.gallery
-        checked, limit = gallery.check_queries(op, queries), gallery.check_radius(radius)
+        checked = gallery.check_queries(op, queries)
+        limits = limits_of(gallery.check_radius(radius), inclusive, checked)
         allowed = gallery.allowed(op, filters)
-        lims, distances, positions = gallery.within(checked, limit, inclusive, allowed, self.chunk_bytes)
+        lims, distances, positions = _planned.within(self._cell, gallery, checked, limits, allowed, self.chunk_bytes)
         return lims, distances, gallery.ids_at(positions)
+
+    def _explained(self, op: str, queries: Any, k: int | None, radius: Any, inclusive: bool, filters: Filters) -> Explanation:
+        gallery = self._cell.gallery
+        checked = gallery.check_queries(op, queries)
+        k = None if k is None else neighbour_count(op, k, len(checked), gallery.count)
+        limits = None if radius is None else limits_of(gallery.check_radius(radius), inclusive, checked)
+        allowed = gallery.allowed(op, filters)
+        return _planned.explained(self._cell, question(gallery, checked, allowed, self.chunk_bytes, k=k, limits=limits))
+
+    def _build(self, op: str) -> None:
+        self._cell.change(lambda gallery: gallery.built(op, self.centres))
+        learn_from_codes(self._cell)
+
+    @property
+    def _planner(self) -> Planner:
+        return self._cell.planner
 
     def _codes_of(self, op: str, numbers: ChooseIds) -> Tensor:
         gallery = self._cell.gallery
@@ -415,38 +448,11 @@ class HammingIndex(ExactIndex):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state to pickle: the codes and ids as arrays, or the path of a mapped file."""
-        gallery = self._cell.gallery
-        state = {
-            "bits": self.bits,
-            "device": str(gallery.device),
-            "storage": gallery.placement,
-            "chunk_bytes": self.chunk_bytes,
-        }
-        if gallery.file is not None:
-            return state | {"path": gallery.file.path, "version": gallery.file.version}
-        # The state has arrays, because a new process would get handles of tensors whose memory may be freed before it reads them.
-        codes, ids = gallery.exported()
-        return state | {"codes": codes, "ids": ids}
+        return {"bits": self.bits, "chunk_bytes": self.chunk_bytes, **_pickling.state_of(self._cell)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore a pickled index on the device where it was."""
-        try:
-            torch.empty(0, device=state["device"])
-        except (AssertionError, RuntimeError) as error:
-            raise RuntimeError(
-                f"the pickled HammingIndex searches on {state['device']}, which this machine does not have "
-                f"({str(error).splitlines()[0]}). Move it with .to('cpu') before it is pickled, or use save and "
-                "load(path, device=...)"
-            ) from error
-        if "path" in state:
-            file = faiss_io.MappedFile(state["path"])
-            if file.version != state["version"]:
-                raise ValueError(f"{file.source} is not the one that the pickled HammingIndex was mapped from. Pickle it again")
-            gallery = Gallery.mapped(file, state["device"])
-        else:
-            ids = None if state["ids"] is None else ExternalIds.of(as_tensor(state["ids"]))
-            gallery = Gallery.empty(state["bits"], state["device"], state["storage"]).filled(state["codes"], ids)
-        self.bits, self.chunk_bytes, self._cell = state["bits"], state["chunk_bytes"], Cell(gallery)
+        self.bits, self.chunk_bytes, self._cell = state["bits"], state["chunk_bytes"], _pickling.cell_from(state)
 
 
 def index_of(gallery: Gallery, kind: type[HammingIndex] = HammingIndex) -> HammingIndex:

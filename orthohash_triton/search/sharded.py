@@ -13,11 +13,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .._base import checks
+from ..ops.hamming_range import limits_of
 from ..ops.hamming_topk import MISSING_DISTANCE, MISSING_ID
-from . import _folder
+from . import _folder, _planned
 from ._arguments import ids_of_codes, integers, is_mask, neighbour_count
+from ._building import learn_from_codes
 from ._exact_index import ChooseIds, ExactIndex
+from ._explanation import Explanation
 from ._gallery import Filters, Gallery
+from ._planner import Planner
 from ._ranks import Ranks
 from ._shards import Question, Shards, summary
 from .index import HammingIndex, cell_of, index_of
@@ -84,7 +88,7 @@ class ShardedHammingIndex(ExactIndex):
         return index
 
     @property
-    def bits(self) -> int:
+    def bits(self) -> int:  # type: ignore[override]
         """The number of bits of a code."""
         return self._shard.bits
 
@@ -260,7 +264,7 @@ class ShardedHammingIndex(ExactIndex):
                 }
             return Question(checked, min(depth, shards.ntotal), shards.allowed(op, own), facts)
 
-        values, positions = shards.nearest(op, ask, self._shard.chunk_bytes)
+        values, positions = shards.nearest(op, cell_of(self._shard), ask, self._shard.chunk_bytes)
         if rerank is not None:
             values, positions = shards.reranked(op, rerank, shards.gallery.check_queries(op, queries), positions, k)
         short = k - positions.shape[1]
@@ -275,10 +279,11 @@ class ShardedHammingIndex(ExactIndex):
 
         def found() -> tuple[dict[str, Any], Tensor, Tensor]:
             """Return the facts to compare, and the lims and keys that this rank's shard found."""
-            gallery = shards.gallery
+            cell, gallery = cell_of(self._shard), shards.gallery
             checked, limit = gallery.check_queries(op, queries), gallery.check_radius(radius)
             allowed = shards.allowed(op, own)
-            lims, distances, positions = gallery.within(checked, limit, inclusive, allowed, self._shard.chunk_bytes)
+            limits = limits_of(limit, inclusive, checked)
+            lims, distances, positions = _planned.within(cell, gallery, checked, limits, allowed, self._shard.chunk_bytes)
             facts = {
                 "the filters": _given(filters),
                 "queries": summary(checked),
@@ -291,6 +296,20 @@ class ShardedHammingIndex(ExactIndex):
         lims, keys = shards.joined(lims, keys)
         distances, positions = shards.read(keys)
         return lims.to(self.device), distances.to(self.device), shards.ids_at(positions).to(self.device)
+
+    def _explained(self, op: str, queries: Any, k: int | None, radius: Any, inclusive: bool, filters: Filters) -> Explanation:
+        """Return how this rank's shard answers; collective, because all ranks look up the ids of filters."""
+        shards = self._shards
+        own = shards.own_filters(op, filters)
+        return shards.agree(op, lambda: self._shard._explained(op, queries, k, radius, inclusive, own))
+
+    def _build(self, op: str) -> None:
+        self._change(op, lambda gallery: gallery.built(op, self.centres))
+        learn_from_codes(cell_of(self._shard))
+
+    @property
+    def _planner(self) -> Planner:
+        return cell_of(self._shard).planner
 
     def _codes_of(self, op: str, numbers: ChooseIds) -> Tensor:
         shards = self._shards

@@ -4,7 +4,7 @@ Each chunk is searched only below the largest distance of the current answer, so
 once. Chunks come in the order of positions, so at equal distances the codes found earlier come first.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ def nearest_streamed(
     k: int,
     *,
     mask: Tensor | None = None,
+    limits: Tensor | None = None,
     chunk_bytes: int = CHUNK_BYTES,
     check: Check | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -36,9 +37,11 @@ def nearest_streamed(
     """
     held: tuple[Tensor, Tensor] | None = None
     for start, chunk in chunks(gallery, queries.device, chunk_bytes, check):
-        limits = None if held is None else held[0][:, -1].contiguous()
+        if held is not None:
+            reached = held[0][:, -1].contiguous()
+            limits = reached if limits is None else torch.minimum(limits, reached)
         found = nearest(queries, chunk, k, mask=_part(mask, start, chunk), limits=limits)
-        held = found if held is None else _merged(held, found, start)
+        held = found if held is None else merged_nearest(held, found, start)
     assert held is not None  # there is at least one chunk, because an empty gallery gives one empty chunk
     return held
 
@@ -57,20 +60,27 @@ def range_streamed(
 
     The result is on the device of the queries. `check` is called before each chunk is read.
     """
-    counts, owners, distances, ids = [], [], [], []
-    rows = torch.arange(len(queries), device=queries.device)
+    found = []
     for start, chunk in chunks(gallery, queries.device, chunk_bytes, check):
         lims, near, positions = hamming_range(queries, chunk, radius, inclusive=inclusive, mask=_part(mask, start, chunk))
-        counts.append(lims.diff())
-        owners.append(rows.repeat_interleave(counts[-1]))
-        distances.append(near)
-        ids.append(positions + start)
-    if len(counts) == 1:
-        return lims, near, positions
-    owner, distance = torch.cat(owners), torch.cat(distances)
-    order = torch.argsort(owner * (8 * gallery.shape[1] + 1) + distance, stable=True)
+        found.append((lims, near, positions + start if start else positions))
+    return merged_ranges(found, 8 * gallery.shape[1])
+
+
+def merged_ranges(found: Sequence[tuple[Tensor, Tensor, Tensor]], bits: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Merge answers (lims, distances, positions) of `hamming_range` for the same queries of `bits` bits.
+
+    The positions that a query finds in one answer are smaller than those that it finds in the next one.
+    """
+    if len(found) == 1:
+        return found[0]
+    counts = [lims.diff() for lims, _, _ in found]
+    rows = torch.arange(len(counts[0]), device=counts[0].device)
+    owner = torch.cat([rows.repeat_interleave(count) for count in counts])
+    distance = torch.cat([near for _, near, _ in found])
+    order = torch.argsort(owner * (bits + 1) + distance, stable=True)
     lims = torch.cat([rows.new_zeros(1), torch.stack(counts).sum(0).cumsum(0)])
-    return lims, distance[order], torch.cat(ids)[order]
+    return lims, distance[order], torch.cat([positions for _, _, positions in found])[order]
 
 
 def chunks(gallery: Tensor, device: torch.device, chunk_bytes: int, check: Check | None) -> Iterator[tuple[int, Tensor]]:
@@ -146,7 +156,7 @@ def _part(mask: Tensor | None, start: int, chunk: Tensor) -> Tensor | None:
     return None if mask is None else mask[start : start + len(chunk)].to(chunk.device)
 
 
-def _merged(held: tuple[Tensor, Tensor], found: tuple[Tensor, Tensor], start: int) -> tuple[Tensor, Tensor]:
+def merged_nearest(held: tuple[Tensor, Tensor], found: tuple[Tensor, Tensor], start: int) -> tuple[Tensor, Tensor]:
     """Merge two answers, [Q, k] each: `held` has smaller positions, and the positions in `found` count from `start`."""
     k = held[0].shape[1]
     ids = torch.where(found[1] < 0, MISSING_ID, found[1] + start)

@@ -5,7 +5,7 @@ import pytest
 
 from orthohash_triton import hamming_range, hamming_topk
 from orthohash_triton.ops.hamming_topk import nearest
-from orthohash_triton.search import HammingIndex, _gallery
+from orthohash_triton.search import HammingIndex, _questions
 from tests.search.galleries import codes, filled
 
 
@@ -22,7 +22,7 @@ def test_a_k_that_only_padding_could_fill():
 def test_a_large_k_searches_for_no_more_codes_than_there_are(monkeypatch, ids):
     asked = []
     monkeypatch.setattr(
-        _gallery, "nearest", lambda queries, gallery, k, mask=None: asked.append(k) or nearest(queries, gallery, k)
+        _questions, "nearest", lambda queries, gallery, k, mask=None, limits=None: asked.append(k) or nearest(queries, gallery, k)
     )
     distances, found = filled(ids=ids).search(codes(2), 10**6)
     assert asked == [300]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from orthohash_triton.search import HammingIndex, Rerank, _gallery
+from orthohash_triton.search import HammingIndex, Rerank, _gallery, _questions
 from orthohash_triton.search._external_ids import ExternalIds
 from orthohash_triton.search.index import cell_of
 
@@ -115,7 +115,7 @@ def test_a_change_in_the_middle_of_a_search(monkeypatch, read, change):
     """Another thread changes the index after a step of the search; the answer is that of the index before the change."""
     queries = codes_of([10, 12, 17])
     expected = READS[read](with_ids(0, 20), queries)
-    searches = [(_gallery, "nearest"), (_gallery, "hamming_range"), (_gallery, "reranked")]
+    searches = [(_questions, "nearest"), (_questions, "hamming_range"), (_gallery, "reranked")]
     changed = 0
     for owner, name in [*searches, (ExternalIds, "find"), (ExternalIds, "at")]:
         index, pending = with_ids(0, 20), [CHANGES_OF_ONE_INDEX[change]]

@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 
 from orthohash_triton.ops.pack_codes import unpack_codes
-from orthohash_triton.search import HammingIndex, Rerank, ShardedHammingIndex, _folder, _selection, _shards
+from orthohash_triton.search import HammingIndex, Rerank, ShardedHammingIndex, _folder, _planned, _selection, _shards
 from orthohash_triton.search._gallery import Gallery
 from orthohash_triton.search._ranks import Ranks
 from orthohash_triton.search.index import cell_of
@@ -568,16 +568,16 @@ def _shard_with_ids(with_ids):
 def check_work_that_fails_on_one_rank(world):
     """Let one rank run out of memory after the others have succeeded."""
     index, one = filled(world, codes(50), ids=np.arange(50))
-    for name, call in [
-        ("_appended", lambda: index.add_with_ids(codes(2), [100 + 2 * world.rank, 101 + 2 * world.rank])),
-        ("_allocate", lambda: index.remove_ids(np.arange(50))),
-        ("nearest", lambda: index.search(codes(1), 1)),
+    for owner, name, call in [
+        (Gallery, "_appended", lambda: index.add_with_ids(codes(2), [100 + 2 * world.rank, 101 + 2 * world.rank])),
+        (Gallery, "_allocate", lambda: index.remove_ids(np.arange(50))),
+        (_planned, "nearest", lambda: index.search(codes(1), 1)),
     ]:
         with pytest.MonkeyPatch.context() as patch:
             if world.rank == world.size - 1:
-                patch.setattr(Gallery, name, _out_of_memory)
+                patch.setattr(owner, name, _out_of_memory)
             if len(index.shard) == 0 and name != "_appended":
-                patch.setattr(Gallery, name, _out_of_memory)
+                patch.setattr(owner, name, _out_of_memory)
             with raises_everywhere(world, MemoryError, "no more"):
                 call()
         same_index(index, one)
