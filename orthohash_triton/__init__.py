@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .ops.hamming_distance import hamming_distance
     from .ops.hamming_histogram import hamming_histogram
     from .ops.hamming_range import hamming_range
+    from .ops.hamming_self_join import hamming_self_join
     from .ops.hamming_topk import hamming_topk
     from .ops.householder import householder_apply, householder_product
     from .ops.minimum_distance_loss import minimum_distance_loss
@@ -69,6 +70,7 @@ __all__ = [
     "hamming_distance",
     "hamming_histogram",
     "hamming_range",
+    "hamming_self_join",
     "hamming_topk",
     "householder_apply",
     "householder_product",
@@ -104,6 +106,7 @@ _HOMES = {
     "hamming_distance": "ops.hamming_distance",
     "hamming_histogram": "ops.hamming_histogram",
     "hamming_range": "ops.hamming_range",
+    "hamming_self_join": "ops.hamming_self_join",
     "hamming_topk": "ops.hamming_topk",
     "householder_apply": "ops.householder",
     "householder_product": "ops.householder",

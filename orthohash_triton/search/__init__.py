@@ -1,8 +1,9 @@
-"""Exact nearest-neighbour search in Hamming space: indexes of packed codes, and a second ranking of their answers."""
+"""Exact search in Hamming space: indexes of packed codes, a second ranking of their answers, and groups of near-duplicates."""
 
 from ._explanation import Explanation
+from .duplicates import near_duplicates
 from .index import HammingIndex
 from .rerank import Rerank
 from .sharded import ShardedHammingIndex
 
-__all__ = ["Explanation", "HammingIndex", "Rerank", "ShardedHammingIndex"]
+__all__ = ["Explanation", "HammingIndex", "Rerank", "ShardedHammingIndex", "near_duplicates"]

@@ -23,6 +23,7 @@ from orthohash_triton.kernels import (
     hamming_distance,
     hamming_histogram,
     hamming_range,
+    hamming_self_join,
     hamming_topk,
     householder,
     mean,
@@ -234,6 +235,24 @@ def histograms() -> None:
         hamming_histogram.hamming_histogram(*codes, totals[0], *sets, *totals[1:], shared=shared)
 
 
+JOINS = [(99, 1), (10**6, 17), (2**31 - 1, 300)]  # codes in runs, substrings
+
+
+def joins() -> None:
+    for words, (rows, substrings) in itertools.product((1, 2, 3, 128), JOINS):
+        hamming_self_join.keys_of(meta(rows, words, dtype=torch.int32), meta(words, dtype=torch.int32))
+        run = hamming_self_join.Runs(
+            meta(rows, words, dtype=torch.int32),
+            meta(rows, dtype=torch.int32),
+            meta(rows, dtype=torch.int64),
+            meta(substrings, words, dtype=torch.int32),
+            meta(substrings, dtype=torch.int32),
+            3,
+        )
+        run.near()
+        run.write(0, rows, meta(rows, dtype=torch.int64), RANGE_ANSWER)
+
+
 _MEMORY = 2**35  # most bytes for the codes of a gallery
 RANKINGS = [(10_000, 60_000), (9, 100_000), (1_000, 10**6), (1, 2**28)]
 
@@ -399,5 +418,5 @@ def _pairwise_target(rows: int, kind: str, dtype: torch.dtype) -> torch.Tensor:
 
 FAMILIES = {
     "training": [losses, normalisation, means, pairwise, rotations, reflections],
-    "search": [searches, ranges, filed, histograms, rankings, distances, packing],
+    "search": [searches, ranges, filed, joins, histograms, rankings, distances, packing],
 }
