@@ -5,7 +5,6 @@ returns one `Compiled` per distinct launch, with the resources that the tool cha
 `collect_launches` only records the launches, so that duplicates are found before anything is compiled.
 """
 
-import functools
 import importlib
 import operator
 import re
@@ -169,28 +168,51 @@ class _Collector:
     """The distinct launches that were noted.
 
     A launcher that takes a large problem in chunks launches one kernel thousands of times, with numbers that lead to the same
-    code. Such launches are recognised by a key that is cheap to compare, and only their sizes are looked at.
+    code. Such launches are recognised by a key that is cheap to compute, and only their sizes are looked at.
     """
 
     def __init__(self) -> None:
         self.found: dict[str, Launch] = {}
-        self._by_kinds: dict[Any, Launch] = {}
+        self._known: dict[Any, tuple[Launch, list[str]]] = {}  # the launch of each key, and which arguments are integers in it
 
     def note(self, call: Call) -> None:
-        values = _defaults(call.kernel) | call.named | call.constexprs
-        kinds = tuple(_kind(parameter, values[parameter.name]) for parameter in call.kernel.params)
+        function = call.kernel.fn
+        constants = tuple(call.constexprs.items()), tuple(map(type, call.constexprs.values()))  # True equals 1
         options = call.warps, call.stages, call.most_registers
-        seen = self._by_kinds.get((call.kernel.fn, kinds, options))
-        if seen is None:
-            arguments = _specialise(call.kernel, kinds, values)
-            new = Launch(call.kernel.fn.__module__, call.name, *arguments, *options, call.constexprs)
-            seen = self._by_kinds[call.kernel.fn, kinds, options] = self.found.setdefault(new.key, new)
-        integers = tuple(
-            (parameter.name, values[parameter.name])
-            for parameter, kind in zip(call.kernel.params, kinds, strict=True)
-            if kind[0] in ("i32", "i64")
-        )
-        seen.add_size((call.grid, integers))
+        key = function, options, constants, tuple(map(_distinction, call.args, _specialised(function, call.kernel)))
+        if key not in self._known:
+            self._known[key] = self._launch_of(call, options)
+        seen, integers = self._known[key]
+        values = call.named | call.constexprs
+        seen.add_size((call.grid, tuple((name, values[name]) for name in integers)))
+
+    def _launch_of(self, call: Call, options: tuple[Any, ...]) -> tuple[Launch, list[str]]:
+        parameters = call.kernel.params
+        values = {parameter.name: parameter.default for parameter in parameters} | call.named | call.constexprs
+        kinds = tuple(_kind(parameter, values[parameter.name]) for parameter in parameters)
+        arguments = _specialise(call.kernel, kinds, values)
+        new = Launch(call.kernel.fn.__module__, call.name, *arguments, *options, call.constexprs)
+        integers = [parameter.name for parameter, kind in zip(parameters, kinds, strict=True) if kind[0] in ("i32", "i64")]
+        return self.found.setdefault(new.key, new), integers
+
+
+_specialised_of: dict[Any, tuple[bool, ...]] = {}
+
+
+def _specialised(function: Any, kernel: Any) -> tuple[bool, ...]:
+    """Return whether each parameter is specialised on. The key is the function, because hashing a kernel takes long."""
+    if function not in _specialised_of:
+        _specialised_of[function] = tuple(not parameter.do_not_specialize for parameter in kernel.params)
+    return _specialised_of[function]
+
+
+def _distinction(value: Any, specialised: bool) -> Any:
+    """Return a value that is different for arguments of different kinds (see `_kind`)."""
+    if isinstance(value, torch.Tensor):
+        return value.dtype
+    if type(value) is int:
+        return -(2**31) <= value < 2**31, specialised and value == 1, specialised and value % 16 == 0
+    return type(value), value  # a Boolean, a float or None
 
 
 def collect_launches(target: str, call: Callable[[], Any]) -> list[Launch]:
@@ -204,11 +226,6 @@ def collect_launches(target: str, call: Callable[[], Any]) -> list[Launch]:
 
 def compile_launches(target: str, call: Callable[[], Any]) -> list[Compiled]:
     return [seen.compile(target) for seen in collect_launches(target, call)]
-
-
-@functools.cache
-def _defaults(kernel: Any) -> dict[str, Any]:
-    return {parameter.name: parameter.default for parameter in kernel.params}
 
 
 def _kind(parameter: Any, value: Any) -> tuple[Any, ...]:
