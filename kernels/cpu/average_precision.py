@@ -61,7 +61,7 @@ class Rankings:
             for batch in ranked_batches(laid_queries, self.gallery, start, stop):
                 ranked = (batch.counts, batch.relevant, batch.notes, batch.places, batch.first_notes)
                 order = laid_queries.order[batch.start : batch.stop]
-                _sum_batch(*ranked, order, self.limits, *results)
+                _sum_batch(*ranked, order, self.gallery.size, self.limits, *results)
 
         over_ranges(run, len(queries))
 
@@ -99,30 +99,87 @@ def expected_precision(counts: np.ndarray, relevant: np.ndarray, k: int, over_hi
 
 
 @compiled
-def _sum_batch(counters, relevant_counters, notes, places, first_notes, order, ks, precisions, hits, counts, relevant):
+def _sum_batch(counters, relevant_counters, notes, places, first_notes, order, items, ks, precisions, hits, counts, relevant):
     nearer = np.empty(counters.shape[1], np.uint64)
+    longest = (first_notes[1 : order.size + 1] - first_notes[: order.size]).max()
+    chosen = np.empty(longest if ks.size and ks.min() < items else 0, np.int32)
+    largest_first = np.argsort(-ks)
     for i in range(order.size):
         q, begin, end = order[i], first_notes[i], first_notes[i + 1]
         fill_nearer(counters[i], relevant_counters[i], nearer)
-        for j in range(ks.size):
-            precisions[j, q], hits[j, q] = _precision_sum(notes[begin:end], places[begin:end], nearer, ks[j])
+        ahead = notes[begin:end]
+        before = items
+        for j in largest_first:
+            if ks[j] >= items:
+                precisions[j, q] = _whole_sum(ahead, places[begin:end], nearer)
+            else:
+                if before == items:
+                    ahead = ahead[: _keep_ranked(ahead, places[begin:end], nearer, ks[j], chosen)]
+                elif ks[j] < before:
+                    ahead = ahead[: _keep_nearer(ahead, ks[j])]
+                before = ks[j]
+                precisions[j, q] = _sum(ahead)
+            hits[j, q] = ahead.size
         for distance in range(counts.shape[1]):
             counts[q, distance] = sum_lanes(counters[i], distance)
             relevant[q, distance] = sum_lanes(relevant_counters[i], distance)
 
 
-@compiler(boundscheck=False, fastmath={"reassoc"})
-def _precision_sum(notes, places, nearer, k):
-    """Return the sum of precisions and the hits among the first `k`. The terms may be added in any order, as in vectors."""
-    precision = 0.0
-    hits = 0
-    for i in range(places.size):
+@compiled
+def _keep_ranked(notes, places, nearer, k, chosen):
+    """Turn notes into the number of items before each item and, 32 bits higher, of relevant ones; see _ranks.py.
+
+    Those with fewer than `k` items move to the front, in their order. Returns their number. `chosen`, int32 [as many as notes
+    or more], is memory to work in.
+    """
+    end = 0  # of the places that have items with fewer than k before them
+    while end < nearer.size and np.int64(nearer[end] & ITEMS) < k:
+        end += 1
+    count = 0
+    for i in range(places.size):  # few are left by this loop, which reads only places
+        chosen[np.uint64(count)] = i
+        count += places[np.uint64(i)] < end
+    kept = 0
+    for i in chosen[:count]:
         ahead = notes[np.uint64(i)] + nearer[np.uint64(places[np.uint64(i)])]
-        items = np.int32(ahead & ITEMS)
-        share = (np.float64(np.int32(ahead >> np.uint64(32))) + 1.0) / (np.float64(items) + 1.0)
-        precision += share if items < k else 0.0
-        hits += items < k
-    return precision, hits
+        notes[np.uint64(kept)] = ahead
+        kept += np.int64(ahead & ITEMS) < k
+    return kept
+
+
+@compiled
+def _keep_nearer(ahead, k):
+    """Move those of `ahead` that have fewer than `k` items to the front, in their order, and return their number."""
+    kept = 0
+    for i in range(ahead.size):
+        one = ahead[np.uint64(i)]
+        ahead[np.uint64(kept)] = one
+        kept += np.int64(one & ITEMS) < k
+    return kept
+
+
+@compiler(boundscheck=False, fastmath={"reassoc"})
+def _whole_sum(notes, places, nearer):
+    """Return the sum of precisions at all noted items. The terms may be added in any order, as in vectors."""
+    precision = 0.0
+    for i in range(places.size):
+        precision += _precision(notes[np.uint64(i)] + nearer[np.uint64(places[np.uint64(i)])])
+    return precision
+
+
+@compiler(boundscheck=False, fastmath={"reassoc"})
+def _sum(ahead):
+    """Return the sum of precisions at items with so many before them. The terms may be added in any order, as in vectors."""
+    precision = 0.0
+    for i in range(ahead.size):
+        precision += _precision(ahead[np.uint64(i)])
+    return precision
+
+
+@inlined
+def _precision(ahead):
+    """Return the precision at a relevant item, before which come `ahead & ITEMS` items and, 32 bits higher, relevant ones."""
+    return (np.float64(np.int32(ahead >> np.uint64(32))) + 1.0) / (np.float64(np.int32(ahead & ITEMS)) + 1.0)
 
 
 @compiled

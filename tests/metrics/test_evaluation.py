@@ -117,6 +117,21 @@ def test_equals_the_single_functions(multi_hot, denominator, zero_hits, monkeypa
         np.testing.assert_array_equal(ours, other)
 
 
+@pytest.mark.parametrize("multi_hot", [False, True])
+@pytest.mark.parametrize("denominator", ["hits", "relevant"])
+def test_numbers_of_ranks_do_not_affect_each_other(multi_hot, denominator, monkeypatch):
+    arguments = case(multi_hot)
+    ks = (40, None, 3, 299, 300, 1, 4, 301, 150)  # in no order, around the size of the gallery
+    found = evaluate(*arguments, k=ks, denominator=denominator)
+    for k in ks:
+        assert found.mean_average_precision[k] == metrics.mean_average_precision(*arguments, k=k, denominator=denominator)
+        assert found.precision_at_k[k] == metrics.precision_at_k(*arguments, k=k or 300)
+    monkeypatch.setenv("ORTHOHASH_IMPL", "reference")
+    expected = evaluate(*arguments, k=ks, denominator=denominator)
+    assert found.mean_average_precision == pytest.approx(expected.mean_average_precision, rel=1e-13)
+    assert found.precision_at_k == expected.precision_at_k
+
+
 @pytest.mark.parametrize("k", [1, 40, None])
 def test_expected_ties_are_the_mean_over_orders_of_the_gallery(k):
     queries, gallery, query_labels, labels = case(bits=8)
