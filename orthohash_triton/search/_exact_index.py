@@ -142,8 +142,8 @@ class ExactIndex(ABC):
             >>> index = oht.HammingIndex(8)
             >>> index.add(np.array([[5], [7], [5]], np.uint8))
             >>> index.build()
-            >>> index.explain(np.array([[7]], np.uint8), 1).structures
-            ('filing of 3 codes: 2 distinct ones in 2 rings around 1 centres',)
+            >>> index.explain(np.array([[7]], np.uint8), 1).entries
+            2
         """
         op = f"{self._name}.build"
         if centres is not None:
