@@ -1,80 +1,91 @@
 """The building of structures during a search: whether it pays is estimated from a sample before anything large is built."""
 
 import os
+from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from . import _filing, _plan
 from ._cell import Cell
 from ._gallery import Allowed
-from ._plan import Demand, Sizes, build_cost, filed_cost, scan_cost
-from ._planner import Planner, spread
-from ._questions import Question, Within, question
+from ._lookup import Lookup
+from ._plan import Demand, Sizes, scan_cost, way_cost
+from ._planner import Planner, spread, ways
+from ._questions import Nearest, Question, Within, question
 from ._structures import Structures
 
-_SAMPLE = 4096  # codes whose filing shows what a filing of all codes would do
-_ASKED = 16  # queries that are tried on it
+_SAMPLE = (2**10, 2**14)  # the fewest and the most codes in the sample; in between it is one code in _SAMPLED
+_SAMPLED = 64
+_ASKED = 16  # queries that are tried
 _DEPTHS = (10, 100)  # numbers of neighbours for which a new filing is tried
 
 
 def considered(cell: Cell, asked: Question) -> Structures | None:
     """Return the structures for a question, which are built now if that pays."""
-    gallery, planner, history = asked.gallery, cell.planner, cell.planner.history
-    structures, demand = gallery.structures, asked.demand
-    if gallery.count < _plan.SMALLEST or gallery.device.type != "cpu" or planner.obstacle(asked) is not None:
+    structures, demand, history = asked.gallery.structures, asked.demand, cell.planner.history
+    if asked.gallery.count < _plan.SMALLEST or (structures is not None and structures.count == asked.gallery.count):
         return structures
-    if structures is not None:  # only the scan of the tail could be saved
-        if structures.count == gallery.count or planner.choose(asked, structures).plan == "scan":
+    if asked.gallery.device.type != "cpu" or cell.planner.obstacle(asked) is not None:
+        return structures
+    if structures is not None:  # only the scan of the tail can be saved
+        if cell.planner.choose(asked, structures).way is None:
             return structures
-        demand = demand._replace(codes=gallery.count - structures.count)
-    scan, build = scan_cost(demand), build_cost(gallery.count, gallery.bits)
+        demand = demand._replace(codes=demand.codes - structures.count)
+    scan = scan_cost(demand)
     history.scanned += scan
-    at_once = scan > _plan.AT_ONCE * build
-    if not at_once and history.scanned <= _plan.AT_REST * build:
+    least = _plan.filing_cost(asked.gallery.count, 0)
+    if scan <= _plan.AT_ONCE * least and history.scanned <= max(_plan.AT_REST * least, history.needed):
         return structures
-    if history.is_declined(asked.demand) or _needed_bytes(demand) > _plan.MEMORY_SHARE * _memory_bytes():
+    if max(scan, history.scanned) * _plan.SAMPLED_SHARE < _sampling_cost(asked.demand) or history.is_declined(asked.demand):
         return structures
-    if not planner.begins_to_build():
+    if _needed_bytes(asked.demand) > _plan.MEMORY_SHARE * _memory_bytes() or not cell.planner.begins_to_build():
         return structures
     try:
-        return _built(cell, asked, demand, build if at_once else 0.0)
+        return _built(cell, asked, demand)
     finally:
-        planner.ends_building()
+        cell.planner.ends_building()
 
 
-def _built(cell: Cell, asked: Question, demand: Demand, build: float) -> Structures | None:
-    """Return new structures of the gallery, or the old ones if new ones would not help.
+class _Forecast(NamedTuple):
+    """The estimate of what structures would do for a question."""
 
-    build: what building costs if the search that is asked has to pay for it; 0 if earlier searches have.
-    """
+    cost: float  # of the search
+    building: float
+    radius: int | None  # for a lookup; None if a filing is better
+
+
+def _built(cell: Cell, asked: Question, saved: Demand) -> Structures | None:
+    """Return new structures of the gallery if they help, or else the old ones. `saved`: the scan that they replace."""
     gallery, history = asked.gallery, cell.planner.history
-    if gallery.structures is None:
-        gain = scan_cost(demand) - (cost := expected_cost(asked, cell.planner.centres))
-        if cost > _plan.HELPS * scan_cost(demand):
-            history.declined[demand.key] = gallery.count
-            history.scanned = 0.0
-            return None
-        if gain < build:
-            return None
-    gallery.check_file()
-    built = gallery.built("HammingIndex.search", cell.planner.centres).structures
+    forecast = _forecast(asked, cell.planner.centres)
+    scan = scan_cost(asked.demand)
+    if forecast.cost > _plan.HELPS * scan:
+        history.decline(asked.demand)
+        return gallery.structures
+    history.needed = _plan.AT_REST * forecast.building
+    if scan_cost(saved) - forecast.cost < forecast.building and history.scanned < history.needed:
+        return gallery.structures
+    built = gallery.built("HammingIndex.search", cell.planner.centres, forecast.radius).structures
     assert built is not None
-    history.scanned = history.saved = 0.0
-    history.met.clear()
+    history.scanned = history.needed = history.saved = 0.0
+    history.forget_met()
     learn(cell.planner, asked, built)
     cell.attach(gallery, built)
     return built
 
 
-def expected_cost(asked: Question, centres: Tensor | None) -> float:
-    """Return the cost of a question with a filing of all codes, estimated from a filing of a sample and some of the queries.
+def _forecast(asked: Question, centres: Tensor | None) -> _Forecast:
+    """Return what a filing, or for a radius a lookup, would do, estimated from those of a sample and some of the queries.
 
-    The sample is filed like all codes would be. A query is asked on it within the distance of its k-th neighbour among all
-    codes, and then meets the same share of the sample as of all codes.
+    The sample is filed as all codes would be. A query is asked on it within the distance of its k-th neighbour among all codes,
+    and then meets the same share of the sample as of all codes. Of the codes that a query finds in the buckets of a lookup of the
+    sample, it is assumed that their number grows with the number of codes, although most of them are there by chance.
     """
     codes, demand = asked.allowed.codes, asked.demand
-    sample = codes[spread(len(codes), min(_SAMPLE, len(codes)), codes)]
+    sample = codes[spread(len(codes), _sample_size(len(codes)), codes)]
+    growth = len(codes) / len(sample)
     filing = _filing.build(sample, centres)
     some = asked.of(spread(demand.queries, min(_ASKED, demand.queries), asked.queries))
     if isinstance(some, Within):
@@ -82,28 +93,51 @@ def expected_cost(asked: Question, centres: Tensor | None) -> float:
     else:
         limits = some.scanned()[0][:, -1].clamp(max=demand.bits) + 1
     met = _filing.within(some.queries, filing, limits)[-1].cpu().numpy()
-    growth = len(codes) / len(sample)
-    sizes = Sizes(int(growth * len(filing.entries)), len(filing.centres), len(filing.ring_distances))
-    return filed_cost(demand, sizes, met * growth)
+    entries = growth * len(filing.entries)
+    sizes = Sizes(int(entries), len(filing.centres), len(filing.ring_distances))
+    filed = _Forecast(way_cost("filing", demand, sizes, met * growth), _plan.filing_cost(len(codes), entries), None)
+    if isinstance(some, Nearest) or demand.depth < 1:
+        return filed
+    lookup = Lookup.build(sample, demand.depth - 1)
+    buckets = min(lookup.buckets(demand.depth - 1), _plan.NEVER)
+    met = buckets + (lookup.cost(some.queries, limits).numpy().clip(min=buckets) - buckets) * growth
+    cost = way_cost("lookup", demand, sizes, met)
+    listed = _Forecast(cost, filed.building + _plan.listing_cost(len(codes), len(lookup.tables.starts)), demand.depth - 1)
+    return min(filed, listed, key=lambda forecast: forecast.cost)
 
 
 def learn(planner: Planner, asked: Question, structures: Structures) -> None:
     """Try some queries of a question on new structures, so that it is known what later ones will meet."""
     some = asked.about(structures.count).of(spread(len(asked.queries), min(_ASKED, len(asked.queries)), asked.queries))
-    _, met = some.filed(structures, structures.sizes.entries)
-    planner.history.note_met(some.demand, met.cpu().numpy(), structures.sizes.entries)
+    for way in ways(some, structures):
+        _, met = some.by(way, structures, _plan.budget(way, some.demand))
+        planner.history.note_met(way, some.demand, met.cpu().numpy())
 
 
 def learn_from_codes(cell: Cell) -> None:
     """Try some codes of an index on its new structures, where no other queries are known."""
     gallery, planner = cell.gallery, cell.planner
-    planner.history.met.clear()
-    if gallery.structures is None:
+    planner.history.forget_met()
+    if (structures := gallery.structures) is None or gallery.count == 0:
         return
     codes = gallery.codes
     queries = codes[spread(len(codes), min(_ASKED, len(codes)), codes)]
+    allowed = Allowed(codes, None, None)
     for k in _DEPTHS:
-        learn(planner, question(gallery, queries, Allowed(codes, None, None), 1, k=k), gallery.structures)
+        learn(planner, question(gallery, queries, allowed, 1, k=k), structures)
+    if structures.radius is not None:
+        limits = queries.new_full((len(queries),), structures.radius + 1, dtype=torch.int32)
+        learn(planner, question(gallery, queries, allowed, 1, limits=limits), structures)
+
+
+def _sample_size(codes: int) -> int:
+    return min(codes, max(_SAMPLE[0], min(_SAMPLE[1], codes // _SAMPLED)))
+
+
+def _sampling_cost(demand: Demand) -> float:
+    """Return the cost of a forecast: filing the sample, and scanning some queries."""
+    sample = _sample_size(demand.codes)
+    return _plan.filing_cost(sample, sample) + scan_cost(demand._replace(queries=min(_ASKED, demand.queries)))
 
 
 def _needed_bytes(demand: Demand) -> int:

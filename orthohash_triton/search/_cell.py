@@ -37,7 +37,7 @@ class Cell:
             before = self._gallery
             after = self._refiled(make(before))
             self._gallery = after
-            self.planner.history.changed(before.count, after.count)
+            self.planner.history.forget(before=before.count, after=after.count)
             return before, after
 
     def attach(self, built_from: Gallery, structures: Structures) -> None:
@@ -54,11 +54,12 @@ class Cell:
         structures, history = gallery.structures, self.planner.history
         if structures is None or gallery.count - structures.count < _plan.REFILED_SHARE * structures.count:
             return gallery
-        if history.saved < _plan.build_cost(gallery.count, gallery.bits):
+        entries = structures.sizes.entries * gallery.count / structures.count
+        if history.saved < _plan.filing_cost(gallery.count, entries):
             return gallery
         history.saved = 0.0
         with suppress(MemoryError):  # the old structures are right, too
-            return gallery.built("HammingIndex.add", self.planner.centres)
+            return gallery.built("HammingIndex.add", self.planner.centres, structures.radius)
         return gallery
 
     @contextmanager

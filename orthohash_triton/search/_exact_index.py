@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from torch import Tensor
 
+from .._base import checks
 from ._arguments import centres_of, consecutive_ids, in_kind, integers
 from ._explanation import Explanation
 from ._gallery import Filters
@@ -117,7 +118,7 @@ class ExactIndex(ABC):
         """
         return in_kind(queries, *self._range_search(queries, radius, inclusive, Filters(mask, ids, exclude_ids)))
 
-    def build(self, centres: Any = None) -> None:
+    def build(self, centres: Any = None, radius: int | None = None) -> None:
         """File the codes, so that searches meet only those that can be near to their queries. The answers stay the same.
 
         Equal codes become one entry, and each entry is filed under its nearest centre and its distance from it. The triangle
@@ -131,9 +132,12 @@ class ExactIndex(ABC):
         Args:
             centres: The centres, for this and later calls: packed codes, uint8 [C, bits/8], or +-1 [C, bits], such as the
                 codebook that the codes were trained for. None: the property `centres`, or else centres found in a sample.
+            radius: Make tables, too, with which codes within this number of bits (inclusive) are found without a scan, as for
+                near-duplicates. They take 4 to 8 bytes a code for each of radius / 2 tables or more, and exist on the CPU only.
 
         Raises:
-            TypeError, ValueError: `centres` are neither codes of this width nor +-1 [C, bits].
+            TypeError, ValueError: `centres` are neither codes of this width nor +-1 [C, bits]; or `radius` is not an integer from
+                0 to the number of bits.
             RuntimeError: The codes are in host memory and searched on a GPU.
 
         Example:
@@ -148,7 +152,7 @@ class ExactIndex(ABC):
         op = f"{self._name}.build"
         if centres is not None:
             self._planner.centres = centres_of(op, centres, self.bits)
-        self._build(op)
+        self._build(op, None if radius is None else checks.integer(op, "radius", radius, minimum=0, maximum=self.bits))
 
     def explain(
         self,
@@ -188,7 +192,7 @@ class ExactIndex(ABC):
 
     @property
     def plan(self) -> Literal["auto", "scan"]:
-        """"auto" if searches choose the cheapest plan, "scan" if they compare each query with all codes; it can be set.
+        """ "auto" if searches choose the cheapest plan, "scan" if they compare each query with all codes; it can be set.
 
         Raises:
             ValueError: It is set to something else.
@@ -279,7 +283,7 @@ class ExactIndex(ABC):
         """Return the answer of `range_search` as tensors."""
 
     @abstractmethod
-    def _build(self, op: str) -> None:
+    def _build(self, op: str, radius: int | None) -> None:
         """Build structures of all codes under the planner's centres."""
 
     @abstractmethod

@@ -199,12 +199,14 @@ class Gallery:
 
     def added(self, codes: Tensor | np.ndarray) -> "Gallery":
         """Return this gallery followed by checked `codes`, whose ids are their positions."""
-        return replace(self, rows=self._appended(codes), count=self.count + len(codes), ids=None)
+        rows = self._appended(codes)
+        return replace(self, rows=rows, count=self.count + len(codes), ids=None, structures=self._structures_in(rows))
 
     def added_with_ids(self, codes: Tensor | np.ndarray, ids: np.ndarray) -> "Gallery":
         """Return this gallery followed by checked `codes` under checked `ids`, int64 [N]."""
         rows = self._appended(codes)
-        return replace(self, rows=rows, count=self.count + len(codes), ids=self._own_ids().appended(torch.from_numpy(ids)))
+        own = self._own_ids().appended(torch.from_numpy(ids))
+        return replace(self, rows=rows, count=self.count + len(codes), ids=own, structures=self._structures_in(rows))
 
     def merged(self, op: str, other: "Gallery") -> "Gallery":
         """Return this gallery followed by the codes and ids of `other`, of the same bits.
@@ -242,7 +244,7 @@ class Gallery:
             rows=Rows(memory),
             count=count,
             ids=None if self.ids is None else self.ids.kept(keep),
-            structures=None if self.structures is None else self.structures.kept(keep),
+            structures=None if self.structures is None else self.structures.kept(keep, memory),
             origin=object(),
         )
 
@@ -258,7 +260,7 @@ class Gallery:
         """Return a copy in memory that shares nothing with this gallery."""
         self.check_file()
         copied = Gallery.empty(self.bits, device, placement).filled(self.codes, self.ids)
-        return replace(copied, structures=None if self.structures is None else self.structures.to(copied.home))
+        return replace(copied, structures=None if self.structures is None else self.structures.placed(copied.codes))
 
     def moved(self, device: torch.device | str, placement: Placement) -> "Gallery":
         """Return this gallery if it has this device and placement already, otherwise a copy that has them."""
@@ -271,8 +273,11 @@ class Gallery:
         """Return an empty gallery with memory for `count` codes."""
         return replace(self.cleared(), rows=Rows(self._allocate(count), 0))
 
-    def built(self, op: str, centres: Tensor | None) -> "Gallery":
-        """Return this gallery with new structures of all its codes, filed under `centres`, uint8 [C, B], or under found ones."""
+    def built(self, op: str, centres: Tensor | None, radius: int | None = None) -> "Gallery":
+        """Return this gallery with new structures of all its codes.
+
+        centres: uint8 [C, B] to file under; None for centres of a sample. radius: bits (inclusive) of a lookup to build, too.
+        """
         self.check_file()
         if self.home != self.device:
             raise RuntimeError(
@@ -281,7 +286,7 @@ class Gallery:
             )
         if self.count == 0:
             return replace(self, structures=None)
-        return replace(self, structures=_structures.built(self.codes, centres))
+        return replace(self, structures=_structures.built(self.codes, centres, radius))
 
     def continues(self, other: "Gallery") -> bool:
         """Return whether this gallery begins with the codes of `other`, because only additions were made since."""
@@ -292,6 +297,12 @@ class Gallery:
 
     def _appended(self, codes: Tensor | np.ndarray) -> Rows:
         return self.rows.appended(self.count, codes, self._allocate)
+
+    def _structures_in(self, rows: Rows) -> Structures | None:
+        """Return the structures for the same codes in `rows`, so that they do not keep the memory in which the codes were."""
+        if self.structures is None or rows.memory is self.rows.memory:
+            return self.structures
+        return self.structures.placed(rows.memory)
 
     def _allocate(self, count: int) -> Tensor:
         return _allocated(count, self.bits, self.device, self.placement)

@@ -1,9 +1,10 @@
 """The costs of the ways to answer a search, and what an index remembers in order to choose the cheapest.
 
-Every way gives the same answer, so an estimate can only cost time. No clock is read: costs follow from counts (codes, entries
-compared, candidates) and from the constants below, so that a choice can be repeated and tested.
+Every way gives the same answer, so a wrong estimate can only cost time. No clock is read: costs follow from counts (codes,
+entries compared, candidates) and from the constants below, so that a choice can be repeated and tested.
 """
 
+import math
 import os
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -15,6 +16,7 @@ from .._base.quoting import quoted
 
 Mode = Literal["auto", "scan"]
 Kind = Literal["nearest", "range"]
+Way = Literal["filing", "lookup"]
 
 MODES = ("auto", "scan")
 VARIABLE = "ORTHOHASH_PLAN"
@@ -22,30 +24,40 @@ VARIABLE = "ORTHOHASH_PLAN"
 WORTH = 0.95  # a way that costs more than this share of the scan is not taken, because the estimate may be wrong
 AT_ONCE = 1.5  # a search builds first if its scan alone costs this many times the building
 AT_REST = 4.0  # a search builds first if scans since the last change have cost this many times the building
-REFILED_SHARE = 1 / 8  # a change files anew when the tail is this share of the filed codes, and the structures are in use
-SMALLEST = 2**14  # codes below which nothing is built by itself: a scan of them takes microseconds
-KEPT_COUNTS = 64  # numbers of entries met by earlier queries that are kept for each k or radius
-PROBES = 8  # queries of a batch that are tried on the structures before it is scanned
-TRIED_SHARE = 0.02  # share of the cost of scans that may be spent on trying
-TRIED_OF_SCAN = 0.1  # share of the cost of one scan that may be spent on trying before it
+SAMPLED_SHARE = 0.02  # share of the cost of scans that the decision whether to build may take
 HELPS = 0.7  # structures are built if a search would then cost at most this share of the scan
+REFILED_SHARE = 1 / 8  # a change builds anew when the tail is this share of the covered codes, and the structures are in use
+SMALLEST = 2**14  # codes below which nothing is built by itself: a scan of them takes microseconds
 MEMORY_SHARE = 0.25  # share of the memory of the machine that a search may take for building
+KEPT_COUNTS = 64  # numbers of entries met by earlier queries that are kept for each k or radius
+WAITING = 8  # of these that are collected before the choice changes
+PROBES = 8  # queries of a batch that are tried on the structures before it is scanned
+TRIED_SHARE = 0.02  # share of the cost of scans that may be spent on trying; it is halved each time that trying is in vain
+MOST_VAIN = 6  # times that it is halved
+TRIED_OF_SCAN = 0.1  # share of the cost of one scan that may be spent on trying before it
+WASTED_SHARE = 1 / 8  # share of its budget that a query spends before it notices that it has to give up
 
 
 class Costs(NamedTuple):
     """What steps cost on one thread, in nanoseconds. `python -m bench.search_costs` measures them."""
 
-    scan_call: float = 25_000.0
-    scan_pair: float = 0.025  # per query, code and word of 64 bits, in a batch
-    scan_read: float = 0.030  # per byte of the gallery, once for all queries
-    scan_found: float = 15.0  # per answer
-    filed_call: float = 40_000.0
-    filed_query: float = 1_000.0
-    filed_centre: float = 1.0  # per centre and word
-    filed_ring: float = 1.0
-    filed_entry: float = 1.0  # per entry compared and word
-    filed_found: float = 3.0  # per answer
-    build_code: float = 120.0  # per code and word
+    scan_call: float = 40_000.0
+    scan_pair: float = 0.095  # per query, code and word of 64 bits, in a large batch
+    scan_alone: float = 0.35  # the same, in addition; divided by the root of the number of queries, which share the reading
+    scan_found: float = 20.0  # per answer, and per factor e of the codes of which it is one of the nearest
+    filed_call: float = 50_000.0
+    filed_query: float = 700.0
+    filed_centre: float = 3.0  # per centre and word
+    filed_ring: float = 3.0
+    filed_entry: float = 0.7  # per entry compared and word
+    filed_found: float = 16.0  # per answer
+    file_code: float = 150.0  # per code
+    file_entry: float = 1_300.0  # per distinct code
+    lookup_call: float = 60_000.0
+    lookup_query: float = 1_000.0
+    lookup_met: float = 20.0  # per bucket or candidate
+    lookup_found: float = 16.0  # per answer
+    list_code: float = 30.0  # per code and table
 
 
 COSTS = Costs()
@@ -58,7 +70,7 @@ class Demand(NamedTuple):
     queries: int
     codes: int
     bits: int
-    depth: int  # k, or the largest radius
+    depth: int  # k, or the largest limit
 
     @property
     def words(self) -> int:
@@ -66,26 +78,14 @@ class Demand(NamedTuple):
         return -(-self.bits // 64)
 
     @property
-    def key(self) -> tuple[Kind, int]:
-        """What searches must share for the entries that one has met to predict those of another."""
-        return self.kind, self.depth.bit_length() if self.kind == "nearest" else self.depth
+    def grade(self) -> int:
+        """A number that searches share if what one of them has met predicts what another will meet; it grows with the depth."""
+        return self.depth.bit_length() if self.kind == "nearest" else self.depth
 
     @property
     def answers(self) -> int:
         """Answers per query, as far as they are known before the search."""
         return min(self.depth, self.codes) if self.kind == "nearest" else 0
-
-
-def scan_cost(demand: Demand) -> float:
-    """Return the cost of comparing each query with all codes."""
-    read = demand.codes * demand.words * 8 * COSTS.scan_read
-    compared = demand.queries * demand.codes * demand.words * COSTS.scan_pair
-    return COSTS.scan_call + read + compared + demand.queries * demand.answers * COSTS.scan_found
-
-
-def build_cost(codes: int, bits: int) -> float:
-    """Return the cost of building the structures of `codes` codes."""
-    return codes * -(-bits // 64) * COSTS.build_code
 
 
 class Sizes(NamedTuple):
@@ -96,31 +96,62 @@ class Sizes(NamedTuple):
     rings: int
 
 
-def entry_budget(demand: Demand) -> int:
-    """Return the number of entries that cost a query as much as a scan, above which it gives up."""
-    return max(1, int(scan_cost(demand) / max(demand.queries, 1) / (COSTS.filed_entry * demand.words)))
+def scan_cost(demand: Demand) -> float:
+    """Return the cost of comparing each query with all codes."""
+    pairs = demand.queries * demand.codes * demand.words
+    found = demand.queries * demand.answers * (1 + math.log(max(demand.codes, 1) / max(demand.answers, 1)))
+    each = COSTS.scan_pair + COSTS.scan_alone / math.sqrt(max(demand.queries, 1))
+    return COSTS.scan_call + pairs * each + found * COSTS.scan_found
 
 
-def filed_cost(demand: Demand, sizes: Sizes, met: np.ndarray) -> float:
-    """Return the cost of the filing for queries that meet as many entries as earlier ones did, `met` [any].
+def filing_cost(codes: int, entries: float) -> float:
+    """Return the cost of filing `codes` codes, of which `entries` are distinct."""
+    return codes * COSTS.file_code + entries * COSTS.file_entry
 
-    Queries that meet more entries than the budget give up and are scanned.
+
+def listing_cost(codes: int, tables: int) -> float:
+    """Return the cost of the tables of a lookup."""
+    return codes * tables * COSTS.list_code
+
+
+def scan_of_one(demand: Demand) -> float:
+    """Return the part of the cost of a scan that one of the queries causes."""
+    return scan_cost(demand) / max(demand.queries, 1)
+
+
+def budget(way: Way, demand: Demand) -> int:
+    """Return the number of entries, or of buckets and candidates, that cost a query as much as a scan."""
+    each = COSTS.filed_entry * demand.words if way == "filing" else COSTS.lookup_met
+    return max(1, int(scan_of_one(demand) / each))
+
+
+def way_cost(way: Way, demand: Demand, sizes: Sizes, met: np.ndarray) -> float:
+    """Return the cost of a search by structures for queries that meet as much as earlier ones did, `met` [any].
+
+    A query that would meet more than the budget notices that after a part of it, and is scanned.
     """
-    scan = scan_cost(demand) / max(demand.queries, 1)
-    compared = np.where(met <= entry_budget(demand), met * (COSTS.filed_entry * demand.words), scan)
-    return COSTS.filed_call + demand.queries * (
-        _before_entries(demand, sizes) + float(compared.mean()) + demand.answers * COSTS.filed_found
-    )
+    call, before, each, found = _rates(way, demand, sizes)
+    allowed = budget(way, demand)
+    wasted = scan_of_one(demand) + allowed * WASTED_SHARE * each
+    compared = float(np.where(met <= allowed, met * each, wasted).mean())
+    return call + demand.queries * (before + compared + demand.answers * found)
 
 
-def attempt_cost(demand: Demand, sizes: Sizes) -> float:
-    """Return the cost of a search in the filing in which every query gives up as soon as it knows that it has to."""
-    fewest = min(demand.answers, sizes.entries) * COSTS.filed_entry * demand.words
-    return COSTS.filed_call + demand.queries * (_before_entries(demand, sizes) + fewest)
+def attempt_cost(way: Way, demand: Demand, sizes: Sizes) -> float:
+    """Return the cost of a search by structures in which every query gives up."""
+    call, before, each, _ = _rates(way, demand, sizes)
+    return call + demand.queries * (before + budget(way, demand) * WASTED_SHARE * each)
 
 
-def _before_entries(demand: Demand, sizes: Sizes) -> float:
-    return COSTS.filed_query + sizes.centres * demand.words * COSTS.filed_centre + sizes.rings * COSTS.filed_ring
+def _rates(way: Way, demand: Demand, sizes: Sizes) -> tuple[float, float, float, float]:
+    """Return the costs of a call, of a query before it meets anything, of what it meets, and of an answer."""
+    if way == "lookup":
+        return COSTS.lookup_call, COSTS.lookup_query, COSTS.lookup_met, COSTS.lookup_found
+    before = COSTS.filed_query + sizes.centres * demand.words * COSTS.filed_centre + sizes.rings * COSTS.filed_ring
+    return COSTS.filed_call, before, COSTS.filed_entry * demand.words, COSTS.filed_found
+
+
+NEVER = 2**62  # what a query has met that gave up
 
 
 @dataclass(eq=False)
@@ -128,35 +159,59 @@ class History:
     """What the searches of an index have met. It only steers the choice of a plan, so that threads may update it unlocked."""
 
     scanned: float = 0.0  # cost of scans since the last change, as far as structures might have saved it
+    needed: float = 0.0  # cost that `scanned` must reach before building is considered again
     saved: float = 0.0  # cost that the structures have saved since they were built
     untried: float = 0.0  # cost of scans since the structures were last tried before one
-    met: dict[tuple[Kind, int], np.ndarray] = field(default_factory=dict)  # entries that earlier queries have met
+    vain: int = 0  # how often trying them has not changed the plan since it last did
+    version: int = 0  # changes with everything that a choice depends on
+    met: dict[tuple[Way, Kind, int], np.ndarray] = field(default_factory=dict)  # entries that earlier queries have met
+    waiting: dict[tuple[Way, Kind, int], list[int]] = field(default_factory=dict)  # the same for the last few queries
     declined: dict[tuple[Kind, int], int] = field(default_factory=dict)  # number of codes at which building was not worth it
 
-    def note_met(self, demand: Demand, met: np.ndarray, entries: int) -> None:
-        """Remember some of the numbers of entries `met`, int64 [Q]; a query that gave up, -1, counts as all entries."""
-        if len(met):
-            step = max(1, len(met) // (KEPT_COUNTS // 2))
-            counts = np.where(met < 0, entries, met)[::step][:KEPT_COUNTS]
-            earlier = self.met.get(demand.key, counts[:0])
-            self.met[demand.key] = np.concatenate([counts, earlier])[:KEPT_COUNTS]
+    def note_met(self, way: Way, demand: Demand, met: np.ndarray) -> None:
+        """Remember some of the numbers `met`, int64 [Q], of a search; -1 is a query that gave up.
 
-    def known_met(self, demand: Demand) -> np.ndarray | None:
-        """Return entries that earlier queries have met, for the same depth or else for the next greater one; None if unknown."""
-        deeper = [key for key in self.met if key[0] == demand.kind and key[1] >= demand.key[1]]
+        Numbers of small searches are collected, so that the choice for the next one is not computed again each time.
+        """
+        key = way, demand.kind, demand.grade
+        waiting = self.waiting.setdefault(key, [])
+        waiting += met[:: max(1, len(met) // (KEPT_COUNTS // 2))].tolist()
+        if len(waiting) >= WAITING or key not in self.met:
+            counts = np.array(waiting, np.int64)[-KEPT_COUNTS:]
+            self.met[key] = np.concatenate([np.where(counts < 0, NEVER, counts), self.met.get(key, counts[:0])])[:KEPT_COUNTS]
+            self.waiting[key] = []
+            self.version += 1
+
+    def forget_met(self) -> None:
+        """Forget what queries have met, because the structures are others."""
+        self.met.clear()
+        self.waiting.clear()
+        self.vain = 0
+        self.version += 1
+
+    def known_met(self, way: Way, demand: Demand) -> np.ndarray | None:
+        """Return what earlier queries have met, for this depth or else for the next greater one; None if unknown."""
+        deeper = [key for key in list(self.met) if key[:2] == (way, demand.kind) and key[2] >= demand.grade]
         return self.met[min(deeper)] if deeper else None
 
-    def changed(self, before: int, after: int) -> None:
+    def forget(self, *, before: int, after: int) -> None:
         """Forget what a change from `before` to `after` codes makes wrong."""
-        self.scanned = 0.0
+        self.scanned = self.needed = 0.0
+        self.vain = 0
+        self.version += 1
         if not before / 2 <= after <= 2 * before:
             self.declined.clear()
 
+    def decline(self, demand: Demand) -> None:
+        """Remember that structures would not help a search."""
+        self.declined[demand.kind, demand.grade] = demand.codes
+        self.scanned = 0.0
+
     def is_declined(self, demand: Demand) -> bool:
-        """Return whether building was found not to help this search, or one that has less to find, at about this size."""
+        """Return whether structures were found not to help this search, or one that has less to find, at about this size."""
         return any(
-            kind == demand.kind and depth <= demand.key[1] and codes / 2 <= demand.codes <= 2 * codes
-            for (kind, depth), codes in list(self.declined.items())
+            kind == demand.kind and grade <= demand.grade and codes / 2 <= demand.codes <= 2 * codes
+            for (kind, grade), codes in list(self.declined.items())
         )
 
 

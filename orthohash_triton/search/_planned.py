@@ -1,7 +1,5 @@
 """Searches by the cheapest plan: a scan, or the structures over the first codes and a scan of the others."""
 
-from dataclasses import replace
-
 import numpy as np
 from torch import Tensor
 
@@ -9,8 +7,8 @@ from ._building import considered
 from ._cell import Cell
 from ._explanation import Explanation
 from ._gallery import Allowed, Gallery
-from ._plan import filed_cost, scan_cost
-from ._planner import Choice, covered
+from ._plan import Way
+from ._planner import covered
 from ._questions import Answer, Question, question
 from ._structures import Structures
 
@@ -36,23 +34,24 @@ def _answered(cell: Cell, asked: Question) -> Answer:
     """Return the answer to a question, and remember what it met."""
     planner, history = cell.planner, cell.planner.history
     structures = considered(cell, asked)
-    choice = planner.choose(asked, structures)
-    if choice.may_change and structures is not None:
-        choice = planner.tried(asked, structures, choice)
-    if choice.plan == "scan" or structures is None:
+    if structures is None:
         return asked.scanned()
-    answer, met = _by_filing(asked, structures, choice)
+    choice = planner.choose(asked, structures)
+    if choice.unsure:
+        choice = planner.tried(asked, structures, choice)
+    if choice.way is None:
+        return asked.scanned()
+    answer, met = _by_structures(asked, structures, choice.way, choice.budget)
     if len(met):
-        demand, counts = covered(asked.demand, structures), np.where(met < 0, structures.sizes.entries, met)
-        history.note_met(demand, counts, structures.sizes.entries)
-        history.saved += scan_cost(demand) - filed_cost(demand, structures.sizes, counts)
+        history.note_met(choice.way, covered(asked.demand, structures), met)
+        history.saved += choice.scan * (1 - choice.estimates.get(choice.way, 1.0))
     return answer
 
 
-def _by_filing(asked: Question, structures: Structures, choice: Choice) -> tuple[Answer, np.ndarray]:
-    """Return the answer to a question with the help of the filing, and the number of entries that each query met, int64 [Q]."""
+def _by_structures(asked: Question, structures: Structures, way: Way, budget: int) -> tuple[Answer, np.ndarray]:
+    """Return the answer to a question by structures, and what each query has met, int64 [Q]; -1 if it was scanned."""
     first = asked.about(structures.count)
-    answer, met = first.filed(structures, choice.budget)
+    answer, met = first.by(way, structures, budget)
     lost = (met < 0).nonzero()[:, 0]
     if len(lost):
         answer = first.repaired(answer, lost)
@@ -63,24 +62,20 @@ def explained(cell: Cell, asked: Question) -> Explanation:
     """Return how the index answers a question as it is now. Nothing is built, and nothing is remembered."""
     structures = asked.gallery.structures
     choice = cell.planner.choose(asked, structures)
-    explanation = Explanation(
-        plan=choice.plan,
+    met = np.zeros(0, np.int64)
+    if structures is not None and choice.way is not None:
+        met = asked.about(structures.count).by(choice.way, structures, choice.budget)[1].cpu().numpy()
+    return Explanation(
+        plan=choice.way or "scan",
         reason=choice.reason,
         queries=len(asked.queries),
         codes=len(asked.allowed.codes),
-        estimates=dict(choice.estimates),
+        tail=0 if structures is None else asked.gallery.count - structures.count,
+        structures=() if structures is None else structures.describe(),
+        estimates={"scan": 1.0} | {str(way): share for way, share in choice.estimates.items()},
+        entries=0 if structures is None else structures.sizes.entries,
+        rings=0 if structures is None else structures.sizes.rings,
+        entries_met=int(met[met >= 0].sum()) if choice.way == "filing" else 0,
+        candidates=int(met[met >= 0].sum()) if choice.way == "lookup" else 0,
+        given_up=int((met < 0).sum()),
     )
-    if structures is None:
-        return explanation
-    explanation = replace(
-        explanation,
-        tail=asked.gallery.count - structures.count,
-        structures=tuple(structures.describe()),
-        entries=structures.sizes.entries,
-        rings=structures.sizes.rings,
-    )
-    if choice.plan == "scan":
-        return explanation
-    _, met = asked.about(structures.count).filed(structures, choice.budget)
-    counts = met.cpu().numpy()
-    return replace(explanation, entries_met=int(counts[counts >= 0].sum()), given_up=int((counts < 0).sum()))

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -11,7 +12,7 @@ from ..ops.hamming_range import hamming_range
 from ..ops.hamming_topk import nearest
 from . import _filing
 from ._gallery import Allowed, Gallery
-from ._plan import Demand, Kind
+from ._plan import Demand, Kind, Way
 from ._structures import Structures
 from .streaming import merged_nearest, merged_ranges, nearest_streamed, range_streamed
 
@@ -34,7 +35,7 @@ class Question(ABC):
     def depth(self) -> int:
         """K, or the largest radius."""
 
-    @property
+    @cached_property
     def demand(self) -> Demand:
         """The demand of this question on all codes."""
         return Demand(self.kind, len(self.queries), len(self.allowed.codes), self.gallery.bits, self.depth)
@@ -52,10 +53,10 @@ class Question(ABC):
         """Return the answer by comparing each query with all codes."""
 
     @abstractmethod
-    def filed(self, structures: Structures, budget: int) -> tuple[Answer, Tensor]:
-        """Return the answer for the filed codes, and the entries that each query has met, int64 [Q]; -1 for one that gave up.
+    def by(self, way: Way, structures: Structures, budget: int) -> tuple[Answer, Tensor]:
+        """Return the answer about the codes that structures cover, and what each query has met, int64 [Q]; -1 if it gave up.
 
-        A query gives up if it had to meet more than `budget` entries. Its answer is then undefined.
+        A query gives up if it had to meet more than `budget` entries, or buckets and candidates. Its answer is then undefined.
         """
 
     @abstractmethod
@@ -90,7 +91,7 @@ class Nearest(Question):
         return replace(self, queries=self.queries[queries])
 
     def about(self, count: int) -> "Nearest":
-        return replace(self, allowed=self.part(slice(count)))
+        return self if count == len(self.allowed.codes) else replace(self, allowed=self.part(slice(count)))
 
     def scanned(self, limits: Tensor | None = None) -> Answer:
         """Return the answer by a scan; codes at their query's limit, int32 [Q], or farther are not looked for."""
@@ -107,10 +108,15 @@ class Nearest(Question):
             check=self.gallery.check_file,
         )
 
-    def filed(self, structures: Structures, budget: int) -> tuple[Answer, Tensor]:
-        assert structures.filing is not None
+    def by(self, way: Way, structures: Structures, budget: int) -> tuple[Answer, Tensor]:
         mask = self.mask_of(slice(structures.count))
-        *answer, met = _filing.nearest(self.queries, structures.filing, self.k, mask=mask, budget=budget)
+        if way == "lookup":
+            lookup = structures.lookup
+            assert lookup is not None
+            *answer, met = lookup.nearest(self.queries, self.k, lookup.largest_radius, mask, budget)
+        else:
+            assert structures.filing is not None
+            *answer, met = _filing.nearest(self.queries, structures.filing, self.k, mask=mask, budget=budget)
         return tuple(answer), met
 
     def repaired(self, answer: Answer, lost: Tensor) -> Answer:
@@ -142,7 +148,7 @@ class Within(Question):
         return replace(self, queries=self.queries[queries], limits=self.limits[queries])
 
     def about(self, count: int) -> "Within":
-        return replace(self, allowed=self.part(slice(count)))
+        return self if count == len(self.allowed.codes) else replace(self, allowed=self.part(slice(count)))
 
     def scanned(self) -> Answer:
         codes, mask = self.allowed.codes, self.allowed.mask
@@ -158,10 +164,14 @@ class Within(Question):
             check=self.gallery.check_file,
         )
 
-    def filed(self, structures: Structures, budget: int) -> tuple[Answer, Tensor]:
-        assert structures.filing is not None
+    def by(self, way: Way, structures: Structures, budget: int) -> tuple[Answer, Tensor]:
         mask = self.mask_of(slice(structures.count))
-        *answer, met = _filing.within(self.queries, structures.filing, self.limits, mask=mask, budget=budget)
+        if way == "lookup":
+            assert structures.lookup is not None
+            *answer, met = structures.lookup.within(self.queries, self.limits, mask, budget)
+        else:
+            assert structures.filing is not None
+            *answer, met = _filing.within(self.queries, structures.filing, self.limits, mask=mask, budget=budget)
         return tuple(answer), met
 
     def repaired(self, answer: Answer, lost: Tensor) -> Answer:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..kernels.filing import Filing
 from . import _filing
+from ._lookup import Lookup
 from ._plan import Sizes
 
 
@@ -20,11 +21,14 @@ class Structures:
 
     count: int
     filing: Filing | None = None
+    lookup: Lookup | None = None
+    radius: int | None = None  # bits (inclusive) for which the lookup was built
 
     @property
-    def bytes(self) -> int:
+    def nbytes(self) -> int:
         """The memory that the structures take, or the part of a file that they map."""
-        return 0 if self.filing is None else sum(part.nbytes for part in self.filing)
+        filed = 0 if self.filing is None else sum(part.nbytes for part in self.filing)
+        return filed + (0 if self.lookup is None else self.lookup.nbytes)
 
     @property
     def sizes(self) -> Sizes:
@@ -33,23 +37,29 @@ class Structures:
             return Sizes(0, 0, 0)
         return Sizes(len(self.filing.entries), len(self.filing.centres), len(self.filing.ring_distances))
 
-    def kept(self, keep: np.ndarray) -> "Structures | None":
-        """Return the structures of the codes that stay where `keep`, bool [N], is True; None if none are left."""
-        keep = keep[: self.count]
-        count = int(np.count_nonzero(keep))
-        if count == self.count:
-            return self
-        if count == 0 or self.filing is None:
+    def kept(self, keep: np.ndarray, codes: Tensor) -> "Structures | None":
+        """Return the structures of `codes`, those where `keep`, bool [N], is True; None if no covered code is left."""
+        flags = torch.from_numpy(keep[: self.count])
+        count = int(np.count_nonzero(keep[: self.count]))
+        if count == 0:
             return None
-        return Structures(count, _filing.kept(self.filing, torch.from_numpy(keep).to(self.filing.entries.device)))
+        filing = None if self.filing is None else _filing.kept(self.filing, flags.to(self.filing.entries.device))
+        lookup = None if self.lookup is None else self.lookup.kept(flags, codes[:count])
+        return replace(self, count=count, filing=filing, lookup=lookup)
 
-    def to(self, device: torch.device) -> "Structures":
-        """Return the structures in the memory of `device`, which are these if they are there already."""
-        if self.filing is None or self.filing.entries.device == device:
-            return self
-        return replace(self, filing=Filing(*(part.to(device) for part in self.filing)))
+    def placed(self, codes: Tensor) -> "Structures | None":
+        """Return the structures for a copy of their codes, on the device of `codes`. A lookup exists on the CPU only."""
+        filing = self.filing
+        if filing is not None and filing.entries.device != codes.device:
+            filing = Filing(*(part.to(codes.device) for part in filing))
+        lookup = None
+        if self.lookup is not None and codes.device.type == "cpu":
+            lookup = Lookup.of(codes[: self.count], self.lookup.tables)
+        if filing is None and lookup is None:
+            return None
+        return replace(self, filing=filing, lookup=lookup, radius=None if lookup is None else self.radius)
 
-    def describe(self) -> list[str]:
+    def describe(self) -> tuple[str, ...]:
         """Return a line about each structure."""
         lines = []
         if self.filing is not None:
@@ -57,9 +67,18 @@ class Structures:
             lines.append(
                 f"filing of {self.count:,} codes: {entries:,} distinct ones in {rings:,} rings around {centres:,} centres"
             )
-        return lines
+        if self.lookup is not None:
+            lines.append(f"lookup of {self.count:,} codes: {len(self.lookup.tables.starts)} tables for {self.radius} bits")
+        return tuple(lines)
 
 
-def built(codes: Tensor, centres: Tensor | None) -> Structures:
-    """Return the structures of all `codes`, uint8 [N, B], filed under `centres`, uint8 [C, B], or under centres of a sample."""
-    return Structures(len(codes), filing=_filing.build(codes.cpu(), centres)).to(codes.device)
+def built(codes: Tensor, centres: Tensor | None, radius: int | None = None, *, filing: Filing | None = None) -> Structures:
+    """Return structures of all `codes`, uint8 [N, B].
+
+    centres: uint8 [C, B] to file under; None for centres of a sample. radius: bits (inclusive) for which a lookup is built, too.
+    filing: the filing of the same codes, if there is one already.
+    """
+    if filing is None:
+        filing = Filing(*(part.to(codes.device) for part in _filing.build(codes.cpu(), centres)))
+    lookup = None if radius is None or codes.device.type != "cpu" else Lookup.build(codes, radius)
+    return Structures(len(codes), filing, lookup, None if lookup is None else radius)

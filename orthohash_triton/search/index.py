@@ -332,8 +332,8 @@ class HammingIndex(ExactIndex):
         allowed = gallery.allowed(op, filters)
         return _planned.explained(self._cell, question(gallery, checked, allowed, self.chunk_bytes, k=k, limits=limits))
 
-    def _build(self, op: str) -> None:
-        self._cell.change(lambda gallery: gallery.built(op, self.centres))
+    def _build(self, op: str, radius: int | None) -> None:
+        self._cell.change(lambda gallery: gallery.built(op, self.centres, radius))
         learn_from_codes(self._cell)
 
     @property

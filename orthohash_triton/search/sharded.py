@@ -303,8 +303,8 @@ class ShardedHammingIndex(ExactIndex):
         own = shards.own_filters(op, filters)
         return shards.agree(op, lambda: self._shard._explained(op, queries, k, radius, inclusive, own))
 
-    def _build(self, op: str) -> None:
-        self._change(op, lambda gallery: gallery.built(op, self.centres))
+    def _build(self, op: str, radius: int | None) -> None:
+        self._change(op, lambda gallery: gallery.built(op, self.centres, radius))
         learn_from_codes(cell_of(self._shard))
 
     @property

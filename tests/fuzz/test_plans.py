@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orthohash_triton.search import HammingIndex, _plan
+from orthohash_triton.search import HammingIndex, _plan, _planner
 from tests.search.galleries import KINDS, made
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", 0))
@@ -49,12 +49,12 @@ class Case:
         self.index = HammingIndex(8 * width)
         first = data.draw(st.integers(0, count))
         self.add(slice(first))
-        self.index.build(data.draw(st.sampled_from([None, self.centres])))
+        self.index.build(data.draw(st.sampled_from([None, self.centres])), data.draw(st.sampled_from([None, 0, 1, 3])))
         self.add(slice(first, count))
         if data.draw(st.booleans()):
             self.remove(self.rng.random(count) < data.draw(st.sampled_from([0.05, 0.5, 1])))
-        if data.draw(st.booleans()) and self.index.ntotal:
-            self.index.build()
+        if data.draw(st.booleans()):
+            self.index.build(radius=data.draw(st.sampled_from([None, 0, 1, 3])))
         self.queries = self.drawn_queries(data.draw(st.integers(0, 6)), width)
         self.drawn_filters(data)
 
@@ -111,15 +111,17 @@ def check(case: Case, data: st.DataObject) -> None:
 
 
 def test_every_plan_gives_the_answer_of_the_scan(monkeypatch):
-    budget = _plan.entry_budget
+    budget = _plan.budget
     given_up = 0
 
     @settings(max_examples=CASES, deadline=None, suppress_health_check=list(HealthCheck), derandomize=not SECONDS, database=None)
     @given(st.data())
     def try_one(data: st.DataObject) -> None:
         nonlocal given_up
+        preferred = data.draw(st.sampled_from(["filing", "lookup"]))
+        monkeypatch.setattr(_planner, "way_cost", lambda way, *facts: float(way != preferred))
         few = data.draw(st.sampled_from([None, 0, 1, 5, 50]))
-        monkeypatch.setattr(_plan, "entry_budget", lambda demand: budget(demand) if few is None else few)
+        monkeypatch.setattr(_plan, "budget", lambda way, demand: budget(way, demand) if few is None else few)
         case = Case(data)
         check(case, data)
         if len(case.queries):
@@ -131,8 +133,8 @@ def test_every_plan_gives_the_answer_of_the_scan(monkeypatch):
         if time.monotonic() >= end:
             break
     print(f"{dict(plans)}, {given_up:,} queries gave up")
-    assert plans["filing"] > CASES / 5
-    assert plans["range filing"] > CASES / 5
+    for plan in ("filing", "lookup", "range filing", "range lookup"):
+        assert plans[plan] > CASES / 25, plan
     assert given_up > CASES / 10
 
 
