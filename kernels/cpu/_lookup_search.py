@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ._bits import compiled, inlined, popcount, prefetch
+from ._bits import compiled, inlined, popcount, prefetch, word_at
 from ._lookup_tables import Tables, row_word, substring_distance
 
 BLOCK = 256  # queries that take each step together
@@ -26,6 +26,7 @@ class Block(NamedTuple):
     """A block of queries and what is known of them."""
 
     queries: np.ndarray  # uint64 [Q, W]
+    sums: np.ndarray  # uint64 [T, Q]: the hash of each query's substring is in the highest bits
     limits: np.ndarray  # int64 [Q]
     budget: np.int64
     compares: np.bool_  # False: the buckets are looked up and their codes counted, but not compared
@@ -45,14 +46,32 @@ class Gallery(NamedTuple):
 
 
 class Waiting(NamedTuple):
-    """Buckets whose starts are requested, and codes that are requested."""
+    """Buckets whose starts are requested by queries and steps, then those of them that hold codes, then codes requested."""
 
-    owners: np.ndarray  # int64: the query of each bucket
-    buckets: np.ndarray  # uint64
+    owners: np.ndarray  # int64: the query of each request
+    steps: np.ndarray  # int64: its step
+    ends: np.ndarray  # int64: the end of its buckets among all that wait
+    buckets: np.ndarray  # int64: each bucket among those of its table
     places: np.ndarray  # uint64: the places of the substring's bits that differ from the query's, packed
+    spans: np.ndarray  # int64 [.., 2]: the rows of each bucket that holds codes
+    requests: np.ndarray  # int64: the request that it belongs to
     rows: np.ndarray  # int64: rows whose codes are requested
-    of_rows: np.ndarray  # int64: the entry in `buckets` of each of them
-    difference: np.ndarray  # uint64 [W]: the bits of a code that differ from the query's
+    of_rows: np.ndarray  # int64: the bucket of each of them
+
+
+@compiled
+def _nothing_waits():
+    return Waiting(
+        np.empty(_TOGETHER, np.int64),
+        np.empty(_TOGETHER, np.int64),
+        np.empty(_TOGETHER, np.int64),
+        np.empty(_TOGETHER, np.int64),
+        np.empty(_TOGETHER, np.uint64),
+        np.empty((_TOGETHER, 2), np.int64),
+        np.empty(_TOGETHER, np.int64),
+        np.empty(_TOGETHER, np.int64),
+        np.empty(_TOGETHER, np.int64),
+    )
 
 
 @compiled
@@ -66,106 +85,116 @@ def search(queries, limits, k, gallery, budget, compares, met):
     """
     counts = np.zeros(queries.shape[0], np.int64)
     keys, fill = np.empty(256, np.uint64), np.int64(0)
-    steps = gallery.tables.steps.shape[0]
-    words = queries.shape[1]
-    waiting = Waiting(
-        np.empty(_TOGETHER, np.int64),
-        np.empty(_TOGETHER, np.uint64),
-        np.empty(_TOGETHER, np.uint64),
-        np.empty(_TOGETHER, np.int64),
-        np.empty(_TOGETHER, np.int64),
-        np.empty(words, np.uint64),
-    )
+    number = np.int64(gallery.tables.steps.shape[0])
+    waiting = _nothing_waits()
     for first in range(0, queries.shape[0], BLOCK):
         last = min(first + BLOCK, queries.shape[0])
-        nearest = np.zeros((last - first, steps + 1) if k else (0, 0), np.int64)
+        steps = np.int64(0)
         active = np.empty(last - first, np.bool_)
-        block = Block(
-            queries[first:last], limits[first:last], budget, compares, met[first:last], active, counts[first:last], nearest
-        )
-        found, count = _search_block(block, k, gallery, waiting)
+        for q in range(first, last):
+            met[q] = 0 if limits[q] <= number else -1
+            active[q - first] = 0 < limits[q] <= number
+            if active[q - first]:
+                steps = max(steps, limits[q])
+        nearest = np.zeros((last - first, steps + 1) if k else (0, 0), np.int64)
+        sums = _sums(queries[first:last], gallery.tables)
+        of_block = limits[first:last], budget, compares, met[first:last], active, counts[first:last], nearest
+        block = Block(queries[first:last], sums, *of_block)
+        found, count = _search_block(block, steps, k, gallery, waiting)
         keys = with_room(keys, fill, count)
         fill = _put_in_order(found, count, block, k, keys, fill)
     return counts, keys[:fill]
 
 
 @compiled
-def _search_block(block, k, gallery, waiting):
-    """Return the keys of the codes that a block of queries finds, in the order in which they are found, and their number."""
-    tables = gallery.tables
-    steps = np.int64(0)
-    for q in range(block.limits.shape[0]):
-        servable = block.limits[q] <= tables.steps.shape[0]
-        block.met[q] = 0 if servable else -1
-        block.active[q] = servable and block.limits[q] > 0
-        steps = max(steps, block.limits[q] if servable else 0)
-    deltas = np.empty(tables.places.shape[1], np.uint64)
-    found, fill = np.empty(256, np.uint64), np.int64(0)
-    for step in range(steps):
-        waits = np.int64(0)
-        for q in range(block.active.shape[0]):
-            if block.active[q]:
-                found, fill, waits = _request_buckets(block, q, step, gallery, waiting, waits, deltas, found, fill)
-        found, fill = _open_buckets(block, step, gallery, waiting, waits, found, fill)
-        for q in range(block.active.shape[0]):
-            enough = np.int64(0)
-            if k:
-                for distance in range(step + 1):
-                    enough += block.nearest[q, distance]
-            block.active[q] = block.active[q] and step + 1 < block.limits[q] and (k == 0 or enough < k)
-    return found, fill
+def _sums(queries, tables):
+    """Return the sums whose highest bits are the hashes of the queries' substrings, uint64 [T, Q]."""
+    sums = np.zeros((tables.masks.shape[0], queries.shape[0]), np.uint64)
+    for table in range(tables.masks.shape[0]):
+        for word in range(queries.shape[1]):
+            mask, factor = tables.masks[table, word], tables.factors[table, word]
+            if mask:
+                for q in range(queries.shape[0]):
+                    sums[table, q] += (queries[q, word] & mask) * factor
+    return sums
 
 
 @compiled
-def _request_buckets(block, q, step, gallery, waiting, waits, deltas, found, fill):
-    """Request the buckets of a query's step; where too many wait, open them first. Returns (found, fill, waits)."""
+def _search_block(block, steps, k, gallery, waiting):
+    """Return the keys of the codes that a block of queries finds, in the order in which they are found, and their number."""
+    tables = gallery.tables
+    deltas = np.empty(tables.places.shape[1], np.uint64)
+    found, fill = np.empty(256, np.uint64), np.int64(0)
+    waits = (np.int64(0), np.int64(0))  # requests, and buckets
+    for step in range(steps):
+        table, weight = tables.steps[step, 0], tables.steps[step, 1]
+        starts, item = np.int64(tables.starts[table].ctypes.data), np.int64(tables.starts.itemsize)
+        for q in range(block.active.shape[0]):
+            if not block.active[q] or step >= block.limits[q]:
+                continue
+            if weight:
+                found, fill, waits = _request_many(block, q, step, gallery, waiting, waits, deltas, found, fill)
+                continue
+            if waits[1] == _TOGETHER:
+                found, fill = _open_buckets(block, gallery, waiting, waits, found, fill)
+                waits = (np.int64(0), np.int64(0))
+            i = waits[1]
+            bucket = np.int64(block.sums[table, q] >> tables.shift)
+            prefetch(starts + bucket * item)
+            waiting.buckets[i], waiting.places[i] = bucket, np.uint64(0)
+            waits = _requested(waiting, waits, q, step, i + 1)
+        if k and (step + 1 == steps or tables.steps[step + 1, 1]):  # steps of many buckets are taken only where they are needed
+            found, fill = _open_buckets(block, gallery, waiting, waits, found, fill)
+            waits = (np.int64(0), np.int64(0))
+            for q in range(block.active.shape[0]):
+                block.active[q] = block.active[q] and block.nearest[q, : step + 1].sum() < k
+    return _open_buckets(block, gallery, waiting, waits, found, fill)
+
+
+@inlined
+def _requested(waiting, waits, q, step, end):
+    """Note that the buckets up to `end` that wait are those of a query's step, too. Returns what waits then."""
+    waiting.owners[waits[0]], waiting.steps[waits[0]], waiting.ends[waits[0]] = q, step, end
+    return waits[0] + 1, end
+
+
+@compiled
+def _request_many(block, q, step, gallery, waiting, waits, deltas, found, fill):
+    """Request the buckets of a step with differing bits; where too many wait, open them first. Returns (found, fill, waits)."""
     tables = gallery.tables
     table, weight = tables.steps[step, 0], tables.steps[step, 1]
+    starts, item = np.int64(tables.starts[table].ctypes.data), np.int64(tables.starts.itemsize)
     width = tables.widths[table]
-    total = _sum_and_deltas(block.queries[q], tables, table, deltas)
+    for i in range(width):
+        word, bit = tables.places[table, i] // 64, np.uint64(tables.places[table, i] % 64)
+        delta = tables.factors[table, word] << bit
+        deltas[i] = np.uint64(0) - delta if block.queries[q, word] >> bit & np.uint64(1) else delta
     chosen = np.arange(weight)
+    count = waits[1]
     more = True
     while more:  # one round for each choice of all differing bits but the last one
-        base, packed = total, np.uint64(0)
+        base, packed = block.sums[table, q], np.uint64(0)
         for i in range(weight - 1):
             base += deltas[chosen[i]]
             packed |= np.uint64(chosen[i]) << np.uint64(_PLACE_BITS * i)
-        lowest = chosen[weight - 2] + 1 if weight > 1 else np.int64(0)
-        for last in range(lowest, width if weight else 1):
-            if waits == _TOGETHER:
-                found, fill = _open_buckets(block, step, gallery, waiting, waits, found, fill)
-                waits = np.int64(0)
+        last = chosen[weight - 2] + 1 if weight > 1 else np.int64(0)
+        while last < width:
+            if count == _TOGETHER:
+                waits = _requested(waiting, waits, q, step, count) if waits[1] < count else waits
+                found, fill = _open_buckets(block, gallery, waiting, waits, found, fill)
+                waits, count = (np.int64(0), np.int64(0)), np.int64(0)
                 if not block.active[q]:
                     return found, fill, waits
-            changed, place = base, packed
-            if weight:
-                changed += deltas[last]
-                place |= np.uint64(last) << np.uint64(_PLACE_BITS * (weight - 1))
-            bucket = changed >> tables.shift
-            prefetch(_address(tables.starts, table, bucket))
-            waiting.owners[waits], waiting.buckets[waits], waiting.places[waits] = q, bucket, place
-            waits += 1
+            stop = min(width, last + _TOGETHER - count)
+            for i in range(np.uint64(last), np.uint64(stop)):
+                bucket = np.int64((base + deltas[i]) >> tables.shift)
+                prefetch(starts + bucket * item)
+                waiting.buckets[np.uint64(count)] = bucket
+                waiting.places[np.uint64(count)] = packed | np.uint64(i) << np.uint64(_PLACE_BITS * (weight - 1))
+                count += 1
+            last = stop
         more = _advance(chosen, weight - 1, width - 1)
-    return found, fill, waits
-
-
-@inlined
-def _address(array, table, index):
-    """Return the address of an element of a table's row."""
-    return np.int64(array.ctypes.data) + (table * np.int64(array.shape[1]) + np.int64(index)) * np.int64(array.itemsize)
-
-
-@inlined
-def _sum_and_deltas(query, tables, table, deltas):
-    """Return the sum whose highest bits are the query's hash; `deltas` receives its change for each bit of the substring."""
-    total = np.uint64(0)
-    for word in range(query.shape[0]):
-        total += (query[word] & tables.masks[table, word]) * tables.factors[table, word]
-    for i in range(tables.widths[table]):
-        word, bit = tables.places[table, i] // 64, np.uint64(tables.places[table, i] % 64)
-        delta = tables.factors[table, word] << bit
-        deltas[i] = np.uint64(0) - delta if query[word] >> bit & np.uint64(1) else delta
-    return total
+    return found, fill, _requested(waiting, waits, q, step, count) if waits[1] < count else waits
 
 
 @inlined
@@ -183,67 +212,82 @@ def _advance(chosen, count, width):
 
 
 @compiled
-def _open_buckets(block, step, gallery, waiting, waits, found, fill):
+def _open_buckets(block, gallery, waiting, waits, found, fill):
     """Look into the buckets that wait: count their codes, then request them and compare them. Returns (found, fill)."""
     tables = gallery.tables
-    table = tables.steps[step, 0]
-    left = np.int64(0)
-    for i in range(waits):
-        q, bucket = waiting.owners[i], waiting.buckets[i]
-        if block.met[q] < 0:
-            continue
-        first, last = tables.starts[table, bucket], tables.starts[table, bucket + np.uint64(1)]
-        block.met[q] += 1 + np.int64(last - first)
-        if block.met[q] > block.budget:
-            block.met[q] = -1
-            block.active[q] = False
-        elif last > first:
-            prefetch(_address(tables.rows, table, first))
-            waiting.owners[left], waiting.buckets[left], waiting.places[left] = q, bucket, waiting.places[i]
-            left += 1
+    rows = tables.rows.reshape(-1)
+    row_address, item = np.int64(rows.ctypes.data), np.int64(rows.itemsize)
+    begin, left = np.int64(0), np.uint64(0)
+    for request in range(waits[0]):
+        q, end = waiting.owners[request], waiting.ends[request]
+        table = tables.steps[waiting.steps[request], 0]
+        starts, before = tables.starts[table], table * tables.rows.shape[1]  # the rows of the tables before
+        met, kept = block.met[q], left
+        if met >= 0:
+            for i in range(np.uint64(begin), np.uint64(end)):
+                bucket = np.uint64(waiting.buckets[i])
+                first, last = np.int64(starts[bucket]), np.int64(starts[bucket + np.uint64(1)])
+                met += 1 + last - first
+                if last > first:
+                    prefetch(row_address + (before + first) * item)
+                    waiting.spans[left, 0], waiting.spans[left, 1] = before + first, before + last
+                    waiting.requests[left], waiting.places[left] = request, waiting.places[i]
+                    left += np.uint64(1)
+            block.met[q] = met
+            if met > block.budget:
+                block.met[q], block.active[q], left = -1, False, kept
+        begin = end
     if not block.compares:
         return found, fill
-    count = np.int64(0)
+    requested = np.uint64(0)
     for i in range(left):
-        if block.met[waiting.owners[i]] < 0:
+        if block.met[waiting.owners[waiting.requests[i]]] < 0:
             continue
-        bucket = waiting.buckets[i]
-        for place in range(tables.starts[table, bucket], tables.starts[table, bucket + np.uint64(1)]):
-            if count == _TOGETHER:
-                found, fill = _compare(block, step, gallery, waiting, count, found, fill)
-                count = np.int64(0)
-            row = np.int64(tables.rows[table, place])
+        for place in range(np.uint64(waiting.spans[i, 0]), np.uint64(waiting.spans[i, 1])):
+            if requested == np.uint64(_TOGETHER):
+                found, fill = _compare(block, gallery, waiting, requested, found, fill)
+                requested = np.uint64(0)
+            row = np.int64(rows[place])
             prefetch(gallery.address + row * gallery.width)
-            waiting.rows[count], waiting.of_rows[count] = row, i
-            count += 1
-    return _compare(block, step, gallery, waiting, count, found, fill)
+            waiting.rows[requested], waiting.of_rows[requested] = row, i
+            requested += np.uint64(1)
+    return _compare(block, gallery, waiting, requested, found, fill)
 
 
 @compiled
-def _compare(block, step, gallery, waiting, count, found, fill):
+def _compare(block, gallery, waiting, count, found, fill):
     """Compare the codes that are requested with their queries, and add keys for those that are found. Returns (found, fill)."""
-    tables = gallery.tables
-    found = with_room(found, fill, count)
-    difference = waiting.difference
+    found = with_room(found, fill, np.int64(count))
+    words = np.uint64(block.queries.shape[1])
+    whole = np.uint64(gallery.width // 8)
+    difference = np.empty(words, np.uint64)
     for i in range(count):
-        row, entry = waiting.rows[i], waiting.of_rows[i]
-        q = waiting.owners[entry]
+        row, entry = waiting.rows[i], np.uint64(waiting.of_rows[i])
+        request = np.uint64(waiting.requests[entry])
+        q = np.uint64(waiting.owners[request])
         address = gallery.address + row * gallery.width
         distance = np.int64(0)
-        for word in range(difference.shape[0]):
-            difference[word] = row_word(address, gallery.width, word) ^ block.queries[q, word]
-            distance += popcount(difference[word])
+        for word in range(whole):
+            distance += popcount(word_at(address + 8 * np.int64(word)) ^ block.queries[q, word])
+        if whole < words:
+            distance += popcount(row_word(address, gallery.width, np.int64(whole)) ^ block.queries[q, whole])
         if distance >= block.limits[q] or not (gallery.allowed.shape[0] == 0 or gallery.allowed[row]):
             continue
-        if _is_first(difference, step, tables, waiting.places[entry]):
-            found[fill] = (np.uint64(q) << np.uint64(DISTANCE_BITS) | np.uint64(distance)) << np.uint64(
-                POSITION_BITS
-            ) | np.uint64(row)
+        for word in range(words):
+            difference[word] = row_word(address, gallery.width, np.int64(word)) ^ block.queries[q, word]
+        if _is_first(difference, waiting.steps[request], gallery.tables, waiting.places[entry]):
+            found[fill] = _key(q, distance, row)
             fill += 1
             block.counts[q] += 1
             if block.nearest.shape[0]:
                 block.nearest[q, distance] += 1
     return found, fill
+
+
+@inlined
+def _key(q, distance, row):
+    of_query = np.uint64(q) << np.uint64(DISTANCE_BITS + POSITION_BITS)
+    return of_query | np.uint64(distance) << np.uint64(POSITION_BITS) | np.uint64(row)
 
 
 @inlined
