@@ -2,7 +2,8 @@
 
 A block of queries takes one step after the other: a step of table t and weight w looks into all buckets whose substring differs
 from the query's in w bits. Reading a bucket's start, its rows and their codes are accesses to memory that wait for each other, so
-many buckets are searched together: the starts of all of them are requested, then the rows, then the codes.
+many buckets are searched together: the starts of all of them are requested, then the rows, then the codes of those rows whose
+signature does not exclude them.
 
 A code is reported only by the bucket whose substring it really has, and only at the first step that finds it; so none is reported
 twice, and no set of the codes found is kept.
@@ -13,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ._bits import compiled, inlined, popcount, prefetch, word_at
-from ._lookup_tables import Tables, row_word, substring_distance
+from ._lookup_tables import Tables, row_word, signature, substring_distance
 
 BLOCK = 256  # queries that take each step together
 POSITION_BITS, DISTANCE_BITS = 40, 16  # of a key: (query of the block, distance, position)
@@ -26,6 +27,7 @@ class Block(NamedTuple):
     """A block of queries and what is known of them."""
 
     queries: np.ndarray  # uint64 [Q, W]
+    signatures: np.ndarray  # uint64 [Q]
     sums: np.ndarray  # uint64 [T, Q]: the hash of each query's substring is in the highest bits
     limits: np.ndarray  # int64 [Q]
     budget: np.int64
@@ -99,7 +101,11 @@ def search(queries, limits, k, gallery, budget, compares, met):
         nearest = np.zeros((last - first, steps + 1) if k else (0, 0), np.int64)
         sums = _sums(queries[first:last], gallery.tables)
         of_block = limits[first:last], budget, compares, met[first:last], active, counts[first:last], nearest
-        block = Block(queries[first:last], sums, *of_block)
+        signatures = np.empty(last - first, np.uint64)
+        for q in range(first, last):
+            address, words = np.int64(queries[q].ctypes.data), queries.shape[1]
+            signatures[q - first] = signature(address, 8 * words, words, gallery.tables.row_bits)
+        block = Block(queries[first:last], signatures, sums, *of_block)
         found, count = _search_block(block, steps, k, gallery, waiting)
         keys = with_room(keys, fill, count)
         fill = _put_in_order(found, count, block, k, keys, fill)
@@ -239,15 +245,21 @@ def _open_buckets(block, gallery, waiting, waits, found, fill):
         begin = end
     if not block.compares:
         return found, fill
+    row_bits = tables.row_bits
+    low = (np.uint64(1) << row_bits) - np.uint64(1)
     requested = np.uint64(0)
     for i in range(left):
-        if block.met[waiting.owners[waiting.requests[i]]] < 0:
+        q = np.uint64(waiting.owners[waiting.requests[i]])
+        if block.met[q] < 0:
             continue
+        own, limit = block.signatures[q], block.limits[q]
         for place in range(np.uint64(waiting.spans[i, 0]), np.uint64(waiting.spans[i, 1])):
+            if popcount((rows[place] ^ own) >> row_bits) >= limit:
+                continue
             if requested == np.uint64(_TOGETHER):
                 found, fill = _compare(block, gallery, waiting, requested, found, fill)
                 requested = np.uint64(0)
-            row = np.int64(rows[place])
+            row = np.int64(rows[place] & low)
             prefetch(gallery.address + row * gallery.width)
             waiting.rows[requested], waiting.of_rows[requested] = row, i
             requested += np.uint64(1)

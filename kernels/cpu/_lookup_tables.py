@@ -3,6 +3,9 @@
 The hash of a substring is the sum of its words times odd random numbers, of which the highest bits count ("multiply-shift"): two
 different substrings share a bucket with a probability of at most two in the number of buckets, and the hash of a substring with
 some other bits follows from the hash of the substring by additions.
+
+Each row comes with a signature of its code: every bit of the code changes one bit of the signature, so two codes are at least as
+far apart as their signatures. Most rows of a bucket are refused by their signature alone, and their codes are not read.
 """
 
 from typing import NamedTuple
@@ -25,7 +28,8 @@ class Tables(NamedTuple):
     steps: np.ndarray  # int64 [S, 2]: the table of each step of a search, and the number of bits that differ there
     step_of: np.ndarray  # int64 [T, heaviest + 2]: the step of a table and a number of bits, or a number beyond all steps
     starts: np.ndarray  # int32 or int64 [T, 2**b + 1]: where the rows of each bucket begin
-    rows: np.ndarray  # the same dtype [T, N]: ascending in a bucket
+    rows: np.ndarray  # uint64 [T, N]: (signature, row in the lowest `row_bits`), ascending by row in a bucket
+    row_bits: np.uint64
 
 
 @inlined
@@ -51,8 +55,24 @@ def row_sum(address, width, masks, factors):
     return total
 
 
+@inlined
+def signature(address, width, words, row_bits):
+    """Return the signature of the code at `address`, in the bits that a row leaves free, and zeros for the row."""
+    folded = np.uint64(0)
+    for word in range(words):
+        turn = np.uint64(11 * word % 64)  # so that bits with the same place in a word do not cancel each other
+        value = row_word(address, width, word)
+        folded ^= value << turn | value >> (np.uint64(64) - turn) % np.uint64(64)
+    kept = np.uint64(64) - row_bits
+    result, shift = folded, kept
+    while shift < np.uint64(64):
+        result ^= folded >> shift
+        shift += kept
+    return result << row_bits
+
+
 @compiled
-def fill_table(codes, masks, factors, shift, starts, rows):
+def fill_table(codes, masks, factors, shift, row_bits, starts, rows):
     """Write `starts` and `rows` of one table: count the rows of each bucket, sum the counts, and place each row."""
     width = np.int64(codes.shape[1])
     address = np.int64(codes.ctypes.data)
@@ -70,7 +90,8 @@ def fill_table(codes, masks, factors, shift, starts, rows):
             else:
                 for i in range(length):
                     bucket = buckets[i]
-                    rows[starts[bucket]] = first + i
+                    code = address + (first + i) * width
+                    rows[starts[bucket]] = signature(code, width, masks.shape[0], row_bits) | np.uint64(first + i)
                     starts[bucket] += 1
         if place == 0:
             for bucket in range(1, starts.shape[0]):
@@ -81,15 +102,16 @@ def fill_table(codes, masks, factors, shift, starts, rows):
 
 
 @compiled
-def keep_rows(renumbered, starts, rows, new_starts, new_rows):
+def keep_rows(renumbered, row_bits, starts, rows, new_starts, new_rows):
     """Write the table of the rows that are kept; renumbered [N]: the new position of each row, or -1 if it is removed."""
     fill = np.int64(0)
+    low = (np.uint64(1) << row_bits) - np.uint64(1)
     for bucket in range(starts.shape[0] - 1):
         new_starts[bucket] = fill
         for place in range(starts[bucket], starts[bucket + 1]):
-            row = renumbered[rows[place]]
+            row = np.int64(renumbered[rows[place] & low])
             if row >= 0:
-                new_rows[fill] = row
+                new_rows[fill] = rows[place] & ~low | np.uint64(row)
                 fill += 1
     new_starts[starts.shape[0] - 1] = fill
 

@@ -11,15 +11,19 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ._bits import compiled, popcount
+from ._blocks import in_words
+
 MAX_WIDTH = 256  # bits of a substring; more of them do not tell codes apart any better
 MAX_WEIGHT = 8  # bits of a substring that may differ from the query's
 MAX_PROBES = 2**20  # probes of one table for one number of differing bits; more cost more than any scan that fits in memory
 
-PROBE_COST, CANDIDATE_COST = 10, 15  # nanoseconds for the search of one bucket, and for the comparison of one code of it
-_SAMPLE = 2**14  # codes whose substrings are compared with each other
+PROBE_COST, CANDIDATE_COST = 25, 5  # nanoseconds for the search of one bucket, and for one code of it
+_SAMPLE, _ASKED = 2**13, 2**8  # codes of a sample, and the first of them, which are compared with all
 _CORRELATED = 2**11  # codes from which the correlations of bits are computed
 _RARE = 1 / 16  # bits that differ from the usual value in fewer codes tell little and cost as many probes as others
-_MAX_TABLES = 24
+_MOST_TABLES = 24
+_TRIED_ABOVE = 8  # numbers of tables above this are tried in steps
 
 
 class Step(NamedTuple):
@@ -42,23 +46,30 @@ def choose(codes: np.ndarray, radius: int, *, tables: int | None = None) -> Choi
 
     codes: uint8 [N, B]; radius: 0 or more; tables: their number, at most the number of bits, or None for the best.
     """
-    sample = _sampled(codes, _SAMPLE)
-    bits = np.unpackbits(sample, axis=1, bitorder="little")
+    bits = np.unpackbits(_sampled(codes, _SAMPLE), axis=1, bitorder="little")
     share = bits.mean(0) if len(bits) else np.full(bits.shape[1], 0.5)
     rarity = np.minimum(share, 1 - share)
-    correlation = _correlation(bits[:: max(1, len(bits) // _CORRELATED)])
+    correlation = _correlation(bits[:_CORRELATED])
     best: Choice | None = None
+    before = -1
     for least in (0.0, _RARE, -1.0):  # bits that vary, bits that vary much, and, where these are too few for the radius, all bits
         usable = np.flatnonzero(rarity > least)
-        most = min(radius + 1, _MAX_TABLES, len(usable))
-        for count in range(1, most + 1) if tables is None else range(tables, min(tables, len(usable)) + 1):
+        if len(usable) == before:
+            continue
+        before = len(usable)
+        for count in _numbers(min(radius + 1, _MOST_TABLES), before) if tables is None else [min(tables, before)]:
             of_bits = assigned(usable, rarity, correlation, count)
-            rates = _collision_rates(bits, share, of_bits)
-            choice = planned(of_bits, rates, len(codes), radius)
+            choice = planned(of_bits, _near_pairs(bits, share, of_bits), len(codes), radius)
             if best is None or _is_better(choice, best, radius):
                 best = choice
     assert best is not None
     return best
+
+
+def _numbers(most: int, usable: int) -> list[int]:
+    """Return the numbers of tables to try."""
+    few = range(1, min(most, _TRIED_ABOVE) + 1)
+    return [n for n in [*few, *range(_TRIED_ABOVE + 2, most, 2), most] if n <= usable]
 
 
 def _is_better(choice: Choice, other: Choice, radius: int) -> bool:
@@ -70,7 +81,8 @@ def _sampled(codes: np.ndarray, count: int) -> np.ndarray:
     """Return up to `count` rows of `codes`, chosen at random but always the same."""
     if len(codes) <= count:
         return codes
-    return codes[np.sort(np.random.default_rng(0).integers(0, len(codes), count))]
+    rng = np.random.default_rng(0)
+    return codes[rng.permutation(np.unique(rng.integers(0, len(codes), count)))]
 
 
 def _correlation(bits: np.ndarray) -> np.ndarray:
@@ -96,41 +108,64 @@ def assigned(usable: np.ndarray, rarity: np.ndarray, correlation: np.ndarray, ta
     return of_bits
 
 
-def _collision_rates(bits: np.ndarray, share: np.ndarray, of_bits: np.ndarray) -> np.ndarray:
-    """Return for each table the probability that two codes have the same substring, as far as a sample tells."""
-    equal = share**2 + (1 - share) ** 2
-    count = len(bits)
-    rates = []
-    for table in range(int(of_bits.max()) + 1):
+def _near_pairs(bits: np.ndarray, share: np.ndarray, of_bits: np.ndarray) -> np.ndarray:
+    """Return the probability that the substrings of two codes differ in w bits, [tables, MAX_WEIGHT + 1].
+
+    It is measured in a sample, and at least what it would be if bits were independent, because a sample has no rare pairs.
+    """
+    rates = np.zeros((int(of_bits.max()) + 1, MAX_WEIGHT + 1))
+    differ = 2 * share * (1 - share)
+    for table, of_table in enumerate(rates):
         members = of_bits == table
-        independent = float(np.exp(np.log(equal[members]).sum()))
-        packed = np.packbits(bits[:, members], axis=1)
-        padded = np.zeros((count, 8 * math.ceil(packed.shape[1] / 8)), np.uint8)
-        padded[:, : packed.shape[1]] = packed
-        words = padded.view(np.uint64)
-        odd = (2 * np.arange(words.shape[1], dtype=np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-        _, sizes = np.unique((words * odd).sum(1, dtype=np.uint64), return_counts=True)
-        pairs = float((sizes.astype(np.float64) * (sizes - 1)).sum())
-        rates.append(max(independent, pairs / max(count * (count - 1), 1)))
-    return np.array(rates)
+        independent = np.eye(1, MAX_WEIGHT + 1)[0]
+        for p in differ[members]:
+            independent[1:] = (1 - p) * independent[1:] + p * independent[:-1]
+            independent[0] *= 1 - p
+        of_table[:] = independent
+        if len(bits) > 1:
+            words = in_words(np.packbits(bits[:, members], axis=1))
+            asked = words[:_ASKED]
+            pairs = np.zeros(MAX_WEIGHT + 1)
+            _count_pairs(asked, words, pairs)
+            pairs[0] -= len(asked)  # each with itself
+            of_table[:] = np.maximum(independent, pairs / (len(asked) * (len(words) - 1)))
+    return rates
 
 
-def planned(of_bits: np.ndarray, rates: np.ndarray, count: int, radius: int) -> Choice:
+@compiled
+def _count_pairs(a, b, counts):
+    """Add to counts[d] the pairs of rows of uint64 arrays a [n, W] and b [m, W] that differ in d bits."""
+    for i in range(a.shape[0]):
+        for j in range(b.shape[0]):
+            distance = np.int64(0)
+            for word in range(a.shape[1]):
+                distance += popcount(a[i, word] ^ b[j, word])
+            if distance < counts.shape[0]:
+                counts[distance] += 1
+
+
+def planned(of_bits: np.ndarray, near_pairs: np.ndarray, count: int, radius: int) -> Choice:
     """Return the cheapest steps for these substrings: each step takes one more bit of distance, the cheapest one is next."""
-    widths = np.bincount(of_bits[of_bits >= 0], minlength=len(rates))
-    met = count * (rates + 2.0 ** -hash_bits(count))
-    weights = np.zeros(len(rates), np.int64)
+    widths = np.bincount(of_bits[of_bits >= 0], minlength=len(near_pairs))
+    chance = count * 2.0 ** -hash_bits(count)  # codes that share a bucket without sharing the substring
+    costs = np.full((len(near_pairs), MAX_WEIGHT + 2), math.inf)
+    for table, width in enumerate(widths.tolist()):
+        for weight in range(MAX_WEIGHT + 1):
+            probes = _probes(width, weight)
+            if probes:
+                candidates = count * near_pairs[table, weight] + probes * chance
+                costs[table, weight] = PROBE_COST * probes + CANDIDATE_COST * candidates
+    weights = np.zeros(len(near_pairs), np.int64)
+    tables = np.arange(len(near_pairs))
     steps, total = [], 0.0
     while True:
-        probes = [_probes(int(width), int(weight)) for width, weight in zip(widths, weights, strict=True)]
-        costs = [n * (PROBE_COST + CANDIDATE_COST * m) if n else math.inf for n, m in zip(probes, met, strict=True)]
-        table = int(np.argmin(costs))
-        if costs[table] == math.inf:
-            break
+        table = int(np.argmin(costs[tables, weights]))
+        cost = float(costs[table, weights[table]])
+        if cost == math.inf:
+            return Choice(of_bits, steps, total)
         steps.append(Step(table, int(weights[table])))
         weights[table] += 1
-        total += costs[table] if len(steps) <= radius + 1 else 0.0
-    return Choice(of_bits, steps, total)
+        total += cost if len(steps) <= radius + 1 else 0.0
 
 
 @functools.cache
@@ -141,5 +176,5 @@ def _probes(width: int, weight: int) -> int:
 
 
 def hash_bits(count: int) -> int:
-    """Return the number of bits of the hash of a substring, for about one code a bucket."""
-    return max(1, (count - 1).bit_length())
+    """Return the number of bits of the hash of a substring, for one or two codes a bucket."""
+    return max(1, (count - 1).bit_length() - 1)

@@ -29,8 +29,8 @@ class LookupTables(NamedTuple):
     of_bits: Tensor  # int16 [8 B]: the table whose substring holds the bit; -1 for none
     factors: Tensor  # int64 [T, W]: the odd numbers of the hashes
     steps: Tensor  # int32 [S, 2]: table, and number of bits that differ there; the first r + 1 steps find all codes within r bits
-    starts: Tensor  # int32 [T, 2**b + 1], int64 if there are 2**31 codes or more: where the rows of each bucket begin
-    rows: Tensor  # the same dtype [T, N]: ascending in a bucket
+    starts: Tensor  # int32 [T, 2**b + 1], int64 for 2**31 codes or more: where the rows of each bucket begin
+    rows: Tensor  # int64 [T, N]: (signature of the code, row in the lowest 32 bits, or 40 bits), by row in a bucket
 
 
 def lookup_tables(codes: Tensor, radius: int, tables: int | None = None) -> LookupTables:
@@ -44,13 +44,18 @@ def lookup_tables(codes: Tensor, radius: int, tables: int | None = None) -> Look
     number, bits = int(choice.tables.max()) + 1, hash_bits(count)
     factors = np.random.default_rng(0).integers(0, 2**64, (number, math.ceil(width / 8)), np.uint64) | np.uint64(1)
     dtype = np.int32 if count <= LARGEST_INT32 else np.int64
-    starts, rows = np.empty((number, 2**bits + 1), dtype), np.empty((number, count), dtype)
+    starts, rows = np.empty((number, 2**bits + 1), dtype), np.empty((number, count), np.uint64)
     masks = _masks(choice.tables, number)
-    shift = np.uint64(64 - bits)
-    run_all(fill_table, [(array, masks[t], factors[t], shift, starts[t], rows[t]) for t in range(number)])
+    numbers = np.uint64(64 - bits), row_bits(starts)
+    run_all(fill_table, [(array, masks[t], factors[t], *numbers, starts[t], rows[t]) for t in range(number)])
     steps = np.array(choice.steps, np.int32).reshape(-1, 2)
-    of = [torch.from_numpy(part) for part in (choice.tables, factors.view(np.int64), steps, starts, rows)]
+    of = [torch.from_numpy(part) for part in (choice.tables, factors.view(np.int64), steps, starts, rows.view(np.int64))]
     return LookupTables(*of)
+
+
+def row_bits(starts: np.ndarray) -> np.uint64:
+    """Return the bits of a table's entry that hold the row; the others hold the signature."""
+    return np.uint64(32 if starts.dtype == np.int32 else POSITION_BITS)
 
 
 def _masks(of_bits: np.ndarray, tables: int) -> np.ndarray:
@@ -70,17 +75,20 @@ def opened(tables: LookupTables) -> Tables:
     step_of[steps[:, 0], steps[:, 1]] = np.arange(len(steps))
     shift = np.uint64(64 - (starts.shape[1] - 2).bit_length())
     masks = _masks(of_bits, number)
-    return Tables(masks, factors.view(np.uint64), shift, widths, places, steps.astype(np.int64), step_of, starts, rows)
+    of_steps = steps.astype(np.int64), step_of
+    of_rows = starts, rows.view(np.uint64), row_bits(starts)
+    return Tables(masks, factors.view(np.uint64), shift, widths, places, *of_steps, *of_rows)
 
 
 def kept_tables(tables: LookupTables, keep: Tensor) -> LookupTables:
     """Return the tables of the codes where `keep`, bool [N], is True, at their new positions."""
     flags = as_array(keep)
-    starts, rows = as_array(tables.starts), as_array(tables.rows)
-    renumbered = np.where(flags, np.cumsum(flags, dtype=np.int64) - 1, -1).astype(rows.dtype)
-    new_starts, new_rows = np.empty_like(starts), np.empty((len(rows), int(flags.sum())), rows.dtype)
-    run_all(keep_rows, [(renumbered, starts[t], rows[t], new_starts[t], new_rows[t]) for t in range(len(rows))])
-    return tables._replace(starts=torch.from_numpy(new_starts), rows=torch.from_numpy(new_rows))
+    starts, rows = as_array(tables.starts), as_array(tables.rows).view(np.uint64)
+    renumbered = np.where(flags, np.cumsum(flags, dtype=np.int64) - 1, -1).astype(starts.dtype)
+    new_starts, new_rows = np.empty_like(starts), np.empty((len(rows), int(flags.sum())), np.uint64)
+    bits = row_bits(starts)
+    run_all(keep_rows, [(renumbered, bits, starts[t], rows[t], new_starts[t], new_rows[t]) for t in range(len(rows))])
+    return tables._replace(starts=torch.from_numpy(new_starts), rows=torch.from_numpy(new_rows.view(np.int64)))
 
 
 def lookup_search(

@@ -47,7 +47,7 @@ class Lookup:
         Args:
             codes: contiguous, in host memory.
             radius: 0 or more.
-            tables: the number of tables, each of which takes 4 to 8 bytes a code and 4 to 8 a bucket; None for the best.
+            tables: the number of tables, each of which takes about 10 bytes a code; None for the best.
         """
         return cls.of(codes, kernels.lookup_tables(codes, radius, tables))
 
@@ -150,14 +150,14 @@ def _check(codes: Tensor, tables: kernels.LookupTables) -> None:
     """Raise ValueError if `tables` cannot be those of `codes`."""
     count, width = codes.shape
     number = len(tables.starts)
-    dtype = torch.int32 if count <= kernels.LARGEST_INT32 else torch.int64
+    dtype = torch.int32 if count <= kernels.LARGEST_INT32 and tables.starts.dtype == torch.int32 else torch.int64
     buckets = tables.starts.shape[-1] - 1
     expected = {
         "of_bits": ((8 * width,), torch.int16),
         "factors": ((number, math.ceil(width / 8)), torch.int64),
         "steps": ((len(tables.steps), 2), torch.int32),
         "starts": ((number, buckets + 1), dtype),
-        "rows": ((number, count), dtype),
+        "rows": ((number, count), torch.int64),
     }
     for name, (shape, of_dtype) in expected.items():
         part = getattr(tables, name)
