@@ -94,8 +94,10 @@ def search(queries, limits, k, gallery, budget, compares, met):
         steps = np.int64(0)
         active = np.empty(last - first, np.bool_)
         for q in range(first, last):
-            met[q] = 0 if limits[q] <= number else -1
-            active[q - first] = 0 < limits[q] <= number
+            limits[q] = max(limits[q], 0)
+            possible = limits[q] <= number and (k > 0 or gallery.tables.buckets[limits[q]] <= budget)
+            met[q] = 0 if possible else -1
+            active[q - first] = possible and limits[q] > 0
             if active[q - first]:
                 steps = max(steps, limits[q])
         nearest = np.zeros((last - first, steps + 1) if k else (0, 0), np.int64)
@@ -171,6 +173,9 @@ def _request_many(block, q, step, gallery, waiting, waits, deltas, found, fill):
     table, weight = tables.steps[step, 0], tables.steps[step, 1]
     starts, item = np.int64(tables.starts[table].ctypes.data), np.int64(tables.starts.itemsize)
     width = tables.widths[table]
+    if block.met[q] + tables.buckets[step + 1] - tables.buckets[step] > block.budget:
+        block.met[q], block.active[q] = -1, False
+        return found, fill, waits
     for i in range(width):
         word, bit = tables.places[table, i] // 64, np.uint64(tables.places[table, i] % 64)
         delta = tables.factors[table, word] << bit
@@ -221,17 +226,17 @@ def _advance(chosen, count, width):
 def _open_buckets(block, gallery, waiting, waits, found, fill):
     """Look into the buckets that wait: count their codes, then request them and compare them. Returns (found, fill)."""
     tables = gallery.tables
-    rows = tables.rows.reshape(-1)
+    starts, rows = tables.starts.reshape(-1), tables.rows.reshape(-1)  # a view of each table would count its references
     row_address, item = np.int64(rows.ctypes.data), np.int64(rows.itemsize)
     begin, left = np.int64(0), np.uint64(0)
     for request in range(waits[0]):
         q, end = waiting.owners[request], waiting.ends[request]
         table = tables.steps[waiting.steps[request], 0]
-        starts, before = tables.starts[table], table * tables.rows.shape[1]  # the rows of the tables before
+        before, buckets = table * tables.rows.shape[1], np.uint64(table * tables.starts.shape[1])  # of the tables before this one
         met, kept = block.met[q], left
         if met >= 0:
             for i in range(np.uint64(begin), np.uint64(end)):
-                bucket = np.uint64(waiting.buckets[i])
+                bucket = buckets + np.uint64(waiting.buckets[i])
                 first, last = np.int64(starts[bucket]), np.int64(starts[bucket + np.uint64(1)])
                 met += 1 + last - first
                 if last > first:

@@ -26,6 +26,7 @@ class Tables(NamedTuple):
     widths: np.ndarray  # int64 [T]: bits of each substring
     places: np.ndarray  # int64 [T, widest]: the positions of these bits in a code
     steps: np.ndarray  # int64 [S, 2]: the table of each step of a search, and the number of bits that differ there
+    buckets: np.ndarray  # int64 [S + 1]: the number of buckets that a query looks into before each step
     step_of: np.ndarray  # int64 [T, heaviest + 2]: the step of a table and a number of bits, or a number beyond all steps
     starts: np.ndarray  # int32 or int64 [T, 2**b + 1]: where the rows of each bucket begin
     rows: np.ndarray  # uint64 [T, N]: (signature, row in the lowest `row_bits`), ascending by row in a bucket

@@ -54,7 +54,7 @@ def choose(codes: np.ndarray, radius: int, *, tables: int | None = None) -> Choi
     before = -1
     for least in (0.0, _RARE, -1.0):  # bits that vary, bits that vary much, and, where these are too few for the radius, all bits
         usable = np.flatnonzero(rarity > least)
-        if len(usable) == before:
+        if len(usable) in (0, before):
             continue
         before = len(usable)
         for count in _numbers(min(radius + 1, _MOST_TABLES), before) if tables is None else [min(tables, before)]:

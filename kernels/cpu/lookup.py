@@ -75,7 +75,9 @@ def opened(tables: LookupTables) -> Tables:
     step_of[steps[:, 0], steps[:, 1]] = np.arange(len(steps))
     shift = np.uint64(64 - (starts.shape[1] - 2).bit_length())
     masks = _masks(of_bits, number)
-    of_steps = steps.astype(np.int64), step_of
+    buckets = np.zeros(len(steps) + 1, np.int64)
+    np.cumsum([math.comb(int(widths[table]), weight) for table, weight in steps.tolist()], out=buckets[1:])
+    of_steps = steps.astype(np.int64), buckets, step_of
     of_rows = starts, rows.view(np.uint64), row_bits(starts)
     return Tables(masks, factors.view(np.uint64), shift, widths, places, *of_steps, *of_rows)
 

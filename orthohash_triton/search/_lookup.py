@@ -82,8 +82,7 @@ class Lookup:
 
     def buckets(self, radius: int) -> int:
         """Return how many buckets a query looks into for all codes within `radius` bits (inclusive)."""
-        widths = self._opened.widths
-        return sum(math.comb(int(widths[table]), weight) for table, weight in self.tables.steps[: radius + 1].tolist())
+        return int(self._opened.buckets[radius + 1])
 
     def cost(self, queries: Tensor, limits: Tensor | int, budget: int = UNLIMITED) -> Tensor:
         """Return how many buckets and codes each query would meet, int64 [Q], or -1 for more than `budget`.

@@ -130,6 +130,15 @@ def test_cost_is_what_a_search_meets():
     assert torch.equal(lookup.within(queries, limits, budget=budget).met, torch.where(met > budget, -1, met))
 
 
+def test_buckets_without_end_are_not_looked_into():
+    """The budget ends a query whose buckets alone are more, before it looks into them; these are two million."""
+    lookup = Lookup.build(random_codes(1000, 8), 4, tables=2)
+    queries = random_codes(3, 8)
+    assert lookup.buckets(lookup.largest_radius) > 2 * 10**6
+    assert (lookup.within(queries, lookup.largest_radius + 1, budget=1000).met == -1).all()
+    assert (lookup.nearest(queries, 1000, 64, budget=1000).met == -1).all()
+
+
 def test_a_query_beyond_the_largest_radius_gives_up():
     lookup = Lookup.build(random_codes(100, 64), 2, tables=3)
     queries = random_codes(2, 64)
