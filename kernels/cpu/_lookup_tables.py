@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ._bits import byte_at, compiled, inlined, popcount, word_at
+from ._bits import byte_at, compiled, inlined, popcount, prefetch, word_at
 
-_BLOCK = 4096  # rows whose hashes are computed at a time
+_BLOCK = 1024  # rows whose places are requested together
 
 
 class Tables(NamedTuple):
@@ -77,6 +77,7 @@ def fill_table(codes, masks, factors, shift, row_bits, starts, rows):
     """Write `starts` and `rows` of one table: count the rows of each bucket, sum the counts, and place each row."""
     width = np.int64(codes.shape[1])
     address = np.int64(codes.ctypes.data)
+    start_address, start_bytes = np.int64(starts.ctypes.data), np.int64(starts.itemsize)
     count = np.int64(codes.shape[0])
     buckets = np.empty(_BLOCK, np.uint64)
     starts[:] = 0
@@ -85,14 +86,17 @@ def fill_table(codes, masks, factors, shift, row_bits, starts, rows):
             length = min(_BLOCK, count - first)
             for i in range(length):
                 buckets[i] = row_sum(address + (first + i) * width, width, masks, factors) >> shift
+                prefetch(start_address + np.int64(buckets[i]) * start_bytes)
             if place == 0:
                 for i in range(length):
                     starts[buckets[i] + np.uint64(1)] += 1
             else:
                 for i in range(length):
+                    prefetch(np.int64(rows.ctypes.data) + np.int64(starts[buckets[i]]) * 8)
+                for i in range(length):
                     bucket = buckets[i]
                     code = address + (first + i) * width
-                    rows[starts[bucket]] = signature(code, width, masks.shape[0], row_bits) | np.uint64(first + i)
+                    rows[np.uint64(starts[bucket])] = signature(code, width, masks.shape[0], row_bits) | np.uint64(first + i)
                     starts[bucket] += 1
         if place == 0:
             for bucket in range(1, starts.shape[0]):

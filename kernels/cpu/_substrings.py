@@ -157,7 +157,8 @@ def planned(of_bits: np.ndarray, near_pairs: np.ndarray, count: int, radius: int
                 costs[table, weight] = PROBE_COST * probes + CANDIDATE_COST * candidates
     weights = np.zeros(len(near_pairs), np.int64)
     tables = np.arange(len(near_pairs))
-    steps, total = [], 0.0
+    steps: list[Step] = []
+    total = 0.0
     while True:
         table = int(np.argmin(costs[tables, weights]))
         cost = float(costs[table, weights[table]])
