@@ -285,13 +285,13 @@ def _compare(block, gallery, waiting, count, found, fill):
         address = gallery.address + row * gallery.width
         distance = np.int64(0)
         for word in range(whole):
-            distance += popcount(word_at(address + 8 * np.int64(word)) ^ block.queries[q, word])
+            difference[word] = word_at(address + 8 * np.int64(word)) ^ block.queries[q, word]
+            distance += popcount(difference[word])
         if whole < words:
-            distance += popcount(row_word(address, gallery.width, np.int64(whole)) ^ block.queries[q, whole])
+            difference[whole] = row_word(address, gallery.width, np.int64(whole)) ^ block.queries[q, whole]
+            distance += popcount(difference[whole])
         if distance >= block.limits[q] or not (gallery.allowed.shape[0] == 0 or gallery.allowed[row]):
             continue
-        for word in range(words):
-            difference[word] = row_word(address, gallery.width, np.int64(word)) ^ block.queries[q, word]
         if _is_first(difference, waiting.steps[request], gallery.tables, waiting.places[entry]):
             found[fill] = _key(q, distance, row)
             fill += 1
@@ -369,15 +369,16 @@ def sort_keys(keys, spare):
             keys[place] = key
     length = _FEW
     while length < count:
-        for first in range(0, count, 2 * length):
-            middle, last = min(first + length, count), min(first + 2 * length, count)
-            a, b = first, middle
-            for place in range(first, last):
-                if a < middle and (b == last or keys[a] <= keys[b]):
-                    spare[place] = keys[a]
-                    a += 1
-                else:
-                    spare[place] = keys[b]
-                    b += 1
-        keys[:] = spare[:count]
+        for first in range(0, count - length, 2 * length):
+            middle, last = first + length, min(first + 2 * length, count)
+            if keys[middle - 1] > keys[middle]:  # codes of one bucket are in order already
+                a, b = first, middle
+                for place in range(first, last):
+                    if a < middle and (b == last or keys[a] <= keys[b]):
+                        spare[place] = keys[a]
+                        a += 1
+                    else:
+                        spare[place] = keys[b]
+                        b += 1
+                keys[first:last] = spare[first:last]
         length *= 2
