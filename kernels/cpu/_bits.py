@@ -146,6 +146,16 @@ def prefetch(typing, address):
     return types.void(types.int64), codegen
 
 
+@intrinsic
+def bytes_reversed(typing, word):
+    """Return a uint64 with its bytes in the opposite order."""
+
+    def codegen(context, builder, signature, args):
+        return call(builder, "llvm.bswap.i64", I64, args[0])
+
+    return types.uint64(types.uint64), codegen
+
+
 @inlined
 def row_distance(codes, words, row, query):
     """Return the distance between row `row` of `words` words at the address `codes` and the uint64 array `query`."""
@@ -167,6 +177,18 @@ def code_distance(codes, row, query):
     if rest:
         distance += popcount(_last_word(codes, row, start + width, rest) ^ query[whole])
     return distance
+
+
+@borrowing
+def read_code(codes, row, target):
+    """Write row `row` of uint8 `codes` [N, B], of any width, to uint64 `target` [ceil(B/8)], padded with zeros."""
+    width = codes.shape[1]
+    start = np.int64(codes.ctypes.data) + row * width
+    whole, rest = width // 8, width % 8
+    for word in range(whole):
+        target[word] = word_at(start + 8 * word)
+    if rest:
+        target[whole] = _last_word(codes, row, start + width, rest)
 
 
 @borrowing

@@ -15,12 +15,12 @@ def sorted_order(codes: np.ndarray) -> np.ndarray:
     columns = in_words(codes).T  # [W, N]
     spare, keys, spare_keys = np.empty_like(order), np.empty(len(codes), np.uint64), np.empty(len(codes), np.uint64)
     for column in columns[::-1]:
-        _sort_by_word(np.ascontiguousarray(column).byteswap(), order, spare, keys, spare_keys)
+        sort_by_word(np.ascontiguousarray(column).byteswap(), order, spare, keys, spare_keys)
     return order
 
 
 @compiled
-def _sort_by_word(words, order, spare, keys, spare_keys):
+def sort_by_word(words, order, spare, keys, spare_keys):
     """Sort `order`, int64 [N], by the words that it refers to, uint64 [N], stably; the other arrays [N] are memory to work in."""
     count = order.shape[0]
     for i in range(count):

@@ -20,8 +20,6 @@ def build(codes: Tensor, centres: Tensor | None = None) -> Filing:
 
     Any centres give exact answers; good ones are near to most codes, such as the codebook that the codes were trained for.
     """
-    if centres is None:
-        centres = codes[:: max(len(codes) // 16, 1)][:16] if len(codes) else torch.zeros(1, codes.shape[1], dtype=torch.uint8)
     return implementation("filing", "cpu").filed(codes, centres)
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from orthohash_triton.kernels.cpu import filing as filing_kernels
 
 from orthohash_triton.ops import hamming_topk
 from orthohash_triton.ops.hamming_range import hamming_range
@@ -143,3 +144,50 @@ def test_implementations_agree():
     ):
         for ours, right in list(zip(search("cpu"), search("reference"), strict=True))[:-1]:
             assert torch.equal(ours, right)
+
+
+@pytest.mark.parametrize("make", KINDS)
+@pytest.mark.parametrize("width", [2, 3, 8, 24])
+def test_parts_that_are_too_large_to_sort_at_once(make, width, monkeypatch):
+    """Such parts are divided by distance and then byte by byte, and give the same filing."""
+    codes = make(3000, width)
+    centres = random_codes(2, width)
+    expected = _filing.build(codes, centres)
+    monkeypatch.setattr(filing_kernels, "_SORTED_AT_ONCE", 20)
+    for ours, right in zip(_filing.build(codes, centres), expected, strict=True):
+        assert torch.equal(ours, right)
+
+
+@pytest.mark.parametrize("width", [2, 3, 8, 33])
+def test_many_centres(width):
+    """More than 128 centres are found by tables: every code that is near to one centre only is filed under it."""
+    torch.manual_seed(0)
+    centres = random_codes(700, width)
+    codes = centres[torch.randint(0, 700, (4000,))]
+    flipped = torch.arange(4000) % 2 == 0
+    codes[flipped, 0] ^= 1
+    codes[::97] = random_codes(len(codes[::97]), width)  # some are near to none
+    filing = _filing.build(codes, centres)
+    check_structure(filing, codes)
+    if width > 3:
+        near = filing.entry_starts.diff()[filing.ring_distances.repeat_interleave(filing.ring_starts.diff()) <= 1]
+        assert near.sum() == 4000 - len(codes[::97])
+
+
+def test_centres_are_found_where_the_codes_are():
+    torch.manual_seed(0)
+    classes = random_codes(300, 16)
+    codes = classes[torch.randint(0, 300, (100_000,))]
+    codes[::3, 5] ^= 4
+    filing = _filing.build(codes)
+    assert torch.equal(filing.centres, classes.unique(dim=0))
+    assert filing.ring_distances.max() == 1
+    assert all(map(torch.equal, filing, _filing.build(codes)))
+
+
+def test_threads_change_nothing():
+    codes = near_codes(20_000, 8)
+    with threads(1):
+        expected = _filing.build(codes)
+    with threads(3):
+        assert all(map(torch.equal, expected, _filing.build(codes)))
