@@ -85,6 +85,15 @@ def exported(package: str) -> tuple[str, ...]:
 
 
 @functools.cache
+def homes() -> dict[str, str]:
+    """Return `_HOMES` of orthohash_triton/__init__.py, which says from which module each public name is imported."""
+    for node in ast.parse(text("orthohash_triton/__init__.py")).body:
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "_HOMES" for t in node.targets):
+            return dict(ast.literal_eval(node.value))
+    return {}
+
+
+@functools.cache
 def public_functions(op: str) -> tuple[str, ...]:
     """Return the functions that the file of an op defines and that do not begin with an underscore."""
     body = ast.parse(text(f"orthohash_triton/ops/{op}.py")).body
@@ -132,8 +141,8 @@ OP = [
     Place("benchmark", "Declare MICROBENCHMARKS in bench/{name}.py.", declares_benchmarks),
     Place(
         "export",
-        "Import its function in orthohash_triton/__init__.py and add it to `__all__`.",
-        for_each_function(lambda function: function in exported("orthohash_triton")),
+        "Import its function in orthohash_triton/__init__.py, and add it to `__all__` and `_HOMES`.",
+        for_each_function(lambda function: function in exported("orthohash_triton") and function in homes()),
     ),
     Place(
         "reference page",

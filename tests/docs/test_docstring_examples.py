@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from orthohash_triton import methods
+from orthohash_triton.data import named
 from tests.docs.pages import ROOT
 from tests.public import public_objects
 
@@ -54,8 +56,10 @@ def test_a_docstring_without_an_example_is_noticed() -> None:
 
 @pytest.mark.parametrize("name", modules_with_examples())
 def test_examples_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
-    """Each docstring runs with names of its own, one thread and an empty current folder."""
+    """Each docstring runs with names of its own, one thread and an empty folder, and registers nothing for other tests."""
     monkeypatch.chdir(tmp_path)
+    for registering in (methods, named):
+        monkeypatch.setattr(registering, "_registry", registering._registry.copy())
     module = importlib.import_module(name)
     examples = [test for test in doctest.DocTestFinder(exclude_empty=True).find(module, globs={}) if test.examples]
     assert examples, f"{name} has `>>>` in its text, but in no docstring that doctest finds"
