@@ -19,9 +19,14 @@ from ._sizes import cdiv
 from .filing import Filing
 from .hamming_distance import hamming_distance
 from .launch import launch
+from .missing import MISSING_DISTANCE, MISSING_ID
+
+_MISSING_DISTANCE = tl.constexpr(MISSING_DISTANCE)
+_MISSING_ID = tl.constexpr(MISSING_ID)
 
 _BLOCK = 256  # pairs, entries or positions of a program: at most two a thread, so that loads of all widths have one layout
 _LOOPED = 1024  # entries of a query that a program takes at a time, and centres if there are many
+_SORTED = (256, 2048)  # numbers of positions of a query that one program puts in order
 _MOST_PAIRS = 2**24  # pairs of a query and a centre that are in memory at one time, 28 bytes each
 _MOST_SLOTS = 2**24  # entries that are in memory at one time, 24 bytes each, and positions; a query that has more is alone
 _MOST_QUERIES = 2**15  # numbers of queries, distances and positions fit the keys that are sorted
@@ -34,17 +39,20 @@ class Part(NamedTuple):
     end: int  # the query after the last one
     base: int  # the first slot
     slots: int  # number of slots
+    longest: int  # the largest number of slots of a query
 
 
 def parts(ends: Sequence[int], first: int = 0) -> Iterator[Part]:
     """Yield parts of at most `_MOST_SLOTS` slots, or of one query. The slots of query `first + i` end at `ends[i]`."""
-    begin, base = 0, 0
+    begin = base = 0
     while begin < len(ends):
         end = begin + 1
         while end < len(ends) and ends[end] - base <= _MOST_SLOTS:
             end += 1
-        yield Part(first + begin, first + end, base, ends[end - 1] - base)
-        begin, base = end, ends[end - 1]
+        own = ends[begin:end]
+        longest = max(after - before for before, after in zip([base, *own], own, strict=False))
+        yield Part(first + begin, first + end, base, own[-1] - base, longest)
+        begin, base = end, own[-1]
 
 
 def batches(queries: int, centres: int) -> Iterator[slice]:
@@ -154,7 +162,7 @@ class Search:
                part.base, self.centres, k, BLOCK=_LOOPED)  # fmt: skip
 
     def keys(self, found: Entries, ends: Tensor, part: Part) -> Tensor:
-        """Return the wanted positions of some queries as keys in ascending order, int64.
+        """Return the wanted positions of some queries as keys, int64, in the order of queries and entries.
 
         ends: int64 [M], the sums of `found.counts`. A key is (query * (bits + 1) + distance) << shift | position.
         """
@@ -162,7 +170,24 @@ class Search:
         launch(_keys, (cdiv(part.slots, _BLOCK),), found.queries, found.entries, found.distances, ends,
                self.filing.entry_starts, self.filing.positions, keys, len(ends), len(ends).bit_length(), part.base, part.slots,
                self.bits + 1, self.shift, BLOCK=_BLOCK)  # fmt: skip
-        return torch.sort(keys).values
+        return keys
+
+    def nearest_first(self, keys: Tensor, lims: Tensor, longest: int, distances: Tensor, ids: Tensor) -> None:
+        """Fill `distances` int32 and `ids` int64 [Q, k] with the k smallest keys of each query, in ascending order.
+
+        The keys of query q are keys[lims[q]] .. keys[lims[q + 1] - 1], at most `longest`.
+        """
+        if longest <= _SORTED[-1]:
+            block = next(size for size in _SORTED if size >= longest)
+            launch(_sort, (len(distances),), keys, lims, distances, ids, distances.shape[1], self.bits + 1, self.shift,
+                   BLOCK=block, num_warps=1 if block == _SORTED[0] else 4)  # fmt: skip
+            return
+        keys = torch.sort(keys).values
+        places = lims[:-1, None] + torch.arange(distances.shape[1], device=keys.device)
+        missing = places >= lims[1:, None]
+        nearest = keys[places.masked_fill_(missing, 0)]
+        distances.copy_(self.distances_of(nearest).masked_fill_(missing, MISSING_DISTANCE))
+        ids.copy_(self.positions_of(nearest).masked_fill_(missing, MISSING_ID))
 
     def distances_of(self, keys: Tensor) -> Tensor:
         """Return the distances in keys, int32."""
@@ -272,9 +297,9 @@ def _runs(
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Find the first entry and the number of entries within the radii, for BLOCK pairs of a query and a centre."""
-    pair = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    query, centre = pair // centre_count, pair % centre_count
-    live = query < query_count
+    pair = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)  # 32 bits, because long divisions take most of the time
+    query, centre = (pair // centre_count).to(tl.int64), (pair % centre_count).to(tl.int64)
+    pair, live = pair.to(tl.int64), query < query_count
     radius = tl.load(radii + query, mask=live, other=-1)
     first_ring, end_ring, some = _rings_within(from_centres, pair, centre, live, radius, centre_rings, ring_distances, False)
     first = tl.load(ring_starts + first_ring, mask=some, other=0)
@@ -284,11 +309,11 @@ def _runs(
 
 @triton.jit
 def _owner(ends, low, high, steps, slot, live):
-    """Return the first index of low .. high - 1 for which ends[index] is above `slot`, by bisection. All are int64."""
+    """Return the first index of low .. high - 1 for which ends[index] is above `slot`, by bisection."""
     for _ in range(steps):
-        middle = (low + high) // 2
-        above = tl.load(ends + middle, mask=live & (low < high), other=0) > slot
         ahead = low < high
+        middle = low + ((high - low) >> 1)
+        above = tl.load(ends + middle.to(tl.int64), mask=live & ahead, other=0) > slot
         high = tl.where(ahead & above, middle, high)
         low = tl.where(ahead & (above == 0), middle + 1, low)
     return low
@@ -307,11 +332,11 @@ def _measure(
     here = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     live = here < slots
     slot = base + here
-    low = tl.zeros([BLOCK], tl.int64) + first_pair
-    pair = _owner(ends, low, tl.zeros([BLOCK], tl.int64) + end_pair, steps, slot, live)
+    pair = tl.zeros([BLOCK], tl.int32)  # a batch has fewer than 2**31 pairs
+    pair = _owner(ends, pair + first_pair, pair + end_pair, steps, slot, live)
+    query, pair = (pair // centre_count).to(tl.int64), pair.to(tl.int64)
     before = tl.load(ends + (pair - 1), mask=live & (pair > 0), other=0)
     entry = tl.load(firsts + pair, mask=live, other=0) + (slot - before)
-    query = pair // centre_count
     distance = tl.zeros([BLOCK], tl.int32)
     for word in range(WORDS):
         query_word = tl.load(queries + (query * WORDS + word), mask=live, other=0)
@@ -383,3 +408,27 @@ def _keys(
     query = tl.load(queries + owner, mask=live, other=0).to(tl.int64)
     distance = tl.load(distances + owner, mask=live, other=0)
     tl.store(keys + here, ((query * distance_count + distance) << shift) | position, mask=live)
+
+
+@triton.jit(do_not_specialize=["k", "distance_count", "shift"])
+def _sort(
+    keys, lims,  # as `_keys` writes them; int64 [Q + 1]
+    distances, ids,  # out: int32, int64 [Q, k]
+    k, distance_count, shift,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Write the k smallest keys of one query as distances and positions; see `Search.nearest_first`."""
+    query = tl.program_id(0).to(tl.int64)
+    start, end = tl.load(lims + query), tl.load(lims + (query + 1))
+    place = tl.arange(0, BLOCK)
+    last = 0x7FFFFFFFFFFFFFFF
+    key = tl.sort(tl.load(keys + (start + place), mask=place < end - start, other=last))
+    found = place < end - start
+    row = query * k
+    tl.store(distances + (row + place), tl.where(found, (key >> shift) % distance_count, _MISSING_DISTANCE).to(tl.int32),
+             mask=place < k)  # fmt: skip
+    tl.store(ids + (row + place), tl.where(found, key & ((tl.full([1], 1, tl.int64) << shift) - 1), _MISSING_ID), mask=place < k)
+    for first in range(BLOCK, k, BLOCK):
+        rest = first + place
+        tl.store(distances + (row + rest), tl.full([BLOCK], _MISSING_DISTANCE, tl.int32), mask=rest < k)
+        tl.store(ids + (row + rest), tl.full([BLOCK], _MISSING_ID, tl.int64), mask=rest < k)

@@ -55,4 +55,4 @@ def _near(search: _filed.Search, radii: Tensor) -> Iterator[tuple[Tensor, Tensor
                     f"hamming_range: {piece.slots} codes are near enough to one query, more than the {_LARGEST_SORT} that can be "
                     "put in order at once. Ask for a smaller radius"
                 )
-            yield search.keys(found, ends, piece), _filed.lims_of(lims, part, piece)
+            yield torch.sort(search.keys(found, ends, piece)).values, _filed.lims_of(lims, part, piece)

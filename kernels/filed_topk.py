@@ -11,7 +11,6 @@ from torch import Tensor
 
 from . import _filed
 from .filing import Filing
-from .missing import MISSING_DISTANCE, MISSING_ID
 
 
 def filed_topk(
@@ -62,15 +61,5 @@ def _fill(search: _filed.Search, radii: Tensor, distances: Tensor, ids: Tensor) 
         search.keep_nearest(found, runs, part, radii, kth, k)
         ends, lims = _filed.ends_of_counts(found, runs, part)
         for piece in _filed.parts(lims[1:].tolist(), part.first):
-            some = slice(piece.first, piece.end)
-            _emit(search, search.keys(found, ends, piece), _filed.lims_of(lims, part, piece), distances[some], ids[some])
-
-
-def _emit(search: _filed.Search, keys: Tensor, lims: Tensor, distances: Tensor, ids: Tensor) -> None:
-    """Fill the answers of some queries from their sorted keys: those of query q are keys[lims[q]] .. keys[lims[q + 1] - 1]."""
-    places = lims[:-1, None] + torch.arange(distances.shape[1], device=keys.device)
-    missing = places >= lims[1:, None]
-    keys = torch.nn.functional.pad(keys, (0, 1))  # one key that nobody has, so that there is a key to read
-    nearest = keys[places.masked_fill_(missing, len(keys) - 1)]
-    distances.copy_(search.distances_of(nearest).masked_fill_(missing, MISSING_DISTANCE))
-    ids.copy_(search.positions_of(nearest).masked_fill_(missing, MISSING_ID))
+            some, piece_lims = slice(piece.first, piece.end), _filed.lims_of(lims, part, piece)
+            search.nearest_first(search.keys(found, ends, piece), piece_lims, piece.longest, distances[some], ids[some])

@@ -207,11 +207,14 @@ def filed() -> None:
         search.bounds(radii, 100)
         search.count(radii)
         runs = search.runs(radii)
-        one, all_queries = _filed.Part(queries - 1, queries, 0, codes), _filed.Part(0, queries, 0, codes)
+        one, all_queries = _filed.Part(queries - 1, queries, 0, codes, codes), _filed.Part(0, queries, 0, codes, codes)
         for part in (one, all_queries):
             found = search.measure(runs, part, radii)
             search.keep_nearest(found, runs, part, radii, radii, 100)
-            search.keys(found, found.counts, part)  # their sums have the same shape
+            keys = search.keys(found, found.counts, part)  # the sums of the counts have the same shape
+            for longest in (100, 1_000):
+                answer = meta(queries, 2 * longest, dtype=torch.int32), meta(queries, 2 * longest, dtype=torch.int64)
+                search.nearest_first(keys, meta(queries + 1, dtype=torch.int64), longest, *answer)
 
 
 def filing(codes: int, centres: int, words: int) -> Filing:

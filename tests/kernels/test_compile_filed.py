@@ -29,10 +29,12 @@ def compiled_steps(target: str, centres: int, words: int, codes: int) -> dict[st
         radii = meta(100, dtype=torch.int32)
         search.bounds(radii, 10)
         search.count(radii)
-        runs, part = search.runs(radii), _filed.Part(0, 100, 0, 1000)
+        runs, part = search.runs(radii), _filed.Part(0, 100, 0, 1000, 60)
         found = search.measure(runs, part, radii)
         search.keep_nearest(found, runs, part, radii, radii, 10)
-        search.keys(found, *_filed.ends_of_counts(found, runs, part)[:1], part)
+        ends, lims = _filed.ends_of_counts(found, runs, part)
+        answer = meta(100, 10, dtype=torch.int32), meta(100, 10, dtype=torch.int64)
+        search.nearest_first(search.keys(found, ends, part), lims, part.longest, *answer)
 
     return {c.kernel: c for c in compile_launches(target, steps)}
 
@@ -42,7 +44,7 @@ def compiled_steps(target: str, centres: int, words: int, codes: int) -> dict[st
 @pytest.mark.parametrize(("centres", "words", "codes"), [(10, 2, 10**6), (1000, 9, 2**33)])
 def test_steps(centres, words, codes, target):
     compiled = compiled_steps(target, centres, words, codes)
-    assert compiled.keys() == {"_distances", "_bounds", "_count_entries", "_runs", "_measure", "_keep_nearest", "_keys"}
+    assert compiled.keys() == {"_distances", "_bounds", "_count_entries", "_runs", "_measure", "_keep_nearest", "_keys", "_sort"}
     for c in compiled.values():
         check(c)
     assert compiled["_measure"].contains(popcount(target))

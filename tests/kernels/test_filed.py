@@ -71,7 +71,8 @@ def check_range(queries, gallery, filing, limits, mask=None):
 
 
 # Queries, codes, bytes of a code, k, codes, number of centres, share that the mask allows, limits. Codes of one word, of no whole
-# word, and of several; more centres than a program takes; a k for which every code is an answer; equal codes.
+# word, and of several; more centres than a program takes; a k for which every code is an answer, and one for which a program has
+# to put more answers in order than the smaller block holds; equal codes.
 CASES = {
     "crowded": (7, 301, 8, 9, crowded_codes, 3, None, False),
     "crowded, mask, limits": (7, 301, 9, 20, crowded_codes, 3, 0.4, True),
@@ -79,6 +80,7 @@ CASES = {
     "uniform, mask": (3, 200, 3, 12, random_codes, 2, 0.1, False),
     "uniform, many centres": (2, 400, 2, 30, random_codes, 300, None, True),
     "k > N": (3, 90, 8, 120, crowded_codes, 4, None, False),
+    "hundreds of answers": (2, 400, 8, 300, crowded_codes, 3, None, False),
     "all equal": (3, 150, 8, 40, lambda *args: random_codes(*args) & 0, 1, 0.5, False),
     "nothing allowed": (2, 50, 8, 5, near_codes, 2, 0.0, False),
 }
@@ -171,11 +173,11 @@ def test_the_second_pass_gives_up_too(device):
 
 @pytest.mark.kernel
 def test_queries_and_entries_in_parts(device, monkeypatch):
-    """Memory for one query at a time, then for a few entries and positions, gives the same answers."""
+    """The answers are the same if queries, entries or positions are taken in parts, or if torch puts them in order."""
     queries, gallery, filing, k, mask, limits = case("crowded, mask, limits", device)
     expected = nearest(queries, gallery, k, mask=mask, limits=limits, impl="reference")
     radii = torch.tensor([0, 5, 30, 9, 12, 1, 73], dtype=torch.int32, device=device)
-    for name, most in (("_MOST_PAIRS", 1), ("_MOST_SLOTS", 40), ("_MOST_QUERIES", 2)):
+    for name, most in (("_MOST_PAIRS", 1), ("_MOST_SLOTS", 40), ("_MOST_QUERIES", 2), ("_SORTED", (8, 16))):
         with monkeypatch.context() as patch:
             patch.setattr(_filed, name, most)
             assert all(map(torch.equal, topk(queries, filing, k, mask, limits)[:2], expected))
