@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ._blocks import as_array, in_words
-from ._lookup_search import DISTANCE_BITS, POSITION_BITS, Gallery, search
+from ._lookup_search import BLOCK, DISTANCE_BITS, POSITION_BITS, Gallery, in_order, search_block
 from ._lookup_tables import Tables, fill_table, keep_rows
 from ._ranges import over_ranges
 from ._substrings import choose, hash_bits
@@ -128,16 +128,20 @@ def _searched(
     met: Tensor,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Search on threads; return the number of codes of each query, and the keys of the codes."""
-    words, limit, met_array = in_words(as_array(queries)), as_array(limits).astype(np.int64), met.numpy()
-    array = as_array(codes)
+    words, limit = in_words(as_array(queries)), as_array(limits).clip(0).astype(np.int64)
+    array, met_array = as_array(codes), met.numpy()
     allowed = np.ones(0, np.bool_) if mask is None else as_array(mask)
     gallery = Gallery(np.int64(array.ctypes.data), np.int64(array.shape[1]), allowed, tables)
-    parts: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    counts = np.empty(len(words), np.int64)
+    parts: dict[int, np.ndarray] = {}
 
     def work(start: int, stop: int) -> None:
-        part = slice(start, stop)
-        parts[start] = search(words[part], limit[part], np.int64(k), gallery, np.int64(budget), compares, met_array[part])
+        for first in range(start, stop, BLOCK):
+            part = slice(first, min(first + BLOCK, stop))
+            of_part = met_array[part], counts[part]
+            found, fill = search_block(words[part], limit[part], k, gallery, budget, compares, *of_part)
+            parts[first] = in_order(found, fill, k, counts[part], met_array[part])
 
     over_ranges(work, len(words))
-    counts, keys = zip(*(parts[start] for start in sorted(parts)), strict=True)
-    return np.concatenate(counts), np.concatenate(keys)
+    keys = [parts[first] for first in sorted(parts)]
+    return counts, np.concatenate(keys) if keys else np.empty(0, np.uint64)
