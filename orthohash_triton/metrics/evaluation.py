@@ -24,6 +24,7 @@ class Evaluation:
         gallery: number of gallery items.
         bits: length of the codes.
         mean_average_precision: by number of ranks k, in the order of the argument; None stands for the whole gallery.
+        average_precision: of each query by number of ranks k, float64 [Q].
         precision_at_k: by number of ranks k.
         recall_at_k: by number of ranks k.
         precision_at_radius: by Hamming radius.
@@ -43,6 +44,7 @@ class Evaluation:
     gallery: int
     bits: int
     mean_average_precision: dict[int | None, float]
+    average_precision: dict[int | None, Any]
     precision_at_k: dict[int | None, float]
     recall_at_k: dict[int | None, float]
     precision_at_radius: dict[int, float]
@@ -86,7 +88,8 @@ def evaluate(
         denominator, zero_hits: see `mean_average_precision`.
 
     Returns:
-        An `Evaluation`. Its curve and histograms are torch tensors in host memory, or numpy arrays if the codes are numpy arrays.
+        An `Evaluation`. Its average precisions, curve and histograms are torch tensors in host memory, or numpy arrays if the
+        codes are numpy arrays.
 
     Raises:
         TypeError, ValueError: see `average_precision`.
@@ -120,6 +123,7 @@ def evaluate(
         gallery=len(ranking.gallery),
         bits=ranking.bins - 1,
         mean_average_precision={value: mean(found, zero_hits) for value, found in zip(ks, precisions, strict=True)},
+        average_precision={value: as_given(found) for value, found in zip(ks, precisions, strict=True)},
         precision_at_k={v: float(found.mean()) / limit for v, found, limit in zip(ks, hits, limits, strict=True)},
         recall_at_k={value: float(shares(found, totals).mean()) for value, found in zip(ks, hits, strict=True)},
         precision_at_radius={value: within(curve, value) for value in radii},

@@ -10,7 +10,7 @@ from ..plots.profiles import EMBEDDED_CODES
 from ..runs.run import Run
 from ..runs.samples import RunSamples, Samples, open_samples
 from . import _page, _wall
-from ._analysis import analyse, evenly_spaced, hardest_queries, query_precisions, typical_queries
+from ._analysis import analyse, evaluate_samples, evenly_spaced, hardest_queries, typical_queries
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -71,14 +71,14 @@ def write_report(run: Run, path: str | Path, *, queries: int = QUERIES) -> dict[
 def _make(run: Run, template: "Template", count: int) -> tuple[dict[str, Any], str]:
     """Return the figures and the page with `count` queries."""
     samples = open_samples(run)
-    precisions = query_precisions(samples)
-    found = analyse(run, samples, precisions)
+    evaluation = evaluate_samples(samples)
+    found = analyse(run, samples, evaluation)
     gallery, asked = samples.gallery, samples.query if samples.query is not None else samples.gallery
     walls = [(
         "Nearest neighbours", _about(samples), _wall.find_neighbours(run.index, gallery, asked, typical_queries(asked, count))
     )]  # fmt: skip
-    if precisions is not None:
-        hardest = hardest_queries(precisions, asked, gallery, min(count, _HARDEST))
+    if evaluation is not None:
+        hardest = hardest_queries(evaluation.average_precision[None], asked, gallery, min(count, _HARDEST))
         about = "The queries with the lowest average precision, at first one of each class."
         walls.append(("Hardest queries", about, _wall.find_neighbours(run.index, gallery, asked, hardest)))
     sampled = _page.Sampled(asked, evenly_spaced(len(asked), EMBEDDED_CODES))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import methods
-from ..metrics import average_precision, evaluate
+from ..metrics import Evaluation, evaluate
 from ..plots.profiles import bit_statistics, curves, mean_or_zero, pair_magnitudes
 from ..runs.run import Run
 from ..runs.samples import RunSamples, Samples
@@ -22,13 +22,13 @@ CORRELATED_PAIRS = 8  # pairs listed in the table below the heat map
 COUNTED_CODES = 200_000  # evenly spaced gallery codes for the bit statistics: enough for three digits
 
 
-def analyse(run: Run, samples: RunSamples, precisions: Tensor | None) -> dict[str, Any]:
+def analyse(run: Run, samples: RunSamples, found: Evaluation | None) -> dict[str, Any]:
     """Return the figures of a run.
 
     Args:
         run: the run.
         samples: its gallery and queries.
-        precisions: the result of `query_precisions`.
+        found: the result of `evaluate_samples`.
 
     Returns:
         A dict with these entries:
@@ -48,7 +48,7 @@ def analyse(run: Run, samples: RunSamples, precisions: Tensor | None) -> dict[st
     return {
         "run": _description(run, samples),
         "setting": _setting(run),
-        "retrieval": None if precisions is None or query is None else _retrieval(query, samples.gallery, precisions),
+        "retrieval": None if found is None or query is None else _retrieval(query, found),
         "bits": _bit_figures(bits),
         "correlation": bits["bit_correlation"],
         "history": run.metrics.get("epochs", []),
@@ -75,20 +75,19 @@ def _setting(run: Run) -> dict[str, Any]:
     return {**{key: value for key, value in values.items() if key != "options"}, **values.get("options", {})}
 
 
-def query_precisions(samples: RunSamples) -> Tensor | None:
-    """Return the average precision of each query over the whole gallery, float64 [Q]; None without queries or classes."""
+def evaluate_samples(samples: RunSamples) -> Evaluation | None:
+    """Return the figures of the queries at every number of ranks that a report shows; None without queries or classes."""
     query, gallery = samples.query, samples.gallery
     if query is None or not gallery.is_labelled:
         return None
-    return average_precision(query.codes, gallery.codes, query.labels, gallery.labels)
-
-
-def _retrieval(query: Samples, gallery: Samples, precisions: Tensor) -> dict[str, Any]:
-    """Return the retrieval figures of `analyse`."""
     ranks = [rank for rank in RANKS if rank <= len(gallery)]
-    found = evaluate(query.codes, gallery.codes, query.labels, gallery.labels, k=(*ranks, TOP, None), radius=RADIUS)
+    return evaluate(query.codes, gallery.codes, query.labels, gallery.labels, k=(*ranks, TOP, None), radius=RADIUS)
+
+
+def _retrieval(query: Samples, found: Evaluation) -> dict[str, Any]:
+    """Return the retrieval figures of `analyse`."""
     pairs = found.distances.intra.sum(), found.distances.inter.sum()
-    chosen = {str(rank): found.precision_at_k[rank] for rank in ranks}
+    chosen = {str(rank): found.precision_at_k[rank] for rank in RANKS if rank <= found.gallery}
     return {
         "map_at_all": found.mean_average_precision[None],
         "map_at_1000": found.mean_average_precision[TOP],
@@ -98,7 +97,7 @@ def _retrieval(query: Samples, gallery: Samples, precisions: Tensor) -> dict[str
         "inter_mean": _or_none(found.distances.inter_mean),
         "chance": float(pairs[0] / sum(pairs)),
         "curves": {**curves(found), "precision_at_n": chosen},
-        "classes": _by_class(precisions, query),
+        "classes": _by_class(found.average_precision[None], query),
     }
 
 

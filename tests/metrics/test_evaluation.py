@@ -106,6 +106,8 @@ def test_equals_the_single_functions(multi_hot, denominator, zero_hits, monkeypa
     assert list(found.mean_average_precision) == list(found.precision_at_k) == list(found.recall_at_k) == [7, None, 500]
     for k, value in found.mean_average_precision.items():
         assert value == metrics.mean_average_precision(*arguments, k=k, **options)
+        single = metrics.average_precision(*arguments, k=k, denominator=denominator)
+        np.testing.assert_array_equal(found.average_precision[k], single)
         assert found.precision_at_k[k] == pytest.approx(metrics.precision_at_k(*arguments, k=k or 300), abs=1e-15)
         assert found.recall_at_k[k] == pytest.approx(metrics.recall_at_k(*arguments, k=k or 300), abs=1e-15)
     assert list(found.precision_at_radius) == [0, 5, 99]
@@ -157,8 +159,8 @@ def test_figures_are_flat_and_fit_json():
 def test_kinds():
     arrays, tensors = evaluate(*case()), evaluate(*map(torch.from_numpy, case()))
     assert arrays.figures() == tensors.figures()
-    assert all(isinstance(part, np.ndarray) for part in (*arrays.curve, *arrays.distances))
-    assert all(isinstance(part, torch.Tensor) for part in (*tensors.curve, *tensors.distances))
+    for found, kind in ((arrays, np.ndarray), (tensors, torch.Tensor)):
+        assert all(isinstance(part, kind) for part in (*found.curve, *found.distances, *found.average_precision.values()))
     with pytest.raises(FrozenInstanceError):
         arrays.bits = 3
 
