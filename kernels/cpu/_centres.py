@@ -17,7 +17,7 @@ _FEW = 128  # centres that are all compared
 _MOST_PARTS = 16
 _PART_BITS = 16
 _SAMPLE = 256  # centres that a code is compared with if the tables have none for it
-_MEMORY = 2**12  # codes whose centre is remembered, since codes of a gallery are often equal
+_MEMORY = 2**16  # codes whose centre is remembered, since codes of a gallery are often equal
 _COMPARED_PER_CODE = 256  # centres that a code may be compared with on average
 
 
@@ -125,7 +125,7 @@ def assign(codes, first, stop, tables, assigned, counts):
         read_code(codes, i, pattern)
         for word in range(words):
             mixed = (mixed ^ pattern[word]) * np.uint64(0x9E3779B97F4A7C15)
-        place = np.int64(mixed >> np.uint64(52))
+        place = np.int64(mixed >> np.uint64(48))
         is_known = known_centres[place] >= 0
         for word in range(words):
             is_known &= known[place, word] == pattern[word]

@@ -20,7 +20,7 @@ from ._ranges import over_ranges
 from ._threads import run_all, thread_count
 
 _SAMPLE = 2**17  # codes from which centres are made
-_MOST_CENTRES = 2**14
+_CENTRES_PER_ROOT, _MOST_CENTRES = 4, 2**14  # at most so many times the root of the number of codes, and in all
 _TRIED = 2**12  # codes from which the tables for the centres are chosen
 _SORTED_AT_ONCE = 2**21  # codes; parts that are larger are divided first
 _PARTS_PER_THREAD = 16
@@ -48,7 +48,7 @@ def filed(codes: Tensor, centres: Tensor | None) -> Filing:
 
 
 def found_centres(codes: np.ndarray) -> np.ndarray:
-    """Return centres for codes uint8 [N, B], from a sample of them: at most as many as the root of N."""
+    """Return centres for codes uint8 [N, B], from a sample of them: at most four times the root of N."""
     if len(codes) == 0:
         return np.zeros((1, codes.shape[1]), np.uint8)
     rows = np.sort(np.random.default_rng(0).integers(0, len(codes), _SAMPLE)) if len(codes) > _SAMPLE else np.arange(len(codes))
@@ -59,7 +59,8 @@ def found_centres(codes: np.ndarray) -> np.ndarray:
     firsts = np.flatnonzero(is_first)
     weights = np.diff(firsts, append=len(sample))
     order = np.argsort(-weights, kind="stable")
-    return find_centres(sample[firsts][order], weights[order], min(max(int(len(codes) ** 0.5), 1), _MOST_CENTRES))
+    most = min(int(_CENTRES_PER_ROOT * len(codes) ** 0.5), _MOST_CENTRES)
+    return find_centres(sample[firsts][order], weights[order], most)
 
 
 def _divided(codes: np.ndarray, tables: CentreTables) -> tuple[np.ndarray, np.ndarray]:
