@@ -228,20 +228,23 @@ def _advance(chosen, count, width):
 
 @inlined
 def _open_buckets(block, gallery, compares, waiting, requests, found, fill):
-    """Look into the buckets that wait: count their codes, then request them and compare them. Returns (found, fill)."""
+    """Look into the buckets that wait: count their codes, then request them and compare them. Returns (found, fill).
+
+    Numbers of rows are cut to the size of the gallery, so that a damaged file of tables leads to no address outside of it.
+    """
     tables = gallery.tables
     starts, rows = tables.starts.reshape(-1), tables.rows.reshape(-1)  # a view of each table would count its references
-    row_address, item = np.int64(rows.ctypes.data), np.int64(rows.itemsize)
+    row_address, item, count = np.int64(rows.ctypes.data), np.int64(rows.itemsize), np.int64(tables.rows.shape[1])
     begin, left = np.int64(0), np.uint64(0)
     for request in range(requests):
         q, end = waiting.owners[request], waiting.ends[request]
         table = tables.steps[waiting.steps[request], 0]
-        before, buckets = table * tables.rows.shape[1], np.uint64(table * tables.starts.shape[1])  # of the tables before this one
+        before, buckets = table * count, np.uint64(table * tables.starts.shape[1])  # of the tables before this one
         met, kept = block.met[q], left
         if met >= 0:
             for i in range(np.uint64(begin), np.uint64(end)):
                 bucket = buckets + np.uint64(waiting.buckets[i])
-                first, last = np.int64(starts[bucket]), np.int64(starts[bucket + np.uint64(1)])
+                first, last = max(np.int64(starts[bucket]), 0), min(np.int64(starts[bucket + np.uint64(1)]), count)
                 met += 1 + last - first
                 if last > first:
                     prefetch(row_address + (before + first) * item)
@@ -262,7 +265,7 @@ def _open_buckets(block, gallery, compares, waiting, requests, found, fill):
             place, end = np.uint64(waiting.spans[i, 0]), np.uint64(waiting.spans[i, 1] if block.met[q] >= 0 else 0)
             while place < end and requested < np.uint64(_TOGETHER):
                 if popcount((rows[place] ^ own) >> tables.row_bits) < limit:
-                    row = np.int64(rows[place] & low)
+                    row = min(np.int64(rows[place] & low), count - 1)
                     prefetch(gallery.address + row * gallery.width)
                     waiting.rows[requested], waiting.of_rows[requested] = row, i
                     requested += np.uint64(1)

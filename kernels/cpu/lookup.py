@@ -16,8 +16,20 @@ from ._blocks import as_array, in_words
 from ._lookup_search import BLOCK, DISTANCE_BITS, POSITION_BITS, Gallery, in_order, search_block
 from ._lookup_tables import Tables, fill_table, keep_rows
 from ._ranges import over_ranges
-from ._substrings import choose, hash_bits
+from ._substrings import MAX_WEIGHT, MAX_WIDTH, choose, hash_bits
 from ._threads import run_all
+
+__all__ = [
+    "MAX_WEIGHT",
+    "MAX_WIDTH",
+    "LookupTables",
+    "Tables",
+    "kept_tables",
+    "lookup_cost",
+    "lookup_search",
+    "lookup_tables",
+    "opened",
+]
 
 LARGEST_INT32 = 2**31 - 1
 _NEVER = 2**62  # a step that is not taken

@@ -165,5 +165,14 @@ def _check(codes: Tensor, tables: kernels.LookupTables) -> None:
                 f"lookup: {name} of the tables of {count} codes with {8 * width} bits must be {of_dtype} {list(shape)}; "
                 f"got {part.dtype} {list(part.shape)}. Build the tables anew"
             )
-    if number == 0 or buckets < 2 or buckets & (buckets - 1) or (tables.starts[:, [0, -1]] != torch.tensor([0, count])).any():
-        raise ValueError(f"lookup: the tables list other rows than those of {count} codes. Build them anew")
+    table, weight = tables.steps.T
+    damaged = (
+        number == 0
+        or len(table) == 0
+        or not -1 <= int(tables.of_bits.min()) <= int(tables.of_bits.max()) < number
+        or not 0 <= int(table.min()) <= int(table.max()) < number
+        or not 0 <= int(weight.min()) <= int(weight.max()) <= kernels.MAX_WEIGHT
+        or (tables.of_bits[tables.of_bits >= 0].bincount(minlength=number) > kernels.MAX_WIDTH).any()
+    )
+    if damaged or buckets < 2 or buckets & (buckets - 1) or (tables.starts[:, [0, -1]] != torch.tensor([0, count])).any():
+        raise ValueError(f"lookup: the tables are damaged, or list other rows than those of {count} codes. Build them anew")

@@ -174,12 +174,29 @@ def test_tables_of_other_codes_are_refused(other):
         Lookup.of_arrays(other, lookup.arrays())
 
 
-def test_damaged_tables_are_refused():
+@pytest.mark.parametrize(("name", "value"), [("starts", 5), ("of_bits", 99), ("of_bits", -2), ("steps", 99), ("steps", -1)])
+def test_damaged_tables_are_refused(name, value):
     lookup = Lookup.build(random_codes(1000, 16), 3)
     arrays = lookup.arrays()
-    arrays["starts"] = arrays["starts"] + 1
-    with pytest.raises(ValueError, match=r"the tables list other rows than those of 1000 codes\. Build them anew"):
+    arrays[name] = arrays[name].clone()
+    arrays[name].view(-1)[0] = value
+    message = r"lookup: the tables are damaged, or list other rows than those of 1000 codes\. Build them anew"
+    with pytest.raises(ValueError, match=message):
         Lookup.of_arrays(lookup.codes, arrays)
+
+
+def test_damaged_rows_lead_to_no_address_outside_of_the_gallery():
+    """Answers of damaged tables are wrong, but they are rows of the gallery, and no other memory is read."""
+    gallery = near_codes(1000, 8)
+    lookup = Lookup.build(gallery, 3)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        arrays = {name: array.clone() for name, array in lookup.arrays().items()}
+        inner = arrays["starts"][:, 1:-1]
+        inner += torch.randint(0, 2**31, inner.shape, generator=generator) * (torch.rand(inner.shape, generator=generator) < 0.1)
+        arrays["rows"] += torch.randint(-1000, 2**31, arrays["rows"].shape, generator=generator)
+        found = Lookup.of_arrays(gallery, arrays).within(asked(gallery, 50), 4)
+        assert ((found.ids >= 0) & (found.ids < 1000)).all()
 
 
 def test_rows_beyond_int32(monkeypatch):
