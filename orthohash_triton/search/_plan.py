@@ -61,6 +61,19 @@ class Costs(NamedTuple):
 
 
 COSTS = Costs()
+# On a GPU, modelled from the code that is compiled for an H100, and not measured. The calls are the host's time for the launches.
+GPU_COSTS = COSTS._replace(
+    scan_call=60_000.0,
+    scan_pair=0.0003,
+    scan_alone=0.0024,
+    scan_found=0.03,
+    filed_call=600_000.0,
+    filed_query=25.0,
+    filed_centre=0.08,
+    filed_ring=0.0,
+    filed_entry=0.03,
+    filed_found=0.05,
+)
 
 
 class Demand(NamedTuple):
@@ -71,6 +84,12 @@ class Demand(NamedTuple):
     codes: int
     bits: int
     depth: int  # k, or the largest limit
+    on_gpu: bool = False
+
+    @property
+    def costs(self) -> Costs:
+        """The costs of the steps on the device that searches."""
+        return GPU_COSTS if self.on_gpu else COSTS
 
     @property
     def words(self) -> int:
@@ -100,8 +119,8 @@ def scan_cost(demand: Demand) -> float:
     """Return the cost of comparing each query with all codes."""
     pairs = demand.queries * demand.codes * demand.words
     found = demand.queries * demand.answers * (1 + math.log(max(demand.codes, 1) / max(demand.answers, 1)))
-    each = COSTS.scan_pair + COSTS.scan_alone / math.sqrt(max(demand.queries, 1))
-    return COSTS.scan_call + pairs * each + found * COSTS.scan_found
+    each = demand.costs.scan_pair + demand.costs.scan_alone / math.sqrt(max(demand.queries, 1))
+    return demand.costs.scan_call + pairs * each + found * demand.costs.scan_found
 
 
 def filing_cost(codes: int, entries: float) -> float:
@@ -121,7 +140,7 @@ def scan_of_one(demand: Demand) -> float:
 
 def budget(way: Way, demand: Demand) -> int:
     """Return the number of entries, or of buckets and candidates, that cost a query as much as a scan."""
-    each = COSTS.filed_entry * demand.words if way == "filing" else COSTS.lookup_met
+    each = demand.costs.filed_entry * demand.words if way == "filing" else demand.costs.lookup_met
     return max(1, int(scan_of_one(demand) / each))
 
 
@@ -145,10 +164,11 @@ def attempt_cost(way: Way, demand: Demand, sizes: Sizes) -> float:
 
 def _rates(way: Way, demand: Demand, sizes: Sizes) -> tuple[float, float, float, float]:
     """Return the costs of a call, of a query before it meets anything, of what it meets, and of an answer."""
+    costs = demand.costs
     if way == "lookup":
-        return COSTS.lookup_call, COSTS.lookup_query, COSTS.lookup_met, COSTS.lookup_found
-    before = COSTS.filed_query + sizes.centres * demand.words * COSTS.filed_centre + sizes.rings * COSTS.filed_ring
-    return COSTS.filed_call, before, COSTS.filed_entry * demand.words, COSTS.filed_found
+        return costs.lookup_call, costs.lookup_query, costs.lookup_met, costs.lookup_found
+    before = costs.filed_query + sizes.centres * demand.words * costs.filed_centre + sizes.rings * costs.filed_ring
+    return costs.filed_call, before, costs.filed_entry * demand.words, costs.filed_found
 
 
 NEVER = 2**62  # what a query has met that gave up

@@ -38,7 +38,8 @@ class Question(ABC):
     @cached_property
     def demand(self) -> Demand:
         """The demand of this question on all codes."""
-        return Demand(self.kind, len(self.queries), len(self.allowed.codes), self.gallery.bits, self.depth)
+        on_gpu = self.queries.is_cuda
+        return Demand(self.kind, len(self.queries), len(self.allowed.codes), self.gallery.bits, self.depth, on_gpu)
 
     @abstractmethod
     def of(self, queries: Tensor) -> "Question":
