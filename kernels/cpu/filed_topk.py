@@ -110,18 +110,9 @@ def _search(which, queries, filing, allowed, all_farthest, budget, distances, id
         _sort_by_bound(bounds, order, level_stops)
         compared, level = 0, 0
         while 0 <= level <= held.state[_LIMIT]:
-            count, size = 0, 0
-            for i in range(level_stops[level]):
-                centre = order[i]
-                for side in range(1 + (level > 0)):
-                    ring = centre_distances[centre] + (level if side else -level)
-                    first, stop = entries_between(
-                        filing, ring_offsets[centre], nearest_rings[centre], farthest_rings[centre], ring, ring
-                    )
-                    if first < stop:
-                        runs[count, 0], runs[count, 1] = first, stop
-                        count += 1
-                        size += stop - first
+            count, size = _rings_at(
+                level, order[: level_stops[level]], filing, centre_distances, ring_offsets, nearest_rings, farthest_rings, runs
+            )
             if compared + size + held.state[_TESTED] // TESTS_PER_ENTRY > budget:
                 level = GAVE_UP
                 break
@@ -153,6 +144,24 @@ def _sort_by_bound(bounds, order, level_stops):
     for centre in range(bounds.shape[0]):
         order[level_stops[bounds[centre]]] = centre
         level_stops[bounds[centre]] += 1
+
+
+@borrowing
+def _rings_at(level, centres, filing, centre_distances, ring_offsets, nearest_rings, farthest_rings, runs):
+    """Write the first entry of each ring of `centres` whose bound is `level`, and the entry after its last, to `runs`.
+
+    Returns the number of rings and of their entries.
+    """
+    count, size = 0, 0
+    for centre in centres:
+        for side in range(1 + (level > 0)):
+            ring = centre_distances[centre] + (level if side else -level)
+            first, stop = entries_between(filing, ring_offsets[centre], nearest_rings[centre], farthest_rings[centre], ring, ring)
+            if first < stop:
+                runs[count, 0], runs[count, 1] = first, stop
+                count += 1
+                size += stop - first
+    return count, size
 
 
 @borrowing
