@@ -7,12 +7,13 @@ from tools.modules import ROOT
 
 LINES_OF_A_FILE = 500
 LINES_OF_A_FUNCTION = 60  # without its docstring
+COMPILERS = ("triton.jit", "compiled", "inlined")  # decorators of kernels
 FOLDERS = ("orthohash_triton", "kernels", "tools", "bench", "examples")
 SOURCES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 
 
 def functions(source: str) -> Iterator[tuple[str, int]]:
-    """Yield name and number of lines of each function that Triton does not compile."""
+    """Yield name and number of lines of each function that neither Triton nor Numba compiles."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not is_kernel(node):
             documented = ast.get_docstring(node, clean=False) is not None
@@ -26,7 +27,7 @@ def lines(node: ast.stmt) -> int:
 
 
 def is_kernel(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
-    return any(ast.unparse(decorator).startswith("triton.jit") for decorator in node.decorator_list)
+    return any(ast.unparse(decorator).startswith(COMPILERS) for decorator in node.decorator_list)
 
 
 def test_sizes() -> None:
