@@ -1,6 +1,8 @@
 """The building of structures during a search: whether it pays is estimated from a sample before anything large is built."""
 
 import os
+import warnings
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +26,7 @@ _DEPTHS = (10, 100)  # numbers of neighbours for which a new filing is tried
 
 def considered(cell: Cell, asked: Question) -> Structures | None:
     """Return the structures for a question, which are built now if that pays."""
-    structures, demand, history = asked.gallery.structures, asked.demand, cell.planner.history
+    structures, demand, history = _whole(cell, asked.gallery.structures), asked.demand, cell.planner.history
     if asked.gallery.count < _plan.SMALLEST or (structures is not None and structures.count == asked.gallery.count):
         return structures
     if asked.gallery.device.type != "cpu" or cell.planner.obstacle(asked) is not None:
@@ -46,6 +48,16 @@ def considered(cell: Cell, asked: Question) -> Structures | None:
         return _built(cell, asked, demand)
     finally:
         cell.planner.ends_building()
+
+
+def _whole(cell: Cell, structures: Structures | None) -> Structures | None:
+    """Return the structures, or none if they are mapped from a file that was cut off since, which a warning says once."""
+    if structures is None or structures.file is None or structures.file.is_whole():
+        return structures
+    if cell.drop(structures):
+        message = f"the side file {structures.file.path} was cut off while it was mapped, and is not used any more"
+        warnings.warn(message, RuntimeWarning, stacklevel=6)
+    return None
 
 
 class _Forecast(NamedTuple):
@@ -72,6 +84,9 @@ def _built(cell: Cell, asked: Question, saved: Demand) -> Structures | None:
     history.scanned = history.needed = history.saved = 0.0
     history.forget_met()
     learn(cell.planner, asked, built)
+    if isinstance(asked, Nearest):
+        for k in _DEPTHS:
+            learn(cell.planner, replace(asked, k=k), built)
     cell.attach(gallery, built)
     return built
 

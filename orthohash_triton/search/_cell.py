@@ -46,6 +46,14 @@ class Cell:
             if self._gallery.continues(built_from):
                 self._gallery = replace(self._gallery, structures=structures)
 
+    def drop(self, structures: Structures) -> bool:
+        """Remove structures that cannot be used any more; return whether the index still had them."""
+        with self._writers:
+            has_them = self._gallery.structures is structures
+            if has_them:
+                self._gallery = replace(self._gallery, structures=None)
+            return has_them
+
     def _refiled(self, gallery: Gallery) -> Gallery:
         """Return `gallery` with its tail filed, if the tail has grown and the structures have saved what filing costs.
 

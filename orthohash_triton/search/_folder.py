@@ -3,6 +3,7 @@
     manifest.json
     shard-0-of-2-1f00c3a9.ibxf
     shard-1-of-2-1f00c3a9.ibxf
+    shard-1-of-2-1f00c3a9.ibxf.oht    (the structures of a shard, if it has any)
 
 Each save gives its shards new names, and replaces the manifest atomically at the end. So the folder holds the old index or the
 new one at any time. A shard that the manifest does not name belongs to neither.
@@ -25,14 +26,14 @@ from .._base.file_set import owning, read_note, write_note
 from .._base.files import remove_if_dead
 from .._base.quoting import quoted
 from .._base.reading import reader
-from . import faiss_io
+from . import _saving, _side_file, faiss_io
 from ._gallery import Gallery
 
 _FORMAT = "orthohash sharded index"
 _VERSION = 1
 _MANIFEST = "manifest.json"
 _SHARD_NAME = re.compile(r"shard-\d+-of-\d+-[0-9a-f]+\.ibxf")
-_HALF_SHARD = re.compile(rf"\.{_SHARD_NAME.pattern}\.\d+\.tmp")  # of a process that was killed while it wrote
+_HALF_SHARD = re.compile(rf"\.{_SHARD_NAME.pattern}(\.oht)?\.\d+\.tmp")  # of a process that was killed while it wrote
 _CHECKED_ROWS = 2**20  # codes per checksum: a rank that reads a part of a shard checks little more than its part
 
 
@@ -72,7 +73,7 @@ def shard_name(rank: int, ranks: int, token: str) -> str:
 
 def write_shard(path: Path, shard: Gallery) -> ShardFile:
     """Write `shard` to `path` and return its entry for the manifest."""
-    shard.save(path)
+    _saving.save(path, shard)
     checksums = [_checksum(shard, start) for start in range(0, shard.count, _CHECKED_ROWS)]
     return ShardFile(path.name, shard.count, path.stat().st_size, checksums)
 
@@ -110,7 +111,8 @@ def remove_unnamed(folder: Path) -> None:
     path = folder / _MANIFEST
     named = set(_SHARD_NAME.findall(path.read_text(encoding="utf-8", errors="replace"))) if path.exists() else set()
     for path in folder.iterdir():
-        if _SHARD_NAME.fullmatch(path.name) and path.name not in named:
+        shard = path.name.removesuffix(_side_file.ENDING)
+        if _SHARD_NAME.fullmatch(shard) and shard not in named:
             with suppress(FileNotFoundError):
                 path.unlink()
         elif _HALF_SHARD.fullmatch(path.name):

@@ -1,8 +1,7 @@
 """The storage of both indexes: an immutable gallery of codes with their ids and the structures over them."""
 
-import os
 from dataclasses import dataclass, field, replace
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -162,10 +161,6 @@ class Gallery:
         """Return the codes and the checked ids as arrays in host memory, without a copy if they are there already."""
         self.check_file()
         return faiss_io.Contents(self.codes.cpu().numpy(), None if self.ids is None else self.ids.checked().cpu().numpy())
-
-    def save(self, path: str | os.PathLike[str] | BinaryIO, *, checksum: bool = False) -> None:
-        """Write the gallery to a file that FAISS reads; see `faiss_io.write`."""
-        faiss_io.write(path, *self.exported(), checksum=checksum)
 
     # ---- changes -----------------------------------------------------------------------------------------------------------
 

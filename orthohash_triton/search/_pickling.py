@@ -1,11 +1,13 @@
 """The state of an index in a pickle."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from .._base.arrays import as_tensor
-from . import faiss_io
+from . import _saving, _side_file, faiss_io
+from ._building import learn_from_codes
 from ._cell import Cell
 from ._external_ids import ExternalIds
 from ._gallery import Gallery
@@ -43,9 +45,12 @@ def cell_from(state: dict[str, Any]) -> Cell:
         if file.version != state["version"]:
             raise ValueError(f"{file.source} is not the one that the pickled HammingIndex was mapped from. Pickle it again")
         gallery = Gallery.mapped(file, state["device"])
+        gallery = _saving.with_structures(gallery, Path(file.path), _side_file.side_of(file.path), mmap=True)
     else:
         ids = None if state["ids"] is None else ExternalIds.of(as_tensor(state["ids"]))
         gallery = Gallery.empty(state["bits"], state["device"], state["storage"]).filled(state["codes"], ids)
     planner = Planner(state["plan"])
     planner.centres = None if state["centres"] is None else as_tensor(state["centres"])
-    return Cell(gallery, planner)
+    cell = Cell(gallery, planner)
+    learn_from_codes(cell)
+    return cell

@@ -45,7 +45,7 @@ class Costs(NamedTuple):
     scan_pair: float = 0.095  # per query, code and word of 64 bits, in a large batch
     scan_alone: float = 0.35  # the same, in addition; divided by the root of the number of queries, which share the reading
     scan_found: float = 20.0  # per answer, and per factor e of the codes of which it is one of the nearest
-    filed_call: float = 50_000.0
+    filed_call: float = 110_000.0
     filed_query: float = 700.0
     filed_centre: float = 3.0  # per centre and word
     filed_ring: float = 3.0
@@ -53,7 +53,7 @@ class Costs(NamedTuple):
     filed_found: float = 16.0  # per answer
     file_code: float = 150.0  # per code
     file_entry: float = 1_300.0  # per distinct code
-    lookup_call: float = 60_000.0
+    lookup_call: float = 110_000.0
     lookup_query: float = 1_000.0
     lookup_met: float = 20.0  # per bucket or candidate
     lookup_found: float = 16.0  # per answer

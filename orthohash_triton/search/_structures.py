@@ -1,6 +1,9 @@
 """The structures over the first codes of a gallery with which a search meets only what can be near a query."""
 
+import os
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,6 +13,23 @@ from ..kernels.filing import Filing
 from . import _filing
 from ._lookup import Lookup
 from ._plan import Sizes
+
+
+class Mapping:
+    """A file that structures are mapped from. Reading a part that was cut off would kill the process."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._status = os.open(path, os.O_RDONLY)
+        self._size = os.fstat(self._status).st_size
+
+    def is_whole(self) -> bool:
+        """Return whether the file is as long as it was."""
+        return os.fstat(self._status).st_size >= self._size
+
+    def __del__(self) -> None:
+        with suppress(AttributeError, OSError):
+            os.close(self._status)
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +43,7 @@ class Structures:
     filing: Filing | None = None
     lookup: Lookup | None = None
     radius: int | None = None  # bits (inclusive) for which the lookup was built
+    file: Mapping | None = None  # the file that holds the structures
 
     @property
     def nbytes(self) -> int:
@@ -49,15 +70,17 @@ class Structures:
 
     def placed(self, codes: Tensor) -> "Structures | None":
         """Return the structures for a copy of their codes, on the device of `codes`. A lookup exists on the CPU only."""
-        filing = self.filing
-        if filing is not None and filing.entries.device != codes.device:
-            filing = Filing(*(part.to(codes.device) for part in filing))
-        lookup = None
+        if self.file is not None and not self.file.is_whole():
+            return None
+        filing, lookup, is_mapped = self.filing, None, self.file is not None
+        if filing is not None and (is_mapped or filing.entries.device != codes.device):
+            filing = Filing(*(part.to(codes.device, copy=is_mapped) for part in filing))
         if self.lookup is not None and codes.device.type == "cpu":
-            lookup = Lookup.of(codes[: self.count], self.lookup.tables)
+            tables = {name: part.clone() if is_mapped else part for name, part in self.lookup.arrays().items()}
+            lookup = Lookup.of_arrays(codes[: self.count], tables)
         if filing is None and lookup is None:
             return None
-        return replace(self, filing=filing, lookup=lookup, radius=None if lookup is None else self.radius)
+        return replace(self, filing=filing, lookup=lookup, radius=None if lookup is None else self.radius, file=None)
 
     def describe(self) -> tuple[str, ...]:
         """Return a line about each structure."""

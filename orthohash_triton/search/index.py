@@ -1,6 +1,7 @@
 """An exact Hamming index in one process, stored in files that FAISS reads."""
 
 import os
+from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
@@ -13,7 +14,7 @@ from .._base.extras import install
 from .._base.file_set import checked
 from ..ops.hamming_range import limits_of
 from ..ops.hamming_topk import MISSING_DISTANCE, MISSING_ID
-from . import _pickling, _planned, faiss_io
+from . import _pickling, _planned, _saving, _side_file, faiss_io
 from ._arguments import neighbour_count
 from ._building import learn_from_codes
 from ._cell import Cell
@@ -347,7 +348,7 @@ class HammingIndex(ExactIndex):
 
     # ---- files and FAISS ---------------------------------------------------------------------------------------------------
 
-    def save(self, path: str | os.PathLike[str] | BinaryIO, *, checksum: bool = False) -> None:
+    def save(self, path: str | os.PathLike[str] | BinaryIO, *, checksum: bool = False, structures: bool = True) -> None:
         """Write the index to a file that `faiss.read_index_binary` reads: an `IndexBinaryFlat`, with ids an `IndexBinaryIDMap2`.
 
         A save that fails or is killed leaves the old file at `path` unchanged. A mapped index can be saved over its own file.
@@ -356,6 +357,8 @@ class HammingIndex(ExactIndex):
             path: The file, or a file that is open for writing bytes.
             checksum: Whether to write a second file, `<path>.files.json`, with the size and checksum of the index, which FAISS's
                 format lacks. `load` compares them, except with `mmap=True`. A save over an index with such a file renews it.
+            structures: Whether to write what `build` has made to the side file `<path>.oht`, from which `load` reads it. Without
+                it the side file of an earlier index is removed.
 
         Example:
             >>> import os, tempfile
@@ -365,10 +368,17 @@ class HammingIndex(ExactIndex):
             ...     os.path.getsize(os.path.join(folder, "empty.ibxf"))
             33
         """
-        self._cell.gallery.save(path, checksum=checksum)
+        _saving.save(path, self._cell.gallery, checksum=checksum, structures=structures)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], device: torch.device | str | None = None, mmap: bool = False) -> "HammingIndex":
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        device: torch.device | str | None = None,
+        mmap: bool = False,
+        *,
+        structures: bool | str | os.PathLike[str] = True,
+    ) -> "HammingIndex":
         """Read an index file written by `save` or FAISS.
 
         `faiss.write_index_binary` may have written it from an `IndexBinaryFlat`, or from an `IndexBinaryIDMap` or
@@ -381,9 +391,12 @@ class HammingIndex(ExactIndex):
                 them to the GPU that `device` names in chunks. The index cannot be changed until `to` or `copy` reads it into
                 memory. Pickled, it is the path of its file. The ids are read only when they are needed: whether they are unique
                 is checked when one is looked up, and when the index is copied or saved.
+            structures: Whether to read the side file `<path>.oht`, or with `mmap` to map it after reading it once for its
+                checks. One that is damaged or belongs to other codes is ignored with a warning. The path of a side file: it must
+                fit, or an error is raised.
 
         Raises:
-            FileNotFoundError: The file does not exist.
+            FileNotFoundError: The file, or the side file that `structures` names, does not exist.
             ValueError: The file is truncated, damaged or another kind of index, or its ids are not unique; or it does not have
                 the checksum that a file written by `save(..., checksum=True)` names.
 
@@ -397,8 +410,15 @@ class HammingIndex(ExactIndex):
         """
         place = checked(path, check=not mmap)
         if mmap:
-            return index_of(Gallery.mapped(faiss_io.MappedFile(place), device), cls)
-        return index_of(Gallery.of_contents(faiss_io.read(place), device, f"index file {path}"), cls)
+            gallery = Gallery.mapped(faiss_io.MappedFile(place), device)
+        else:
+            gallery = Gallery.of_contents(faiss_io.read(place), device, f"index file {path}")
+        if structures is not False:
+            side = _side_file.side_of(path) if structures is True else Path(structures)
+            gallery = _saving.with_structures(gallery, place, side, mmap=mmap, required=structures is not True)
+        index = index_of(gallery, cls)
+        learn_from_codes(index._cell)
+        return index
 
     @classmethod
     def from_faiss(cls, index: Any, device: torch.device | str | None = None) -> "HammingIndex":

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from .._base import checks
 from ..ops.hamming_range import limits_of
 from ..ops.hamming_topk import MISSING_DISTANCE, MISSING_ID
-from . import _folder, _planned
+from . import _folder, _planned, _saving, _side_file
 from ._arguments import ids_of_codes, integers, is_mask, neighbour_count
 from ._building import learn_from_codes
 from ._exact_index import ChooseIds, ExactIndex
@@ -375,6 +375,7 @@ class ShardedHammingIndex(ExactIndex):
         manifest = ranks.agree(op, lambda: _folder.read_manifest(home), lambda manifest: {"the index": manifest.summary})
         index = cls.__new__(cls)
         index._adopt(op, ranks, lambda: index_of(_read_shard(home, manifest, ranks, device, mmap)))
+        learn_from_codes(cell_of(index._shard))
         return index
 
     # ---- the state of the index --------------------------------------------------------------------------------------------
@@ -411,7 +412,8 @@ def _read_shard(folder: Path, manifest: _folder.Manifest, ranks: Ranks, device: 
                 f"ShardedHammingIndex.load: mmap needs as many ranks as shards; got {ranks.size} ranks for "
                 f"{len(manifest.shards)} shards. Load without mmap, or start {len(manifest.shards)} ranks"
             )
-        return _folder.open_shard(folder, manifest, manifest.shards[ranks.rank], device)
+        shard = manifest.shards[ranks.rank]
+        return _with_side(_folder.open_shard(folder, manifest, shard, device), folder / shard.file, mmap=True)
     if same_ranks:
         start = sum(shard.codes for shard in manifest.shards[: ranks.rank])
         part = slice(start, start + manifest.shards[ranks.rank].codes)
@@ -424,7 +426,11 @@ def _read_shard(folder: Path, manifest: _folder.Manifest, ranks: Ranks, device: 
             gallery = gallery.added(codes)
         else:
             gallery = gallery.added_with_ids(codes, gallery.check_new_ids(op, ids, len(codes)))
-    return gallery
+    return _with_side(gallery, folder / manifest.shards[ranks.rank].file, mmap=False) if same_ranks else gallery
+
+
+def _with_side(gallery: Gallery, path: Path, *, mmap: bool) -> Gallery:
+    return _saving.with_structures(gallery, path, _side_file.side_of(path), mmap=mmap)
 
 
 def _checked_shard(op: str, shard: Any) -> HammingIndex:

@@ -278,6 +278,16 @@ def index_of(ids: bool) -> HammingIndex:
     return index
 
 
+def make_side_file(folder: Path) -> None:
+    index = index_of(ids=False)
+    index.build(radius=2)
+    index.save(folder / "i.ibxf")
+
+
+def read_side_file(mmap: bool) -> Callable[[Path], object]:
+    return lambda folder: HammingIndex.load(folder / "i.ibxf", mmap=mmap, structures=folder / "i.ibxf.oht")
+
+
 def make_parquet_codes(folder: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -375,6 +385,18 @@ INDEXES = [
             words=HEADER_WORDS,
         )
         for ids in (False, True)
+        for mmap in (False, True)
+    ),
+    *(
+        Target(
+            f"side file, {'mapped' if mmap else 'read'}",
+            make_side_file,
+            read_side_file(mmap),
+            ("search._side_file.read",),
+            files=("i.ibxf.oht",),
+            check=check_index,
+            words=(b"filing.positions", b"lookup.rows", b"I32", b"I64", b"covered", b"content"),
+        )
         for mmap in (False, True)
     ),
     Target(
