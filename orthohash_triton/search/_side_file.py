@@ -22,6 +22,7 @@ from .._base.quoting import quoted
 from .._base.reading import reader
 from .._base.tensors import safetensors
 from ..kernels.filing import Filing
+from ..ops.dispatch import implementation
 from ._lookup import Lookup
 from ._structures import Mapping, Structures
 
@@ -230,11 +231,13 @@ def _check_lookup(lookup: Lookup, count: int, width: int) -> None:
         weights = steps[steps[:, 0] == table, 1].tolist()
         if weights != list(range(len(weights))) or len(weights) > int((tables.of_bits == table).sum()) + 1:
             raise ValueError("its steps do not count the bits that differ in a table")
-    starts, rows = tables.starts.numpy(), tables.rows.numpy()
+    starts, numbered = tables.starts.numpy(), tables.rows.numpy().view(np.uint64)
+    row_of = (np.uint64(1) << implementation("lookup", "cpu").row_bits(starts)) - np.uint64(1)
     for table in range(number):
+        rows = numbered[table] & row_of
         if (np.diff(starts[table]) < 0).any() or starts[table, 0] != 0 or starts[table, -1] != count:
             raise ValueError("its buckets do not ascend")
-        if count and (rows[table].min() < 0 or rows[table].max() >= count):
+        if count and rows.max() >= count:
             raise ValueError("its rows are beyond its codes")
 
 

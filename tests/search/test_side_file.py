@@ -184,7 +184,7 @@ def test_a_mapped_side_file_that_is_cut_off_is_not_read(tmp_path):
     saved(path, gallery)
     loaded = HammingIndex.load(path, mmap=True)
     os.truncate(tmp_path / "i.ibxf.oht", 100)
-    with pytest.warns(RuntimeWarning, match="cut off while it was mapped") as told:
+    with pytest.warns(RuntimeWarning, match="cut off while it was mapped") as told:  # noqa: PT031
         same_answers(loaded, gallery)
         same_answers(loaded, gallery)
     assert len(told) == 1
