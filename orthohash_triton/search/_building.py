@@ -12,11 +12,10 @@ from torch import Tensor
 from . import _filing, _plan
 from ._cell import Cell
 from ._gallery import Allowed
-from ._lookup import Lookup
 from ._plan import Demand, Sizes, scan_cost, way_cost
 from ._planner import Planner, spread, ways
 from ._questions import Nearest, Question, Within, question
-from ._structures import Structures
+from ._structures import Structures, lookups
 
 _SAMPLE = (2**10, 2**14)  # the fewest and the most codes in the sample; in between it is one code in _SAMPLED
 _SAMPLED = 64
@@ -113,7 +112,7 @@ def _forecast(asked: Question, centres: Tensor | None) -> _Forecast:
     filed = _Forecast(way_cost("filing", demand, sizes, met * growth), _plan.filing_cost(len(codes), entries), None)
     if isinstance(some, Nearest) or demand.depth < 1:
         return filed
-    lookup = Lookup.build(sample, demand.depth - 1)
+    lookup = lookups().build(sample, demand.depth - 1)
     buckets = min(lookup.buckets(demand.depth - 1), _plan.NEVER)
     met = buckets + (lookup.cost(some.queries, limits).numpy().clip(min=buckets) - buckets) * growth
     cost = way_cost("lookup", demand, sizes, met)

@@ -11,7 +11,7 @@ import struct
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 from zlib import crc32
 
 import numpy as np
@@ -23,8 +23,10 @@ from .._base.reading import reader
 from .._base.tensors import safetensors
 from ..kernels.filing import Filing
 from ..ops.dispatch import implementation
-from ._lookup import Lookup
-from ._structures import Mapping, Structures
+from ._structures import Mapping, Structures, lookups
+
+if TYPE_CHECKING:
+    from ._lookup import Lookup
 
 ENDING = ".oht"
 FORMAT = "orthohash structures"
@@ -182,7 +184,7 @@ def _structures(arrays: dict[str, Tensor], codes: Tensor, radius: int, covered: 
         _check_filing(filing, covered, width)
     if any(name.startswith("lookup.") for name in arrays):
         parts = {name.removeprefix("lookup."): part for name, part in arrays.items() if name.startswith("lookup.")}
-        lookup = Lookup.of_arrays(codes, parts)
+        lookup = lookups().of_arrays(codes, parts)
         _check_lookup(lookup, covered, width)
     if filing is None and lookup is None:
         raise ValueError("it holds no structures")
@@ -216,7 +218,7 @@ def _check_filing(filing: Filing, count: int, width: int) -> None:
         raise ValueError("its positions do not name each code once")
 
 
-def _check_lookup(lookup: Lookup, count: int, width: int) -> None:
+def _check_lookup(lookup: "Lookup", count: int, width: int) -> None:
     """Raise ValueError unless the tables refer to rows, buckets and bits that exist. Their shapes are right already."""
     tables = lookup.tables
     number = len(tables.starts)

@@ -4,6 +4,7 @@ import os
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,8 +12,17 @@ from torch import Tensor
 
 from ..kernels.filing import Filing
 from . import _filing
-from ._lookup import Lookup
 from ._plan import Sizes
+
+if TYPE_CHECKING:
+    from ._lookup import Lookup
+
+
+def lookups() -> "type[Lookup]":
+    """Return the class `Lookup`, which is imported when it is first used, because it imports Numba."""
+    from ._lookup import Lookup
+
+    return Lookup
 
 
 class Mapping:
@@ -41,7 +51,7 @@ class Structures:
 
     count: int
     filing: Filing | None = None
-    lookup: Lookup | None = None
+    lookup: "Lookup | None" = None
     radius: int | None = None  # bits (inclusive) for which the lookup was built
     file: Mapping | None = None  # the file that holds the structures
 
@@ -77,7 +87,7 @@ class Structures:
             filing = Filing(*(part.to(codes.device, copy=is_mapped) for part in filing))
         if self.lookup is not None and codes.device.type == "cpu":
             tables = {name: part.clone() if is_mapped else part for name, part in self.lookup.arrays().items()}
-            lookup = Lookup.of_arrays(codes[: self.count], tables)
+            lookup = lookups().of_arrays(codes[: self.count], tables)
         if filing is None and lookup is None:
             return None
         return replace(self, filing=filing, lookup=lookup, radius=None if lookup is None else self.radius, file=None)
@@ -103,5 +113,5 @@ def built(codes: Tensor, centres: Tensor | None, radius: int | None = None, *, f
     """
     if filing is None:
         filing = Filing(*(part.to(codes.device) for part in _filing.build(codes.cpu(), centres)))
-    lookup = None if radius is None or codes.device.type != "cpu" else Lookup.build(codes, radius)
+    lookup = None if radius is None or codes.device.type != "cpu" else lookups().build(codes, radius)
     return Structures(len(codes), filing, lookup, None if lookup is None else radius)
