@@ -149,9 +149,13 @@ def check_labels(place: Path, labels: Tensor, count: int, classes: int) -> None:
 
 
 def check_codebook(place: Path, codebook: Tensor, bits: int, classes: int) -> None:
-    """Raise ValueError unless `codebook` has one code of `bits` bits for each class."""
+    """Raise ValueError unless `codebook` has one code of `bits` values of +-1 for each class."""
     if codebook.dtype != torch.int8 or tuple(codebook.shape) != (classes, bits):
         raise ValueError(
             f"{place} has a codebook {str(codebook.dtype).removeprefix('torch.')} {list(codebook.shape)}; config.json says "
             f"{classes} classes and {bits} bits, int8 [{classes}, {bits}]. The files are not of one run"
+        )
+    if not bool((codebook.abs() == 1).all()):
+        raise ValueError(
+            f"{place} is damaged: its codebook has other values than 1 and -1. Train the run again, or get the file again"
         )

@@ -186,6 +186,7 @@ def save_run(
     path = Path(path)
     index = HammingIndex(config.bits)
     index.add(trained.model.encode(gallery.inputs))
+    index.centres = trained.codebook
     path.mkdir(parents=True, exist_ok=True)
     description = {
         "format": _run_files.FORMAT,
@@ -316,6 +317,7 @@ def load_run(path: str | Path, *, backbone: nn.Module | None = None, dataset: st
     if description["codebook"]:
         codebook = _run_files.read_tensor(files, run_folder.CODEBOOK, "codebook")
         _run_files.check_codebook(path / run_folder.CODEBOOK, codebook, config.bits, len(names))
+        index.centres = codebook
     return Run(
         path, config, _model(files, config, backbone), codebook, index, labels, names, paths,
         _run_files.read_metrics(files), data, located,
