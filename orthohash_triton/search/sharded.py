@@ -342,7 +342,8 @@ class ShardedHammingIndex(ExactIndex):
             manifest = _folder.Manifest(self.bits, shards.with_ids, self._ranks.objects(written))
             shards.agree(op, lambda: _folder.check_seen(home, manifest))
         except Exception:
-            path.unlink(missing_ok=True)
+            for written_file in (path, _side_file.side_of(path)):
+                written_file.unlink(missing_ok=True)
             raise
         try:
             shards.agree(op, lambda: _folder.write_manifest(home, manifest) if self._ranks.rank == 0 else None)

@@ -724,7 +724,7 @@ def check_a_save_that_fails_keeps_the_old_index(world):
     bigger, _ = filled(world, codes(90))
     before = sorted(folder.iterdir())
     last = world.size - 1
-    for home, name, failing in ((Gallery, "save", last), (_folder, "write_manifest", 0), (_folder, "_checksum", last)):
+    for home, name, failing in ((_folder._saving, "save", last), (_folder, "write_manifest", 0), (_folder, "_checksum", last)):
         with pytest.MonkeyPatch.context() as patch:
             if world.rank == failing or len(bigger.shard) == 0:
                 patch.setattr(home, name, _disk_full)
