@@ -23,6 +23,7 @@ DISTRIBUTIONS = {
     "tensorboard": "tensorboard",
     "matplotlib": "matplotlib",
     "jinja2": "jinja2",
+    "imagehash": "imagehash",
     "starlette": "starlette",
     "uvicorn": "uvicorn",
     "anyio": "starlette",
@@ -32,7 +33,7 @@ DISTRIBUTIONS = {
 }
 
 # Used if the user has installed it; no extra installs it.
-BROUGHT_BY_THE_USER = ("wandb", "timm", "torchvision", "lightning")
+BROUGHT_BY_THE_USER = ("pdqhash", "wandb", "timm", "torchvision", "lightning")
 
 # Declared distributions that the package does not import itself, with the package that imports them.
 IMPORTED_INDIRECTLY = {

@@ -7,15 +7,16 @@ from .._base import checks
 from .._base.file_names import printable
 from .._base.files import atomic_write
 from ..plots.profiles import EMBEDDED_CODES
+from ..runs.duplicates import Duplicates
 from ..runs.run import Run
 from ..runs.samples import RunSamples, Samples, open_samples
-from . import _page, _wall
+from . import _duplicates, _page, _wall
 from ._analysis import analyse, evaluate_samples, evenly_spaced, hardest_queries, typical_queries
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
-__all__ = ["write_report"]
+__all__ = ["write_duplicates", "write_report"]
 
 QUERIES = 12
 _HARDEST = 6
@@ -66,6 +67,47 @@ def write_report(run: Run, path: str | Path, *, queries: int = QUERIES) -> dict[
         found, page = _make(run, template, count)
         file.write(printable(page).encode())
     return {"report": str(path), **found}
+
+
+def require_duplicates_page() -> None:
+    """Raise ImportError if a package that `write_duplicates` needs is missing.
+
+    Example:
+        >>> from orthohash_triton.report import require_duplicates_page
+        >>> require_duplicates_page()
+    """
+    _duplicates.load_duplicates_template()
+
+
+def write_duplicates(found: Duplicates, path: str | Path) -> None:
+    """Write a self-contained HTML file with the pictures of near-duplicates side by side, the largest groups first.
+
+    Args:
+        found: the result of `runs.duplicates.find_duplicates`.
+        path: the HTML file to write. Its folder must exist.
+
+    Raises:
+        ImportError: jinja2 is missing.
+        FileNotFoundError: the folder of `path` does not exist.
+        ValueError: `path` does not end in .html.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import numpy as np
+        >>> from orthohash_triton.report import write_duplicates
+        >>> from orthohash_triton.runs.duplicates import find_duplicates, open_items
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> np.save(folder / "codes.npy", np.zeros((5, 8), np.uint8))
+        >>> write_duplicates(find_duplicates(open_items(folder / "codes.npy"), radius=4), folder / "duplicates.html")
+        >>> "5 items" in (folder / "duplicates.html").read_text()
+        True
+    """
+    if Path(path).suffix not in (".html", ".htm"):
+        raise ValueError(f"write_duplicates: path must end in .html; got {path}")
+    template = _duplicates.load_duplicates_template()
+    with atomic_write(path) as file:
+        file.write(printable(_duplicates.render_duplicates(template, found)).encode())
 
 
 def _make(run: Run, template: "Template", count: int) -> tuple[dict[str, Any], str]:

@@ -200,8 +200,8 @@ def _colour_groups(sampled: Sampled) -> list[tuple[str, int | None, np.ndarray]]
     return [("other classes", None, others), *groups] if len(others) else groups
 
 
-def load_template() -> "Template":
-    """Return the template of the page.
+def load_template(name: str = "report.html") -> "Template":
+    """Return the template of a page.
 
     Raises:
         ImportError: jinja2 is missing.
@@ -213,7 +213,7 @@ def load_template() -> "Template":
     templates = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )  # fmt: skip
-    return templates.get_template("report.html")
+    return templates.get_template(name)
 
 
 def render(

@@ -18,6 +18,7 @@ ARGUMENTS = {
     "completion": ["bash"],
     "demo": [],
     "doctor": [],
+    "duplicates": ["photos"],
     "encode": ["run", "digits", "--out", "codes.npy"],
     "evaluate": ["run"],
     "export": ["run", "--out", "model"],

@@ -112,6 +112,7 @@ def invocations(run: Path, tmp_path: Path) -> dict[str, list[object]]:
         "train": [*TRAIN, "--method", "lsh", "--out", tmp_path / "lsh"],
         "methods": [],
         "features": ["--dataset", "digits", "--backbone", "pixels", "--out", tmp_path / "features"],
+        "duplicates": [codes, "--out", tmp_path / "groups.json"],
         "encode": [run, "digits", "--out", tmp_path / "codes.npy"],
         "index": [codes, "--out", tmp_path / "codes.ibxf"],
         "search": [codes.with_suffix(".ibxf"), codes, "-k", 2],
