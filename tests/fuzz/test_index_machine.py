@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from orthohash_triton.ops.pack_codes import unpack_codes
-from orthohash_triton.search import HammingIndex, Rerank, ShardedHammingIndex
+from orthohash_triton.search import HammingIndex, Rerank, ShardedHammingIndex, _plan, _planner
 
 BITS = 16
 MISSING = (2**31 - 1, -1)
@@ -42,6 +42,7 @@ CODES = st.lists(CODE, max_size=6)
 IDS = st.lists(st.sampled_from([-7, -2, 0, 1, 2, 3, 5, 2**40, -(2**63)]), max_size=6)
 
 steps = 0  # of all machines
+used: set[str] = set()  # plans of all machines
 
 
 def array(codes) -> np.ndarray:
@@ -199,7 +200,13 @@ def move(data, plain: Plain, machine) -> Change:
     return Change(lambda index: index.to("cpu", storage=storage), Plain(plain.codes, plain.ids))
 
 
-CHANGES = [add, add_with_ids, remove_ids, remove_mask, merge_from, reset, move]
+def build(data, plain: Plain, machine) -> Change:
+    """File the codes, and make tables for a radius."""
+    radius = data.draw(st.sampled_from([None, 0, 2]))
+    return Change(lambda index: index.build(radius=radius), plain)
+
+
+CHANGES = [add, add_with_ids, remove_ids, remove_mask, merge_from, reset, move, build]
 
 
 # ---- reads -----------------------------------------------------------------------------------------------------------------
@@ -341,6 +348,14 @@ class Machine(RuleBasedStateMachine):
         read = kind(data, self.plain)
         assert outcome(read.ask, self.index) == outcome(read.answer, self.plain)
 
+    @rule(k=st.integers(1, 12), radius=st.integers(0, BITS))
+    def explained(self, k, radius):
+        """Ask for plans, and in doing so try the structures for these depths."""
+        for explanation in (self.index.explain(array([[1, 3]]), k), self.index.explain(array([[1, 3]]), radius=radius)):
+            assert explanation.codes == len(self.plain.codes)
+            assert explanation.plan in ("scan", "filing", "lookup")
+            used.add(explanation.plan)
+
     @rule(mmap=st.booleans(), size=st.sampled_from([1, 5, 2**20]))
     def save_and_load(self, mmap, size):
         self.index.save(self.path)
@@ -478,8 +493,17 @@ def explore(machine: type[Machine], examples: int) -> None:
     print(f"{machine.__name__}: {steps:,} steps")
 
 
+@pytest.fixture(autouse=True)
+def structures_are_used(monkeypatch):
+    """Use structures whatever they cost, because small galleries are faster to scan."""
+    monkeypatch.setattr(_planner, "way_cost", lambda way, demand, *facts: float((way == "lookup") != demand.depth % 2))
+    monkeypatch.setattr(_plan, "TRIED_SHARE", inf)
+    monkeypatch.setattr(_plan, "TRIED_OF_SCAN", inf)
+
+
 def test_an_index_is_a_list():
     explore(OneProcess, 60)
+    assert used == {"scan", "filing", "lookup"}
 
 
 def test_a_sharded_index_is_a_list():
