@@ -1,8 +1,10 @@
 """Tests that CPU kernels work without a writable cache folder, and in threads that outlive the main thread."""
 
+import importlib.util
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -49,3 +51,31 @@ def test_searches_work_after_the_main_thread_has_ended():
         threading.Thread(target=serve).start()
     """)
     assert found.stdout == "True\n"
+
+
+def test_machine_code_is_made_anew_when_another_file_changes(tmp_path, monkeypatch):
+    """Functions of other files are compiled into it, and Numba looks at the file of the function itself only."""
+    file = tmp_path / "module_of_one_function.py"
+    file.write_text("def double(x):\n    return 2 * x\n")
+
+    def hits(checksum: int) -> int:
+        monkeypatch.setattr(_compiler, "_checksum_of_sources", lambda: checksum)
+        spec = importlib.util.spec_from_file_location(file.stem, file)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        double = _compiler.compiler()(module.double)
+        assert double(4) == 8
+        return sum(double.stats.cache_hits.values())
+
+    monkeypatch.setitem(sys.modules, file.stem, None)
+    assert [hits(1), hits(1), hits(2), hits(2)] == [0, 1, 0, 1]
+
+
+def test_the_checksum_follows_every_source():
+    read = []
+    _compiler._checksum_of_sources.cache_clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(Path()), "read_bytes", lambda path: read.append(path.name) or path.name.encode())
+        _compiler._checksum_of_sources()
+    _compiler._checksum_of_sources.cache_clear()
+    assert {"_bits.py", "_compiler.py", "hamming_topk.py"} <= set(read)

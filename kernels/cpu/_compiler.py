@@ -2,7 +2,9 @@
 
 import functools
 import warnings
+import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -14,7 +16,7 @@ def compiler(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     def decorate(function: Callable[..., Any]) -> Any:
         shared = {"nogil": True, "error_model": "numpy", **options}
         try:
-            return numba.njit(cache=True, **shared)(function)
+            return _with_stamp_of_all_sources(numba.njit(cache=True, **shared)(function))
         except RuntimeError as error:  # neither the package's folder nor the user's cache folder is writable
             if "cannot cache" not in str(error):
                 raise
@@ -22,6 +24,25 @@ def compiler(**options: Any) -> Callable[[Callable[..., Any]], Any]:
             return numba.njit(**shared)(function)
 
     return decorate
+
+
+def _with_stamp_of_all_sources(dispatcher: Any) -> Any:
+    """Let cached machine code be valid only as long as no source file of this folder changes; return `dispatcher`.
+
+    Numba compares the file of the function itself only. Functions of other files are compiled into it, so that a new version of
+    the package would go on running old code wherever only those files changed. Numba has no public way to say so.
+    """
+    file = dispatcher._cache._cache_file
+    file._source_stamp = (file._source_stamp, _checksum_of_sources())
+    return dispatcher
+
+
+@functools.cache
+def _checksum_of_sources() -> int:
+    checksum = 0
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        checksum = zlib.crc32(path.read_bytes(), checksum)
+    return checksum
 
 
 @functools.cache
