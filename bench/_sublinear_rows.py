@@ -52,12 +52,12 @@ def made(kind: str, gallery: int, bits: int, queries: int, *, with_centres: bool
     )
 
 
-def filed(data: Data) -> tuple[HammingIndex, float]:
-    """Return an index whose structures are built, and the CPU seconds of building them."""
+def filed(data: Data, radius: int | None = None) -> tuple[HammingIndex, float]:
+    """Return an index whose structures are built, with tables for `radius` if it is given, and the CPU seconds of building."""
     index = HammingIndex(8 * data.gallery.shape[1])
     index.add(data.gallery)
     started = time.process_time()
-    index.build(data.centres)
+    index.build(data.centres, radius)
     return index, round(time.process_time() - started, 3)
 
 
@@ -111,7 +111,7 @@ def range_rows(
     """Return a row for the index, the scan and each peer: all codes within a radius, inclusive."""
     build_s: float | str = ""
     if index is None:
-        index, build_s = filed(data)
+        index, build_s = filed(data, int(case.radius))
     limit, queries = int(case.radius) + 1, data.queries
     searches: dict[str, Callable[[], Any]] = {
         OURS: lambda: index.range_search(queries, limit),

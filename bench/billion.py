@@ -55,6 +55,14 @@ def centres_of(kind: str) -> np.ndarray | None:
     return made(kind, 1, 64, 1).centres
 
 
+def build(index: Any, kind: str) -> None:
+    """Build the structures that the searches of a kind of codes can use."""
+    if kind == "trained":
+        index.build(centres_of(kind))
+    if kind == "planted":
+        index.build(radius=RADIUS)
+
+
 def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
@@ -105,8 +113,7 @@ def in_memory(kind: str, count: int, options: argparse.Namespace) -> list[Row]:
 def built(index: Any, kind: str, count: int, repeats: int) -> list[Row]:
     """Build the structures of an index, and return the rows of its searches."""
     before, started = resident(), time.perf_counter()
-    if kind != "uniform":
-        index.build(centres_of(kind))
+    build(index, kind)
     cost = {"build_s": round(time.perf_counter() - started, 2)}
     held = len(index.shard) if isinstance(index, ShardedHammingIndex) else len(index)
     cost["structure_bytes_per_code"] = round((resident() - before) / held, 2)
@@ -120,15 +127,14 @@ def mapped(kind: str, count: int, options: argparse.Namespace) -> list[Row]:
         path = Path(folder) / "gallery.ibxf"
         index = filled(kind, count, count)
         started = time.perf_counter()
-        if kind != "uniform":
-            index.build(centres_of(kind))
-        build = time.perf_counter() - started
+        build(index, kind)
+        building = time.perf_counter() - started
         index.save(path)
         del index
         size = sum(file.stat().st_size for file in Path(folder).iterdir()) / count
         before, started = resident(), time.perf_counter()
         index = HammingIndex.load(path, mmap=True)
-        opened = {"where": "mapped file", "fill_s": round(time.perf_counter() - started, 3), "build_s": round(build, 2)}
+        opened = {"where": "mapped file", "fill_s": round(time.perf_counter() - started, 3), "build_s": round(building, 2)}
         opened["structure_bytes_per_code"] = round(size - 8, 2)
         rows = [opened | row for row in searches(index, kind, count, options.repeats)]
         print(f"   opened with {(resident() - before) / 1e6:,.0f} MB in memory", flush=True)

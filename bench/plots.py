@@ -71,6 +71,45 @@ def plot_hamming_topk(rows: Sequence[dict[str, str]], path: Path) -> None:
     plt.close(figure)
 
 
+_SUBLINEAR_PEERS = {
+    "orthohash_triton": "#0b6e4f",
+    "scan": "#8a8a8a",
+    "faiss flat": "#c8553d",
+    "faiss IVF": "#f28f3b",
+    "faiss MultiHash": "#588b8b",
+    "faiss HNSW": "#7b5ea7",
+}
+
+
+def plot_sublinear(rows: Sequence[dict[str, str]], path: Path) -> None:
+    """Draw the time of a search against the number of codes, from the rows of the table `scale` of bench.sublinear."""
+    rows = [row for row in rows if row["row"] == "scale" and row["ms_50"]]
+    cases = sorted({(row["codes"], int(row["queries"]), row["k"], row["radius"], row["bits"]) for row in rows})
+    columns = min(3, len(cases))
+    shape = (-(-len(cases) // columns), columns)
+    figure, axes = plt.subplots(*shape, figsize=(3.8 * columns, 3.1 * shape[0]), layout="constrained", squeeze=False)
+    for panel in axes.flat[len(cases) :]:
+        panel.set_axis_off()
+    for panel, (codes, queries, k, radius, bits) in zip(axes.flat, cases, strict=False):
+        wanted = {"codes": codes, "queries": str(queries), "k": k, "radius": radius, "bits": bits}
+        of_case = [row for row in rows if all(row[name] == value for name, value in wanted.items())]
+        for peer, colour in _SUBLINEAR_PEERS.items():
+            points = sorted({int(row["gallery"]): float(row["ms_50"]) for row in of_case if row["peer"] == peer}.items())
+            if points:
+                panel.plot(*zip(*points, strict=True), "o-", color=colour, label=peer, linewidth=1.8, markersize=4)
+        task = f"k = {k}" if k else f"within {radius}"
+        panel.set(
+            xscale="log", yscale="log", xlabel="codes", ylabel="ms", title=f"{codes}, {bits} bits, {queries} queries, {task}"
+        )
+        panel.title.set_fontsize(9)
+        panel.grid(alpha=0.3)
+        panel.legend(fontsize=7)
+    row = rows[-1]
+    figure.suptitle(f"time of a search, one thread, {row['cpu']}; faiss-cpu {row['faiss-cpu']}", fontsize=9)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
 def main() -> None:
     plot_hamming_topk(read(RESULTS / "hamming_topk.csv"), RESULTS / "hamming_topk.png")
 

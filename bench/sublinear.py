@@ -28,6 +28,7 @@ import torch
 
 from bench import _search_peers, galleries
 from bench._harness import RESULTS, append_csv, environment, timings
+from bench._micro import Call, Microbenchmark, Unavailable, on_cpu_only, same_integers
 from bench._sublinear_rows import OURS, SCAN, Case, Data, Row, filed, made, mixed_changes, nearest_rows, range_rows, rows_of
 from orthohash_triton import HammingIndex, hamming_topk
 from orthohash_triton.metrics import average_precision
@@ -116,7 +117,7 @@ def even(options: Options) -> Iterator[list[Row]]:
                 yield nearest_rows(case, part, repeats=3 * options.repeats if queries == 1 else options.repeats, index=index)
         for radius in (4, 16):
             case = Case("even", kind, count, 64, 16, radius=radius, wanted=0.95)
-            yield range_rows(case, data._replace(queries=data.queries[:16]), repeats=options.repeats, index=index)
+            yield range_rows(case, data._replace(queries=data.queries[:16]), repeats=options.repeats)
 
 
 _BEFORE = """
@@ -209,6 +210,33 @@ def scale(options: Options) -> Iterator[list[Row]]:
         if count <= 10**6 or options.full:
             yield range_rows(case, data, repeats=min(options.repeats, 3), peers=("faiss MultiHash",))
 
+
+def make(peer: str, queries: int, gallery: int, bits: int, k: int, device: str) -> Call:
+    """Return a search of trained-like codes for the microbenchmarks."""
+    on_cpu_only(peer, device)
+    data = made("trained", gallery, bits, queries, classes=10)
+    if peer == OURS:
+        index, _ = filed(data)
+        return lambda: index.search(data.queries, k)
+    if peer == SCAN:
+        return lambda: hamming_topk(data.queries, data.gallery, k)
+    try:
+        return _search_peers.nearest(peer, data.gallery, data.queries, k).search
+    except _search_peers.NotHere as reason:
+        raise Unavailable(str(reason)) from None
+
+
+MICROBENCHMARKS = [
+    Microbenchmark(
+        op="filed_search",
+        axes=("queries", "gallery", "bits", "k"),
+        shapes=[(1, 1_000_000, 64, 100), (256, 60_000, 64, 10), (256, 60_000, 64, 100)],
+        smallest=(5, 70, 64, 7),
+        peers=(OURS, SCAN, *_search_peers.ORDERED),
+        make=make,
+        agree=same_integers,
+    )
+]
 
 TABLES: dict[str, Callable[[Options], Iterator[list[Row]]]] = {
     "demo": demo,

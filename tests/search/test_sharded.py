@@ -169,6 +169,31 @@ def check_messages_are_as_long_as_the_answer(world):
         assert 10 * k <= sum(lengths) <= 1.2 * 10 * k
 
 
+def check_the_messages_of_a_search(world):
+    """Check the counts from which the page on shards computes bytes and rounds: entries of 8 bytes that each rank sends."""
+    gallery = codes(3000, 64, 2)
+    with pytest.MonkeyPatch.context() as patch:
+        lengths = []
+        for name in ("gather", "_reduced"):
+            patch.setattr(Ranks, name, _counted(getattr(Ranks, name), lengths))
+        index, _ = filled(world, gallery)
+        for built in (False, True):
+            if built:
+                index.build()
+            for queries, k in ((1, 100), (10, 300)):
+                lengths.clear()
+                with changed(**WAYS["gathered"]):
+                    index.search(codes(queries, 64, 1), k)
+                assert lengths == [3, queries * k]
+                lengths.clear()
+                with changed(**WAYS["chosen"]):
+                    index.search(codes(queries, 64, 1), k)
+                bracket, *rounds, counts, answer = lengths[1:]
+                assert (lengths[0], bracket, counts, answer) == (3, 3 * queries, 2 * queries, queries * k)
+                assert len(rounds) <= 2  # the distances of 64 bits fit into two rounds of 16 cuts
+                assert all(length <= 16 * queries for length in rounds)
+
+
 def _counted(send, lengths):
     def counted(ranks, value, *rest):
         lengths.append(value.numel())
@@ -228,6 +253,37 @@ def check_range_search(world):
     same(as_tensors, one.range_search(torch.from_numpy(queries), torch.full((7,), 20)))
     with raises_everywhere(world, ValueError, "radius must be at least 0; got -1"):
         index.range_search(queries, -1)
+
+
+def check_built_shards(world):
+    """Check that structures on each rank, which cover none, some or all of its codes, change no answer."""
+    words = codes(6, 64, 7)
+    for seed, ids in enumerate((None, some_ids(900))):
+        generator = np.random.default_rng(seed)
+        flips = np.packbits(generator.random((900, 64)) < 0.03, axis=1, bitorder="little")
+        gallery = words[generator.integers(0, 6, 900)] ^ flips  # as trained codes: many are equal, or near to few centres
+        queries = np.concatenate([gallery[:5], codes(2, 64, 8)])
+        index, one = filled(world, gallery, seed, ids)
+        index.build(words, radius=4)
+        one.plan = "scan"
+        if len(index.shard):
+            assert index.shard.explain(queries, 3).structures
+        for change in (None, "add", "remove"):
+            if change == "add":
+                more = codes(30, 64, 9)
+                added = (more,) if ids is None else (more, np.arange(30) * 2 + 10**6)
+                last = world.rank == world.size - 1
+                (index.add if ids is None else index.add_with_ids)(*(part if last else part[:0] for part in added))
+                (one.add if ids is None else one.add_with_ids)(*added)
+            if change == "remove":
+                gone = generator.choice(np.arange(900) if ids is None else ids, 200, replace=False)
+                assert index.remove_ids(gone) == one.remove_ids(gone)
+            for way in WAYS.values():
+                with changed(**way):
+                    for k in (1, 20, len(one) + 1):
+                        same(index.search(queries, k), one.search(queries, k))
+            for radius in (0, 3, 20):
+                same(index.range_search(queries, radius, inclusive=True), one.range_search(queries, radius, inclusive=True))
 
 
 def check_answers_in_the_kind_of_the_queries(world):

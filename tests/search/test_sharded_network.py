@@ -30,6 +30,7 @@ PORT = 29500  # of the first machine, whose ports nothing else uses
 CHECKS = (
     "check_search_of_galleries_sorted_by_distance",
     "check_range_search",
+    "check_built_shards",
     "check_filters_by_id",
     "check_add_split",
     "check_save_and_load",
