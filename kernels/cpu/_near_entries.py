@@ -18,7 +18,7 @@ _TILE = 1024  # codes of a run that are compared with another one while they sta
 _LANES = 32  # distances that are computed together
 _FEW = 6  # codes of a run that are compared where they are
 _PARTS = 16  # parts of the comparison of every pair, for each thread
-_COSTS = Costs(row=30, candidate=2, pair=0.5)  # nanoseconds, measured on a core with AVX2
+_COSTS = Costs(row=30, candidate=2, pair=0.5)  # nanoseconds, estimated for a core with AVX2
 
 
 def plan_for(codes: np.ndarray, limit: int) -> Plan:
