@@ -19,7 +19,7 @@ def available_bytes(device: torch.device) -> int | None:
 
 def _of_machine() -> int | None:
     try:
-        lines = dict(line.split(":", 1) for line in _MEMORY_INFO.read_text().splitlines() if ":" in line)
+        lines = dict(line.split(":", 1) for line in _MEMORY_INFO.read_text(encoding="utf-8").splitlines() if ":" in line)
         return 1024 * int(lines["MemAvailable"].split()[0])
     except (OSError, LookupError, ValueError):
         return None
@@ -27,8 +27,8 @@ def _of_machine() -> int | None:
 
 def _of_group() -> int | None:
     try:
-        most, used = (int((_GROUP / name).read_text()) for name in ("memory.max", "memory.current"))
-        statistics = dict(line.split() for line in (_GROUP / "memory.stat").read_text().splitlines())
+        most, used = (int((_GROUP / name).read_text(encoding="utf-8")) for name in ("memory.max", "memory.current"))
+        statistics = dict(line.split() for line in (_GROUP / "memory.stat").read_text(encoding="utf-8").splitlines())
         return max(0, most - used + int(statistics.get("inactive_file", 0)))
     except (OSError, ValueError):  # no such files, or "max" for no limit
         return None

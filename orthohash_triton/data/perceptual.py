@@ -28,11 +28,7 @@ class Hash(NamedTuple):
     side: int  # images are resized to this width and height
     grey: bool
     load: Callable[[], Callable[[np.ndarray], np.ndarray]]  # import the library; return the function from an image to bits
-
-    @property
-    def install(self) -> str:
-        """Return the command that installs the package; pdqhash has to be compiled on some machines, so that no extra has it."""
-        return "pip install pdqhash" if self.package == "pdqhash" else install(self.package, extra="duplicates")
+    install: Callable[[], str]  # return the command that installs the package
 
 
 def _load_phash() -> Callable[[np.ndarray], np.ndarray]:
@@ -48,9 +44,17 @@ def _load_pdq() -> Callable[[np.ndarray], np.ndarray]:
     return lambda pixels: pdqhash.compute(np.ascontiguousarray(np.moveaxis(pixels, 0, -1)))[0].astype(bool)
 
 
+def _install_phash() -> str:
+    return install("imagehash", extra="duplicates")
+
+
+def _install_pdq() -> str:
+    return "pip install pdqhash"  # it has to be compiled on some machines, so that no extra has it
+
+
 HASHES = {
-    "phash": Hash(bits=64, package="imagehash", side=128, grey=True, load=_load_phash),
-    "pdq": Hash(bits=256, package="pdqhash", side=512, grey=False, load=_load_pdq),
+    "phash": Hash(bits=64, package="imagehash", side=128, grey=True, load=_load_phash, install=_install_phash),
+    "pdq": Hash(bits=256, package="pdqhash", side=512, grey=False, load=_load_pdq, install=_install_pdq),
 }
 """The hashes by name: "phash" of the package imagehash, 64 bits, and "pdq" of the package pdqhash, 256 bits."""
 
@@ -102,7 +106,7 @@ def hash_images(
     try:
         compute = kind.load()
     except ImportError as error:
-        raise ImportError(f"the hash {hash} needs {kind.package}: {kind.install}") from error
+        raise ImportError(f"the hash {hash} needs {kind.package}: {kind.install()}") from error
     _require_images(source)
     images = open_source(source, (1 if kind.grey else 3, kind.side, kind.side), root=root, max_pixels=max_pixels)
     files = images.paths or ()
