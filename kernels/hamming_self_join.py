@@ -21,7 +21,7 @@ from ._sizes import cdiv
 from ._substrings import Costs, Plan, expected_pairs, plan, sampled
 from .launch import launch
 
-_BLOCK_M, _BLOCK_N = 32, 64
+_BLOCK_M, _BLOCK_N = 32, 32
 _KEY_ROWS = 256
 _CHUNK = 2**24  # pairs that are written together
 _LARGEST_SORT = 2**31 - 1  # elements that torch.sort takes on a GPU
