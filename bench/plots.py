@@ -96,7 +96,11 @@ def plot_sublinear(rows: Sequence[dict[str, str]], path: Path) -> None:
         for peer, colour in _SUBLINEAR_PEERS.items():
             points = sorted({int(row["gallery"]): float(row["ms_50"]) for row in of_case if row["peer"] == peer}.items())
             if points:
-                panel.plot(*zip(*points, strict=True), "o-", color=colour, label=peer, linewidth=1.8, markersize=4)
+                recall = min(float(row["recall"]) for row in of_case if row["peer"] == peer)
+                label = (
+                    peer if recall == 1 else f"{peer}, recall from {recall:.2f}"
+                )  # not exact, so that its time stands for less
+                panel.plot(*zip(*points, strict=True), "o-", color=colour, label=label, linewidth=1.8, markersize=4)
         task = f"k = {k}" if k else f"within {radius}"
         panel.set(
             xscale="log", yscale="log", xlabel="codes", ylabel="ms", title=f"{codes}, {bits} bits, {queries} queries, {task}"
