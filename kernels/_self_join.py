@@ -1,4 +1,4 @@
-"""What the implementations of the self-join share: the memory for its answer."""
+"""The memory for the answer of a self-join, which its implementations share."""
 
 import torch
 

@@ -17,7 +17,7 @@ _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Costs(NamedTuple):
-    """What the steps of a join take, in any unit of time."""
+    """The costs of the steps of a join, in any unit of time."""
 
     row: float  # one code in one table: its key, the sort, and the search for equal keys
     candidate: float  # one pair of codes with equal keys

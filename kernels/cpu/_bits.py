@@ -5,9 +5,9 @@ import numpy as np
 from llvmlite import binding as llvm
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
+from . import _ir
 from ._compiler import compiler
 from ._ir import BYTES, I8, I32, I64, LANES, byte_constant, call, constant, opaque, pointer
 
@@ -135,12 +135,7 @@ def prefetch(typing, address):
     """Start to load the cache line at an address."""
 
     def codegen(context, builder, signature, args):
-        byte = ir.IntType(8).as_pointer()
-        function = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(ir.VoidType(), [byte, I32, I32, I32]), "llvm.prefetch.p0i8"
-        )
-        read, keep, data = ir.Constant(I32, 0), ir.Constant(I32, 3), ir.Constant(I32, 1)
-        builder.call(function, [builder.inttoptr(args[0], byte), read, keep, data])
+        _ir.prefetch(builder, args[0])
         return context.get_dummy_value()
 
     return types.void(types.int64), codegen

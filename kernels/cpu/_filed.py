@@ -1,4 +1,4 @@
-"""What the searches of filed codes share: arrays for compiled code, distances from centres, equal queries, sorted positions."""
+"""Shared parts of the searches of filed codes: arrays for compiled code, distances from centres, equal queries, positions."""
 
 import numpy as np
 from torch import Tensor

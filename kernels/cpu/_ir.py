@@ -45,6 +45,12 @@ def call(builder: ir.IRBuilder, name: str, result: ir.Type, *arguments: ir.Value
     return builder.call(function, arguments)
 
 
+def prefetch(builder: ir.IRBuilder, address: ir.Value) -> None:
+    """Prefetch the cache line at `address`, an integer."""
+    read, keep, data = ir.Constant(I32, 0), ir.Constant(I32, 3), ir.Constant(I32, 1)
+    call(builder, "llvm.prefetch.p0i8", ir.VoidType(), builder.inttoptr(address, I8.as_pointer()), read, keep, data)
+
+
 def opaque(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
     """Hide `value` from LLVM's optimiser, which would otherwise compute a mask lane by lane."""
     barrier = ir.InlineAsm(ir.FunctionType(value.type, [value.type]), "", "=r,0")

@@ -48,7 +48,7 @@ class Block(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where the requests of a block continue."""
+    """The place at which the requests of a block of queries continue."""
 
     step: np.int64
     query: np.int64

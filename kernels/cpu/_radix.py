@@ -4,6 +4,7 @@ import numpy as np
 
 from ._bits import compiled
 from ._blocks import in_words
+from ._keys import sort_by_insertion
 
 _DIGIT = 8  # bits; 256 counters stay in the first-level cache
 _FEW = 24  # numbers that are sorted faster by insertion
@@ -61,12 +62,7 @@ def sort_numbers(numbers, spare, largest):
     """Sort int64 `numbers` [N], 0 .. `largest`, in ascending order; `spare` is memory for N more."""
     count = numbers.shape[0]
     if count <= _FEW:
-        for i in range(1, count):
-            number, place = numbers[i], i
-            while place > 0 and numbers[place - 1] > number:
-                numbers[place] = numbers[place - 1]
-                place -= 1
-            numbers[place] = number
+        sort_by_insertion(numbers)
         return
     sources, targets = numbers, spare
     counters = np.empty(1 << _DIGIT, np.int64)

@@ -12,7 +12,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from ._bits import inlined
-from ._ir import I8, I32, I64, QUAD, call, constant, pointer, splat, zeroed
+from ._ir import I32, I64, QUAD, call, constant, pointer, prefetch, splat, zeroed
 
 ROW_PATTERN = 8  # words that a query is repeated to for `next_near_rows`
 _SHORT_ROWS = (1, 2, 4)  # words per row for which there is special code
@@ -119,7 +119,7 @@ def _row_counts(builder: ir.IRBuilder, codes: ir.Value, words: int, query: ir.Va
     counts = []
     for i in range(_ROW_STEP // 4):
         if i % 2 == 0:  # a cache line holds two vectors
-            _prefetch(builder, builder.add(address, constant(_ROWS_AHEAD + 32 * i)))
+            prefetch(builder, builder.add(address, constant(_ROWS_AHEAD + 32 * i)))
         values = builder.load(pointer(builder, address, constant(32 * i), QUAD), align=1)
         counts.append(call(builder, "llvm.ctpop.v4i64", QUAD, builder.xor(values, pattern[i % 2])))
     while words > 1:
@@ -138,7 +138,7 @@ def _long_row_counts(builder: ir.IRBuilder, codes: ir.Value, words: ir.Value, qu
         offset = builder.mul(loop.index, constant(32))
         others = builder.load(pointer(builder, query, offset, QUAD), align=8)
         for address, total in zip(addresses, totals, strict=True):
-            _prefetch(builder, builder.add(builder.add(address, offset), constant(_ROWS_AHEAD)))
+            prefetch(builder, builder.add(builder.add(address, offset), constant(_ROWS_AHEAD)))
             values = builder.load(pointer(builder, address, offset, QUAD), align=1)
             count = call(builder, "llvm.ctpop.v4i64", QUAD, builder.xor(values, others))
             builder.store(builder.add(builder.load(total), count), total)
@@ -180,13 +180,3 @@ def _lanes_below(builder: ir.IRBuilder, counts: list[ir.Value], limit: ir.Value,
         lanes = builder.zext(builder.bitcast(builder.icmp_signed("<", count, limits), ir.IntType(4)), I64)
         mask = builder.or_(mask, builder.shl(lanes, constant(4 * i)))
     return mask
-
-
-def _prefetch(builder: ir.IRBuilder, address: ir.Value) -> None:
-    """Prefetch the cache line at `address`."""
-    byte = I8.as_pointer()
-    function = cgutils.get_or_insert_function(
-        builder.module, ir.FunctionType(ir.VoidType(), [byte, I32, I32, I32]), "llvm.prefetch.p0i8"
-    )
-    read, keep, data = ir.Constant(I32, 0), ir.Constant(I32, 3), ir.Constant(I32, 1)
-    builder.call(function, [builder.inttoptr(address, byte), read, keep, data])

@@ -293,7 +293,7 @@ class ExactIndex(ABC):
     @property
     @abstractmethod
     def _planner(self) -> Planner:
-        """What the index knows beside its codes in order to choose plans."""
+        """The planner, which chooses a plan for each search."""
 
     @abstractmethod
     def _codes_of(self, op: str, numbers: ChooseIds) -> Tensor:

@@ -1,4 +1,4 @@
-"""What `explain` returns: how an index answers some queries, and what it meets."""
+"""The result of `explain`: the plan of a search, its expected costs, and the codes that it compared."""
 
 from dataclasses import dataclass, field
 

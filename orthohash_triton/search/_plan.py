@@ -39,7 +39,7 @@ WASTED_SHARE = 1 / 8  # share of its budget that a query spends before it notice
 
 
 class Costs(NamedTuple):
-    """What steps cost on one thread, in nanoseconds: estimates from searches on a Zen 3 processor with AVX2."""
+    """The costs of steps on one thread, in nanoseconds: estimates from searches on a Zen 3 processor with AVX2."""
 
     scan_call: float = 40_000.0
     scan_pair: float = 0.095  # per query, code and word of 64 bits, in a large batch
@@ -77,7 +77,7 @@ GPU_COSTS = COSTS._replace(
 
 
 class Demand(NamedTuple):
-    """What a search asks for, as far as its cost depends on it."""
+    """The parts of a search on which its cost depends."""
 
     kind: Kind
     queries: int
@@ -176,7 +176,7 @@ NEVER = 2**62  # what a query has met that gave up
 
 @dataclass(eq=False)
 class History:
-    """What the searches of an index have met. It only steers the choice of a plan, so that threads may update it unlocked."""
+    """A record of earlier searches. It only steers the choice of a plan, so that threads may update it without a lock."""
 
     scanned: float = 0.0  # cost of scans since the last change, as far as structures might have saved it
     needed: float = 0.0  # cost that `scanned` must reach before building is considered again

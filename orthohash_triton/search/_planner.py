@@ -31,7 +31,7 @@ class Choice:
 
 
 class Planner:
-    """What an index knows beside its gallery in order to search it: the mode, the centres to file under, and its history."""
+    """The choice of plans for one index, with the mode, the centres to file under, and the history of its searches."""
 
     def __init__(self, mode: Mode = "auto") -> None:
         self.mode = mode

@@ -123,7 +123,7 @@ def test_cpu_against_brute_force(data):
 
 @pytest.mark.parametrize("radius", [0, 2, 9, 16])
 def test_planted_pairs_among_many(radius):
-    """Of many random codes only the planted ones are near; the pairs were known before."""
+    """Random codes are far from each other, so that the join finds exactly the pairs that were planted."""
     codes = random_codes(30_000, 32)
     flips = torch.zeros(100, 32, dtype=torch.uint8)
     for bit in range(radius):
